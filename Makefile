@@ -1,0 +1,43 @@
+# Every target makes `.venv` when it is missing and re-uses it afterwards.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+LOCK   := tests/env/requirements.lock
+
+.PHONY: help venv demo test test-unit test-e2e check format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.ready  ## make the pinned environment, vLLM for CPU included
+
+$(VENV)/.ready: $(LOCK) pyproject.toml tests/env/vllm-shim/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --no-deps -r $(LOCK)
+	$(PIP) install -q --no-deps --no-build-isolation ./tests/env/vllm-shim
+	$(PIP) install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: venv  ## two real vLLM servers: the second takes its weights from the first
+	$(BIN)/python -m tests.e2e.demo
+
+test: check test-unit test-e2e  ## everything that CI runs
+
+test-unit: venv  ## every part without vLLM
+	$(BIN)/python -m pytest -m "not e2e"
+
+test-e2e: venv  ## real `vllm serve` processes
+	$(BIN)/python -m pytest -m e2e tests/e2e
+
+check: venv  ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv  ## apply ruff's formatting and safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
