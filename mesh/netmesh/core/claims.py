@@ -1,0 +1,66 @@
+"""A claim: what one member tells another about a third. The unit of every exchange.
+
+A claim is a record whose advert may be left out, plus who vouches for bad news. Leaving the
+advert out is what keeps gossip small: a refutation or a death costs about 90 bytes, and a changed
+advert is announced by its version and fetched once by each member that lacks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netmesh.core.records import Advert, Generation, MemberId, Record, Status
+
+MAX_WITNESSES = 4
+"""More observers than any rule counts (2 for a crash, 1 + 2 for a suspicion) are not carried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """(generation, incarnation, status) of `id`, and its advert where the receiver may need it."""
+
+    id: MemberId
+    generation: Generation
+    incarnation: int
+    status: Status
+    version: int
+    advert: Advert | None = None
+    accusers: tuple[MemberId, ...] = ()
+    """Members whose own probe of `id` failed; each counts as one confirmation."""
+    crash: tuple[MemberId, ...] = ()
+    """Those of them that saw the process gone (connection refused), not just silent."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Rank of the status half among all claims about the member."""
+        return (self.generation, self.incarnation, int(self.status))
+
+
+def whole(record: Record) -> Claim:
+    """Everything that the record holds."""
+    return Claim(
+        record.id,
+        record.generation,
+        record.incarnation,
+        record.status,
+        record.version,
+        record.advert,
+    )
+
+
+def head(
+    record: Record,
+    accusers: tuple[MemberId, ...] = (),
+    crash: tuple[MemberId, ...] = (),
+) -> Claim:
+    """The record without its advert."""
+    return Claim(
+        record.id,
+        record.generation,
+        record.incarnation,
+        record.status,
+        record.version,
+        None,
+        accusers[:MAX_WITNESSES],
+        crash[:MAX_WITNESSES],
+    )

@@ -1,0 +1,72 @@
+"""Everything that can go wrong in the mesh, as one tree.
+
+    MeshError
+    +-- ConfigError             a setting cannot be used: names the key, the value, what is allowed
+    +-- BindError               no address to listen on
+    +-- ClosedError             the mesh was left or closed before this call
+    +-- NoMeshError             nobody answered where a mesh was expected
+    +-- LocalProtocolError      our own code asked for something the protocol forbids: a bug here
+    +-- RemoteProtocolError     bytes from the network that no correct member sends
+        +-- VersionMismatch     a correct member, but of a version we do not speak
+
+Callers that only want to go on without a mesh catch `MeshError`. A receiver catches
+`RemoteProtocolError`, counts it and drops the message; `LocalProtocolError` is never caught.
+"""
+
+
+class MeshError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(MeshError):
+    """A setting cannot be used."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        super().__init__(f"{key}={value!r} cannot be used: {allowed}")
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+
+
+class BindError(MeshError):
+    """The address to listen on is taken or does not exist on this host."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+class ClosedError(MeshError):
+    """The mesh was left or closed, or belongs to the parent of this forked process."""
+
+
+class NoMeshError(MeshError):
+    """Nobody answered at any of the places where a mesh was expected."""
+
+    def __init__(self, mesh: str, tried: tuple[str, ...], timeout_s: float) -> None:
+        places = ", ".join(tried) if tried else "nowhere: no seed and no member on this host"
+        super().__init__(f"no member of mesh {mesh!r} answered within {timeout_s:g} s ({places})")
+        self.mesh = mesh
+        self.tried = tried
+        self.timeout_s = timeout_s
+
+
+class LocalProtocolError(MeshError):
+    """This process tried to send or do what the protocol forbids; always a bug on our side."""
+
+
+class RemoteProtocolError(MeshError):
+    """A received message is malformed, oversized, of another mesh, or otherwise not acceptable."""
+
+
+class VersionMismatch(RemoteProtocolError):
+    """The sender speaks a protocol version that we do not."""
+
+    def __init__(self, theirs: int, ours: int) -> None:
+        super().__init__(
+            f"peer speaks netmesh protocol version {theirs}, this process speaks {ours}: "
+            "run the same version of netloader-mesh on both"
+        )
+        self.theirs = theirs
+        self.ours = ours
