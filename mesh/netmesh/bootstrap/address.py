@@ -1,0 +1,99 @@
+"""Addresses as operators write them and as members are named: ``host:port``, ``[v6]:port``."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from netmesh.core.records import MemberId
+from netmesh.errors import ConfigError
+
+_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_ALLOWED = "use host, host:port, [ipv6] or [ipv6]:port with a port of 1..65535"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A host (name or IP literal, without brackets) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The host as an IP address, None when it is a name."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def is_loopback(self) -> bool:
+        """True for 127/8, ::1 and the name ``localhost``: nothing here leaves the machine."""
+        ip = self.ip
+        return self.host == "localhost" if ip is None else ip.is_loopback
+
+    @property
+    def is_v6(self) -> bool:
+        return ":" in self.host
+
+    def member_id(self) -> MemberId:
+        return MemberId(str(self))
+
+
+def parse_address(text: str, default_port: int) -> Address:
+    """Parse what an operator wrote; a missing port becomes *default_port*.
+
+    Raises ConfigError naming the text and what is allowed.
+    """
+    host, port = _split(text.strip())
+    if not host:
+        raise ConfigError("address", text, _ALLOWED)
+    if ":" in host:
+        try:
+            host = str(ipaddress.IPv6Address(host))
+        except ValueError:
+            raise ConfigError("address", text, f"no IPv6 address; {_ALLOWED}") from None
+    elif re.fullmatch(r"[0-9.]+", host):
+        try:
+            host = str(ipaddress.IPv4Address(host))
+        except ValueError:
+            raise ConfigError("address", text, f"no IPv4 address; {_ALLOWED}") from None
+    elif len(host) > 253 or not _NAME.fullmatch(host):
+        raise ConfigError("address", text, f"no host name; {_ALLOWED}")
+    if port is None:
+        return Address(host, default_port)
+    if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+        raise ConfigError("address", text, f"bad port; {_ALLOWED}")
+    return Address(host, int(port))
+
+
+def numeric_address(member: MemberId) -> Address | None:
+    """The address behind a member's id, None unless it is an IP literal with a port.
+
+    Ids arrive from the network: a name here would make ZeroMQ's I/O thread wait for a resolver.
+    """
+    try:
+        address = parse_address(member, 0)
+    except ConfigError:
+        return None
+    ip = address.ip
+    if ip is None or ip.is_unspecified or ip.is_multicast or address.port == 0:
+        return None
+    return address
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
+            return "", None
+        return host, rest[1:] if rest else None
+    if text.count(":") > 1:  # an IPv6 literal without brackets cannot carry a port
+        return text, None
+    host, colon, port = text.partition(":")
+    return host, port if colon else None

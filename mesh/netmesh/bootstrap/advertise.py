@@ -1,0 +1,110 @@
+"""At which address do others reach this member? Chosen once at start, and checked.
+
+First that is usable: what the operator set; ``VLLM_HOST_IP``; ``POD_IP``; the source address the
+kernel would use towards a seed; the one it would use towards the rest of the world; loopback.
+An unusable answer is never advertised: a member that says ``0.0.0.0`` is unreachable for everybody
+and looks alive to itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from netmesh.bootstrap.address import Address, parse_address
+from netmesh.bootstrap.resolve import Lookup, system_lookup
+from netmesh.errors import ConfigError
+
+_KEY = "MESH_ADVERTISE"
+
+NEEDS_KEY = (
+    "without a cluster key the mesh stays on loopback: set MESH_KEY_FILE (make a key with "
+    "`mesh-inspect keygen`), or MESH_INSECURE=1 to let everybody in"
+)
+
+LOOPBACK = "127.0.0.1"
+_ANYWHERE = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
+"""Documentation addresses: a UDP connect sends nothing, it only asks the routing table."""
+
+SourceOf = Callable[[Address], str | None]
+
+
+def choose_host(
+    explicit: str | None,
+    environ: Mapping[str, str],
+    seeds: Sequence[Address],
+    *,
+    remote_allowed: bool,
+    source_of: SourceOf | None = None,
+    lookup: Lookup = system_lookup,
+) -> Address:
+    """The host to advertise, as an IP literal, with port 0 unless *explicit* names one.
+
+    *seeds* are the addresses of the seeds that resolved. Raises ConfigError when the operator's
+    own choice is unusable, or when nothing but loopback is left although a seed is remote.
+    """
+    source_of = source_of or udp_source
+    remote = [seed for seed in seeds if not seed.is_loopback]
+    if explicit is not None:
+        return _explicit(explicit, remote, remote_allowed, lookup)
+    if not remote_allowed:
+        v6_only = bool(seeds) and all(seed.is_v6 for seed in seeds)
+        return Address("::1" if v6_only else LOOPBACK, 0)
+    for key in ("VLLM_HOST_IP", "POD_IP"):
+        host = environ.get(key, "")
+        if _usable(host, remote):
+            return Address(host, 0)
+    if seeds and not remote:  # every seed is on this machine
+        return Address(source_of(seeds[0]) or LOOPBACK, 0)
+    for target in (*remote, *_ANYWHERE):
+        host = source_of(target) or ""
+        if _usable(host, remote) and not ipaddress.ip_address(host).is_loopback:
+            return Address(host, 0)
+    if remote:
+        raise ConfigError(
+            _KEY, "", f"no address of this host leads to the seed {remote[0]}: name one"
+        )
+    return Address(LOOPBACK, 0)
+
+
+def udp_source(target: Address) -> str | None:
+    """The address this host would send from towards *target*; None when there is no route."""
+    family = socket.AF_INET6 if target.is_v6 else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target.host, target.port or 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _explicit(
+    text: str, remote: Sequence[Address], remote_allowed: bool, lookup: Lookup
+) -> Address:
+    wanted = parse_address(text, 0)
+    try:
+        address = Address(lookup(wanted)[0].host, wanted.port)
+    except (OSError, IndexError) as error:
+        raise ConfigError(_KEY, text, f"it does not resolve ({error})") from None
+    ip = address.ip
+    if ip is None or ip.is_unspecified or ip.is_multicast:
+        raise ConfigError(_KEY, text, f"nobody can connect to {address.host}")
+    if ip.is_loopback and remote:
+        raise ConfigError(
+            _KEY,
+            text,
+            f"only this host reaches it, but seed {remote[0]} is remote: use an address of this "
+            "host in the seed's network",
+        )
+    if not ip.is_loopback and not remote_allowed:
+        raise ConfigError(_KEY, text, NEEDS_KEY)
+    return address
+
+
+def _usable(host: str, remote: Sequence[Address]) -> bool:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not (ip.is_unspecified or ip.is_multicast or (ip.is_loopback and remote))

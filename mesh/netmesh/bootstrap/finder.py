@@ -1,0 +1,106 @@
+"""Looks for first contacts, for ever, on threads of its own.
+
+Re-asking is what heals a split start: members that came up while DNS was down, or while the seed
+was not there yet, find the others at a later round. A resolver may hang for many seconds, so each
+source that can block has its own thread and none of them is the gossip thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from netmesh.bootstrap.address import Address
+from netmesh.errors import MeshError
+
+FAST_S = 1.0
+"""Pause between rounds while nothing was found: a start should not wait for bootstrap."""
+
+SLOW_S = 15.0
+"""Pause once contacts are known. Re-asking costs a lookup and heals a split within this time."""
+
+MAX_CONTACTS = 64
+"""Addresses handed on in one round, a random sample of more: the protocol needs three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place that knows addresses."""
+
+    name: str
+    find: Callable[[], list[Address]]
+    """Blocking. Raises OSError or MeshError when it has no answer this time."""
+
+
+class Finder:
+    """Runs the sources in daemon threads until stopped; *found* gets each round's addresses.
+
+    Promises neither order nor that an address is alive. *accept* filters what cannot be a contact.
+    An empty answer is passed on only when every source has answered and none knows anybody: it
+    means "you are the first", which no single source can tell.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        found: Callable[[tuple[Address, ...]], None],
+        accept: Callable[[Address], bool],
+        log: logging.Logger,
+    ) -> None:
+        self._sources = tuple(sources)
+        self._found = found
+        self._accept = accept
+        self._log = log
+        self._stop = threading.Event()
+        self._rng = random.Random()
+        self._lock = threading.Lock()
+        self._known: dict[Source, bool] = {}
+
+    def start(self) -> None:
+        for source in self._sources:
+            name = f"netmesh-bootstrap-{source.name}"[:40]
+            threading.Thread(target=self._run, args=(source,), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask the threads to end; does not wait for a resolver that hangs."""
+        self._stop.set()
+
+    def _run(self, source: Source) -> None:
+        complaint = ""
+        while not self._stop.is_set():
+            addresses, problem = ask(source, self._accept, self._rng)
+            if problem and problem != complaint:
+                self._log.warning("mesh bootstrap: %s: %s", source.name, problem)
+            complaint = problem
+            with self._lock:
+                self._known[source] = bool(addresses)
+                alone = len(self._known) == len(self._sources) and not any(self._known.values())
+            if (addresses or alone) and not self._stop.is_set():
+                self._found(addresses)
+            pause = SLOW_S if addresses else FAST_S
+            if problem:  # a broken resolver or command is asked less often than an empty one
+                pause = 5 * FAST_S
+            self._stop.wait(pause * self._rng.uniform(0.8, 1.2))
+
+
+def ask(
+    source: Source, accept: Callable[[Address], bool], rng: random.Random
+) -> tuple[tuple[Address, ...], str]:
+    """One round: acceptable addresses, and what was wrong ("" when nothing was)."""
+    try:
+        found = list(dict.fromkeys(source.find()))
+    except (OSError, MeshError, subprocess.SubprocessError) as error:
+        return (), str(error)
+    except Exception as error:  # a thread of ours must not die of one odd answer
+        logging.getLogger(__name__).debug("source %s failed", source.name, exc_info=True)
+        return (), f"{type(error).__name__}: {error}"
+    good = [address for address in found if accept(address)]
+    refused = len(found) - len(good)
+    problem = f"{refused} addresses refused: not reachable from this member" if refused else ""
+    if len(good) > MAX_CONTACTS:
+        good = rng.sample(good, MAX_CONTACTS)
+    return tuple(good), problem

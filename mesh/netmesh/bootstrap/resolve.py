@@ -1,0 +1,122 @@
+"""From seeds to addresses. Everything here may block for seconds: never call it while gossiping."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Callable
+
+from netmesh.bootstrap.address import Address, parse_address
+from netmesh.bootstrap.seeds import (
+    NEEDS_DNSPYTHON,
+    DnsSeed,
+    ExecSeed,
+    FileSeed,
+    HostSeed,
+    Seed,
+    SrvSeed,
+)
+from netmesh.errors import ConfigError
+
+Lookup = Callable[[Address], list[Address]]
+"""Turns a name into IP literals; raises OSError when it cannot."""
+
+EXEC_TIMEOUT_S = 10.0
+"""A seed command that takes longer is stopped: it is asked again soon."""
+
+MAX_TEXT = 256 * 1024
+"""Bytes read from a seed file or command: room for 4,000 long names."""
+
+
+def resolve(seed: Seed, default_port: int, lookup: Lookup | None = None) -> list[Address]:
+    """Addresses (IP literals) behind one seed, now.
+
+    Raises OSError when a name, file or command gives no answer, ConfigError when the answer is
+    not a list of addresses.
+    """
+    lookup = lookup or system_lookup
+    match seed:
+        case HostSeed(address) | DnsSeed(address):
+            return lookup(address)
+        case SrvSeed(name):
+            return _each(_srv_targets(name), lookup)
+        case FileSeed(path):
+            with path.open("rb") as file:
+                return _each(_parse_lines(file.read(MAX_TEXT), default_port), lookup)
+        case ExecSeed(argv):
+            return _each(_parse_lines(_run(argv), default_port), lookup)
+
+
+def system_lookup(address: Address) -> list[Address]:
+    """Ask the operating system's resolver; an IP literal is its own answer."""
+    if address.ip is not None:
+        return [address]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    # A scope ("fe80::1%eth0") means something on this host only: such an address is no contact.
+    hosts = [str(entry[4][0]) for entry in found]
+    return [Address(host, address.port) for host in dict.fromkeys(hosts) if "%" not in host]
+
+
+def _each(addresses: list[Address], lookup: Lookup) -> list[Address]:
+    """Resolve all; one bad name among good ones costs only itself."""
+    found: list[Address] = []
+    failed: OSError | None = None
+    for address in addresses:
+        try:
+            found += lookup(address)
+        except OSError as error:
+            failed = error
+    if not found and failed is not None:
+        raise failed
+    return found
+
+
+def _parse_lines(text: bytes, default_port: int) -> list[Address]:
+    lines = (line.partition("#")[0].strip() for line in text.decode("utf-8", "replace").split("\n"))
+    return [parse_address(line, default_port) for line in lines if line]
+
+
+def _run(argv: tuple[str, ...]) -> bytes:
+    try:
+        with contextlib.closing(_Output(argv)) as output:
+            return output.read()
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"seed command {argv[0]!r} took over {EXEC_TIMEOUT_S:.0f} s") from None
+
+
+class _Output:
+    """Standard output of a command that is gone when this is closed."""
+
+    def __init__(self, argv: tuple[str, ...]) -> None:
+        self._name = argv[0]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+    def read(self) -> bytes:
+        output, _ = self._process.communicate(timeout=EXEC_TIMEOUT_S)
+        if self._process.returncode != 0:
+            raise OSError(f"seed command {self._name!r} ended with {self._process.returncode}")
+        return output[:MAX_TEXT]
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def _srv_targets(name: str) -> list[Address]:
+    try:
+        import dns.exception
+        import dns.resolver
+    except ImportError:
+        raise ConfigError("seed", f"dns+srv://{name}", NEEDS_DNSPYTHON) from None
+    try:
+        answer = dns.resolver.resolve(name, "SRV", lifetime=5.0, search=True)
+    except dns.exception.DNSException as error:
+        raise OSError(f"no SRV records for {name}: {error}") from None
+    records = sorted((record.priority, str(record.target), record.port) for record in answer)
+    return [Address(target.rstrip("."), port) for _, target, port in records]

@@ -1,0 +1,130 @@
+"""Puts the places to ask together: explicit seeds, the scheduler's, the same-host directory.
+
+Also decides what a member without a key may do with them, which is: nothing that leaves loopback.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.advertise import NEEDS_KEY
+from netmesh.bootstrap.directory import HostDirectory, default_directory
+from netmesh.bootstrap.environment import scheduler_seeds
+from netmesh.bootstrap.finder import Source
+from netmesh.bootstrap.resolve import resolve
+from netmesh.bootstrap.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
+from netmesh.errors import ConfigError, MeshError
+from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+
+RESOLVE_S = 2.0
+"""How long a start waits for its seeds' addresses before it chooses its own without them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Where one member (or observer) looks for others."""
+
+    seeds: tuple[Seed, ...]
+    """Explicit ones, else what the scheduler knows."""
+
+    directory: HostDirectory
+    port: int
+    """Of a seed that names none."""
+
+    remote_allowed: bool
+
+    @classmethod
+    def of(
+        cls,
+        settings: MeshSettings,
+        environ: Mapping[str, str],
+        log: logging.Logger,
+        *,
+        remote_allowed: bool,
+    ) -> Bootstrap:
+        """Read settings and environment. Raises ConfigError, also for a remote seed without key."""
+        port = settings.port or WELL_KNOWN_PORT
+        path: Path = settings.directory or default_directory(environ)
+        directory = HostDirectory(path, settings.name)
+        explicit = tuple(parse_seed(text, port) for text in settings.seeds)
+        if not remote_allowed:
+            for seed, text in zip(explicit, settings.seeds, strict=True):
+                if _leaves_host(seed):
+                    raise ConfigError("MESH_SEEDS", text, NEEDS_KEY)
+            return cls(explicit, directory, port, remote_allowed)
+        if explicit:
+            return cls(explicit, directory, port, remote_allowed)
+        try:
+            found = scheduler_seeds(environ, port=port, service=settings.kubernetes_service)
+        except ConfigError as error:  # not the operator's words but a scheduler's: go on without
+            log.warning("mesh: no seeds from the scheduler: %s", error)
+            found = ()
+        if found:
+            log.info("mesh: %d seeds from the scheduler's environment", len(found))
+        return cls(found, directory, port, remote_allowed)
+
+    def accepts(self, address: Address, mine: Address | None = None) -> bool:
+        """May *address* become a contact of a member that advertises *mine*?
+
+        A member has one address, so the other family's addresses of a name lead nowhere.
+        """
+        if not self.remote_allowed and not address.is_loopback:
+            return False
+        return mine is None or (address.is_v6 == mine.is_v6 and address != mine)
+
+    def sources(self, announce: Address | None = None) -> list[Source]:
+        """One source for each seed, and the directory, which is told *announce* at every round."""
+        made = [Source(_name(seed), self._asker(seed)) for seed in self.seeds]
+
+        def on_this_host() -> list[Address]:
+            if announce is not None:
+                self.directory.announce(announce)
+            return self.directory.contacts()
+
+        return [*made, Source("same-host directory", on_this_host)]
+
+    def resolve_now(self) -> list[Address]:
+        """Addresses of the seeds that resolve within RESOLVE_S; blocks no longer than that."""
+        found: list[Address] = []
+
+        def ask(seed: Seed) -> None:
+            try:
+                found.extend(resolve(seed, self.port))
+            except (OSError, MeshError):
+                return  # asked again, and complained about, by the finder
+
+        threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in self.seeds]
+        deadline = time.monotonic() + RESOLVE_S
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return list(found)
+
+    def _asker(self, seed: Seed) -> Callable[[], list[Address]]:
+        return lambda: resolve(seed, self.port)
+
+
+def _leaves_host(seed: Seed) -> bool:
+    """True for what surely leads elsewhere; files and commands are filtered when they answer."""
+    if isinstance(seed, HostSeed | DnsSeed):
+        return not seed.address.is_loopback
+    return isinstance(seed, SrvSeed)
+
+
+def _name(seed: Seed) -> str:
+    match seed:
+        case HostSeed(address):
+            return f"seed {address}"
+        case DnsSeed(address):
+            return f"seed dns://{address}"
+        case SrvSeed(name):
+            return f"seed dns+srv://{name}"
+        case _:
+            return f"seed {type(seed).__name__.removesuffix('Seed').lower()}"

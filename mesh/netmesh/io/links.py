@@ -1,0 +1,280 @@
+"""Outgoing connections: one DEALER for each peer in use, the least recently used closed first.
+
+Watched peers (ring successors) keep their DEALER and have a socket monitor: a broken connection is
+the fastest sign of a crash there is (about a millisecond). The number of links is bounded, and with
+it the file descriptors, whatever the size of the mesh.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from netmesh.bootstrap.address import numeric_address
+from netmesh.core.records import MemberId
+from netmesh.io.reactor import Reactor
+from netmesh.io.security import SocketSecurity
+
+MAX_LINKS = 40
+"""Links at once. A link costs two descriptors (socket and wake-up), a peer's link to us one more,
+and on average as many come in as go out: 3 x 40 + monitors + a dozen stays below 200."""
+
+IDLE_S = 30.0
+"""An unwatched link unused for so long is closed; its peer gets the descriptor back too."""
+
+SEND_QUEUE = 64
+"""Messages waiting for one peer (SNDHWM). Probes are worthless when stale: better dropped."""
+
+RECEIVE_QUEUE = 256
+"""Messages waiting for us on one connection (RCVHWM); then TCP makes the peer wait."""
+
+MAX_FRAME = 1024 * 1024
+"""Bytes in one frame (MAXMSGSIZE). A longer announcement ends the connection before the bytes
+are read."""
+
+MAX_WATCHED = 16
+"""Watch links honoured; the protocol asks for four."""
+
+_BATCH = 64
+"""Messages taken from one socket before the others have their turn."""
+
+_MONITORED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_LOST = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
+
+
+def harden(socket: zmq.Socket[bytes]) -> None:
+    """Options of every TCP socket here. Never heartbeats: with a stalled reader they abort libzmq
+    (libzmq#3937); TCP keepalive notices a vanished host instead."""
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.MAXMSGSIZE, MAX_FRAME),
+        (zmq.SNDHWM, SEND_QUEUE),
+        (zmq.RCVHWM, RECEIVE_QUEUE),
+        (zmq.HANDSHAKE_IVL, 3000),
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 3),
+        (zmq.TCP_KEEPALIVE_INTVL, 1),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+        # Keepalive is silent while data waits for an acknowledgement: bound that as well, so that
+        # a cut cable costs seconds after it is mended and not TCP's minutes of back-off.
+        (zmq.TCP_MAXRT, 6000),
+    ):
+        socket.setsockopt(option, value)
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    member: MemberId
+    socket: zmq.Socket[bytes]
+    used: float
+    ring: int
+    monitor: zmq.Socket[bytes] | None = None
+    watched: bool = False
+    reported: bool = False
+    confirmed: bool = False
+    unconfirmed: deque[list[bytes]] = field(default_factory=lambda: deque(maxlen=8))
+
+
+class Links:
+    """The DEALERs of one shell. Belongs to the shell's thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        reactor: Reactor,
+        security: SocketSecurity,
+        counters: Counter[str],
+        *,
+        received: Callable[[MemberId, list[bytes]], None],
+        lost: Callable[[MemberId], None],
+    ) -> None:
+        self._context = context
+        self._reactor = reactor
+        self._security = security
+        self._counters = counters
+        self._received = received
+        self._lost = lost
+        self._links: OrderedDict[MemberId, _Link] = OrderedDict()
+        self._watched: frozenset[MemberId] = frozenset()
+        self._rings: dict[MemberId, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def send(self, member: MemberId, frames: list[bytes], now: float) -> None:
+        """Queue *frames* for *member*, opening a link when there is none; a full queue drops."""
+        link = self._links.get(member)
+        if link is None:
+            link = self._open(member, now)
+            if link is None:
+                return
+        link.used = now
+        self._links.move_to_end(member)
+        if not link.confirmed:
+            link.unconfirmed.append(frames)
+        self._push(link, frames)
+
+    def watch(self, members: frozenset[MemberId], now: float) -> None:
+        """Make *members* the complete set of watched peers."""
+        if len(members) > MAX_WATCHED:
+            self._counters["dropped.watch"] += len(members) - MAX_WATCHED
+            members = frozenset(sorted(members)[:MAX_WATCHED])
+        for member in self._watched - members:
+            link = self._links.get(member)
+            if link is not None:
+                link.watched = False
+                self._settle(link)
+        self._watched = members
+        for member in members:
+            link = self._links.get(member)
+            # A monitor tells changes only: it has to be there before the connection is.
+            if link is not None and not link.watched:
+                if link.monitor is None:
+                    self._monitor(link)
+                link.watched = True
+            elif link is None:
+                self._open(member, now)
+
+    def expire(self, now: float) -> None:
+        """Close links that nobody used for a while."""
+        while self._links:
+            member, link = next(iter(self._links.items()))
+            if now - link.used < IDLE_S:
+                return
+            if link.watched:
+                link.used = now
+                self._links.move_to_end(member)
+            else:
+                self._close(link)
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close all; *linger_s* bounds how long the context waits for farewells to be sent."""
+        for link in list(self._links.values()):
+            self._close(link, linger_s)
+
+    def _open(self, member: MemberId, now: float) -> _Link | None:
+        address = numeric_address(member)
+        if address is None:
+            self._counters["dropped.bad_address"] += 1
+            return None
+        self._make_room()
+        ring = self._rings.get(member, 0)
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        harden(socket)
+        socket.setsockopt(zmq.IPV6, int(address.is_v6))
+        socket.setsockopt(zmq.RECONNECT_IVL, 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
+        self._security.apply_client(socket, ring)
+        link = _Link(member, socket, now, ring, watched=member in self._watched)
+        # With one key there is nothing to try and no need to hold messages back for it.
+        link.confirmed = len(self._security.rings) < 2
+        if link.watched or not link.confirmed:
+            self._monitor(link)
+        socket.connect(f"tcp://{address}")
+        self._links[member] = link
+        self._reactor.add(socket, lambda: self._readable(link))
+        self._counters["links.opened"] += 1
+        return link
+
+    def _make_room(self) -> None:
+        while len(self._links) >= MAX_LINKS:
+            victim = next((link for link in self._links.values() if not link.watched), None)
+            if victim is None:
+                return
+            self._close(victim)
+            self._counters["links.evicted"] += 1
+
+    def _close(self, link: _Link, linger_s: float = 0.0) -> None:
+        del self._links[link.member]
+        self._reactor.remove(link.socket)
+        self._unmonitor(link)  # before the socket: libzmq may abort the other way round
+        link.socket.close(linger=int(linger_s * 1000))
+
+    def _push(self, link: _Link, frames: list[bytes]) -> None:
+        try:
+            link.socket.send_multipart(frames, zmq.DONTWAIT)
+            self._counters["sent"] += 1
+            self._counters["sent_bytes"] += sum(map(len, frames))
+        except zmq.Again:
+            self._counters["dropped.send_queue_full"] += 1
+
+    def _readable(self, link: _Link) -> None:
+        for _ in range(_BATCH):
+            try:
+                frames = link.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            link.used = max(link.used, 0.0)
+            self._received(link.member, frames)
+            if self._links.get(link.member) is not link:
+                return  # the message made us close this very link
+
+    def _monitor(self, link: _Link) -> None:
+        monitor = link.socket.get_monitor_socket(_MONITORED)
+        link.monitor = monitor
+        self._reactor.add(monitor, lambda: self._observed(link))
+
+    def _unmonitor(self, link: _Link) -> None:
+        monitor, link.monitor = link.monitor, None
+        if monitor is None:
+            return
+        self._reactor.remove(monitor)
+        link.socket.disable_monitor()
+        monitor.close(linger=0)
+
+    def _settle(self, link: _Link) -> None:
+        """Drop the monitor when nothing needs it any more."""
+        if link.monitor is not None and not link.watched and link.confirmed:
+            self._unmonitor(link)
+
+    def _observed(self, link: _Link) -> None:
+        while link.monitor is not None:
+            try:
+                event = parse_monitor_message(link.monitor.recv_multipart(zmq.DONTWAIT))["event"]
+            except zmq.Again:
+                return
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                link.confirmed = True
+                link.reported = False
+                link.unconfirmed.clear()
+                self._settle(link)
+            elif event in _LOST:
+                self._broken(link)
+                return
+            elif event != zmq.EVENT_CONNECTED:
+                self._counters["links.handshake_failed"] += 1
+                if not link.confirmed:
+                    self._next_ring(link)
+                    return
+
+    def _broken(self, link: _Link) -> None:
+        """A connection ended, or (CLOSED) could not be made. Told once until it works again."""
+        if link.watched and not link.reported:
+            link.reported = True
+            self._lost(link.member)
+
+    def _next_ring(self, link: _Link) -> None:
+        """The peer serves by another of our keys: open the link anew by the next one."""
+        if len(self._rings) > 4096:
+            self._rings.clear()
+        self._rings[link.member] = (link.ring + 1) % len(self._security.rings)
+        waiting, used = list(link.unconfirmed), link.used
+        self._close(link)
+        again = self._open(link.member, used)
+        if again is not None:
+            for frames in waiting:
+                again.unconfirmed.append(frames)
+                self._push(again, frames)

@@ -1,0 +1,341 @@
+"""The thread between the sans-IO core and the network. It carries things and decides nothing.
+
+Events go into the core (messages, finished dials, broken links, time), effects come out and are
+carried out. Everything ZeroMQ is made, used and closed by this one thread, in a context of its
+own; other threads leave their wishes under a lock and wake it through an inproc pair.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import zmq
+
+from netmesh.bootstrap.address import Address
+from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
+from netmesh.core.events import (
+    Connection,
+    Contacts,
+    Dialled,
+    DialOutcome,
+    Event,
+    Leave,
+    LinkLost,
+    Publish,
+    Received,
+    Tick,
+)
+from netmesh.core.member import Member
+from netmesh.core.messages import Message
+from netmesh.core.records import JsonObject, MemberId
+from netmesh.errors import BindError, RemoteProtocolError
+from netmesh.io.dialler import Dialler
+from netmesh.io.links import Links, harden
+from netmesh.io.reactor import Reactor
+from netmesh.io.security import SocketSecurity, ZapHandler
+
+FAREWELL_S = 0.3
+"""How long messages of a graceful leave may take to get out after the core is done."""
+
+ERROR_PAUSE_S = 0.05
+"""A timer that raises is still due afterwards: without a pause it would take a whole core."""
+
+_WAKE = "inproc://wake"
+_BATCH = 64
+_OWN_LINK = b"\x01"
+"""Starts the token of a message that came over a link of ours: replies go to ``Send``, so a
+``Reply`` to it is a mistake of the core. ROUTER's own ids start with a zero byte."""
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
+
+class Core(Protocol):
+    """What the shell needs of ``netmesh.core.engine.Engine``."""
+
+    @property
+    def revision(self) -> int: ...
+    @property
+    def joined(self) -> bool: ...
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+    def deadline(self) -> float: ...
+    def members(self) -> tuple[Member, ...]: ...
+
+
+class Wire(Protocol):
+    """What the shell needs of ``netmesh.core.wire.Codec``."""
+
+    def encode(self, message: Message) -> tuple[bytes, bytes]: ...
+    def decode(self, frames: Sequence[bytes]) -> Message: ...
+
+
+class Shell:
+    """Sockets and the thread that owns them. ``bind``, then ``start``, then ``stop``."""
+
+    def __init__(self, wire: Wire, security: SocketSecurity, log: logging.Logger) -> None:
+        self.counters: Counter[str] = Counter()
+        """What happened how often; ``dropped.*`` and ``error.*`` are what operators watch."""
+        self.departed = threading.Event()
+        """Set when a graceful leave is said."""
+        self._wire = wire
+        self._security = security
+        self._log = log
+        self._core: Core | None = None
+        self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._reactor = Reactor(self.counters, log)
+        self._dialler = Dialler(self._reactor, self._dialled, self.counters)
+        self._links = Links(
+            self._context,
+            self._reactor,
+            security,
+            self.counters,
+            received=self._from_link,
+            lost=self._lost,
+        )
+        self._zap: ZapHandler | None = None
+        self._router: zmq.Socket[bytes] | None = None
+        self._tick_after = 0.0
+        self._shown: tuple[int, bool] | None = None
+        self._show_after = 0.0
+        self._lock = threading.Lock()
+        self._advert: JsonObject | None = None
+        self._contacts: deque[tuple[MemberId, ...]] = deque(maxlen=8)
+        self._leaving = False
+        self._stopping = False
+        self._woken = False
+        self._wake_in: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._wake_in.bind(_WAKE)
+        self._wake_out: zmq.Socket[bytes] | None = self._context.socket(zmq.PAIR)
+        self._wake_out.connect(_WAKE)
+        self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
+
+    def bind(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
+        """Listen on *host* and *port*; returns the port.
+
+        With *port* None on *fallback_port* or, when that is taken, on a free one. Raises BindError.
+        """
+        if self._security.enabled:
+            self._zap = ZapHandler(self._context, self._security, self.counters)
+        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        harden(router)
+        router.setsockopt(zmq.BACKLOG, 1024)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.IPV6, int(":" in host))
+        self._security.apply_server(router)
+        self._router = router
+        wanted = [port] if port is not None else [fallback_port or 0, 0]
+        for number in wanted:
+            try:
+                router.bind(f"tcp://{Address(host, number)}" if number else _any_port(host))
+            except zmq.ZMQError as error:
+                if number == wanted[-1]:
+                    self.close_unstarted()
+                    raise BindError(str(Address(host, number)), str(error)) from None
+                continue
+            break
+        endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
+        return int(endpoint.rpartition(":")[2])
+
+    def start(self, core: Core, changed: Callable[[tuple[Member, ...], bool], None]) -> None:
+        """Run *core* on the shell's thread; *changed* gets each new (members, joined) there."""
+        self._core = core
+        self._changed = changed
+        self._thread.start()
+
+    def publish(self, advert: JsonObject) -> None:
+        """Any thread: the advert is now this. Only the latest one counts."""
+        with self._lock:
+            self._advert = advert
+            self._wake()
+
+    def contacts(self, members: tuple[MemberId, ...]) -> None:
+        """Any thread: bootstrap found these."""
+        with self._lock:
+            if len(self._contacts) == self._contacts.maxlen:
+                self.counters["dropped.contacts"] += 1  # the oldest; the next round brings it again
+            self._contacts.append(members)
+            self._wake()
+
+    def leave(self) -> None:
+        """Any thread: say goodbye; ``departed`` is set when that is done."""
+        with self._lock:
+            self._leaving = True
+            self._wake()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Any thread: end the thread and close everything; False when that takes longer."""
+        with self._lock:
+            self._stopping = True
+            self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def close_unstarted(self) -> None:
+        """Close a shell whose thread never ran."""
+        self._close(0.0)
+
+    def _wake(self) -> None:
+        if self._wake_out is None or self._woken:
+            return
+        self._woken = True
+        self._wake_out.send(b"", zmq.DONTWAIT)
+
+    def _run(self) -> None:
+        assert self._core is not None and self._router is not None
+        self._reactor.add(self._wake_in, self._woke)
+        if self._zap is not None:
+            self._reactor.add(self._zap.socket, self._zap.handle)
+        self._reactor.add(self._router, self._from_router)
+        while not self._stopping:
+            if not self._reactor.guard("loop", self._turn):
+                self._tick_after = time.monotonic() + ERROR_PAUSE_S
+                time.sleep(ERROR_PAUSE_S)
+        self._close(FAREWELL_S if self.departed.is_set() else 0.0)
+
+    def _turn(self) -> None:
+        assert self._core is not None
+        now = time.monotonic()
+        due = max(self._core.deadline(), self._tick_after)
+        self._reactor.poll(min(due, self._dialler.deadline(), self._show_due(now)) - now)
+        now = time.monotonic()
+        if now >= due and not self._step(Tick()):
+            self._tick_after = now + ERROR_PAUSE_S
+        self._dialler.expire(now)
+        self._links.expire(now)
+        self._show()
+
+    def _woke(self) -> None:
+        with self._lock:
+            self._wake_in.recv(zmq.DONTWAIT)
+            self._woken = False
+            advert, self._advert = self._advert, None
+            contacts = list(self._contacts)
+            self._contacts.clear()
+            leaving, self._leaving = self._leaving, False
+        for ids in contacts:
+            self._step(Contacts(ids))
+        if advert is not None:
+            self._step(Publish(advert))
+        if leaving:
+            self._step(Leave())
+
+    def _step(self, event: Event) -> bool:
+        """Let the core handle *event* and carry out what it wants; False when it raised."""
+        core = self._core
+        assert core is not None
+        effects: list[Effect] = []
+        if not self._reactor.guard(
+            "core", lambda: effects.extend(core.handle(event, time.monotonic()))
+        ):
+            return False
+        for effect in effects:
+            self._reactor.guard("effect", lambda effect=effect: self._carry_out(effect))  # type: ignore[misc]
+        return True
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(to, message):
+                self._links.send(to, list(self._wire.encode(message)), time.monotonic())
+            case Reply(to, message):
+                self._reply(to, list(self._wire.encode(message)))
+            case Dial(member, timeout_s):
+                self._dialler.dial(member, timeout_s, time.monotonic())
+            case Watch(members):
+                self._links.watch(members, time.monotonic())
+            case Log(level, message):
+                self._log.log(_LEVELS[level], "mesh: %s", message)
+            case Departed():
+                self.departed.set()
+
+    def _reply(self, to: Connection, frames: list[bytes]) -> None:
+        if to.startswith(_OWN_LINK):
+            self.counters["error.reply_on_own_link"] += 1
+            return
+        assert self._router is not None
+        try:
+            self._router.send_multipart([to, *frames], zmq.DONTWAIT)
+            self.counters["sent"] += 1
+            self.counters["sent_bytes"] += sum(map(len, frames))
+        except zmq.Again:
+            self.counters["dropped.reply_queue_full"] += 1
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.counters["dropped.reply_peer_gone"] += 1
+
+    def _from_router(self) -> None:
+        assert self._router is not None
+        for _ in range(_BATCH):
+            try:
+                connection, *frames = self._router.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._receive(Connection(connection), frames)
+
+    def _from_link(self, member: MemberId, frames: list[bytes]) -> None:
+        self._receive(Connection(_OWN_LINK + member.encode()), frames)
+
+    def _receive(self, connection: Connection, frames: list[bytes]) -> None:
+        self.counters["received"] += 1
+        self.counters["received_bytes"] += sum(map(len, frames))
+        try:
+            message = self._wire.decode(frames)
+        except RemoteProtocolError as error:
+            self.counters[f"dropped.{type(error).__name__}"] += 1
+            count = self.counters["dropped.malformed"] = self.counters["dropped.malformed"] + 1
+            if count & (count - 1) == 0:
+                self._log.warning("mesh: dropped a message (%d so far): %s", count, error)
+            return
+        self._step(Received(connection, message))
+
+    def _lost(self, member: MemberId) -> None:
+        self._step(LinkLost(member))
+
+    def _dialled(self, member: MemberId, outcome: DialOutcome) -> None:
+        self._step(Dialled(member, outcome))
+
+    def _show_due(self, now: float) -> float:
+        """When ``_show`` wants to run: now, after a pause, or (infinity) when something changes."""
+        assert self._core is not None
+        if (self._core.revision, self._core.joined) == self._shown:
+            return float("inf")
+        return max(now, self._show_after)
+
+    def _show(self) -> None:
+        core, changed = self._core, self._changed
+        assert core is not None and changed is not None
+        state = (core.revision, core.joined)
+        started = time.monotonic()
+        if state == self._shown or started < self._show_after:
+            return
+        self._shown = state
+        changed(core.members(), core.joined)
+        # Snapshots of a large table while everything changes (a cold start) take at most a
+        # fifth of this thread's time.
+        now = time.monotonic()
+        self._show_after = now + 4 * (now - started)
+
+    def _close(self, linger_s: float) -> None:
+        with self._lock:
+            self._stopping = True
+            if self._wake_out is not None:
+                self._wake_out.close(linger=0)
+                self._wake_out = None
+        self._dialler.close()
+        self._links.close(linger_s)
+        self._wake_in.close(linger=0)
+        if self._router is not None:
+            self._router.close(linger=int(linger_s * 1000))
+        if self._zap is not None:
+            self._zap.close()
+        self._context.term()
+
+
+def _any_port(host: str) -> str:
+    return f"tcp://[{host}]:*" if ":" in host else f"tcp://{host}:*"

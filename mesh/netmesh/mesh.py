@@ -1,0 +1,244 @@
+"""A member of the mesh, as the rest of a program sees it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.advertise import choose_host
+from netmesh.bootstrap.finder import Finder
+from netmesh.bootstrap.sources import Bootstrap
+from netmesh.core.engine import Engine
+from netmesh.core.member import Member
+from netmesh.core.records import (
+    Generation,
+    JsonObject,
+    MemberId,
+    new_generation,
+    new_record,
+    pack_advert,
+    unpack_advert,
+)
+from netmesh.core.settings import ProtocolSettings
+from netmesh.core.wire import Codec
+from netmesh.errors import ClosedError
+from netmesh.io.fork import drop_inherited
+from netmesh.io.security import SocketSecurity
+from netmesh.io.shell import Shell
+from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+
+CLOSE_S = 1.0
+"""How long ``close`` waits for the thread; it needs milliseconds unless the process is starved."""
+
+_INSECURE = (
+    "mesh: MESH_INSECURE is set and there is no cluster key: whoever reaches %s can read what "
+    "this member advertises, forge members and send replicas to a source of his own. Set "
+    "MESH_KEY_FILE (make a key with `mesh-inspect keygen`)"
+)
+
+
+class Mesh:
+    """This process's membership. Thread safe; belongs to the process that started it.
+
+    After a fork the child's copy refuses every call with ClosedError: start another one there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        shell: Shell,
+        engine: Engine,
+        finder: Finder,
+        bootstrap: Bootstrap,
+    ) -> None:
+        """Use ``Mesh.start``."""
+        self.name = name
+        """Name of the mesh."""
+        self._port = port
+        self._shell = shell
+        self._engine = engine
+        self._finder = finder
+        self._bootstrap = bootstrap
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._snapshot: tuple[tuple[Member, ...], bool] = (engine.members(), engine.joined)
+        self._closed = False
+
+    @classmethod
+    def start(
+        cls, settings: MeshSettings, advert: JsonObject, *, log: logging.Logger | None = None
+    ) -> Mesh:
+        """Listen, start the gossip thread and return; joining goes on in the background.
+
+        *advert* is what others see of this member: a JSON object of at most 8 KiB. May take up to
+        two seconds when seeds are names that do not resolve. Raises ConfigError, BindError, or
+        LocalProtocolError for an advert that is too big or no JSON.
+        """
+        log = log or logging.getLogger("netmesh")
+        pack_advert(advert)
+        security = SocketSecurity.from_settings(settings)
+        bootstrap = Bootstrap.of(
+            settings, os.environ, log, remote_allowed=security.enabled or settings.insecure
+        )
+        chosen = choose_host(
+            settings.advertise,
+            os.environ,
+            bootstrap.resolve_now(),
+            remote_allowed=bootstrap.remote_allowed,
+        )
+        shell = Shell(Codec(settings.name), security, log)
+        port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
+        address = Address(chosen.host, chosen.port or port)
+        if settings.insecure and not security.enabled:
+            log.warning(_INSECURE, address)
+        finder = Finder(
+            bootstrap.sources(announce=address),
+            lambda found: shell.contacts(tuple(one.member_id() for one in found)),
+            lambda found: bootstrap.accepts(found, address),
+            log,
+        )
+        generation = new_generation(time.time_ns() // 1_000_000, secrets.randbits(22))
+        engine = Engine(
+            ProtocolSettings(),
+            new_record(address.member_id(), generation, advert),
+            random.Random(secrets.randbits(128)),
+        )
+        mesh = cls(settings.name, port, shell, engine, finder, bootstrap)
+        _LIVE.add(mesh)
+        atexit.register(mesh.leave)
+        shell.start(engine, mesh._show)
+        finder.start()
+        log.info("mesh: %s is a member of %r", mesh.id, settings.name)
+        return mesh
+
+    @property
+    def id(self) -> MemberId:
+        """``host:port`` at which others reach this member."""
+        return self._engine.id
+
+    @property
+    def generation(self) -> Generation:
+        """Of this process's start; may grow once when another process claims the same address."""
+        return self._engine.generation
+
+    def members(self) -> tuple[Member, ...]:
+        """Everybody known, this member included; the dead are shown for ten minutes."""
+        self._check()
+        return self._snapshot[0]
+
+    def wait(self, predicate: Callable[[tuple[Member, ...]], bool], timeout_s: float) -> bool:
+        """Block until *predicate* holds for ``members()``; False after *timeout_s* or on close.
+
+        *predicate* runs on the calling thread, once for each change.
+        """
+        return self._wait(lambda snapshot: predicate(snapshot[0]), timeout_s)
+
+    def wait_joined(self, timeout_s: float) -> bool:
+        """Block until the table is that of the others, or it is known that there are none."""
+        return self._wait(lambda snapshot: snapshot[1], timeout_s)
+
+    def publish(self, advert: JsonObject) -> None:
+        """Replace the advert. Only the latest of several quick calls is sent.
+
+        Raises LocalProtocolError when it is no JSON or too big.
+        """
+        self._check()
+        self._shell.publish(unpack_advert(pack_advert(advert)))  # a copy the caller cannot change
+
+    def counters(self) -> Mapping[str, int]:
+        """What happened how often since the start, ``dropped.*`` and ``error.*`` among it."""
+        return dict(self._shell.counters)
+
+    def leave(self, timeout_s: float = 1.0) -> None:
+        """Tell the others, for at most *timeout_s* seconds, then close. Harmless when closed."""
+        if self._foreign or self._closed:
+            return
+        self._finder.stop()
+        self._bootstrap.directory.withdraw()
+        self._shell.leave()
+        self._shell.departed.wait(timeout_s)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once without a word: the others will notice. Harmless when closed."""
+        if self._foreign or self._closed:
+            return
+        self._closed = True
+        _LIVE.discard(self)
+        atexit.unregister(self.leave)
+        self._finder.stop()
+        self._bootstrap.directory.withdraw()
+        self._shell.stop(CLOSE_S)
+        with self._changed:
+            self._changed.notify_all()
+
+    def __enter__(self) -> Mesh:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    @property
+    def _foreign(self) -> bool:
+        """True in a forked child, where locks and sockets of the parent must not be touched."""
+        return os.getpid() != self._pid
+
+    def _check(self) -> None:
+        if self._foreign:
+            raise ClosedError(
+                f"this mesh belongs to process {self._pid}: start one after the fork instead"
+            )
+        if self._closed:
+            raise ClosedError("this mesh was left or closed")
+
+    def _show(self, members: tuple[Member, ...], joined: bool) -> None:
+        with self._changed:
+            self._snapshot = (members, joined)
+            self._changed.notify_all()
+
+    def _wait(
+        self, holds: Callable[[tuple[tuple[Member, ...], bool]], bool], timeout_s: float
+    ) -> bool:
+        self._check()
+        deadline = time.monotonic() + timeout_s
+        while True:
+            seen = self._snapshot
+            if holds(seen):  # outside the lock: it may be slow, and the mesh must not wait for it
+                return True
+            with self._changed:
+                while self._snapshot is seen:
+                    remaining = deadline - time.monotonic()
+                    if remaining <= 0 or self._closed:
+                        return False
+                    self._changed.wait(remaining)
+
+
+def _listen_on(advertised: Address) -> str:
+    """Loopback only when that is what we advertise: it is how a keyless member stays private."""
+    if advertised.is_loopback:
+        return advertised.host
+    return "::" if advertised.is_v6 else "0.0.0.0"
+
+
+_LIVE: weakref.WeakSet[Mesh] = weakref.WeakSet()
+_INHERITED: list[Mesh] = []
+"""Kept in a forked child for ever, so that no destructor touches the parent's context there."""
+
+
+def _after_fork_in_child() -> None:
+    for mesh in list(_LIVE):
+        _INHERITED.append(mesh)
+        drop_inherited(mesh._port)
+    _LIVE.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

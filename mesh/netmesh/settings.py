@@ -1,0 +1,141 @@
+"""What an operator can set about the mesh, in one frozen object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from netmesh.bootstrap.address import parse_address
+from netmesh.bootstrap.seeds import parse_seed
+from netmesh.errors import ConfigError
+
+WELL_KNOWN_PORT = 17946
+"""TCP port of the first member on a host, so that a seed can be a bare host name. From the
+registered range and assigned to nobody; above 1024 so that no privilege is needed."""
+
+ENVIRONMENT_PREFIX = "NETLOADER_"
+"""Stands in front of each key below when it is an environment variable."""
+
+KEYS: Mapping[str, str] = {
+    "MESH_NAME": "name",
+    "MESH_SEEDS": "seeds",
+    "MESH_PORT": "port",
+    "MESH_ADVERTISE": "advertise",
+    "MESH_KEY": "key",
+    "MESH_KEY_FILE": "key_file",
+    "MESH_INSECURE": "insecure",
+    "MESH_DIRECTORY": "directory",
+    "MESH_KUBERNETES_SERVICE": "kubernetes_service",
+}
+"""Operator's key -> field of MeshSettings."""
+
+
+class MeshSettings(BaseModel):
+    """Settings of one member. Every default works on one machine with nothing set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] = (
+        "default"
+    )
+    """Members of different names never talk, even on one address. Part of the key derivation."""
+
+    seeds: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """First contacts (see ``bootstrap.seeds``). None: scheduler environment and same-host
+    directory only. Two or three are enough; they are asked again for ever."""
+
+    port: Annotated[int, Field(ge=1024, le=65535)] | None = None
+    """TCP port to listen on. None: the well-known one, or a free one when that is taken. A port
+    that is set must be free: silently taking another would hide the member from its seeds."""
+
+    advertise: str | None = None
+    """``host`` or ``host:port`` at which others reach this member. None: chosen as in
+    ``bootstrap.advertise``. Set it behind NAT or on hosts with several networks."""
+
+    key: SecretStr | None = None
+    """Cluster key (64 hex digits or base64 of 32 bytes), up to four, separated by commas, the
+    current one first. None and no key file: loopback only."""
+
+    key_file: Path | None = None
+    """File with the same, one key a line. Preferred over ``key``: an environment variable is
+    inherited by every child process."""
+
+    insecure: bool = False
+    """Leave loopback without a key. Whoever reaches the port can then read and forge adverts."""
+
+    directory: Path | None = None
+    """Where members of one host and user find each other. None: ``$XDG_RUNTIME_DIR/netmesh-<uid>``,
+    else ``<temporary directory>/netmesh-<uid>``."""
+
+    kubernetes_service: Annotated[str, Field(min_length=1, max_length=253)] = "netloader-mesh"
+    """Headless service (``name`` or ``name.namespace``) asked when running inside Kubernetes."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _split_seeds(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            # Also the start of an IPv6 literal, hence no error when it is no JSON.
+            try:
+                return orjson.loads(value)
+            except orjson.JSONDecodeError:
+                pass
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for seed in value:
+            _as_value_error(parse_seed, seed)
+        return value
+
+    @field_validator("advertise")
+    @classmethod
+    def _check_advertise(cls, value: str | None) -> str | None:
+        if value is not None:
+            _as_value_error(parse_address, value)
+        return value
+
+    @property
+    def default_port(self) -> int:
+        """Port of a seed that names none: members of one mesh are started alike."""
+        return self.port or WELL_KNOWN_PORT
+
+    @classmethod
+    def load(
+        cls, values: Mapping[str, object], environ: Mapping[str, str] | None = None
+    ) -> MeshSettings:
+        """Settings from the operator's keys (``MESH_NAME`` ...) over the environment's.
+
+        Keys that are not the mesh's are ignored: they belong to the caller. Raises ConfigError
+        naming the key, the value (never a secret) and what is allowed.
+        """
+        environ = os.environ if environ is None else environ
+        chosen: dict[str, object] = {}
+        for key, field in KEYS.items():
+            if key in values:
+                chosen[field] = values[key]
+            elif environ.get(ENVIRONMENT_PREFIX + key, "") != "":
+                chosen[field] = environ[ENVIRONMENT_PREFIX + key]
+        try:
+            return cls.model_validate(chosen)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            key = next(key for key, name in KEYS.items() if name == field)
+            shown = "(secret)" if field == "key" else chosen[field]
+            raise ConfigError(key, shown, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _as_value_error(parse: Callable[[str, int], object], text: str) -> None:
+    """Run a parser inside a pydantic validator, which understands ValueError only."""
+    try:
+        parse(text, WELL_KNOWN_PORT)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
