@@ -29,7 +29,7 @@ from netmesh.core.records import (
 )
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
-from netmesh.errors import ClosedError
+from netmesh.errors import ClosedError, ConfigError
 from netmesh.io.fork import drop_inherited
 from netmesh.io.security import SocketSecurity
 from netmesh.io.shell import Shell
@@ -98,6 +98,13 @@ class Mesh:
         shell = Shell(Codec(settings.name), security, log)
         port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
         address = Address(chosen.host, chosen.port or port)
+        try:
+            bootstrap.directory.announce(address)
+        except OSError as error:  # no place to meet on this host: seeds may still do
+            log.warning("mesh: members on this host cannot find each other: %s", error)
+        except ConfigError:
+            shell.close_unstarted()
+            raise
         if settings.insecure and not security.enabled:
             log.warning(_INSECURE, address)
         finder = Finder(

@@ -88,7 +88,9 @@ class HostDirectory:
                 self._write(orjson.dumps(entry), address.port)
 
     def _write(self, entry: bytes, port: int) -> None:
-        name = f"{self._tag}-{os.getpid()}-{port}.json"
+        # Containers that share the directory each have a process 1: the namespace tells them apart.
+        place = hashlib.blake2b(_namespace("net").encode(), digest_size=4).hexdigest()
+        name = f"{self._tag}-{os.getpid()}-{port}-{place}.json"
         temporary = f".{name}.new"
         with self._opened(create=True) as directory:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,6 +122,7 @@ class HostDirectory:
             with self._opened(create=False) as directory:
                 entries = os.listdir(directory)  # noqa: PTH208 - the descriptor that was checked
                 names = sorted(name for name in entries if name.endswith(".json"))
+                names.sort(key=lambda name: not name.startswith(self._tag))  # ours before others'
                 for name in names[:MAX_ENTRIES]:
                     address = self._examine(directory, name)
                     if address is not None:

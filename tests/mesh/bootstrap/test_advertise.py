@@ -1,0 +1,77 @@
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.advertise import choose_host, udp_source
+from netmesh.errors import ConfigError
+
+REMOTE = [Address("10.0.0.1", 5)]
+LOCAL = [Address("127.0.0.1", 5)]
+
+
+def choose(
+    explicit: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    seeds: Sequence[Address] = (),
+    *,
+    open_: bool = True,
+    source: str | None = "10.0.0.7",
+) -> Address:
+    return choose_host(
+        explicit,
+        environ or {},
+        seeds,
+        remote_allowed=open_,
+        source_of=lambda _: source,
+        lookup=lambda address: [address] if address.ip else [Address("10.9.9.9", address.port)],
+    )
+
+
+def test_order_of_the_candidates() -> None:
+    both = {"VLLM_HOST_IP": "10.0.0.2", "POD_IP": "10.0.0.3"}
+    assert choose("10.0.0.4", both, REMOTE).host == "10.0.0.4"
+    assert choose(None, both, REMOTE).host == "10.0.0.2"
+    assert choose(None, {"POD_IP": "10.0.0.3"}, REMOTE).host == "10.0.0.3"
+    assert choose(None, {}, REMOTE).host == "10.0.0.7"
+    assert choose(None, {}, []).host == "10.0.0.7"
+    assert choose(None, {}, [], source=None).host == "127.0.0.1"
+
+
+def test_names_become_addresses_and_a_port_is_kept() -> None:
+    assert choose("node", seeds=REMOTE) == Address("10.9.9.9", 0)
+    assert choose("node:99", seeds=REMOTE) == Address("10.9.9.9", 99)
+
+
+@pytest.mark.parametrize("bad", ["0.0.0.0", "127.0.0.1", "not an address", "224.0.0.1", ""])
+def test_unusable_environment_is_passed_over(bad: str) -> None:
+    environ = {"VLLM_HOST_IP": bad, "POD_IP": "10.0.0.3"}
+    assert choose(None, environ, REMOTE).host == "10.0.0.3"
+
+
+@pytest.mark.parametrize("bad", ["0.0.0.0", "[::]", "127.0.0.1", "[::1]:5", "224.0.0.1"])
+def test_unusable_explicit_address_is_refused(bad: str) -> None:
+    with pytest.raises(ConfigError, match="MESH_ADVERTISE"):
+        choose(bad, {}, REMOTE)
+
+
+def test_no_route_to_a_remote_seed_is_refused() -> None:
+    for source in (None, "0.0.0.0", "127.0.0.1"):
+        with pytest.raises(ConfigError, match=r"10\.0\.0\.1:5"):
+            choose(None, {}, REMOTE, source=source)
+
+
+def test_local_seeds_mean_loopback() -> None:
+    assert choose(None, {}, LOCAL, source="127.0.0.1").host == "127.0.0.1"
+
+
+def test_without_a_key_only_loopback_whatever_the_environment_says() -> None:
+    assert choose(None, {"POD_IP": "10.0.0.3"}, open_=False).host == "127.0.0.1"
+    assert choose(None, {}, [Address("::1", 5)], open_=False).host == "::1"
+    assert choose("127.0.0.2:8", {}, open_=False) == Address("127.0.0.2", 8)
+    with pytest.raises(ConfigError, match="MESH_KEY_FILE"):
+        choose("10.0.0.4", {}, open_=False)
+
+
+def test_the_kernel_knows_the_way_to_loopback() -> None:
+    assert udp_source(Address("127.0.0.1", 9)) == "127.0.0.1"

@@ -1,0 +1,106 @@
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from netmesh.bootstrap import resolve as resolving
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.resolve import resolve
+from netmesh.bootstrap.seeds import DnsSeed, ExecSeed, FileSeed, HostSeed, SrvSeed, parse_seed
+from netmesh.errors import ConfigError
+
+HOSTS = {"one": ["10.0.0.1"], "many": ["10.0.0.1", "10.0.0.2"]}
+
+
+def lookup(address: Address) -> list[Address]:
+    if address.ip is not None:
+        return [address]
+    if address.host not in HOSTS:
+        raise socket.gaierror(f"unknown {address.host}")
+    return [Address(host, address.port) for host in HOSTS[address.host]]
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"),
+    [
+        ("node", HostSeed(Address("node", 7))),
+        ("[::1]:9", HostSeed(Address("::1", 9))),
+        ("dns://svc.ns:9", DnsSeed(Address("svc.ns", 9))),
+        ("file:/etc/seeds", FileSeed(Path("/etc/seeds"))),
+        ("exec:list-nodes --up 'a b'", ExecSeed(("list-nodes", "--up", "a b"))),
+    ],
+)
+def test_every_form(text: str, seed: object) -> None:
+    assert parse_seed(text, 7) == seed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ftp://a", "dns://", "dns://a b", "file:", "exec:", "exec:'a", "dns+srv://"]
+)
+def test_bad_seeds_are_named(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_seed(text, 7)
+
+
+def test_srv_without_dnspython_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"netloader-mesh\[dns\]"):
+        parse_seed("dns+srv://_mesh._tcp.example", 7)
+
+
+def test_srv_records_give_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "_srv_targets", lambda _: [Address("many", 5), Address("x", 1)])
+    found = resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
+    assert found == [Address("10.0.0.1", 5), Address("10.0.0.2", 5)]
+
+
+def test_dns_gives_every_address() -> None:
+    assert resolve(DnsSeed(Address("many", 9)), 7, lookup) == [
+        Address("10.0.0.1", 9),
+        Address("10.0.0.2", 9),
+    ]
+
+
+def test_an_unknown_name_is_an_error_to_try_again() -> None:
+    with pytest.raises(OSError, match="unknown"):
+        resolve(HostSeed(Address("nowhere", 9)), 7, lookup)
+
+
+def test_file_is_read_again_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+    path.write_text("# ours\none:5\n\n  [::1]  # local\n")
+    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 5), Address("::1", 7)]
+    path.write_text("one")
+    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 7)]
+    path.unlink()
+    with pytest.raises(OSError):
+        resolve(FileSeed(path), 7, lookup)
+
+
+def test_one_bad_name_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+    path.write_text("nowhere\none\n")
+    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 7)]
+
+
+def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "seeds"
+    path.write_bytes(b"\xff\xfe\x00 what is this?\n")
+    with pytest.raises(ConfigError):
+        resolve(FileSeed(path), 7, lookup)
+
+
+def test_command_prints_addresses() -> None:
+    seed = ExecSeed((sys.executable, "-c", "print('one:5'); print('10.9.9.9')"))
+    assert resolve(seed, 7, lookup) == [Address("10.0.0.1", 5), Address("10.9.9.9", 7)]
+
+
+def test_command_that_fails_hangs_or_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="ended with 3"):
+        resolve(ExecSeed((sys.executable, "-c", "raise SystemExit(3)")), 7, lookup)
+    with pytest.raises(OSError):
+        resolve(ExecSeed(("/does/not/exist",)), 7, lookup)
+    monkeypatch.setattr(resolving, "EXEC_TIMEOUT_S", 0.05)
+    with pytest.raises(OSError, match="took over"):
+        resolve(ExecSeed((sys.executable, "-c", "import time; time.sleep(60)")), 7, lookup)
