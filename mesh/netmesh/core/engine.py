@@ -2,48 +2,340 @@
 
 from __future__ import annotations
 
-from netmesh.core.effects import Effect
-from netmesh.core.events import Event
+from dataclasses import replace
+
+from netmesh.core.claims import head
+from netmesh.core.departing import Departing
+from netmesh.core.detection import Detector, Relays
+from netmesh.core.effects import Departed, Effect, Watch
+from netmesh.core.events import (
+    Contacts,
+    Dialled,
+    Event,
+    Leave,
+    LinkLost,
+    Publish,
+    Received,
+    Tick,
+)
+from netmesh.core.graveyard import Graveyard
+from netmesh.core.hearing import Hearing, Lane
+from netmesh.core.joining import Joining
 from netmesh.core.member import Member
-from netmesh.core.records import Generation, MemberId, Record
+from netmesh.core.messages import (
+    Ack,
+    Buckets,
+    Busy,
+    Digest,
+    Exchange,
+    Gossip,
+    Join,
+    Message,
+    Observe,
+    Ping,
+    Relay,
+    Relayed,
+    State,
+)
+from netmesh.core.node import Node
+from netmesh.core.records import (
+    Generation,
+    MemberId,
+    Record,
+    pack_advert,
+    started_ms,
+    unpack_advert,
+)
 from netmesh.core.rng import Rng
 from netmesh.core.settings import ProtocolSettings
+from netmesh.core.suspicion import Suspicions
+from netmesh.core.syncing import Syncing
+from netmesh.core.timers import Timer
 
 
 class Engine:
-    """One member of the mesh, without I/O. Not thread safe: it has one owner."""
+    """One member of the mesh, without I/O. Not thread safe: it has one owner.
+
+    The owner calls `handle` with every event and carries out the effects in order. It sends
+    `Tick` whenever `deadline()` has passed, after it has handed in what the network brought: an
+    answer that waits in a buffer must not look like silence.
+    """
 
     def __init__(self, settings: ProtocolSettings, me: Record, rng: Rng) -> None:
-        raise NotImplementedError
+        self._node = node = Node(settings, me, rng)
+        suspicions = Suspicions(settings)
+        self._hearing = Hearing(node, suspicions)
+        self._detector = Detector(node, suspicions, self._hearing.accusers)
+        self._relays = Relays(node)
+        self._syncing = Syncing(node, self._hearing)
+        self._joining = Joining(node, self._hearing, self._syncing)
+        self._graveyard = Graveyard(node)
+        self._departing = Departing(node)
+        self._started: float | None = None
+        self._watching: frozenset[MemberId] = frozenset()
+        self._departed = False
+        self._told_suspect = 0
 
     @property
     def id(self) -> MemberId:
         """My own id."""
-        raise NotImplementedError
+        return self._node.id
 
     @property
     def generation(self) -> Generation:
         """My generation; grows when another process claims my id."""
-        raise NotImplementedError
+        return self._node.generation
 
     @property
     def revision(self) -> int:
         """Grows whenever `members()` would show something else."""
-        raise NotImplementedError
+        return self._node.table.revision
 
     @property
     def joined(self) -> bool:
         """My table equals that of at least one contact, or there is nobody to join."""
-        raise NotImplementedError
+        return self._joining.joined
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take in one event at `now` (monotonic seconds) and return what to do about it."""
-        raise NotImplementedError
+    @property
+    def root(self) -> int:
+        """64-bit hash over the live part of the table: equal for equal tables."""
+        return self._node.table.root
+
+    @property
+    def size(self) -> int:
+        """Live members, me included."""
+        return self._node.table.size
+
+    def record(self, member: MemberId) -> Record | None:
+        """What is known about one member; O(1)."""
+        return self._node.table.get(member)
 
     def deadline(self) -> float:
-        """When (monotonic seconds) the next `Tick` is due."""
-        raise NotImplementedError
+        """When (monotonic seconds) the next `Tick` is due; minus infinity before the first event.
+
+        Infinity once departed.
+        """
+        if self._started is None:
+            return float("-inf")
+        return float("inf") if self._departed else self._node.timers.next()
 
     def members(self) -> tuple[Member, ...]:
         """Snapshot, me included; the dead are shown for ten minutes."""
-        raise NotImplementedError
+        node = self._node
+        # My own generation is the wall clock at my start: no other clock is needed for ages.
+        now_ms = started_ms(node.generation) + (node.now - (self._started or node.now)) * 1000
+        return tuple(
+            Member(
+                record.id,
+                record.generation,
+                record.incarnation,
+                record.status,
+                record.version,
+                unpack_advert(record.advert),
+                max(0.0, (now_ms - started_ms(record.generation)) / 1000),
+                record.id == node.id,
+            )
+            for record in node.table.shown(node.now - node.settings.dead_shown_s)
+        )
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take in one event at `now` (monotonic seconds) and return what to do about it."""
+        node = self._node
+        if self._departed:
+            return []
+        if self._started is None:
+            self._start(now)
+        late = now - node.timers.next()
+        node.now = max(now, node.now)
+        if late > node.settings.late_s:
+            self._detector.late(late)
+        match event:
+            case Received():
+                self._received(event)
+            case Tick():
+                pass
+            case Dialled():
+                node.dialling.discard(event.id)
+                self._detector.dialled(event)
+                self._joining.dialled(event)
+            case LinkLost():
+                self._detector.link_lost(event.id)
+            case Contacts():
+                self._joining.found(event.ids)
+            case Publish():
+                self._publish(event)
+            case Leave():
+                self._leave()
+        # Deadlines are served on every event: under load a Tick may come late.
+        while (key := node.timers.pop(node.now)) is not None:
+            self._expired(*key)
+        self._settle()
+        effects, node.effects = node.effects, []
+        return effects
+
+    def check(self) -> None:
+        """Raise AssertionError when the state contradicts itself (tests and simulator only)."""
+        node = self._node
+        node.table.check()
+        suspicions = self._detector.suspicions
+        for member, record in node.table.records.items():
+            suspect = record.status.name == "SUSPECT" and member != node.id
+            assert (member in suspicions) == suspect, f"{member}: {record.status.name}"
+            if suspect:
+                assert (Timer.SUSPICION, member) in node.timers or (member in node.dialling), (
+                    f"{member} is suspect for ever"
+                )
+        assert len(node.rumours) <= node.settings.rumour_limit
+        assert len(node.table.buried) <= node.settings.tombstone_limit + 1
+        assert node.me.status.live or node.leaving, "I think that I am dead"
+
+    def _start(self, now: float) -> None:
+        node = self._node
+        self._started = now
+        node.now = now
+        self._detector.start()
+
+    def _received(self, event: Received) -> None:
+        message, connection = event.message, event.connection
+        if not self._accept(message):
+            return
+        match message:
+            case Ping():
+                self._on_ping(event, message)
+            case Ack():
+                self._detector.acked(message)
+                self._relays.close(message.sequence, heard=True, by=message.sender)
+                self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+                self._compare(message)
+            case Gossip():
+                self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+            case Relay():
+                self._on_relay(event, message)
+            case Relayed():
+                self._detector.relayed(message)
+            case Join():
+                self._joining.on_join(connection, message)
+            case Observe():
+                self._joining.on_observe(connection, message)
+            case State():
+                self._joining.on_state(message)
+            case Busy():
+                self._syncing.busy(message)
+                self._joining.on_busy(message)
+            case Buckets():
+                self._syncing.on_buckets(connection, message)
+            case Digest():
+                self._syncing.on_digest(connection, message)
+            case Exchange():
+                self._syncing.on_exchange(connection, message)
+
+    def _accept(self, message: Message) -> bool:
+        """False for messages of an earlier process on that address, and for my own echo."""
+        node = self._node
+        sender = message.sender
+        if sender == node.id:
+            return False
+        record = node.table.get(sender)
+        if not sender or isinstance(message, Join):
+            return True
+        if record is None or record.generation < message.generation:
+            self._hearing.fetch(sender, message.generation, sender)
+            return True
+        if record.generation > message.generation:
+            # It has not heard that it was replaced; a ping gets the news back, the rest is void.
+            return isinstance(message, Ping)
+        return True
+
+    def _on_ping(self, event: Received, message: Ping) -> None:
+        node, table = self._node, self._node.table
+        self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+        claims = node.piggyback(message.sender, message.generation)
+        node.reply(
+            event.connection,
+            Ack(node.id, node.generation, message.sequence, table.root, table.size, claims),
+        )
+        self._compare(message)
+
+    def _compare(self, message: Ping | Ack) -> None:
+        self._joining.observe(message.sender, message.root)
+        self._syncing.observe(message.sender, message.root, message.size)
+
+    def _on_relay(self, event: Received, message: Relay) -> None:
+        timeout = self._detector.round_trips.timeout_s(1)
+        sequence = self._relays.open(event.connection, message, timeout)
+        if sequence is not None:
+            self._node.ping(message.target, sequence)
+
+    def _publish(self, event: Publish) -> None:
+        node = self._node
+        advert = pack_advert(event.advert)
+        me = node.me
+        if advert != me.advert and not node.leaving:
+            new = replace(me, version=me.version + 1, advert=advert)
+            node.change(me, new, head(new))
+
+    def _leave(self) -> None:
+        if not self._node.leaving:
+            self._detector.stop()
+            self._departing.begin()
+
+    def _gossip(self) -> None:
+        node, settings = self._node, self._node.settings
+        if not len(node.rumours):
+            return
+        node.gossiped_at = node.now
+        peers = node.table.sample(node.rng, settings.gossip_fanout, frozenset((node.id,)))
+        peers = self._graveyard.mix_in(peers)
+        if not peers:
+            return
+        claims = node.rumours.take(settings.gossip_bytes, len(peers), node.retransmits())
+        if claims:
+            message = Gossip(node.id, node.generation, claims)
+            for peer in peers:
+                node.send(peer, message)
+        if len(node.rumours):
+            node.timers.sooner((Timer.GOSSIP, 0), node.now + settings.gossip_interval_s)
+
+    def _expired(self, timer: Timer, about: str | int) -> None:
+        detector = self._detector
+        match timer, about:
+            case Timer.PROBE, _:
+                detector.probe_next()
+            case Timer.WATCH_PROBE, _:
+                detector.probe_watched()
+            case Timer.DIRECT, int():
+                detector.direct_timeout(about)
+            case Timer.INDIRECT, int():
+                detector.indirect_timeout(about)
+            case Timer.RELAY, int():
+                self._relays.close(about, heard=False)
+            case Timer.PATIENCE, str():
+                detector.patience_over(MemberId(about))
+            case Timer.SUSPICION, str():
+                detector.suspicion_over(MemberId(about))
+            case Timer.GOSSIP, _:
+                self._gossip()
+            case Timer.ANNOUNCE, _:
+                self._graveyard.announce()
+            case Timer.SWEEP, _:
+                self._graveyard.sweep()
+            case Timer.CONTACT, str():
+                self._joining.retry(MemberId(about))
+            case Timer.COMPARE, _:
+                self._joining.compare()
+            case Timer.LEAVE, int():
+                if self._departing.round(about):
+                    self._departed = True
+                    self._node.effects.append(Departed())
+
+    def _settle(self) -> None:
+        """What follows from the event as a whole."""
+        told = self._hearing.told_suspect
+        if told > self._told_suspect:
+            # Lifeguard: who is suspected is probably slow.
+            self._told_suspect = told
+            self._detector.health.worse()
+        watched = frozenset() if self._node.leaving else self._detector.watched()
+        if watched != self._watching:
+            self._watching = watched
+            self._node.effects.append(Watch(watched))

@@ -83,6 +83,7 @@ class Join:
     kind: ClassVar[int] = 6
     sender: MemberId
     generation: Generation
+    sequence: int
     cursor: int
     me: Claim
     """Always with its advert."""
@@ -105,6 +106,7 @@ class State:
     kind: ClassVar[int] = 8
     sender: MemberId
     generation: Generation
+    sequence: int
     root: int
     size: int
     claims: tuple[Claim, ...]
@@ -119,6 +121,7 @@ class Busy:
     kind: ClassVar[int] = 9
     sender: MemberId
     generation: Generation
+    sequence: int
     retry_after_ms: int
     claims: tuple[Claim, ...]
 

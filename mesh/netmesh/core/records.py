@@ -17,7 +17,7 @@ import xxhash
 
 from netmesh.errors import LocalProtocolError
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
 MemberId = NewType("MemberId", str)
@@ -156,6 +156,7 @@ def bucket_of(member: MemberId) -> int:
     return position(member) % BUCKETS
 
 
+@lru_cache(maxsize=65536)
 def host_of(member: MemberId) -> str:
     """The host part, brackets of IPv6 included."""
     return member.rpartition(":")[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 from typing import Protocol
 
+from netmesh.core.records import MemberId
+
 
 class Rng(Protocol):
     """Source of random numbers, passed in so that a run can be repeated."""
@@ -18,5 +20,5 @@ class Rng(Protocol):
     def getrandbits(self, bits: int, /) -> int:
         """Uniform in 0..2**bits - 1."""
 
-    def shuffle(self, items: MutableSequence[str], /) -> None:
+    def shuffle(self, items: MutableSequence[MemberId], /) -> None:
         """Reorder in place."""

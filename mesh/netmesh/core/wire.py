@@ -95,7 +95,7 @@ def _join(h: _Header, b: JsonObject) -> Message:
     me = fields.claim(b.get("me"), "me")
     if me.id != h.sender or me.generation != h.generation or me.advert is None:
         raise RemoteProtocolError("me is not the sender's own record")
-    return Join(h.sender, h.generation, _cursor(b), me)
+    return Join(h.sender, h.generation, h.sequence, _cursor(b), me)
 
 
 def _observe(h: _Header, b: JsonObject) -> Message:
@@ -104,12 +104,12 @@ def _observe(h: _Header, b: JsonObject) -> Message:
 
 def _state(h: _Header, b: JsonObject) -> Message:
     cursor = None if b.get("cursor") is None else _cursor(b)
-    return State(h.sender, h.generation, h.root, h.size, _claims(b), cursor)
+    return State(h.sender, h.generation, h.sequence, h.root, h.size, _claims(b), cursor)
 
 
 def _busy(h: _Header, b: JsonObject) -> Message:
     retry = fields.integer(b.get("retry_ms"), "retry_ms", MAX_RETRY_MS)
-    return Busy(h.sender, h.generation, retry, _claims(b))
+    return Busy(h.sender, h.generation, h.sequence, retry, _claims(b))
 
 
 def _buckets(h: _Header, b: JsonObject) -> Message:
@@ -155,6 +155,7 @@ _DECODERS: Final[dict[int, Callable[[_Header, JsonObject], Message]]] = {
     Digest.kind: _digest,
     Exchange.kind: _exchange,
 }
+_NUMBERED: Final = (Ping, Ack, Relay, Relayed, Join, State, Busy)
 _FROM_NOBODY: Final = frozenset({Observe.kind})
 
 
@@ -182,7 +183,7 @@ class Codec:
         if len(body) > MAX_BODY_BYTES:
             raise LocalProtocolError(f"{type(message).__name__} has {len(body)} bytes of body")
         flags = ANSWER if isinstance(message, Digest | Exchange) and message.answer else 0
-        sequence = message.sequence if isinstance(message, Ping | Ack | Relay | Relayed) else 0
+        sequence = message.sequence if isinstance(message, _NUMBERED) else 0
         size, root = (
             (message.size, message.root)
             if isinstance(message, Ping | Ack | State | Buckets)

@@ -1,0 +1,74 @@
+"""Whose bad news to believe.
+
+A member that is cut off, overloaded or malicious accuses everybody. Two limits keep it from doing
+harm: deaths are believed only at the rate at which members really die, and who accuses members
+that then refute is not listened to for a while.
+"""
+
+from __future__ import annotations
+
+from netmesh.core.records import MemberId
+from netmesh.core.settings import ProtocolSettings
+
+REMEMBERED = 1024
+"""Accusers kept; the one that was quiet longest is forgotten first."""
+
+
+class _Account:
+    __slots__ = ("refuted", "refuted_at", "tokens", "tokens_at")
+
+    def __init__(self, tokens: float, now: float) -> None:
+        self.tokens = tokens
+        self.tokens_at = now
+        self.refuted = 0.0
+        self.refuted_at = now
+
+
+class Accusers:
+    """Accounts by accuser."""
+
+    __slots__ = ("_accounts", "_settings")
+
+    def __init__(self, settings: ProtocolSettings) -> None:
+        self._settings = settings
+        self._accounts: dict[MemberId, _Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def may_bury(self, accuser: MemberId, now: float) -> bool:
+        """True when one more death is believed on this member's word."""
+        account = self._account(accuser, now)
+        gained = (now - account.tokens_at) * self._settings.accuser_per_s
+        account.tokens = min(float(self._settings.accuser_burst), account.tokens + gained)
+        account.tokens_at = now
+        if account.tokens < 1.0:
+            return False
+        account.tokens -= 1.0
+        return True
+
+    def refuted(self, accuser: MemberId, now: float) -> None:
+        """Somebody whom that member accused is alive."""
+        account = self._account(accuser, now)
+        account.refuted = self._decayed(account, now) + 1.0
+        account.refuted_at = now
+
+    def trusted(self, accuser: MemberId, now: float) -> bool:
+        """False while too many of its accusations were wrong."""
+        account = self._accounts.get(accuser)
+        if account is None:
+            return True
+        return self._decayed(account, now) < self._settings.accuser_refuted_limit
+
+    def _decayed(self, account: _Account, now: float) -> float:
+        halvings = (now - account.refuted_at) / self._settings.accuser_half_life_s
+        return float(account.refuted * 0.5**halvings)
+
+    def _account(self, accuser: MemberId, now: float) -> _Account:
+        account = self._accounts.pop(accuser, None)
+        if account is None:
+            account = _Account(float(self._settings.accuser_burst), now)
+            if len(self._accounts) >= REMEMBERED:
+                del self._accounts[next(iter(self._accounts))]
+        self._accounts[accuser] = account
+        return account

@@ -1,0 +1,53 @@
+"""Leaving so that everybody knows it within about a second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from netmesh.core.claims import Claim, head
+from netmesh.core.messages import Gossip
+from netmesh.core.node import Node
+from netmesh.core.records import MemberId, Status
+from netmesh.core.timers import Timer
+
+ROUND_S = 0.1
+FAREWELLS = 8
+"""Members told in each round; a mesh of fewer is told completely in the first."""
+
+
+class Departing:
+    """A few rounds of goodbye, then nothing."""
+
+    __slots__ = ("_claim", "_node")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._claim: Claim | None = None
+
+    def begin(self) -> None:
+        """Say goodbye; the incarnation grows so that it outranks whatever is said about me."""
+        node = self._node
+        me = node.me
+        new = replace(me, incarnation=me.incarnation + 1, status=Status.LEFT)
+        self._claim = head(new)
+        # Watchers first: their links to me break next, and they must not take it for a crash.
+        first = node.table.predecessors(node.id, node.settings.watch_links)
+        node.leaving = True
+        node.change(me, new, self._claim)
+        self._tell(first)
+        self.round(0)
+
+    def round(self, number: int) -> bool:
+        """One round of goodbyes; True when it was the last."""
+        node = self._node
+        if number >= node.settings.leave_rounds:
+            return True
+        self._tell(node.table.sample(node.rng, FAREWELLS, frozenset((node.id,))))
+        node.timers.set((Timer.LEAVE, number + 1), node.now + ROUND_S)
+        return False
+
+    def _tell(self, peers: list[MemberId]) -> None:
+        node = self._node
+        if self._claim is not None:
+            for peer in peers:
+                node.send(peer, Gossip(node.id, node.generation, (self._claim,)))

@@ -1,0 +1,89 @@
+"""The dead: they are told for a while, asked for ever, shown for minutes, forgotten in a day."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from netmesh.core.claims import Claim
+from netmesh.core.node import Node
+from netmesh.core.records import MemberId, Record, Status
+from netmesh.core.timers import Timer
+
+SWEEP_S = 15.0
+RECENT_LIMIT = 256
+
+
+class Graveyard:
+    """Keeps contact with the dead, because a partition makes half the mesh look dead."""
+
+    __slots__ = ("_node", "_queue", "_recent")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._queue: deque[MemberId] = deque()
+        """The dead in the order in which they are pinged; stale ids are skipped."""
+        self._recent: deque[tuple[float, MemberId]] = deque(maxlen=RECENT_LIMIT)
+        node.on_change.append(self._changed)
+
+    def mix_in(self, peers: list[MemberId]) -> list[MemberId]:
+        """Gossip goes to a recently dead member at times, in proportion to their number."""
+        node = self._node
+        recent = self._recent
+        while recent and recent[0][0] < node.now - node.settings.gossip_to_dead_s:
+            recent.popleft()
+        if not recent:
+            return peers
+        pick = node.rng.randrange(node.table.size + len(recent))
+        if pick >= len(recent):
+            return peers
+        dead = recent[pick][1]
+        return peers if node.table.live(dead) or dead in peers else [*peers, dead]
+
+    def announce(self) -> None:
+        """Ping one dead member: if it lives, it learns what is said about it and refutes."""
+        node = self._node
+        for _ in range(len(self._queue)):
+            member = self._queue.popleft()
+            record = node.table.get(member)
+            if record is not None and record.status is Status.DEAD:
+                self._queue.append(member)
+                node.ping(member, 0)
+                break
+        self._arm()
+
+    def sweep(self) -> None:
+        """Hide the dead after ten minutes, forget them after a day."""
+        node, table, settings = self._node, self._node.table, self._node.settings
+        table.hide(node.now - settings.dead_shown_s)
+        while table.buried:
+            member, died = next(iter(table.buried.items()))
+            if member == node.id or died >= node.now - settings.tombstone_s:
+                break
+            table.forget(member)
+        if table.buried:
+            node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
+
+    def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
+        node = self._node
+        if new.status.live or new.id == node.id or (old is not None and not old.status.live):
+            return
+        self._recent.append((node.now, new.id))
+        if new.status is Status.DEAD:
+            self._queue.append(new.id)
+            while len(self._queue) > node.settings.tombstone_limit:
+                self._queue.popleft()
+            if (Timer.ANNOUNCE, 0) not in node.timers:
+                self._arm()
+        if len(node.table.buried) > node.settings.tombstone_limit:
+            node.table.forget(next(iter(node.table.buried)))
+        if (Timer.SWEEP, 0) not in node.timers:
+            node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
+
+    def _arm(self) -> None:
+        node = self._node
+        if self._queue and not node.leaving:
+            pause = node.settings.announce_interval_s / len(self._queue)
+            # A random phase: all members learn of a death at the same time and would all ping
+            # that address at the same time.
+            jittered = max(1.0, pause) * (0.5 + node.rng.random())
+            node.timers.set((Timer.ANNOUNCE, 0), node.now + jittered)

@@ -1,0 +1,221 @@
+"""Taking in claims: what changes in the table, what must be fetched, what must be refuted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from enum import Enum
+
+from netmesh.core.accusers import Accusers
+from netmesh.core.claims import Claim, head
+from netmesh.core.messages import Exchange
+from netmesh.core.node import Node
+from netmesh.core.records import (
+    MAX_COUNTER,
+    MAX_GENERATION,
+    Generation,
+    MemberId,
+    Record,
+    Status,
+)
+from netmesh.core.suspicion import Suspicions
+
+WANT_LIMIT = 128
+"""Members asked for in one message; the rest is asked for at the next occasion."""
+WANT_PATIENCE_S = 1.0
+CORRECTIONS = 64
+OUTBID_SPACING_S = 1.0
+"""Two processes that claim one id must not outbid each other at wire speed."""
+
+
+class Lane(Enum):
+    """How a claim came: a death told as news is believed, one found by comparing is not."""
+
+    NEWS = "news"
+    SYNC = "sync"
+
+
+def absorb(old: Record | None, claim: Claim) -> tuple[Record | None, bool]:
+    """The record after hearing `claim`, and whether its advert must be fetched.
+
+    Returns `old` itself when nothing changes. Without the advert nothing can be known about a
+    stranger or a new generation; inside a generation the status half needs no advert.
+    """
+    if old is None or claim.generation > old.generation:
+        if claim.advert is None:
+            return old, claim.status.live
+        new = Record(
+            claim.id,
+            claim.generation,
+            claim.incarnation,
+            claim.status,
+            claim.version,
+            claim.advert,
+        )
+        return new, False
+    if claim.generation < old.generation:
+        return old, False
+    newer_status = (claim.incarnation, int(claim.status)) > old.order
+    newer_advert = claim.advert is not None and (claim.version, claim.advert) > (
+        old.version,
+        old.advert,
+    )
+    missing = claim.advert is None and claim.version > old.version
+    if not newer_status and not newer_advert:
+        return old, missing
+    incarnation, status = old.incarnation, old.status
+    if newer_status:
+        incarnation, status = claim.incarnation, claim.status
+    version, advert = old.version, old.advert
+    if newer_advert and claim.advert is not None:
+        version, advert = claim.version, claim.advert
+    return Record(old.id, old.generation, incarnation, status, version, advert), missing
+
+
+class Hearing:
+    """Applies claims to the node's table."""
+
+    __slots__ = ("_node", "_outbid_at", "_suspicions", "_wanted", "accusers", "told_suspect")
+
+    def __init__(self, node: Node, suspicions: Suspicions) -> None:
+        self._node = node
+        self._suspicions = suspicions
+        self._wanted: dict[MemberId, tuple[int, int, float]] = {}
+        self._outbid_at = -1e9
+        self.accusers = Accusers(node.settings)
+        self.told_suspect = 0
+        """How often I heard that I am suspect; the engine takes it as a sign of bad health."""
+
+    def hear(
+        self, claims: Iterable[Claim], lane: Lane, sender: MemberId, *, correct: bool = False
+    ) -> list[Claim]:
+        """Take in claims told by `sender`; returns corrections of those that are out of date."""
+        wants: list[MemberId] = []
+        corrections: list[Claim] = []
+        for claim in claims:
+            if claim.id == self._node.id:
+                self._about_me(claim)
+                continue
+            if self._hear_one(claim, lane, sender) and self._may_want(claim):
+                wants.append(claim.id)
+            if correct and len(corrections) < CORRECTIONS:
+                mine = self._node.table.get(claim.id)
+                if mine is not None and claim.order < (mine.generation, *mine.order):
+                    corrections.append(head(mine))
+        if wants and sender:
+            node = self._node
+            question = Exchange(node.id, node.generation, False, (), tuple(wants[:WANT_LIMIT]))
+            node.send(sender, question)
+        return corrections
+
+    def fetch(self, member: MemberId, generation: Generation, source: MemberId) -> None:
+        """Ask `source` for the record of `member`, of which I know no more than this."""
+        node = self._node
+        if self._may_want(Claim(member, generation, 0, Status.ALIVE, 0)):
+            node.send(source, Exchange(node.id, node.generation, False, (), (member,)))
+
+    def _hear_one(self, claim: Claim, lane: Lane, sender: MemberId) -> bool:
+        """True when the advert is missing."""
+        node = self._node
+        old = node.table.get(claim.id)
+        if old is None and node.table.size >= node.settings.member_limit:
+            return False
+        if claim.status in (Status.SUSPECT, Status.DEAD) and old is not None:
+            doubted = self._doubt(claim, old, lane, sender)
+            if doubted is None:
+                return False
+            claim = doubted
+        new, missing = absorb(old, claim)
+        if new is not None and new is not old:
+            node.change(old, new, claim)
+        elif old is not None:
+            if claim.status is Status.SUSPECT and claim.order == (old.generation, *old.order):
+                self._confirm(old, claim)
+            node.rumours.heard(claim, node.retransmits())
+        return missing
+
+    def _doubt(self, claim: Claim, old: Record, lane: Lane, sender: MemberId) -> Claim | None:
+        """The claim as far as its teller is believed; None when not at all."""
+        if claim.generation != old.generation or claim.order < (old.generation, *old.order):
+            return claim
+        node = self._node
+        accuser = claim.accusers[0] if claim.accusers else sender
+        if accuser not in node.table.records:
+            accuser = sender
+        if not self.accusers.trusted(accuser, node.now):
+            return None
+        deadly = claim.status is Status.DEAD or len(claim.crash) >= node.settings.crash_observers
+        if not deadly or not old.status.live:
+            return claim
+        if lane is Lane.NEWS and self.accusers.may_bury(accuser, node.now):
+            return claim
+        accusers = claim.accusers or ((sender,) if sender else ())
+        return replace(claim, status=Status.SUSPECT, accusers=accusers[:1], crash=())
+
+    def _confirm(self, old: Record, claim: Claim) -> None:
+        node = self._node
+        if self._suspicions.confirm(claim.id, claim.accusers, claim.crash):
+            suspicion = self._suspicions.get(claim.id)
+            if suspicion is not None:
+                told = head(old, suspicion.accusers, suspicion.crash)
+                node.spread(told, urgent=bool(suspicion.crash))
+                for listener in node.on_change:
+                    listener(old, old, told)
+
+    def _may_want(self, claim: Claim) -> bool:
+        """True when this advert is not already on its way."""
+        now = self._node.now
+        known = self._wanted.get(claim.id)
+        asked = (claim.generation, claim.version)
+        if known is not None and known[:2] >= asked and known[2] > now:
+            return False
+        self._wanted.pop(claim.id, None)
+        self._wanted[claim.id] = (*asked, now + WANT_PATIENCE_S)
+        while len(self._wanted) > node_limit(self._node):
+            del self._wanted[next(iter(self._wanted))]
+        return True
+
+    def _about_me(self, claim: Claim) -> None:
+        node = self._node
+        me = node.me
+        if claim.generation < me.generation or node.leaving:
+            return
+        if claim.generation > me.generation or max(claim.incarnation, claim.version) >= MAX_COUNTER:
+            self._outbid(claim)
+            return
+        news = (claim.incarnation, int(claim.status)) > me.order
+        if not news and claim.version <= me.version:
+            return
+        incarnation, version = me.incarnation, me.version
+        if news:
+            incarnation = claim.incarnation + 1
+            if claim.status is Status.SUSPECT:
+                self.told_suspect += 1
+        if claim.version > version:
+            # Not from me: a forgery, or a twin with my generation. What I say must come out on top.
+            version = claim.version + 1
+        new = replace(me, incarnation=incarnation, version=version)
+        node.log("info", f"refuted: {claim.id} was called {claim.status.name.lower()}")
+        node.change(me, new, Claim(me.id, me.generation, incarnation, Status.ALIVE, version))
+        node.spread(head(new), urgent=True)
+
+    def _outbid(self, claim: Claim) -> None:
+        """Another process uses my id, or is said to: become newer than it."""
+        node = self._node
+        if node.now - self._outbid_at < OUTBID_SPACING_S:
+            return
+        self._outbid_at = node.now
+        if claim.generation >= MAX_GENERATION - 2:
+            node.log("warning", f"{claim.id} is claimed with the last possible generation")
+            return
+        room = MAX_GENERATION - claim.generation - 1
+        step = 1 + node.rng.getrandbits(20) % room
+        me = node.me
+        new = replace(me, generation=Generation(claim.generation + step), incarnation=0, version=1)
+        node.log("warning", f"another process claims my address {claim.id}: taking it back")
+        node.change(me, new, head(new))
+
+
+def node_limit(node: Node) -> int:
+    """Fetches remembered: one per member that the table may hold."""
+    return node.settings.member_limit

@@ -1,0 +1,228 @@
+"""Finding the mesh: contacts are dialled, asked for their table, and asked again for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from netmesh.core import comparing
+from netmesh.core.claims import whole
+from netmesh.core.events import Connection, Dialled, DialOutcome
+from netmesh.core.hearing import Hearing, Lane
+from netmesh.core.messages import Busy, Join, Observe, State
+from netmesh.core.node import Node
+from netmesh.core.records import MemberId
+from netmesh.core.syncing import Syncing
+from netmesh.core.timers import Timer
+
+ATTEMPTS = 3
+"""Unanswered questions after which a contact counts as unreachable; it is asked on, seldom."""
+
+
+class Stage(Enum):
+    """How far it is with one contact."""
+
+    NEW = "new"
+    DIALLING = "dialling"
+    ASKED = "asked"
+    ANSWERED = "answered"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(slots=True)
+class Contact:
+    """One address that bootstrap found."""
+
+    stage: Stage = Stage.NEW
+    attempts: int = 0
+    sequence: int = 0
+    """Number of the open question."""
+    alias: MemberId | None = None
+    """Who answered there, under the name it gives itself."""
+
+
+class Joining:
+    """State of the contacts, and whether this member has joined."""
+
+    __slots__ = ("_contacts", "_hearing", "_node", "_syncing", "_told", "joined")
+
+    def __init__(self, node: Node, hearing: Hearing, syncing: Syncing) -> None:
+        self._node = node
+        self._hearing = hearing
+        self._syncing = syncing
+        self._contacts: dict[MemberId, Contact] = {}
+        self._told = False
+        self.joined = False
+
+    def found(self, ids: tuple[MemberId, ...]) -> None:
+        """Bootstrap found these."""
+        node = self._node
+        wanted = [i for i in dict.fromkeys(ids) if i != node.id][: node.settings.contact_limit]
+        for gone in [i for i in self._contacts if i not in wanted]:
+            del self._contacts[gone]
+            node.timers.cancel((Timer.CONTACT, gone))
+        self._told = True
+        for contact in wanted:
+            if contact not in self._contacts:
+                self._contacts[contact] = Contact()
+        self._ask_more()
+        self._alone()
+
+    def retry(self, member: MemberId) -> None:
+        """The time of a contact has come (again)."""
+        contact = self._contacts.get(member)
+        if contact is None:
+            return
+        node, settings = self._node, self._node.settings
+        again = settings.contact_interval_s * (0.75 + 0.5 * node.rng.random())
+        node.timers.set((Timer.CONTACT, member), node.now + again)
+        if node.leaving or node.table.live(contact.alias or member):
+            contact.stage = Stage.ANSWERED
+            return
+        if contact.stage is Stage.ASKED:
+            contact.attempts += 1
+            if contact.attempts >= ATTEMPTS:
+                self._unreachable(contact)
+        if contact.stage is not Stage.UNREACHABLE:
+            node.timers.set((Timer.CONTACT, member), node.now + settings.join_timeout_s)
+        if contact.stage in (Stage.ASKED, Stage.ANSWERED):
+            self._ask(member, contact, 0)
+        else:
+            if contact.stage is Stage.NEW:
+                contact.stage = Stage.DIALLING
+            node.dial(member)
+
+    def dialled(self, event: Dialled) -> None:
+        """A connect ended; perhaps it was to a contact."""
+        contact = self._contacts.get(event.id)
+        if contact is None or contact.stage in (Stage.ASKED, Stage.ANSWERED):
+            return
+        if event.outcome is DialOutcome.CONNECTED:
+            if contact.stage is Stage.DIALLING:
+                contact.attempts = 0
+            self._ask(event.id, contact, 0)
+            if contact.stage is not Stage.UNREACHABLE:
+                contact.stage = Stage.ASKED
+        else:
+            self._unreachable(contact)
+            self._ask_more()
+
+    def compare(self) -> None:
+        """While joining: ask for roots every second until one equals that of a contact."""
+        node = self._node
+        if self.joined or node.leaving:
+            return
+        node.timers.set((Timer.COMPARE, 0), node.now + node.settings.sync_spacing_s)
+        live = [c.alias or i for i, c in self._contacts.items() if c.stage is Stage.ANSWERED]
+        pool = [i for i in live if node.table.live(i)]
+        # A contact, whose equality ends the joining, and anybody, to spread the load. The answer
+        # tells the other's root, and a difference starts a comparison.
+        if pool:
+            node.ping(pool[node.rng.randrange(len(pool))], 0)
+        for other in node.table.sample(node.rng, 1, frozenset((node.id,))):
+            node.ping(other, 0)
+
+    def observe(self, sender: MemberId, root: int) -> None:
+        """A message told the sender's root: equal to a contact's means joined."""
+        if self.joined or root != self._node.table.root:
+            return
+        if any(sender in (i, c.alias) for i, c in self._contacts.items()):
+            self._finish(f"joined: {self._node.table.size} members")
+
+    def on_join(self, connection: Connection, message: Join) -> None:
+        """Somebody wants in: take its record in any case, serve its page when there is room."""
+        node = self._node
+        if message.sender == node.id:
+            return
+        self._hearing.hear((message.me,), Lane.NEWS, message.sender)
+        if self._syncing.admit(message.sender, connection, message.sequence):
+            self._page(connection, message.cursor, message.sequence, dead=False)
+
+    def on_observe(self, connection: Connection, message: Observe) -> None:
+        """An observer asks; it sees the dead as well."""
+        self._page(connection, message.cursor, 0, dead=True)
+
+    def on_state(self, message: State) -> None:
+        """A page of a contact's table."""
+        node = self._node
+        self._answered(message.sequence, message.sender)
+        self._hearing.hear(message.claims, Lane.SYNC, message.sender)
+        if message.cursor is not None:
+            join = Join(
+                node.id,
+                node.generation,
+                message.sequence,
+                message.cursor,
+                whole(node.me),
+            )
+            node.send(message.sender, join)
+        else:
+            self.observe(message.sender, message.root)
+
+    def on_busy(self, message: Busy) -> None:
+        """A contact has no room now, but named others."""
+        self._answered(message.sequence, message.sender)
+
+    def _page(self, connection: Connection, cursor: int, sequence: int, *, dead: bool) -> None:
+        node, table = self._node, self._node.table
+        since = node.now - node.settings.dead_shown_s if dead else None
+        claims, following = comparing.page(table, cursor, node.settings.page_bytes, since=since)
+        node.reply(
+            connection,
+            State(node.id, node.generation, sequence, table.root, table.size, claims, following),
+        )
+
+    def _answered(self, sequence: int, sender: MemberId) -> None:
+        for contact in self._contacts.values():
+            if contact.sequence == sequence and sequence:
+                contact.alias = sender
+                contact.attempts = 0
+                contact.stage = Stage.ANSWERED
+                if not self.joined:
+                    self._node.timers.sooner(
+                        (Timer.COMPARE, 0),
+                        self._node.now + self._node.settings.sync_spacing_s,
+                    )
+
+    def _ask(self, member: MemberId, contact: Contact, cursor: int) -> None:
+        node = self._node
+        contact.sequence = node.sequence()
+        node.send(
+            member,
+            Join(node.id, node.generation, contact.sequence, cursor, whole(node.me)),
+        )
+
+    def _ask_more(self) -> None:
+        """Keep up to three contacts busy until one has answered; later only those not met."""
+        node = self._node
+        busy = sum(
+            c.stage in (Stage.DIALLING, Stage.ASKED, Stage.ANSWERED)
+            for c in self._contacts.values()
+        )
+        for member, contact in self._contacts.items():
+            if contact.stage is Stage.NEW and (self.joined or busy < node.settings.join_contacts):
+                busy += 1
+                self.retry(member)
+            elif (Timer.CONTACT, member) not in node.timers:
+                pause = node.settings.contact_interval_s * (0.5 + node.rng.random())
+                node.timers.set((Timer.CONTACT, member), node.now + pause)
+
+    def _unreachable(self, contact: Contact) -> None:
+        contact.stage = Stage.UNREACHABLE
+        self._alone()
+
+    def _alone(self) -> None:
+        if self._told and all(c.stage is Stage.UNREACHABLE for c in self._contacts.values()):
+            count = len(self._contacts)
+            self._finish(
+                "no other member is known yet: waiting for others"
+                if count == 0
+                else f"none of {count} contacts answers: starting alone, trying on"
+            )
+
+    def _finish(self, message: str) -> None:
+        if not self.joined:
+            self.joined = True
+            self._syncing.eager = False
+            self._node.timers.cancel((Timer.COMPARE, 0))
+            self._node.log("info", message)

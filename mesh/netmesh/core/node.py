@@ -1,0 +1,135 @@
+"""What the parts of the engine share: the table, the timers, the time, and the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from netmesh.core.claims import Claim, head, whole
+from netmesh.core.effects import Dial, Effect, Log, Reply, Send
+from netmesh.core.events import Connection
+from netmesh.core.fields import claim_bytes
+from netmesh.core.messages import Message, Ping
+from netmesh.core.records import Generation, MemberId, Record, Status
+from netmesh.core.rng import Rng
+from netmesh.core.rumours import Rumours
+from netmesh.core.settings import ProtocolSettings
+from netmesh.core.table import Table
+from netmesh.core.timers import Timer, Timers
+
+EAGER_ADVERT_BYTES = 256
+"""A small advert travels with the rumour; a larger one is fetched once by each that lacks it."""
+MAX_DIALS = 64
+"""Connects in flight; the shell holds one file descriptor for each."""
+
+ChangeListener = Callable[[Record | None, Record, Claim], None]
+
+
+class Node:
+    """State of one member. It decides nothing beyond whom to tell what it was told to tell."""
+
+    def __init__(self, settings: ProtocolSettings, me: Record, rng: Rng) -> None:
+        self.settings = settings
+        self.rng = rng
+        self.table = Table(me)
+        self.rumours = Rumours(settings.rumour_limit)
+        self.timers = Timers()
+        self.now = 0.0
+        self.effects: list[Effect] = []
+        self.leaving = False
+        self.gossiped_at = -1e9
+        self.dialling: set[MemberId] = set()
+        self.on_change: list[ChangeListener] = []
+        self._sequence = rng.getrandbits(31)
+
+    @property
+    def me(self) -> Record:
+        """My own record."""
+        return self.table.mine
+
+    @property
+    def id(self) -> MemberId:
+        """My own id."""
+        return self.table.me
+
+    @property
+    def generation(self) -> Generation:
+        """My generation."""
+        return self.table.mine.generation
+
+    def sequence(self) -> int:
+        """A number that answers to one question can be told by; 32 bits, wraps, never 0."""
+        self._sequence = self._sequence % 0xFFFFFFFF + 1
+        return self._sequence
+
+    def send(self, to: MemberId, message: Message) -> None:
+        """Put a message to a member into the outbox."""
+        self.effects.append(Send(to, message))
+
+    def reply(self, to: Connection, message: Message) -> None:
+        """Put an answer into the outbox."""
+        self.effects.append(Reply(to, message))
+
+    def ping(self, to: MemberId, sequence: int) -> None:
+        """Send one ping; 0 as sequence means that nobody waits for the answer."""
+        table = self.table
+        record = table.get(to)
+        claims = self.piggyback(to, None if record is None else record.generation)
+        self.send(to, Ping(self.id, self.generation, sequence, table.root, table.size, claims))
+
+    def log(self, level: Literal["debug", "info", "warning"], message: str) -> None:
+        """Tell the operator."""
+        self.effects.append(Log(level, message))
+
+    def dial(self, member: MemberId) -> bool:
+        """Start a connect, or join one that runs; False when too many run already."""
+        if member in self.dialling:
+            return True
+        if len(self.dialling) >= MAX_DIALS:
+            return False
+        self.dialling.add(member)
+        self.effects.append(Dial(member, self.settings.dial_timeout_s))
+        return True
+
+    def change(self, old: Record | None, new: Record, cause: Claim) -> None:
+        """Take `new` into the table, tell everybody, and let the other parts react."""
+        self.table.put(new, self.now)
+        fresh = old is None or old.generation != new.generation or old.version != new.version
+        if fresh and len(new.advert) <= EAGER_ADVERT_BYTES:
+            claim = whole(new)
+        else:
+            claim = head(new, cause.accusers, cause.crash)
+        urgent = old is None or old.status is not new.status
+        self.spread(claim, urgent=urgent and new.status is not Status.STALLED)
+        for listener in self.on_change:
+            listener(old, new, cause)
+
+    def spread(self, claim: Claim, *, urgent: bool) -> None:
+        """Queue a rumour and make sure that it will be told."""
+        self.rumours.add(claim)
+        settings = self.settings
+        spacing = settings.gossip_urgent_s if urgent else settings.gossip_interval_s
+        self.timers.sooner((Timer.GOSSIP, 0), max(self.now, self.gossiped_at + spacing))
+
+    def retransmits(self) -> int:
+        """How often I pass on one rumour in a mesh of the present size."""
+        return self.settings.retransmits(self.table.size)
+
+    def piggyback(self, to: MemberId, generation: Generation | None) -> tuple[Claim, ...]:
+        """Claims for a ping or ack: what the receiver is accused of first, then rumours.
+
+        Telling the suspect before anybody else (Lifeguard's buddy system) lets it refute within
+        one round trip.
+        """
+        record = self.table.get(to)
+        budget = self.settings.piggyback_bytes
+        first: tuple[Claim, ...] = ()
+        if record is not None and (
+            record.status is not Status.ALIVE
+            or (generation is not None and record.generation > generation)
+        ):
+            first = (head(record),)
+            budget -= claim_bytes(first[0])
+        if not len(self.rumours):
+            return first
+        return first + self.rumours.take(budget, 1, self.retransmits())

@@ -1,0 +1,106 @@
+"""News waiting to be passed on.
+
+One rumour per member, the newest. Rumours that were sent least often go first; among those,
+refutations and joins before bad news, and newest first. Each is dropped after enough copies: its
+own sends count one, hearing it from somebody else counts as well, because that member is
+spreading it too. All operations are O(rumours touched).
+"""
+
+from __future__ import annotations
+
+from netmesh.core.claims import Claim
+from netmesh.core.fields import claim_bytes
+from netmesh.core.records import MemberId, Status
+
+HEARD_WEIGHT = 2
+"""Sends that one duplicate stands for: its sender has sent it to others, too."""
+
+
+class _Rumour:
+    __slots__ = ("claim", "sent", "size")
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.sent = 0
+        self.size = claim_bytes(claim)
+
+
+class Rumours:
+    """Bounded queue of claims, by member."""
+
+    __slots__ = ("_by_id", "_limit", "_tiers", "dropped")
+
+    def __init__(self, limit: int) -> None:
+        self._by_id: dict[MemberId, _Rumour] = {}
+        # Two tiers per number of sends; a dict keeps insertion order and gives O(1) removal.
+        self._tiers: list[dict[MemberId, _Rumour]] = []
+        self._limit = limit
+        self.dropped = 0
+        """Rumours thrown away because the queue was full."""
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def add(self, claim: Claim) -> None:
+        """Spread this; whatever was being said about that member before is replaced."""
+        self.drop(claim.id)
+        rumour = _Rumour(claim)
+        self._by_id[claim.id] = rumour
+        self._tier(rumour)[claim.id] = rumour
+        if len(self._by_id) > self._limit:
+            self._evict()
+
+    def drop(self, member: MemberId) -> None:
+        """Say nothing more about that member."""
+        rumour = self._by_id.pop(member, None)
+        if rumour is not None:
+            del self._tier(rumour)[member]
+
+    def heard(self, claim: Claim, limit: int) -> None:
+        """Somebody else told the same."""
+        rumour = self._by_id.get(claim.id)
+        if (
+            rumour is not None
+            and rumour.claim.order == claim.order
+            and rumour.claim.version == claim.version
+        ):
+            self._age(rumour, HEARD_WEIGHT, limit)
+
+    def take(self, budget: int, copies: int, limit: int) -> tuple[Claim, ...]:
+        """Claims of at most `budget` bytes to send to `copies` members."""
+        chosen: list[_Rumour] = []
+        for tier in self._tiers:
+            full = False
+            for rumour in reversed(tier.values()):
+                if rumour.size > budget:
+                    full = True
+                    break
+                budget -= rumour.size
+                chosen.append(rumour)
+            if full:
+                break
+        for rumour in chosen:
+            self._age(rumour, copies, limit)
+        return tuple(rumour.claim for rumour in chosen)
+
+    def _age(self, rumour: _Rumour, by: int, limit: int) -> None:
+        member = rumour.claim.id
+        del self._tier(rumour)[member]
+        rumour.sent += by
+        if rumour.sent >= limit:
+            del self._by_id[member]
+        else:
+            self._tier(rumour)[member] = rumour
+
+    def _tier(self, rumour: _Rumour) -> dict[MemberId, _Rumour]:
+        index = 2 * rumour.sent + (rumour.claim.status is not Status.ALIVE)
+        while len(self._tiers) <= index:
+            self._tiers.append({})
+        return self._tiers[index]
+
+    def _evict(self) -> None:
+        for tier in reversed(self._tiers):
+            if tier:
+                self.drop(next(iter(tier)))
+                self.dropped += 1
+                return

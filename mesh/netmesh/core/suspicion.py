@@ -1,0 +1,112 @@
+"""Suspicions in progress: who accuses, how long to wait, when to look one last time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from netmesh.core.claims import MAX_WITNESSES
+from netmesh.core.records import Generation, MemberId, Record
+from netmesh.core.settings import ProtocolSettings
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """One suspected process."""
+
+    generation: Generation
+    incarnation: int
+    started: float
+    bad_since: float
+    """When the member was last ALIVE here; a stall before the suspicion counts."""
+    accusers: tuple[MemberId, ...] = ()
+    crash: tuple[MemberId, ...] = ()
+    looking: bool = False
+    """The last look (a dial) is on its way."""
+
+
+def timeout_s(settings: ProtocolSettings, members: int, accusers: int) -> float:
+    """Length of a suspicion with so many accusers among `members` live members.
+
+    Lifeguard: starts at the maximum and shrinks with the logarithm of the confirmations, so that
+    one slow accuser must wait long while several independent ones are believed soon.
+    """
+    low, high = settings.suspicion_min_s(members), settings.suspicion_max_s(members)
+    # The suspect and the first accuser cannot confirm: in a small mesh fewer can than are asked.
+    needed = min(settings.confirmations, members - 2)
+    if needed < 1:
+        return low
+    confirmed = min(max(0, accusers - 1), needed)
+    return max(low, high - (high - low) * math.log(confirmed + 1) / math.log(needed + 1))
+
+
+class Suspicions:
+    """All suspicions, by member."""
+
+    __slots__ = ("_by_id", "_settings")
+
+    def __init__(self, settings: ProtocolSettings) -> None:
+        self._settings = settings
+        self._by_id: dict[MemberId, Suspicion] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, member: MemberId) -> bool:
+        return member in self._by_id
+
+    def get(self, member: MemberId) -> Suspicion | None:
+        """The suspicion against that member."""
+        return self._by_id.get(member)
+
+    def open(self, record: Record, now: float, bad_since: float) -> Suspicion:
+        """Start one, or return the one that runs against this very incarnation."""
+        known = self._by_id.get(record.id)
+        if (
+            known is not None
+            and known.generation == record.generation
+            and known.incarnation == record.incarnation
+        ):
+            return known
+        new = Suspicion(record.generation, record.incarnation, now, bad_since)
+        self._by_id[record.id] = new
+        return new
+
+    def close(self, member: MemberId) -> Suspicion | None:
+        """The member is no longer suspect."""
+        return self._by_id.pop(member, None)
+
+    def confirm(
+        self, member: MemberId, accusers: tuple[MemberId, ...], crash: tuple[MemberId, ...]
+    ) -> bool:
+        """Count these witnesses; True when the suspicion gained something worth telling."""
+        suspicion = self._by_id.get(member)
+        if suspicion is None:
+            return False
+        before = (len(suspicion.accusers), len(suspicion.crash))
+        suspicion.accusers = _union(suspicion.accusers, accusers)
+        suspicion.crash = _union(suspicion.crash, crash)
+        enough = self._settings.confirmations + 1
+        gained = len(suspicion.accusers) > before[0] and before[0] < enough
+        return gained or len(suspicion.crash) > before[1]
+
+    def due(self, member: MemberId, members: int, me: MemberId) -> float:
+        """When the suspicion runs out here (monotonic seconds)."""
+        suspicion = self._by_id[member]
+        wait = timeout_s(self._settings, members, len(suspicion.accusers))
+        if me not in suspicion.accusers:
+            wait += self._settings.bystander_grace_s
+        return suspicion.started + wait
+
+    def crash_confirmed(self, member: MemberId, members: int) -> bool:
+        """True when enough observers saw the process gone."""
+        suspicion = self._by_id.get(member)
+        if suspicion is None:
+            return False
+        needed = 1 if members <= 3 else self._settings.crash_observers
+        return len(suspicion.crash) >= needed
+
+
+def _union(a: tuple[MemberId, ...], b: tuple[MemberId, ...]) -> tuple[MemberId, ...]:
+    new = tuple(member for member in b if member not in a)
+    return (a + new)[:MAX_WITNESSES] if new else a
