@@ -1,0 +1,243 @@
+"""Settings of the loader: `--model-loader-extra-config`, `CONFIG_FILE` and the environment.
+
+The first seven keys are vLLM Ascend Netloader's and mean what they mean there. Every other key can
+also be set in the environment with `NETLOADER_` in front (`MESH_SEEDS` -> `NETLOADER_MESH_SEEDS`).
+Precedence: `CONFIG_FILE`, then the extra config, then the environment; of `SOURCE` both lists are
+used, that of `CONFIG_FILE` first. An unknown key or a bad value stops the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import orjson
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
+
+import netmesh.errors
+from netloader.errors import ConfigError
+from netmesh.settings import KEYS as MESH_KEYS
+from netmesh.settings import MeshSettings
+
+DRAFT_PORT_OFFSET = 10_000
+"""Added to `LISTEN_PORT` for a draft model, as upstream does."""
+
+MIN_PORT, MAX_PORT = 1024, 65_535
+
+ENV_PREFIX = "NETLOADER_"
+
+_UPSTREAM_ONLY = frozenset(
+    {
+        "SOURCE",
+        "MODEL",
+        "LISTEN_PORT",
+        "INT8_CACHE",
+        "INT8_CACHE_NAME",
+        "OUTPUT_PREFIX",
+        "CONFIG_FILE",
+    }
+)
+"""Keys without an environment variable: upstream has none for them either."""
+
+# Not keys an operator may use: where `load` hands over what it has taken apart.
+_FILE_SOURCE = "CONFIG_FILE: SOURCE"
+_MESH_SETTINGS = "mesh settings"
+
+
+class KeepMode(StrEnum):
+    """Where a source keeps the originals of tensors that post-processing rewrites."""
+
+    HBM = "hbm"
+    """On the model's device. On CPU this is the same as `dram`."""
+    DRAM = "dram"
+    """In host memory."""
+    NO = "no"
+    """Nowhere: a model whose originals do not survive post-processing cannot be served."""
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+_Endpoint = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}$")]
+_NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class RankSources(BaseModel):
+    """The static sources of one rank."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device_id: int = Field(ge=0)
+    """Global rank of the worker that these sources are for."""
+    sources: tuple[_Endpoint, ...]
+    """`ip:port` of the sources' listeners, tried in this order."""
+
+
+class Config(BaseModel):
+    """What one worker was told. Made with `Config.load`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    file_source: tuple[RankSources, ...] = Field(default=(), alias="CONFIG_FILE: SOURCE")
+    """The `SOURCE` of `CONFIG_FILE`. Tried before every other."""
+    source: tuple[RankSources, ...] = Field(default=(), alias="SOURCE")
+    """Static sources. Tried before the mesh."""
+    model: _NonEmpty | None = Field(default=None, alias="MODEL")
+    """Name that peers must share; default: the `--model` argument."""
+    listen_port: int | None = Field(default=None, alias="LISTEN_PORT", ge=MIN_PORT, le=MAX_PORT)
+    """Base port of the listener (rank is added); default: a free port."""
+    int8_cache: Annotated[KeepMode | None, BeforeValidator(_lower)] = Field(
+        default=None, alias="INT8_CACHE"
+    )
+    """Where originals are kept; default: `dram` on CPU, where vLLM always packs, else `no`."""
+    int8_cache_name: tuple[_NonEmpty, ...] | None = Field(default=None, alias="INT8_CACHE_NAME")
+    """Parts of tensor names that `INT8_CACHE` applies to; default: every tensor."""
+    output_prefix: _NonEmpty | None = Field(default=None, alias="OUTPUT_PREFIX")
+    """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`."""
+
+    mesh: bool = Field(default=True, alias="MESH")
+    """Whether to join the mesh. Off: only `SOURCE` and storage."""
+    mesh_settings: MeshSettings = Field(default_factory=MeshSettings, alias="mesh settings")
+    """The keys of `netmesh.settings.KEYS` (`MESH_NAME`, `MESH_SEEDS`, ...)."""
+
+    discovery_timeout_s: float = Field(default=3.0, alias="DISCOVERY_TIMEOUT", ge=0, le=600)
+    """Seconds to wait for the mesh to answer before a worker counts as alone. A mesh that is there
+    answers within a round trip; this bounds the case where its contacts are all dead."""
+    transfer_timeout_s: float = Field(default=30.0, alias="TRANSFER_TIMEOUT", gt=0, le=3600)
+    """Seconds without any progress after which a source, or a replica, is given up. Longer than
+    the longest pause that a healthy process makes: a worker compiling holds the GIL for seconds."""
+    digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
+    """How checkpoint files are read for the content identity: a few KiB of every tensor, or all."""
+    report_prefix: _NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
+    """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`."""
+    report_tensors: bool = Field(default=False, alias="REPORT_TENSORS")
+    """Whether the report lists the SHA-256 of every tensor (reads all weights once more)."""
+
+    @field_validator("file_source", "source")
+    @classmethod
+    def _one_entry_per_rank(cls, value: tuple[RankSources, ...]) -> tuple[RankSources, ...]:
+        ranks = [entry.device_id for entry in value]
+        if len(set(ranks)) != len(ranks):
+            raise ValueError("every device_id may appear once")
+        return value
+
+    @classmethod
+    def load(cls, extra: object, environ: Mapping[str, str]) -> Self:
+        """Merge the three places a setting can come from, and validate the result.
+
+        Raises `ConfigError` naming the key, the value and what is allowed.
+        """
+        if not isinstance(extra, Mapping):
+            raise ConfigError("--model-loader-extra-config", extra, "it must be a JSON object")
+        merged: dict[str, object] = _from_environment(environ)
+        merged.update({str(key): value for key, value in extra.items()})
+        path = merged.pop("CONFIG_FILE", None)
+        if path is not None:
+            from_file = _read_config_file(path)
+            if "SOURCE" in from_file:
+                from_file[_FILE_SOURCE] = from_file.pop("SOURCE")
+            merged.update(from_file)
+        for key in merged:
+            if key not in KEYS and key != _FILE_SOURCE:
+                raise ConfigError(key, merged[key], f"the key is unknown; known are {_KNOWN}")
+        own = {key: value for key, value in merged.items() if key not in MESH_KEYS}
+        try:
+            mesh = MeshSettings.load(merged, environ)
+            return cls.model_validate(own | {_MESH_SETTINGS: mesh})
+        except netmesh.errors.ConfigError as error:
+            raise ConfigError(error.key, error.value, error.allowed) from None
+        except ValidationError as error:
+            raise _explain(error, merged) from None
+
+    def sources_of(self, rank: int) -> tuple[tuple[str, str], ...]:
+        """Static sources of one global rank, in order: (endpoint, the setting it came from)."""
+        places = ((self.file_source, "SOURCE of CONFIG_FILE"), (self.source, "SOURCE"))
+        return tuple(
+            (endpoint, origin)
+            for entries, origin in places
+            for entry in entries
+            if entry.device_id == rank
+            for endpoint in entry.sources
+        )
+
+    def port_of(self, rank: int, *, draft: bool) -> int | None:
+        """The listener's port for one global rank; None means any free one.
+
+        Raises `ConfigError` when the sum leaves 1024..65535.
+        """
+        if self.listen_port is None:
+            return None
+        port = self.listen_port + rank + (DRAFT_PORT_OFFSET if draft else 0)
+        if port > MAX_PORT:
+            parts = f"LISTEN_PORT + rank {rank}" + (" + 10000 for the draft model" if draft else "")
+            raise ConfigError(
+                "LISTEN_PORT", self.listen_port, f"{parts} = {port} must be at most {MAX_PORT}"
+            )
+        return port
+
+
+KEYS = frozenset(
+    {"CONFIG_FILE", *MESH_KEYS}
+    | {str(field.alias) for field in Config.model_fields.values()} - {_FILE_SOURCE, _MESH_SETTINGS}
+)
+"""Every key that `--model-loader-extra-config` may have."""
+
+_KNOWN = ", ".join(sorted(KEYS))
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key in KEYS - _UPSTREAM_ONLY - set(MESH_KEYS):
+        value = environ.get(ENV_PREFIX + key)
+        if value is not None and value != "":
+            found[key] = value
+    return found
+
+
+def _read_config_file(path: object) -> dict[str, object]:
+    if not isinstance(path, str):
+        raise ConfigError("CONFIG_FILE", path, "it must be the path of a JSON file")
+    try:
+        content = orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError("CONFIG_FILE", path, f"the file cannot be read: {error}") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigError("CONFIG_FILE", path, f"the file is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError("CONFIG_FILE", path, "the file must hold a JSON object")
+    if "CONFIG_FILE" in content:
+        raise ConfigError("CONFIG_FILE", path, "the file may not name another CONFIG_FILE")
+    return content
+
+
+_ALLOWED = {
+    "SOURCE": 'a list like [{"device_id": 0, "sources": ["10.0.0.1:19374"]}], each device_id once',
+    "INT8_CACHE": "one of hbm, dram, no",
+    "INT8_CACHE_NAME": "a list of non-empty strings",
+    "LISTEN_PORT": f"an integer, {MIN_PORT}..{MAX_PORT} after the rank (and 10000 for a draft "
+    "model) is added",
+    "MESH": "true or false",
+    "IDENTITY": "sample or full",
+}
+
+
+def _explain(error: ValidationError, given: Mapping[str, object]) -> ConfigError:
+    """Turn the first of pydantic's complaints into ours."""
+    first = error.errors()[0]
+    key = str(first["loc"][0])
+    where = "".join(f"[{part!r}]" for part in first["loc"][1:])
+    allowed = _ALLOWED.get("SOURCE" if key == _FILE_SOURCE else key, first["msg"])
+    if where and key in _ALLOWED:
+        allowed = f"{allowed} (at {where}: {first['msg']})"
+    return ConfigError(key, given.get(key), allowed)

@@ -1,0 +1,154 @@
+"""The grammar of a session's control connection, between a replica and a source.
+
+    replica                           source
+    Hello ------------------------->          identity, manifest hash, generation it expects
+          <------------------ Accept          session, rendezvous, chunks it has [+ digests]
+          <------------------ Refuse          why, and when to ask again [+ its manifest]
+    (both open the process group)
+    Want -------------------------->          chunk ids, in the order they shall be sent
+          <-------------------- Have          more chunk ids, from a source that is still loading
+    Done -------------------------->          everything arrived and is verified
+    Bye <------------------------->           this side gives the session up, and why
+
+A message is one frame of JSON, two where an attachment is named in brackets. ZeroMQ carries it:
+DEALER at the replica, ROUTER at the source. Weights never travel here.
+
+Everything is validated on the way in. Fields that are not known are ignored, so that a later
+version can add some; a change that old peers would misread raises `VERSION`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from netloader.errors import ProtocolError
+
+VERSION: Final = 1
+
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
+"""The manifest of a model with 100,000 tensors is about 20 MB."""
+
+MAX_CHUNKS: Final = 1 << 20
+
+_Text = Annotated[str, StringConstraints(max_length=2048)]
+_Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+_SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+_ChunkId = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
+_ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=65_536)]
+_Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=False, extra="ignore")
+
+
+class Hello(_Message):
+    """A replica asks for a session."""
+
+    type: Literal["hello"] = "hello"
+    version: int = VERSION
+    replica: _Text
+    """Who asks, for the source's log."""
+    generation: _Generation | None
+    """The generation the mesh showed; None from a static `SOURCE` list, which knows none."""
+    identity: _Digest
+    fields: Annotated[dict[str, int | _Text], Field(max_length=64)]
+    content: Annotated[dict[str, _Text], Field(max_length=16)]
+    manifest: _Digest
+    chunk_bytes: Annotated[int, Field(gt=0)]
+    backend: _Text
+
+
+class Accept(_Message):
+    """A source opens a session. The attachment holds 16 bytes of digest per chunk, by chunk id."""
+
+    type: Literal["accept"] = "accept"
+    version: int = VERSION
+    session: _SessionId
+    generation: _Generation
+    identity: _Digest
+    manifest: _Digest
+    attributes: Annotated[dict[str, bool | int | float | _Text | None], Field(max_length=10_000)]
+    """Plain attributes that `load_weights` had set on modules."""
+    host: _Text
+    port: Annotated[int, Field(gt=0, le=65_535)]
+    secret: _Text
+    """Prefix of the rendezvous' keys."""
+    have: Annotated[tuple[tuple[int, int], ...], Field(max_length=65_536)]
+    """Chunks that can be asked for now, as half-open ranges of ids."""
+
+
+class Refuse(_Message):
+    """A source declines. With `code` manifest the attachment is the source's manifest."""
+
+    type: Literal["refuse"] = "refuse"
+    version: int = VERSION
+    code: Literal["version", "identity", "manifest", "generation", "backend", "busy", "not-ready"]
+    reason: _Text
+    retry_after_s: Annotated[float, Field(ge=0)] | None = None
+
+
+class Want(_Message):
+    """A replica asks for chunks, in the order it will receive them."""
+
+    type: Literal["want"] = "want"
+    session: _SessionId
+    chunks: _ChunkIds
+
+
+class Have(_Message):
+    """A source that is still loading itself has more chunks."""
+
+    type: Literal["have"] = "have"
+    session: _SessionId
+    chunks: _ChunkIds
+
+
+class Done(_Message):
+    """The replica needs nothing more."""
+
+    type: Literal["done"] = "done"
+    session: _SessionId
+
+
+class Bye(_Message):
+    """One side gives the session up."""
+
+    type: Literal["bye"] = "bye"
+    session: _SessionId
+    reason: _Text
+
+
+Message = Hello | Accept | Refuse | Want | Have | Done | Bye
+
+_ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+def encode(message: Message, attachment: bytes | None = None) -> list[bytes]:
+    """The frames of a message."""
+    frames = [message.model_dump_json().encode()]
+    return frames if attachment is None else [*frames, attachment]
+
+
+def decode(frames: Sequence[bytes]) -> tuple[Message, bytes]:
+    """Read a message and its attachment (empty when there is none).
+
+    Raises `ProtocolError` for anything that is not in the grammar.
+    """
+    if not 1 <= len(frames) <= 2:
+        raise ProtocolError(f"a message has 1 or 2 frames, not {len(frames)}")
+    if len(frames[0]) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"a message of {len(frames[0])} bytes is over {MAX_MESSAGE_BYTES}")
+    attachment = frames[1] if len(frames) == 2 else b""
+    if len(attachment) > MAX_ATTACHMENT_BYTES:
+        raise ProtocolError(f"an attachment of {len(attachment)} bytes")
+    try:
+        return _ADAPTER.validate_json(frames[0]), attachment
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ProtocolError(f"not a control message: {where}: {first['msg']}") from None

@@ -1,0 +1,78 @@
+"""Everything that can go wrong while a model is loaded.
+
+    NetloaderError
+    ├── ConfigError            a setting is wrong; the start is stopped
+    ├── IdentityError          this worker cannot say which weights it needs
+    ├── ManifestError          two models that should be alike are not, or a manifest is malformed
+    ├── TransferError          a pull from one source failed; another source or storage is next
+    │   ├── Refused            the source said no, and why
+    │   ├── SourceLost         connection broken, source dead or silent
+    │   └── DigestMismatch     the source sent bytes that are not the advertised ones
+    └── ProtocolError          the peer sent something that is not in the grammar
+
+Only `ConfigError` reaches the operator as a failed start. The others end one attempt: the loader
+logs them in one line and takes the next source, or storage.
+"""
+
+from __future__ import annotations
+
+
+class NetloaderError(Exception):
+    """Base of every error that Netloader raises on purpose."""
+
+
+class ConfigError(NetloaderError):
+    """A setting is unknown or has a bad value."""
+
+    def __init__(self, key: str, value: object, allowed: str) -> None:
+        self.key = key
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{key}={value!r} is not valid: {allowed}")
+
+
+class IdentityError(NetloaderError):
+    """The checkpoint could not be read well enough to say which weights it holds."""
+
+
+class ManifestError(NetloaderError):
+    """Two manifests that should describe the same tensors differ, or one contradicts itself."""
+
+
+class TransferError(NetloaderError):
+    """A pull from one source failed."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source = source
+        self.reason = reason
+        super().__init__(f"source {source}: {reason}")
+
+
+class Refused(TransferError):
+    """The source declined the session.
+
+    `retry_after_s` is the source's own estimate of when asking again makes sense; None means that
+    asking again is pointless.
+    """
+
+    def __init__(self, source: str, reason: str, retry_after_s: float | None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(source, f"refused: {reason}")
+
+
+class SourceLost(TransferError):
+    """The source died, went silent or broke the connection."""
+
+
+class DigestMismatch(TransferError):
+    """A chunk arrived whose bytes are not those that the source's manifest promises."""
+
+    def __init__(self, source: str, chunk: int, expected: str, got: str) -> None:
+        self.chunk = chunk
+        super().__init__(
+            source, f"chunk {chunk} has digest {got}, the manifest promises {expected}"
+        )
+
+
+class ProtocolError(NetloaderError):
+    """The peer sent a control message that is not in the grammar."""

@@ -1,0 +1,190 @@
+"""Which bytes, in which order, cut into which chunks.
+
+A source and a replica that build the same model with the same vLLM hold the same tensors. The
+manifest writes that down: an ordered list of tensors, and a table of chunks that both sides derive
+from it by the same rule, so that a chunk's number is all that has to be asked for.
+
+The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
+least `PACK_BELOW` stand alone; the rest are packed together, in manifest order, up to
+`chunk_bytes`. Pieces that stand alone travel straight from and into the tensor's own memory.
+
+Pure: knows neither torch nor vLLM. `weights.py` makes manifests from models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+import xxhash
+
+from netloader.errors import ManifestError
+
+Kind = Literal["parameter", "buffer"]
+
+CHUNK_BYTES = 32 * 1024 * 1024
+"""Default size of a chunk: large enough that a message's fixed cost (0.2 ms on Gloo) vanishes,
+small enough that what a dead source leaves unfinished is little."""
+
+PACK_BELOW = 4 * 1024 * 1024
+"""Tensors below this are packed: copying them costs less than a message of their own."""
+
+MAX_TENSORS = 1_000_000
+MAX_BYTES = 1 << 46
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as both sides must have it. Aliases are names of the very same object."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    """In elements, as torch counts."""
+    dtype: str
+    """As torch prints it, without `torch.`."""
+    nbytes: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of bytes of one tensor, inside one chunk."""
+
+    tensor: int
+    """Position in `Manifest.tensors`."""
+    start: int
+    """First byte, counted in the tensor."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit that is asked for, sent, verified and retried."""
+
+    id: int
+    pieces: tuple[Piece, ...]
+    nbytes: int
+    packed: bool
+    """Travels through a staging buffer. Otherwise: one piece, straight from and into its tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model's weights consist of."""
+
+    layout: Literal["checkpoint", "runtime"]
+    chunk_bytes: int
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that travel, aliases counted once."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def hash(self) -> str:
+        """32 hex digits over everything: equal hashes have equal chunk tables."""
+        return xxhash.xxh3_128_hexdigest(self.encode())
+
+    def encode(self) -> bytes:
+        """Canonical bytes; `decode` reads them."""
+        rows = [
+            [t.name, t.kind, t.shape, t.stride, t.dtype, t.nbytes, t.aliases] for t in self.tensors
+        ]
+        return orjson.dumps([self.layout, self.chunk_bytes, rows])
+
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunk table, in order of id."""
+        return tuple(_cut(self.tensors, self.chunk_bytes))
+
+
+def decode(data: bytes) -> Manifest:
+    """Read what `Manifest.encode` wrote, from a peer that is not trusted.
+
+    Raises `ManifestError`. The result is only ever compared with a manifest of one's own, so
+    nothing here decides how much memory is taken.
+    """
+    try:
+        layout, chunk_bytes, rows = orjson.loads(data)
+        if layout not in ("checkpoint", "runtime") or not isinstance(chunk_bytes, int):
+            raise ValueError("bad head")
+        if len(rows) > MAX_TENSORS:
+            raise ValueError(f"{len(rows)} tensors")
+        return Manifest(layout, chunk_bytes, tuple(_row(*row) for row in rows))
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"the peer's manifest is malformed: {error}") from None
+
+
+def difference(mine: Manifest, theirs: Manifest) -> str | None:
+    """The first thing in which two manifests differ, in words; None when they are equal."""
+    if mine.layout != theirs.layout:
+        return f"layout: mine {mine.layout}, theirs {theirs.layout}"
+    if mine.chunk_bytes != theirs.chunk_bytes:
+        return f"chunk size: mine {mine.chunk_bytes}, theirs {theirs.chunk_bytes}"
+    for ours, other in zip(mine.tensors, theirs.tensors, strict=False):
+        if ours != other:
+            return f"tensor: mine {ours}, theirs {other}"
+    if len(mine.tensors) != len(theirs.tensors):
+        return f"tensors: mine {len(mine.tensors)}, theirs {len(theirs.tensors)}"
+    return None
+
+
+def _row(
+    name: object,
+    kind: object,
+    shape: object,
+    stride: object,
+    dtype: object,
+    nbytes: object,
+    aliases: object,
+) -> Tensor:
+    if (
+        not isinstance(name, str)
+        or not isinstance(dtype, str)
+        or not isinstance(nbytes, int)
+        or not 0 <= nbytes <= MAX_BYTES
+    ):
+        raise ValueError(f"bad tensor {name!r}")
+    if kind != "parameter" and kind != "buffer":
+        raise ValueError(f"bad kind of {name!r}: {kind!r}")
+    names = tuple(aliases) if isinstance(aliases, list) else (None,)
+    if not all(isinstance(alias, str) for alias in names):
+        raise ValueError(f"bad aliases of {name!r}")
+    return Tensor(name, kind, _dims(shape), _dims(stride), dtype, nbytes, names)
+
+
+def _dims(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(dim) is int and dim >= 0 for dim in value):
+        raise ValueError(f"bad dimensions {value!r}")
+    return tuple(value)
+
+
+def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
+    number = 0
+    pack: list[Piece] = []
+    packed = 0
+
+    def flush() -> Iterator[Chunk]:
+        nonlocal number, pack, packed
+        if pack:
+            yield Chunk(number, tuple(pack), packed, True)
+            number, pack, packed = number + 1, [], 0
+
+    for position, tensor in enumerate(tensors):
+        if tensor.nbytes == 0:
+            continue
+        if tensor.nbytes >= PACK_BELOW:
+            for start in range(0, tensor.nbytes, chunk_bytes):
+                size = min(chunk_bytes, tensor.nbytes - start)
+                yield Chunk(number, (Piece(position, start, size),), size, False)
+                number += 1
+            continue
+        if packed + tensor.nbytes > chunk_bytes:
+            yield from flush()
+        pack.append(Piece(position, 0, tensor.nbytes))
+        packed += tensor.nbytes
+    yield from flush()

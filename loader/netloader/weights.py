@@ -1,0 +1,161 @@
+"""The tensors of a model: taken from it, compared with a peer's, read and written as bytes.
+
+A model's weights are captured in the `checkpoint` layout, between vLLM's `load_weights` and its
+`process_weights_after_loading`: names and tensor references are taken then, because later vLLM
+repacks, re-ties, wraps and frees. Everything travels that `load_weights` may have written: all
+parameters and all buffers, aliases once.
+
+What cannot travel in this layout makes `capture` raise `ManifestError`, and the worker loads from
+storage: tensors on the meta device (online quantisation), uninitialised or wrapped ones (GGUF,
+torchao), tensors with gaps, tensors off the model's device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from netloader.errors import ManifestError
+from netloader.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors beside the manifest that describes them, in the same order.
+
+    Holding this keeps the memory alive, also after the model has replaced the tensors.
+    """
+
+    manifest: Manifest
+    tensors: tuple[torch.Tensor, ...]
+    """Flat views, one dimension, dtype uint8: writing to them writes the model."""
+
+    def view(self, piece: Piece) -> torch.Tensor:
+        """The bytes of one piece, shape [nbytes], uint8, in place."""
+        return self.tensors[piece.tensor][piece.start : piece.start + piece.nbytes]
+
+    def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        """Copy a packed chunk into `staging` (uint8, at least `chunk.nbytes`) and return that part.
+
+        A chunk that is not packed is returned as it lies in its tensor.
+        """
+        if not chunk.packed:
+            return self.view(chunk.pieces[0])
+        at = 0
+        for piece in chunk.pieces:
+            _copy(staging[at : at + piece.nbytes], self.view(piece))
+            at += piece.nbytes
+        return staging[:at]
+
+    def unpack(self, chunk: Chunk, staging: torch.Tensor) -> None:
+        """Copy a packed chunk from `staging` into the tensors."""
+        at = 0
+        for piece in chunk.pieces:
+            _copy(self.view(piece), staging[at : at + piece.nbytes])
+            at += piece.nbytes
+
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of every tensor's bytes, by name. For reports; reads everything."""
+        return {
+            tensor.name: hashlib.sha256(host_buffer(data.cpu())).hexdigest()
+            for tensor, data in zip(self.manifest.tensors, self.tensors, strict=True)
+        }
+
+
+def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
+    """Describe and reference every tensor of `model` in the checkpoint layout.
+
+    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    """
+    first: dict[int, int] = {}
+    rows: list[tuple[str, Kind, torch.Tensor, list[str]]] = []
+    for name, kind, tensor in _named_tensors(model):
+        known = first.get(id(tensor))
+        if known is not None:
+            rows[known][3].append(name)
+            continue
+        first[id(tensor)] = len(rows)
+        rows.append((name, kind, tensor, []))
+    device = next((row[2].device for row in rows), torch.device("cpu"))
+    tensors = tuple(
+        Tensor(
+            name=name,
+            kind=kind,
+            shape=tuple(tensor.shape),
+            stride=tuple(tensor.stride()),
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            nbytes=tensor.numel() * tensor.element_size(),
+            aliases=tuple(aliases),
+        )
+        for name, kind, tensor, aliases in rows
+        if _check(name, tensor, device)
+    )
+    flat = tuple(_flat_bytes(tensor) for _, _, tensor, _ in rows)
+    return Weights(Manifest("checkpoint", chunk_bytes, tensors), flat)
+
+
+def host_buffer(data: torch.Tensor) -> memoryview:
+    """The memory of a flat uint8 host tensor, without copying."""
+    return data.numpy().data
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy bytes without torch's OpenMP pool, which on CPU belongs to inference."""
+    if target.device.type == source.device.type == "cpu":
+        np.copyto(target.numpy(), source.numpy())
+    else:
+        target.copy_(source)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]:
+    # remove_duplicate=False: the aliases of tied weights have to be known to be compared.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, "parameter", parameter
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        yield name, "buffer", buffer
+
+
+def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
+    if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+        reason = "it gets its shape only while it is loaded"
+    elif _has_inner_tensors(tensor):
+        reason = f"{type(tensor).__name__} keeps its bytes in inner tensors"
+    elif tensor.is_meta:
+        reason = "it is made only while it is loaded (online quantisation)"
+    elif tensor.device != device:
+        reason = f"it lies on {tensor.device}, the model on {device}"
+    elif not _is_dense(tensor):
+        reason = f"its memory has gaps (shape {tuple(tensor.shape)}, stride {tensor.stride()})"
+    else:
+        return True
+    raise ManifestError(f"{name} cannot travel: {reason}")
+
+
+def _has_inner_tensors(tensor: torch.Tensor) -> bool:
+    """torchao's wrappers, and vLLM's `SharedWeightParameter` with its partitions."""
+    return bool(is_traceable_wrapper_subclass(tensor)) or hasattr(tensor, "partitions")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a run of memory, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(
+        (stride, size)
+        for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+        if size != 1
+    ):
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True
+
+
+def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

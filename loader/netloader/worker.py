@@ -1,0 +1,209 @@
+"""What a worker process has once, however many models it loads: its mesh member and its sources.
+
+vLLM makes a loader object for the target and one more for every draft model. They meet here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import netmesh
+from netloader import advert, select
+from netloader.advert import Holding
+from netloader.candidate import Candidate
+from netloader.config import Config
+from netloader.identity import Identity, Role
+from netloader.session import Offer
+from netloader.source import ListenError, Source
+from netmesh import Mesh, MeshError, SocketSecurity
+from netmesh.bootstrap.advertise import choose_host
+
+_log = logging.getLogger(__name__)
+
+PURPOSE = "netloader"
+"""Keys of the control channel are derived for this purpose: not those of the gossip."""
+
+
+class Worker:
+    """This process's place in the mesh, and the sources it runs.
+
+    Thread safe: sources report session counts from their own threads.
+    """
+
+    def __init__(self, config: Config, rank: int) -> None:
+        """Join the mesh, unless it is off.
+
+        Raises `netmesh.ConfigError` for settings that contradict this machine. A mesh that cannot
+        be started for another reason is logged, and the worker goes on without one.
+        """
+        self.config = config
+        self.rank = rank
+        self.security = SocketSecurity.from_settings(config.mesh_settings, PURPOSE)
+        self._lock = threading.Lock()
+        self._holdings: dict[Role, Holding] = {}
+        self._sources: dict[Role, Source] = {}
+        self._generation = secrets.randbits(63)
+        self._mesh = self._join() if config.mesh else None
+        self._host = self._listen_host()
+
+    @property
+    def name(self) -> str:
+        """How this worker calls itself towards others."""
+        return str(self._mesh.id) if self._mesh is not None else f"{self._host} rank {self.rank}"
+
+    @property
+    def generation(self) -> int:
+        """Random per process start; the mesh's where there is one."""
+        return self._mesh.generation if self._mesh is not None else self._generation
+
+    def holding(self, role: Role) -> Holding | None:
+        """What this worker says of one of its models."""
+        return self._holdings.get(role)
+
+    def candidates(
+        self, identity: Identity, backend: str
+    ) -> tuple[tuple[Candidate, ...], list[str]]:
+        """Sources for these weights, best first, and why others were skipped.
+
+        In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Static lists
+        name the target's listeners: a draft is found through the mesh.
+        """
+        static = tuple(
+            Candidate(endpoint, origin)
+            for endpoint, origin in self.config.sources_of(self.rank)
+            if identity.role == "target"
+        )
+        skipped: list[str] = []
+        listed = bool(self.config.source or self.config.file_source)
+        if listed and identity.role == "target" and not static:
+            skipped.append(f"SOURCE has no entry for rank {self.rank}")
+        if self._mesh is None:
+            skipped.append("mesh: off" if not self.config.mesh else "mesh: could not be joined")
+            return static, skipped
+        if not self._mesh.wait_joined(self.config.discovery_timeout_s):
+            skipped.append(
+                f"mesh: no contact answered within {self.config.discovery_timeout_s:g} s"
+            )
+        choice = select.choose(self._mesh.members(), identity, backend)
+        skipped += [f"mesh: {reason}" for reason in choice.rejected]
+        if not choice.candidates and not choice.rejected:
+            skipped.append(f"mesh: nobody else holds {identity.model} ({identity.role})")
+        return static + choice.candidates, skipped
+
+    def listen(self, role: Role) -> Source | None:
+        """The source for one of this worker's models, refusing replicas until it has an offer.
+
+        None, with the reason logged, when its port cannot be listened on: the worker then serves
+        its own requests all the same.
+        """
+        if role in self._sources:
+            return self._sources[role]
+        port = self.config.port_of(self.rank, draft=role == "draft")
+        try:
+            source = Source(
+                self._host,
+                port,
+                lambda: self.generation,
+                self.security,
+                self.config.transfer_timeout_s,
+                lambda count: self.update(role, serving=count),
+            )
+        except ListenError as error:
+            _log.warning("this worker will not be a source of its %s model: %s", role, error)
+            return None
+        self._sources[role] = source
+        return source
+
+    def announce(self, holding: Holding) -> None:
+        """Publish what is held, replacing what was said about the same role."""
+        with self._lock:
+            self._holdings[holding.role] = holding
+            self._publish()
+
+    def update(self, role: Role, **changes: object) -> None:
+        """Publish changed fields of a holding; nothing when there is none yet."""
+        with self._lock:
+            holding = self._holdings.get(role)
+            if holding is not None:
+                self._holdings[role] = holding.model_copy(update=changes)
+                self._publish()
+
+    def serve(self, role: Role, offer: Offer) -> None:
+        """Become a source: hand out `offer`, say so in the mesh and in `OUTPUT_PREFIX`'s file."""
+        source = self._sources[role]
+        source.serve(offer)
+        self.update(role, state="ready", reason="", nbytes=offer.weights.manifest.nbytes)
+        prefix = self.config.output_prefix
+        if prefix is not None and role == "target":
+            path = Path(f"{prefix}{self.rank}.txt")
+            try:
+                path.write_text(source.endpoint)
+            except OSError as error:
+                _log.warning("OUTPUT_PREFIX: cannot write %s: %s", path, error)
+
+    def withdraw(self, role: Role, reason: str) -> None:
+        """Stop being a source of one model, and say why."""
+        self.update(role, state="unavailable", reason=reason)
+        source = self._sources.get(role)
+        if source is not None:
+            source.withdraw(reason)
+
+    def close(self) -> None:
+        """Leave the mesh and stop all sources."""
+        if self._mesh is not None:
+            self._mesh.leave()
+        for source in self._sources.values():
+            source.close()
+
+    def _join(self) -> Mesh | None:
+        try:
+            return Mesh.start(
+                self.config.mesh_settings, advert.encode(()), log=logging.getLogger("netmesh")
+            )
+        except netmesh.ConfigError:
+            raise
+        except MeshError as error:
+            _log.warning("going on without the mesh: %s", error)
+            return None
+
+    def _listen_host(self) -> str:
+        """The address replicas reach this worker at: the mesh's, or by the mesh's rules."""
+        if self._mesh is not None:
+            host, _, _ = str(self._mesh.id).rpartition(":")
+            return host.strip("[]")
+        settings = self.config.mesh_settings
+        allowed = self.security.enabled or settings.insecure
+        return choose_host(settings.advertise, os.environ, (), remote_allowed=allowed).host
+
+    def _publish(self) -> None:
+        if self._mesh is not None:
+            self._mesh.publish(advert.encode(tuple(self._holdings.values())))
+
+
+@dataclass
+class _Process:
+    """The worker of one process: a forked child must not use its parent's."""
+
+    pid: int
+    worker: Worker
+
+
+_current: _Process | None = None
+_lock = threading.Lock()
+
+
+def get_worker(config: Config, rank: int) -> Worker:
+    """This process's worker, made on first use.
+
+    Later calls keep the first one's settings: vLLM hands every loader of a process the same.
+    """
+    global _current
+    with _lock:
+        if _current is None or _current.pid != os.getpid():
+            _current = _Process(os.getpid(), Worker(config, rank))
+        return _current.worker

@@ -1,0 +1,190 @@
+"""Real `vllm serve` processes: started, asked, watched, and always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_FLAGS = (
+    "--enforce-eager",
+    "--dtype=bfloat16",
+    "--max-model-len=256",
+    "--kv-cache-memory-bytes=134217728",
+    "--max-num-seqs=4",
+)
+"""What lets two servers share a machine of two cores; nothing in them concerns the loader."""
+
+START_TIMEOUT_S = 240.0
+_STOP_TIMEOUT_S = 20.0
+
+
+class ServerError(Exception):
+    """A server did not come up, or died."""
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def isolated_environment(home: Path) -> dict[str, str]:
+    """An environment in which vLLM writes below `home` only and asks no network for anything."""
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("NETLOADER_", "VLLM_")) and key != "PYTHONPATH"
+    }
+    return kept | {
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(home / "vllm"),
+        "VLLM_CONFIG_ROOT": str(home / "vllm-config"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+class Server:
+    """One `vllm serve` in a process group of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Path,
+        home: Path,
+        *,
+        extra: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
+        tp: int = 1,
+    ) -> None:
+        """Start it, with its output in `{home}/{name}.log`. Does not wait: see `wait_ready`."""
+        self.name = name
+        self.port = free_port()
+        self.log = home / f"{name}.log"
+        self.report_prefix = home / f"{name}.report."
+        self.command = self.command_line(model, self.port, extra=extra, tp=tp)
+        environment = isolated_environment(home) | dict(env or {})
+        if tp > 1:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(n) for n in range(tp))
+        self._log_file = self.log.open("wb")
+        self.process = subprocess.Popen(
+            self.command,
+            env=environment,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def command_line(
+        model: Path, port: int, *, extra: Mapping[str, object] | None = None, tp: int = 1
+    ) -> list[str]:
+        """The command as an operator would type it."""
+        command = ["vllm", "serve", str(model), "--load-format", "netloader", f"--port={port}"]
+        command += ["--served-model-name=demo", *_FLAGS]
+        if tp > 1:
+            command.append(f"--tensor-parallel-size={tp}")
+        if extra:
+            command.append(f"--model-loader-extra-config={json.dumps(extra)}")
+        return command
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> Self:
+        """Block until the server answers its health check. Raises `ServerError`."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise ServerError(
+                    f"{self.name} ended with status {self.process.returncode}:\n{self.tail()}"
+                )
+            try:
+                with urllib.request.urlopen(self._url("/health"), timeout=2) as answer:
+                    if answer.status == 200:
+                        return self
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.25)
+        raise ServerError(f"{self.name} was not ready within {timeout_s:g} s:\n{self.tail()}")
+
+    def wait_ended(self, timeout_s: float = START_TIMEOUT_S) -> int:
+        """Block until the server has ended by itself and return its status."""
+        return self.process.wait(timeout_s)
+
+    def complete(self, prompt: str, tokens: int = 16, timeout_s: float = 120.0) -> str:
+        """Greedy completion of a prompt."""
+        body = {"model": "demo", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        request = urllib.request.Request(
+            self._url("/v1/completions"),
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return str(json.load(answer)["choices"][0]["text"])
+
+    def report(self, rank: int = 0) -> dict[str, object]:
+        """The rank's own record of its load (`REPORT_PREFIX` must be `report_prefix`)."""
+        content: dict[str, object] = json.loads(Path(f"{self.report_prefix}{rank}.json").read_text())
+        return content
+
+    def tail(self, lines: int = 60) -> str:
+        """The end of the server's output."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End the server and everything it started: politely, then not."""
+        for signal_number, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal_number)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline and _group_lives(self.process.pid):
+                self.process.poll()
+                time.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self._log_file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def stop_all(servers: Sequence[Server]) -> None:
+    """Stop several servers, all of them even when one resists."""
+    for server in servers:
+        server.stop()
