@@ -76,11 +76,16 @@ class Bootstrap:
         """
         if not self.remote_allowed and not address.is_loopback:
             return False
-        return mine is None or (address.is_v6 == mine.is_v6 and address != mine)
+        return mine is None or address.is_v6 == mine.is_v6
 
     def sources(self, announce: Address | None = None) -> list[Source]:
         """One source for each seed, and the directory, which is told *announce* at every round."""
-        made = [Source(_name(seed), self._asker(seed)) for seed in self.seeds]
+
+        def asker(seed: Seed) -> Callable[[], list[Address]]:
+            # Every host of a deployment is often given the same seeds, itself among them.
+            return lambda: [found for found in resolve(seed, self.port) if found != announce]
+
+        made = [Source(_name(seed), asker(seed)) for seed in self.seeds]
 
         def on_this_host() -> list[Address]:
             if announce is not None:
@@ -106,9 +111,6 @@ class Bootstrap:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return list(found)
-
-    def _asker(self, seed: Seed) -> Callable[[], list[Address]]:
-        return lambda: resolve(seed, self.port)
 
 
 def _leaves_host(seed: Seed) -> bool:

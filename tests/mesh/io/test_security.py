@@ -1,3 +1,4 @@
+import itertools
 import os
 import time
 from pathlib import Path
@@ -154,7 +155,7 @@ def test_rotation_needs_no_moment_at_which_all_change() -> None:
     # old -> old,new -> new,old -> new: neighbours in this list must always find a common key.
     steps = [ring(KEY), ring(KEY, OTHER), ring(OTHER, KEY), ring(OTHER)]
     pumps = [Pump() for _ in range(6)]
-    pairs = [pair for a, b in zip(steps, steps[1:], strict=False) for pair in ((a, b), (b, a))]
+    pairs = [pair for a, b in itertools.pairwise(steps) for pair in ((a, b), (b, a))]
     for pump, (server, client) in zip(pumps, pairs, strict=True):
         served_by = server.rings[0]
         assert gets_through(pump, server, client, client.rings.index(served_by))

@@ -1,9 +1,9 @@
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -75,6 +75,10 @@ class FakeCore:
 
     def of(self, kind: type) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
@@ -285,11 +289,11 @@ def test_closing_with_dead_peers_around_takes_no_time() -> None:
         *(Send(target, message(1)) for target in targets),
         *(Dial(target, 9.0) for target in targets),
     ]
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with running(core) as (shell, _):
         shell.contacts(())
         until(lambda: shell.counters["links.opened"] >= len(targets))
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert descriptors() <= before
 
 
 def test_curve_between_shells() -> None:

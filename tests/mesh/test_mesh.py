@@ -1,0 +1,279 @@
+"""Members as their users see them, on loopback, several in one process."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from netmesh import (
+    ClosedError,
+    ConfigError,
+    JsonObject,
+    LocalProtocolError,
+    Member,
+    Mesh,
+    MeshSettings,
+    NoMeshError,
+    Status,
+    generate_key,
+    observe,
+)
+
+Start = Callable[..., Mesh]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts members that share a directory and closes them afterwards."""
+    started: list[Mesh] = []
+
+    def make(advert: JsonObject | None = None, **settings: object) -> Mesh:
+        settings.setdefault("directory", tmp_path / "netmesh")
+        mesh = Mesh.start(MeshSettings.model_validate(settings), advert or {})
+        started.append(mesh)
+        return mesh
+
+    yield make
+    for mesh in started:
+        mesh.close()
+
+
+def size(count: int) -> Callable[[tuple[Member, ...]], bool]:
+    return lambda members: sum(member.selectable for member in members) == count
+
+
+def other(mesh: Mesh) -> Member:
+    (found,) = [member for member in mesh.members() if not member.me]
+    return found
+
+
+def shows(member: Mesh, status: Status) -> Callable[[tuple[Member, ...]], bool]:
+    return lambda members: any(
+        one.id == member.id and one.status is status and one.generation == member.generation
+        for one in members
+    )
+
+
+def test_members_on_one_machine_find_each_other_with_nothing_set(start: Start) -> None:
+    a, b, c = start({"n": 1}), start({"n": 2}), start({"n": 3})
+    for mesh in (a, b, c):
+        assert mesh.wait(size(3), 10)
+        assert mesh.wait_joined(10)
+        assert [member.advert["n"] for member in mesh.members() if member.me] == [
+            {a: 1, b: 2, c: 3}[mesh]
+        ]
+        assert {member.id for member in mesh.members()} == {a.id, b.id, c.id}
+    assert all(member.host == "127.0.0.1" for member in a.members())
+    assert all(0 <= member.age_s < 60 for member in a.members())
+
+
+def test_members_find_each_other_through_a_seed(start: Start, tmp_path: Path) -> None:
+    a = start()
+    b = start(seeds=(a.id,), directory=tmp_path / "elsewhere")
+    assert a.wait(size(2), 10)
+    assert b.wait(size(2), 10)
+
+
+def test_the_first_of_all_is_joined_when_nobody_is_there(start: Start) -> None:
+    a = start()
+    assert a.wait_joined(10)
+    assert [member.me for member in a.members()] == [True]
+
+
+def test_a_split_start_heals(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    b = start(seeds=(f"127.0.0.1:{port}",), directory=tmp_path / "b")
+    assert b.wait_joined(10)
+    late = start(port=port, directory=tmp_path / "a")
+    assert late.wait(size(2), 20)
+    assert b.wait(size(2), 20)
+
+
+def test_adverts_change(start: Start) -> None:
+    a, b = start({"state": "loading"}), start()
+    assert b.wait(size(2), 10)
+    for number in range(5):
+        a.publish({"state": "ready", "number": number})
+    assert b.wait(lambda members: any(m.advert.get("number") == 4 for m in members), 5)
+    assert other(b).advert == {"state": "ready", "number": 4}
+
+
+def test_what_was_published_cannot_be_changed_afterwards(start: Start) -> None:
+    a, b = start(), start()
+    advert: JsonObject = {"list": [1]}
+    a.publish(advert)
+    advert["list"] = [2]
+    assert b.wait(lambda members: any(m.advert.get("list") == [1] for m in members), 5)
+
+
+def test_leaving_is_seen_at_once(start: Start) -> None:
+    a, b = start(), start()
+    assert a.wait(size(2), 10)
+    assert b.wait(size(2), 10)
+    started = time.monotonic()
+    b.leave()
+    assert time.monotonic() - started < 1.5
+    assert a.wait(shows(b, Status.LEFT), 2)
+    with pytest.raises(ClosedError):
+        b.members()
+    b.leave()
+    b.close()
+
+
+def test_closing_without_a_word_is_seen_as_a_crash(start: Start) -> None:
+    a, b, c = start(), start(), start()
+    for mesh in (a, b, c):
+        assert mesh.wait(size(3), 10)
+    started = time.monotonic()
+    c.close()
+    assert time.monotonic() - started < 1.0
+    for mesh in (a, b):
+        assert mesh.wait(shows(c, Status.DEAD), 3)
+
+
+def test_a_restart_on_the_same_address_is_another_process(start: Start, tmp_path: Path) -> None:
+    a = start()
+    first = start({"run": 1})
+    assert a.wait(size(2), 10)
+    port = int(first.id.rpartition(":")[2])
+    first.close()
+    second = start({"run": 2}, port=port)
+    assert a.wait(shows(second, Status.ALIVE), 10)
+    assert [m.advert for m in a.members() if m.id == second.id] == [{"run": 2}]
+    assert second.generation > first.generation
+
+
+def test_meshes_of_different_names_do_not_mix(start: Start) -> None:
+    a, b = start(name="a"), start(name="b")
+    c = start(name="a", seeds=(b.id,))
+    assert a.wait(size(2), 10)
+    assert c.wait(size(2), 10)
+    assert len(b.members()) == 1
+
+
+def test_wait_gives_up(start: Start) -> None:
+    a = start()
+    started = time.monotonic()
+    assert not a.wait(size(2), 0.05)
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_predicate_may_use_the_mesh(start: Start) -> None:
+    a = start()
+    assert a.wait(lambda members: bool(a.members()), 1)
+    with pytest.raises(ZeroDivisionError):
+        a.wait(lambda members: bool(1 / 0), 1)
+
+
+def test_bad_adverts_are_refused(start: Start) -> None:
+    a = start()
+    for bad in ({"x": "y" * 9000}, {"x": object()}):
+        with pytest.raises(LocalProtocolError):
+            a.publish(bad)
+        with pytest.raises(LocalProtocolError):
+            start(bad)
+
+
+def test_without_a_key_nothing_leaves_loopback(start: Start) -> None:
+    for settings in (
+        {"seeds": ("10.0.0.1",)},
+        {"seeds": ("dns://mesh.example",)},
+        {"advertise": "10.0.0.1"},
+    ):
+        with pytest.raises(ConfigError, match="MESH_KEY_FILE"):
+            start(**settings)
+
+
+def test_insecure_names_the_risk(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        start(insecure=True, advertise="127.0.0.1")
+    assert "forge" in caplog.text
+
+
+def test_an_unsafe_directory_stops_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    with pytest.raises(ConfigError, match="MESH_DIRECTORY"):
+        start(directory=tmp_path / "open")
+
+
+def test_the_key_decides_who_is_in(start: Start) -> None:
+    key, wrong = generate_key(), generate_key()
+    local = {"advertise": "127.0.0.1"}
+    a, b = start(key=key, **local), start(key=key, **local)
+    assert a.wait(size(2), 10)
+    assert b.wait(size(2), 10)
+    strangers = [start(key=wrong, seeds=(a.id,), **local), start(seeds=(a.id,), **local)]
+    for stranger in strangers:
+        assert not stranger.wait(size(2), 1.0)
+    assert len(a.members()) == 2
+    with pytest.raises(NoMeshError):
+        observe(MeshSettings(seeds=(a.id,), key=wrong), 0.5)  # type: ignore[arg-type]
+    assert len(observe(MeshSettings(seeds=(a.id,), key=key))) == 2  # type: ignore[arg-type]
+
+
+def test_keys_rotate_without_downtime(start: Start) -> None:
+    old, new = generate_key(), generate_key()
+    local = {"advertise": "127.0.0.1"}
+    members = [start(key=key, **local) for key in (f"{old},{new}", f"{new},{old}", f"{old},{new}")]
+    for mesh in members:
+        assert mesh.wait(size(3), 10)
+
+
+def test_an_observer_sees_everybody_and_is_no_member(start: Start, tmp_path: Path) -> None:
+    a, b = start({"n": 1}), start({"n": 2})
+    assert a.wait(size(2), 10)
+    for settings in (
+        MeshSettings(directory=tmp_path / "netmesh"),
+        MeshSettings(seeds=(b.id,), directory=tmp_path / "none"),
+    ):
+        seen = observe(settings)
+        assert {member.id: member.advert["n"] for member in seen} == {a.id: 1, b.id: 2}
+        assert not any(member.me for member in seen)
+    assert len(a.members()) == 2
+
+
+def test_an_observer_that_finds_nobody_says_where_it_looked(tmp_path: Path) -> None:
+    settings = MeshSettings(seeds=("127.0.0.1:1",), directory=tmp_path / "none", name="lonely")
+    with pytest.raises(NoMeshError, match=r"lonely.*127\.0\.0\.1:1"):
+        observe(settings, 0.3)
+
+
+def test_a_forked_child_cannot_use_it_and_may_start_its_own(start: Start) -> None:
+    a = start()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # no assertion may raise here: pytest would run on in the child
+        report = b"?"
+        try:
+            try:
+                a.members()
+                report = b"parent's mesh was usable"
+            except ClosedError:
+                a.leave()
+                a.close()
+                own = start({"child": True})
+                report = b"ok" if own.wait(size(2), 10) else b"never joined"
+                own.leave()
+        finally:
+            os.write(writer, report)
+            os._exit(0)
+    assert a.wait(lambda members: any(m.advert.get("child") for m in members), 10)
+    assert os.read(reader, 99) == b"ok"
+    os.waitpid(child, 0)
+    assert len(a.members()) == 2  # the child that left is still shown
+    os.close(reader)
+    os.close(writer)
+
+
+def test_counters_tell_of_traffic(start: Start) -> None:
+    a, b = start(), start()
+    assert a.wait(size(2), 10)
+    assert b.wait(size(2), 10)
+    assert a.counters()["received"] > 0
+    assert not [name for name in a.counters() if name.startswith("error.")]

@@ -1,0 +1,72 @@
+"""A member in a process of its own, driven by lines on stdin; used by the tests of real meshes.
+
+    python -m worker '{"MESH_NAME": ...}' '{advert}'
+
+Prints one JSON line at once ({"id", "pid"}), then answers each command with one JSON line:
+``members`` (id -> status name and advert), ``publish JSON``, ``leave``, ``close``, ``counters``,
+``fds``, ``fork`` (forks a child that lives as long as this one and uses the mesh).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+from netmesh import ClosedError, Mesh, MeshSettings
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    settings = MeshSettings.load(json.loads(sys.argv[1]), {})
+    mesh = Mesh.start(settings, json.loads(sys.argv[2]))
+    say({"id": mesh.id, "pid": os.getpid(), "generation": mesh.generation})
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        match command:
+            case "members":
+                say(
+                    {
+                        member.id: [member.status.name, member.advert, member.generation]
+                        for member in mesh.members()
+                    }
+                )
+            case "publish":
+                mesh.publish(json.loads(argument))
+                say("ok")
+            case "counters":
+                say(dict(mesh.counters()))
+            case "fds":
+                say(len(os.listdir("/proc/self/fd")))
+            case "leave" | "close":
+                started = time.monotonic()
+                mesh.leave() if command == "leave" else mesh.close()
+                say(time.monotonic() - started)
+            case "hog":  # holds the interpreter lock: what a long import or kernel build does
+                sys.setswitchinterval(1000)
+                end = time.monotonic() + float(argument)
+                while time.monotonic() < end:
+                    pass
+                sys.setswitchinterval(0.005)
+                say("ok")
+            case "fork":
+                child = os.fork()
+                if child == 0:
+                    try:
+                        mesh.members()
+                    except ClosedError:
+                        mesh.close()
+                        while os.getppid() != 1 and not os.path.exists(argument):
+                            time.sleep(0.05)
+                    os._exit(0)
+                say(child)
+
+
+def say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
+if __name__ == "__main__":
+    main()
