@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 
 from netmesh import ClosedError, Mesh, MeshSettings
 
@@ -39,7 +40,7 @@ def main() -> None:
             case "counters":
                 say(dict(mesh.counters()))
             case "fds":
-                say(len(os.listdir("/proc/self/fd")))
+                say(len(list(Path("/proc/self/fd").iterdir())))
             case "leave" | "close":
                 started = time.monotonic()
                 mesh.leave() if command == "leave" else mesh.close()
@@ -54,14 +55,20 @@ def main() -> None:
             case "fork":
                 child = os.fork()
                 if child == 0:
-                    try:
-                        mesh.members()
-                    except ClosedError:
-                        mesh.close()
-                        while os.getppid() != 1 and not os.path.exists(argument):
-                            time.sleep(0.05)
+                    linger(mesh, Path(argument))
                     os._exit(0)
                 say(child)
+
+
+def linger(mesh: Mesh, done: Path) -> None:
+    """A forked child's life: it cannot use the mesh, and outlives its parent until *done*."""
+    try:
+        mesh.members()
+    except ClosedError:
+        mesh.close()
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not done.exists():
+            time.sleep(0.02)
 
 
 def say(value: object) -> None:

@@ -7,6 +7,7 @@ source that can block has its own thread and none of them is the gossip thread.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import subprocess
@@ -24,7 +25,8 @@ SLOW_S = 15.0
 """Pause once contacts are known. Re-asking costs a lookup and heals a split within this time."""
 
 MAX_CONTACTS = 64
-"""Addresses handed on in one round, a random sample of more: the protocol needs three."""
+"""Addresses kept of one source and handed on at once, a random sample of more: the protocol needs
+three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Source:
 
 
 class Finder:
-    """Runs the sources in daemon threads until stopped; *found* gets each round's addresses.
+    """Runs the sources in daemon threads until stopped; *found* gets all that is known each time.
+
+    A source that fails keeps its last answer: a resolver that is down must not make contacts go.
 
     Promises neither order nor that an address is alive. *accept* filters what cannot be a contact.
     An empty answer is passed on only when every source has answered and none knows anybody: it
@@ -58,7 +62,7 @@ class Finder:
         self._stop = threading.Event()
         self._rng = random.Random()
         self._lock = threading.Lock()
-        self._known: dict[Source, bool] = {}
+        self._known: dict[Source, tuple[Address, ...]] = {}
 
     def start(self) -> None:
         for source in self._sources:
@@ -77,10 +81,12 @@ class Finder:
                 self._log.warning("mesh bootstrap: %s: %s", source.name, problem)
             complaint = problem
             with self._lock:
-                self._known[source] = bool(addresses)
-                alone = len(self._known) == len(self._sources) and not any(self._known.values())
-            if (addresses or alone) and not self._stop.is_set():
-                self._found(addresses)
+                if addresses or not problem or source not in self._known:
+                    self._known[source] = addresses
+                everything = tuple(dict.fromkeys(itertools.chain(*self._known.values())))
+                all_answered = len(self._known) == len(self._sources)
+                if (everything or all_answered) and not self._stop.is_set():
+                    self._found(everything[:MAX_CONTACTS])
             pause = SLOW_S if addresses else FAST_S
             if problem:  # a broken resolver or command is asked less often than an empty one
                 pause = 5 * FAST_S

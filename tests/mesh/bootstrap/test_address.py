@@ -25,7 +25,8 @@ def test_what_operators_write(text: str, host: str, port: int) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", ":80", "a:0", "a:65536", "a:x", "a:", "[::1", "[::1]80", "[1.2.3.4]:5", "1.2.3",
-     "1.2.3.256", "a b", "-a", "a_-", "ü", "a" * 64, "::1::2", "a:٣", "http://a", "tcp://1.2.3.4:5", "a:1;b"],
+     "1.2.3.256", "a b", "-a", "a_-", "ü", "a" * 64, "::1::2", "a:٣", "http://a",
+     "tcp://1.2.3.4:5", "a:1;b"],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError, match="address"):

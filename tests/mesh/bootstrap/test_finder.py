@@ -1,0 +1,116 @@
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from netmesh.bootstrap import finder as module
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.finder import Finder, Source
+
+A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
+LOG = logging.getLogger("netmesh.test")
+
+Found = queue.Queue[tuple[Address, ...]]
+Begin = Callable[..., Found]
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    monkeypatch.setattr(module, "FAST_S", 0.005)
+    monkeypatch.setattr(module, "SLOW_S", 0.005)
+    finders: list[Finder] = []
+
+    def make(*finds: Callable[[], list[Address]], refuse: Address | None = None) -> Found:
+        found: Found = queue.Queue()
+        sources = [Source(str(number), find) for number, find in enumerate(finds)]
+        finder = Finder(sources, found.put, lambda address: address != refuse, LOG)
+        finders.append(finder)
+        finder.start()
+        return found
+
+    yield make
+    for finder in finders:
+        finder.stop()
+
+
+def until_found(found: Found, wanted: set[Address]) -> None:
+    while set(found.get(timeout=5)) != wanted:
+        pass
+
+
+def failing() -> list[Address]:
+    raise OSError("no resolver")
+
+
+def test_what_several_sources_know_is_put_together(begin: Begin) -> None:
+    until_found(begin(lambda: [A, B], lambda: [B, C], failing), {A, B, C})
+
+
+def test_asked_for_ever(begin: Begin) -> None:
+    answers = iter([[], [A], [B]])
+    found = begin(lambda: next(answers, [C]))
+    assert [found.get(timeout=5) for _ in range(4)] == [(), (A,), (B,), (C,)]
+
+
+def test_a_source_that_fails_keeps_its_last_answer(begin: Begin) -> None:
+    answers = iter([[A]])
+
+    def find() -> list[Address]:
+        for answer in answers:
+            return answer
+        raise OSError("gone")
+
+    found = begin(find)
+    assert [found.get(timeout=5) for _ in range(3)] == [(A,)] * 3
+
+
+def test_nobody_is_told_only_when_every_source_has_answered(begin: Begin) -> None:
+    gate = threading.Event()
+
+    def slow() -> list[Address]:
+        assert gate.wait(5)
+        return []
+
+    found = begin(list, slow)
+    with pytest.raises(queue.Empty):
+        found.get(timeout=0.05)
+    gate.set()
+    assert found.get(timeout=5) == ()
+
+
+def test_a_hanging_source_holds_up_no_other(begin: Begin) -> None:
+    gate = threading.Event()
+
+    def hangs() -> list[Address]:
+        gate.wait(5)
+        return []
+
+    assert begin(hangs, lambda: [A]).get(timeout=1) == (A,)
+    gate.set()
+
+
+def test_refused_addresses_are_complained_about_once(
+    begin: Begin, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = begin(lambda: [A, B], refuse=B)
+    for _ in range(3):
+        assert found.get(timeout=5) == (A,)
+    assert len([r for r in caplog.records if "refused" in r.getMessage()]) == 1
+
+
+def test_a_source_with_a_bug_is_asked_again(begin: Begin) -> None:
+    answers = iter([ValueError("odd")])
+
+    def find() -> list[Address]:
+        for error in answers:
+            raise error
+        return [A]
+
+    until_found(begin(find), {A})
+
+
+def test_a_huge_answer_is_sampled(begin: Begin) -> None:
+    many = [Address("10.0.0.1", port) for port in range(1, 2001)]
+    assert len(begin(lambda: many).get(timeout=5)) == module.MAX_CONTACTS

@@ -1,0 +1,155 @@
+"""What a member stands: rubbish on its port, frames without end, a mesh of two thousand.
+
+Slow: ten thousand connections, and a table of two thousand, take seconds.
+"""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from netmesh import generate_key
+from netmesh.io.links import MAX_FRAME
+
+from .support import MESH_ROOT, MemberProcess, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48)
+"""What a ZeroMQ peer says first: gets a connection past the first checks."""
+
+
+@pytest.fixture(params=["plain", "curve"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[MemberProcess]]:
+    settings: dict[str, object] = {
+        "MESH_DIRECTORY": str(tmp_path / "netmesh"),
+        "MESH_ADVERTISE": "127.0.0.1",
+    }
+    if request.param == "curve":
+        settings["MESH_KEY"] = generate_key()
+    spawned = [MemberProcess(settings, log=tmp_path / "log") for _ in range(2)]
+    yield spawned
+    for member in spawned:
+        member.end()
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def both_alive(pair: list[MemberProcess]) -> bool:
+    return all(list(member.statuses().values()) == ["ALIVE"] * 2 for member in pair)
+
+
+def test_ten_thousand_garbage_connections(pair: list[MemberProcess]) -> None:
+    until(lambda: both_alive(pair), 30)
+    target = pair[0]
+    host, _, port = target.id.rpartition(":")
+    descriptors, memory = target.ask("fds"), resident_bytes(target.pid)
+    rng = random.Random(1)
+    rubbish = [
+        lambda: b"",
+        lambda: rng.randbytes(rng.randrange(1, 200)),
+        lambda: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        lambda: GREETING + rng.randbytes(rng.randrange(1, 200)),
+        lambda: GREETING + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x06DEALER" + rng.randbytes(50),
+        lambda: GREETING + b"\x06" + b"\xff" * 8,  # a command of 2^64 bytes
+    ]
+    open_ones: list[socket.socket] = []
+    for number in range(10_000):
+        one = socket.create_connection((host, int(port)))
+        one.sendall(rubbish[number % len(rubbish)]())
+        open_ones.append(one)
+        if len(open_ones) == 100:  # held open for a while, as an attacker would
+            for old in open_ones:
+                old.close()
+            open_ones = []
+            if number % 1000 == 999:
+                assert both_alive(pair)
+    until(lambda: target.ask("fds") <= descriptors + 2, 10)
+    assert both_alive(pair)
+    assert resident_bytes(target.pid) - memory < 32 * 1024 * 1024
+    errors = {k: n for k, n in target.ask("counters").items() if k.startswith("error.")}
+    assert not errors
+
+
+def test_silent_connections_are_dropped(pair: list[MemberProcess]) -> None:
+    until(lambda: both_alive(pair), 30)
+    host, _, port = pair[0].id.rpartition(":")
+    descriptors = pair[0].ask("fds")
+    silent = [socket.create_connection((host, int(port))) for _ in range(300)]
+    assert both_alive(pair)
+    until(lambda: pair[0].ask("fds") <= descriptors + 2, 10)  # the handshake has three seconds
+    for one in silent:
+        one.close()
+
+
+def test_oversize_and_malformed_messages(tmp_path: Path) -> None:
+    settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "netmesh")}
+    member = MemberProcess(settings, log=tmp_path / "log")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        memory = resident_bytes(member.pid)
+        for _ in range(50):
+            dealer = context.socket(zmq.DEALER)
+            dealer.setsockopt(zmq.LINGER, 1000)
+            dealer.connect(f"tcp://{member.id}")
+            dealer.send_multipart([b"h", b"x" * (MAX_FRAME - 1)])  # passes ZeroMQ, not the decoder
+            dealer.send_multipart([b"h"] * 1000)
+            dealer.send_multipart([b"h", b"x" * (16 * MAX_FRAME)])  # never passes
+            dealer.close()
+        until(lambda: member.ask("counters").get("dropped.malformed", 0) == 100)
+        assert list(member.statuses().values()) == ["ALIVE"]
+        assert resident_bytes(member.pid) - memory < 64 * 1024 * 1024
+    finally:
+        context.destroy(linger=0)
+        member.end()
+
+
+def test_descriptors_among_two_thousand(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    crowd = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("crowd.py")), "default", "2000", "60"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log.open("ab"),
+        env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
+        text=True,
+    )
+    assert crowd.stdin is not None and crowd.stdout is not None
+    seed = crowd.stdout.readline().strip()
+    assert seed, log.read_text()
+    settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "d"), "MESH_SEEDS": [seed]}
+    member = MemberProcess(settings, log=log)
+    try:
+        crowd.stdin.write(member.id + "\n")
+        crowd.stdin.flush()
+        until(lambda: list(member.statuses().values()).count("ALIVE") == 2001, 30)
+        most = 0
+
+        def busy() -> bool:
+            nonlocal most
+            most = max(most, member.ask("fds"))
+            member.ask(f'publish {{"n": {most}}}')  # something to gossip to everybody
+            return bool(member.ask("counters").get("links.opened", 0) > 150)
+
+        until(busy, 60)
+        counters = member.ask("counters")
+        print(f"{most} descriptors at most, {counters['links.opened']} links opened", counters)
+        assert counters["links.evicted"] > 50  # all links were in use
+        assert 130 < most <= 200  # 40 links, 60 connections to it and the sockets' own
+        assert not [name for name in counters if name.startswith("error.")]
+        assert member.ask("close") < 1.0
+    finally:
+        crowd.kill()
+        crowd.wait()
+        crowd.stdin.close()
+        crowd.stdout.close()
+        member.end()
