@@ -29,6 +29,8 @@ class Claim:
     """Members whose own probe of `id` failed; each counts as one confirmation."""
     crash: tuple[MemberId, ...] = ()
     """Those of them that saw the process gone (connection refused), not just silent."""
+    held: bool = False
+    """Somebody's connect was accepted since the suspicion began: treat it like a stall."""
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -52,6 +54,8 @@ def head(
     record: Record,
     accusers: tuple[MemberId, ...] = (),
     crash: tuple[MemberId, ...] = (),
+    *,
+    held: bool = False,
 ) -> Claim:
     """The record without its advert."""
     return Claim(
@@ -63,4 +67,5 @@ def head(
         None,
         accusers[:MAX_WITNESSES],
         crash[:MAX_WITNESSES],
+        held,
     )

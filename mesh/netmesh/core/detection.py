@@ -1,17 +1,16 @@
-"""Noticing that a member is gone: probes, triage, suspicion, and what follows from each."""
+"""Noticing that a member does not answer: probes, detours over others, and triage."""
 
 from __future__ import annotations
 
-from netmesh.core.accusers import Accusers
-from netmesh.core.claims import Claim, head
-from netmesh.core.events import Connection, Dialled, DialOutcome
+from netmesh.core.claims import Claim
+from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth, RoundTrips
-from netmesh.core.messages import Ack, Gossip, Relay, Relayed
+from netmesh.core.judging import Judge
+from netmesh.core.messages import Ack, Relay, Relayed
 from netmesh.core.node import Node
 from netmesh.core.prober import Probe, Probes, RoundRobin
 from netmesh.core.records import MemberId, Record, Status, host_of
-from netmesh.core.states import Cause, after, triage
-from netmesh.core.suspicion import Suspicions
+from netmesh.core.states import triage
 from netmesh.core.timers import Timer
 
 WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSPICION)
@@ -19,18 +18,16 @@ WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSP
 
 
 class Detector:
-    """Probes members and judges those that do not answer."""
+    """Probes members and hands those that do not answer to the judge."""
 
-    def __init__(self, node: Node, suspicions: Suspicions, accusers: Accusers) -> None:
+    def __init__(self, node: Node, judge: Judge) -> None:
         self._node = node
-        self.suspicions = suspicions
-        self._accusers = accusers
+        self._judge = judge
         self.health = LocalHealth(node.settings)
         self.round_trips = RoundTrips(node.settings)
         self.probes = Probes()
         self._order = RoundRobin(node.table, node.rng)
         self._watch_turn = 0
-        self._bad_since: dict[MemberId, float] = {}
         self._watched: tuple[int, frozenset[MemberId]] = (-1, frozenset())
         node.on_change.append(self._changed)
 
@@ -142,10 +139,7 @@ class Detector:
 
     def dialled(self, event: Dialled) -> None:
         """A connect ended."""
-        suspicion = self.suspicions.get(event.id)
-        if suspicion is not None and suspicion.looking:
-            suspicion.looking = False
-            self._looked(event.id, event.outcome)
+        self._judge.dialled(event)
         probe = self.probes.of(event.id)
         if probe is None:
             return
@@ -183,7 +177,7 @@ class Detector:
         if outcome is not DialOutcome.REFUSED and (not probe.relays or probe.nacks < probe.relays):
             # Lifeguard: relays that do not even say "not heard" point at my own connection.
             self.health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
-        self._judge(probe.target, probe.generation, triage(outcome))
+        self._judge.judge(probe.target, probe.generation, triage(outcome))
         if outcome is DialOutcome.SILENT:
             self._look_around(probe.target)
 
@@ -195,207 +189,29 @@ class Detector:
         for other in node.table.on_host(host):
             if seen == node.settings.crowd_triage:
                 break
-            if other != node.id and other not in self.suspicions:
+            if other != node.id and other not in self._judge.suspicions:
                 self._probe(other)
                 node.dial(other)
                 seen += 1
 
-    # Judging
-
-    def _judge(self, member: MemberId, generation: int, cause: Cause) -> None:
-        node = self._node
-        record = node.table.get(member)
-        if record is None or record.generation != generation or node.leaving:
-            return
-        crash = (node.id,) if cause is Cause.CRASH_SEEN else ()
-        if cause is Cause.CRASH_SEEN and node.table.size <= 3:
-            cause = Cause.CRASH_CONFIRMED
-        status = after(record.status, cause)
-        if status is not record.status:
-            accusers = () if status is Status.STALLED else (node.id,)
-            self._pronounce(record, status, accusers, crash)
-        elif record.status is Status.SUSPECT and self.suspicions.confirm(member, (node.id,), crash):
-            self._confirmed(record)
-        if crash and node.table.live(member):
-            self._tell_watchers(member)
-
-    def _pronounce(
-        self,
-        record: Record,
-        status: Status,
-        accusers: tuple[MemberId, ...],
-        crash: tuple[MemberId, ...],
-    ) -> None:
-        node = self._node
-        new = Record(
-            record.id,
-            record.generation,
-            record.incarnation,
-            status,
-            record.version,
-            record.advert,
-        )
-        node.change(record, new, head(new, accusers, crash))
-
-    def _confirmed(self, record: Record) -> None:
-        """The suspicion has a new witness: tell it, and see whether that is enough."""
-        node = self._node
-        suspicion = self.suspicions.get(record.id)
-        if suspicion is None:
-            return
-        told = head(record, suspicion.accusers, suspicion.crash)
-        node.spread(told, urgent=bool(suspicion.crash))
-        self._weigh(record)
-
-    def _weigh(self, record: Record) -> None:
-        """Bury a suspect that enough members saw crash, else set its deadline."""
-        node = self._node
-        suspicion = self.suspicions.get(record.id)
-        if suspicion is None:
-            return
-        if self.suspicions.crash_confirmed(record.id, node.table.size):
-            status = after(record.status, Cause.CRASH_CONFIRMED)
-            self._pronounce(record, status, suspicion.accusers, suspicion.crash)
-            return
-        due = self.suspicions.due(record.id, node.table.size, node.id)
-        node.timers.set((Timer.SUSPICION, record.id), max(due, node.now))
-
-    def _tell_watchers(self, member: MemberId) -> None:
-        """The others that watch it saw the same at the same moment: two of us make it certain."""
-        node = self._node
-        record = node.table.get(member)
-        suspicion = self.suspicions.get(member)
-        if record is None or suspicion is None:
-            return
-        claim = head(record, suspicion.accusers, suspicion.crash)
-        for watcher in node.table.predecessors(member, node.settings.watch_links):
-            if watcher != node.id:
-                node.send(watcher, Gossip(node.id, node.generation, (claim,)))
-
-    def suspicion_over(self, member: MemberId) -> None:
-        """Nobody refuted in time: look one last time before burying."""
-        suspicion = self.suspicions.get(member)
-        node = self._node
-        if suspicion is None or suspicion.looking:
-            return
-        if node.now - suspicion.bad_since >= node.settings.stall_patience_s:
-            self._bury(member)
-        elif node.dial(member):
-            suspicion.looking = True
-        else:
-            node.timers.set((Timer.SUSPICION, member), node.now + node.settings.dial_timeout_s)
-
-    def patience_over(self, member: MemberId) -> None:
-        """It has been stalled for too long."""
-        record = self._node.table.get(member)
-        if record is not None:
-            self._judge(member, record.generation, Cause.PATIENCE_OVER)
-
-    def _looked(self, member: MemberId, outcome: DialOutcome) -> None:
-        node = self._node
-        suspicion = self.suspicions.get(member)
-        if suspicion is None:
-            return
-        if outcome is DialOutcome.CONNECTED:
-            # Somebody's kernel holds the port: wait as for a stall, from when it went bad.
-            again = node.now + node.settings.suspicion_min_s(node.table.size)
-            patient = suspicion.bad_since + node.settings.stall_patience_s
-            node.timers.set((Timer.SUSPICION, member), min(again, max(patient, node.now)))
-            return
-        self._bury(member)
-
-    def _bury(self, member: MemberId) -> None:
-        node = self._node
-        record = node.table.get(member)
-        suspicion = self.suspicions.get(member)
-        if record is None or suspicion is None or node.leaving:
-            return
-        status = after(record.status, Cause.SUSPICION_OVER)
-        self._pronounce(record, status, (node.id,), ())
-
-    # Reacting to the table
-
     def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
-        """Keep suspicions and deadlines in step with the table."""
+        """Keep the round robin and the open probes in step with the table."""
         node = self._node
-        member = new.id
-        if member == node.id:
+        if new.id == node.id:
             return
-        if old is None or (new.status.live and not old.status.live):
-            self._order.joined(member)
-        if new.status is Status.ALIVE:
-            self._bad_since.pop(member, None)
-        else:
-            self._bad_since.setdefault(member, node.now)
-        if new.status is Status.SUSPECT:
-            self._suspect(old, new, claim)
-        else:
-            self._acquit(old, new)
-        if new.status is Status.STALLED:
-            if old is not new:
-                until = node.now + node.settings.stall_patience_s
-                node.timers.set((Timer.PATIENCE, member), until)
-        else:
-            node.timers.cancel((Timer.PATIENCE, member))
         if not new.status.live:
-            self._bad_since.pop(member, None)
-            probe = self.probes.of(member)
+            probe = self.probes.of(new.id)
             if probe is not None:
                 self._close(probe)
-
-    def _suspect(self, old: Record | None, new: Record, claim: Claim) -> None:
-        node = self._node
-        bad_since = self._bad_since.get(new.id, node.now)
-        first = new.id not in self.suspicions
-        self.suspicions.open(new, node.now, bad_since)
-        self.suspicions.confirm(new.id, claim.accusers, claim.crash)
-        self._weigh(new)
-        if first and node.id not in claim.accusers and new.id in self.watched():
+        elif old is None or not old.status.live:
+            self._order.joined(new.id)
+        elif (
+            new.status is Status.SUSPECT
+            and old.status is not Status.SUSPECT
+            and node.id not in claim.accusers
+            and new.id in self.watched()
+        ):
+            # I watch it: whether the accuser is right is for me to find out, at once.
             probe = self._probe(new.id)
             if probe is not None and probe.dial is None:
                 node.dial(new.id)
-
-    def _acquit(self, old: Record | None, new: Record) -> None:
-        node = self._node
-        suspicion = self.suspicions.close(new.id)
-        if suspicion is None:
-            return
-        node.timers.cancel((Timer.SUSPICION, new.id))
-        if old is not None and new.status is Status.ALIVE and new.generation == old.generation:
-            for accuser in suspicion.accusers:
-                self._accusers.refuted(accuser, node.now)
-
-
-class Relays:
-    """Pings sent for others: who wants to know, under which number. Bounded."""
-
-    __slots__ = ("_node", "_waiting")
-
-    LIMIT = 256
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._waiting: dict[int, tuple[Connection, int, MemberId]] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def open(self, connection: Connection, message: Relay, timeout_s: float) -> int | None:
-        """Remember whom to answer; None when too many wait already."""
-        if len(self._waiting) >= self.LIMIT:
-            return None
-        node = self._node
-        sequence = node.sequence()
-        self._waiting[sequence] = (connection, message.sequence, message.target)
-        node.timers.set((Timer.RELAY, sequence), node.now + timeout_s)
-        return sequence
-
-    def close(self, sequence: int, *, heard: bool, by: MemberId | None = None) -> None:
-        """Answer whoever asked; `by` is who acknowledged, None when nobody did."""
-        waiting = self._waiting.get(sequence)
-        if waiting is None or (by is not None and by != waiting[2]):
-            return
-        del self._waiting[sequence]
-        node = self._node
-        node.timers.cancel((Timer.RELAY, sequence))
-        node.reply(waiting[0], Relayed(node.id, node.generation, waiting[1], heard))

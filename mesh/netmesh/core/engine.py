@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from netmesh.core.claims import head
 from netmesh.core.departing import Departing
-from netmesh.core.detection import Detector, Relays
+from netmesh.core.detection import Detector
 from netmesh.core.effects import Departed, Effect, Watch
 from netmesh.core.events import (
     Contacts,
@@ -21,6 +21,7 @@ from netmesh.core.events import (
 from netmesh.core.graveyard import Graveyard
 from netmesh.core.hearing import Hearing, Lane
 from netmesh.core.joining import Joining
+from netmesh.core.judging import Judge
 from netmesh.core.member import Member
 from netmesh.core.messages import (
     Ack,
@@ -46,6 +47,7 @@ from netmesh.core.records import (
     started_ms,
     unpack_advert,
 )
+from netmesh.core.relaying import Relays
 from netmesh.core.rng import Rng
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.suspicion import Suspicions
@@ -65,7 +67,8 @@ class Engine:
         self._node = node = Node(settings, me, rng)
         suspicions = Suspicions(settings)
         self._hearing = Hearing(node, suspicions)
-        self._detector = Detector(node, suspicions, self._hearing.accusers)
+        self._judge = Judge(node, suspicions, self._hearing.accusers)
+        self._detector = Detector(node, self._judge)
         self._relays = Relays(node)
         self._syncing = Syncing(node, self._hearing)
         self._joining = Joining(node, self._hearing, self._syncing)
@@ -177,7 +180,7 @@ class Engine:
         """Raise AssertionError when the state contradicts itself (tests and simulator only)."""
         node = self._node
         node.table.check()
-        suspicions = self._detector.suspicions
+        suspicions = self._judge.suspicions
         for member, record in node.table.records.items():
             suspect = record.status.name == "SUSPECT" and member != node.id
             assert (member in suspicions) == suspect, f"{member}: {record.status.name}"
@@ -310,9 +313,9 @@ class Engine:
             case Timer.RELAY, int():
                 self._relays.close(about, heard=False)
             case Timer.PATIENCE, str():
-                detector.patience_over(MemberId(about))
+                self._judge.patience_over(MemberId(about))
             case Timer.SUSPICION, str():
-                detector.suspicion_over(MemberId(about))
+                self._judge.suspicion_over(MemberId(about))
             case Timer.GOSSIP, _:
                 self._gossip()
             case Timer.ANNOUNCE, _:

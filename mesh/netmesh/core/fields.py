@@ -82,7 +82,7 @@ def advert(value: Json, name: str) -> Advert:
 
 
 def claim(value: Json, name: str) -> Claim:
-    """[id, generation, incarnation, status, version, advert?, accusers?, crash?]."""
+    """[id, generation, incarnation, status, version, advert?, accusers?, crash?, held?]."""
     items = array(value, name, 32)
     if len(items) < 5:
         raise RemoteProtocolError(f"{name} has {len(items)} elements, at least 5 are needed")
@@ -102,6 +102,7 @@ def claim(value: Json, name: str) -> Claim:
         advert(items[5], name) if size > 5 and items[5] is not None else None,
         witnesses,
         crash,
+        boolean(items[8], name) if size > 8 else False,
     )
 
 
@@ -163,12 +164,14 @@ def dump_claim(value: Claim) -> list[object]:
     ]
     if value.advert is not None:
         items.append(orjson.Fragment(value.advert))
-    elif value.accusers or value.crash:
+    elif value.accusers or value.crash or value.held:
         items.append(None)
-    if value.accusers or value.crash:
+    if value.accusers or value.crash or value.held:
         items.append(value.accusers)
-    if value.crash:
+    if value.crash or value.held:
         items.append(value.crash)
+    if value.held:
+        items.append(True)
     return items
 
 

@@ -92,18 +92,32 @@ class Hearing:
         """Take in claims told by `sender`; returns corrections of those that are out of date."""
         wants: list[MemberId] = []
         corrections: list[Claim] = []
+        node = self._node
+        records, me = node.table.records, node.id
+        limit = node.retransmits() if lane is Lane.NEWS else 0
         for claim in claims:
-            if claim.id == self._node.id:
+            known = records.get(claim.id)
+            if (
+                known is not None
+                and known.generation == claim.generation
+                and claim.status is Status.ALIVE is known.status
+                and claim.incarnation <= known.incarnation
+                and claim.version <= known.version
+            ):
+                # Most of what is heard is heard again: this path decides how much gossip costs.
+                if limit:
+                    node.rumours.heard(claim, limit)
+                continue
+            if claim.id == me:
                 self._about_me(claim)
                 continue
             if self._hear_one(claim, lane, sender) and self._may_want(claim):
                 wants.append(claim.id)
             if correct and len(corrections) < CORRECTIONS:
-                mine = self._node.table.get(claim.id)
+                mine = records.get(claim.id)
                 if mine is not None and claim.order < (mine.generation, *mine.order):
                     corrections.append(head(mine))
         if wants and sender:
-            node = self._node
             question = Exchange(node.id, node.generation, False, (), tuple(wants[:WANT_LIMIT]))
             node.send(sender, question)
         return corrections
@@ -154,10 +168,10 @@ class Hearing:
 
     def _confirm(self, old: Record, claim: Claim) -> None:
         node = self._node
-        if self._suspicions.confirm(claim.id, claim.accusers, claim.crash):
+        if self._suspicions.confirm(claim.id, claim.accusers, claim.crash, held=claim.held):
             suspicion = self._suspicions.get(claim.id)
             if suspicion is not None:
-                told = head(old, suspicion.accusers, suspicion.crash)
+                told = suspicion.told(old)
                 node.spread(told, urgent=bool(suspicion.crash))
                 for listener in node.on_change:
                     listener(old, old, told)

@@ -41,6 +41,7 @@ class Node:
         self.dialling: set[MemberId] = set()
         self.on_change: list[ChangeListener] = []
         self._sequence = rng.getrandbits(31)
+        self._retransmits = (0, 0)
 
     @property
     def me(self) -> Record:
@@ -113,7 +114,10 @@ class Node:
 
     def retransmits(self) -> int:
         """How often I pass on one rumour in a mesh of the present size."""
-        return self.settings.retransmits(self.table.size)
+        size = self.table.size
+        if size != self._retransmits[0]:
+            self._retransmits = (size, self.settings.retransmits(size))
+        return self._retransmits[1]
 
     def piggyback(self, to: MemberId, generation: Generation | None) -> tuple[Claim, ...]:
         """Claims for a ping or ack: what the receiver is accused of first, then rumours.

@@ -15,6 +15,9 @@ from netmesh.core.records import MemberId, Status
 HEARD_WEIGHT = 2
 """Sends that one duplicate stands for: its sender has sent it to others, too."""
 
+MOST_SENT = 32
+"""Rumours sent more often than this are all alike; more than any mesh needs."""
+
 
 class _Rumour:
     __slots__ = ("claim", "sent", "size")
@@ -33,7 +36,7 @@ class Rumours:
     def __init__(self, limit: int) -> None:
         self._by_id: dict[MemberId, _Rumour] = {}
         # Two tiers per number of sends; a dict keeps insertion order and gives O(1) removal.
-        self._tiers: list[dict[MemberId, _Rumour]] = []
+        self._tiers: list[dict[MemberId, _Rumour]] = [{} for _ in range(2 * MOST_SENT + 2)]
         self._limit = limit
         self.dropped = 0
         """Rumours thrown away because the queue was full."""
@@ -59,10 +62,14 @@ class Rumours:
     def heard(self, claim: Claim, limit: int) -> None:
         """Somebody else told the same."""
         rumour = self._by_id.get(claim.id)
+        if rumour is None:
+            return
+        mine = rumour.claim
         if (
-            rumour is not None
-            and rumour.claim.order == claim.order
-            and rumour.claim.version == claim.version
+            mine.generation == claim.generation
+            and mine.incarnation == claim.incarnation
+            and mine.status is claim.status
+            and mine.version == claim.version
         ):
             self._age(rumour, HEARD_WEIGHT, limit)
 
@@ -93,10 +100,8 @@ class Rumours:
             self._tier(rumour)[member] = rumour
 
     def _tier(self, rumour: _Rumour) -> dict[MemberId, _Rumour]:
-        index = 2 * rumour.sent + (rumour.claim.status is not Status.ALIVE)
-        while len(self._tiers) <= index:
-            self._tiers.append({})
-        return self._tiers[index]
+        sent = rumour.sent if rumour.sent < MOST_SENT else MOST_SENT
+        return self._tiers[2 * sent + (rumour.claim.status is not Status.ALIVE)]
 
     def _evict(self) -> None:
         for tier in reversed(self._tiers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from netmesh.core.claims import MAX_WITNESSES
+from netmesh.core.claims import MAX_WITNESSES, Claim, head
 from netmesh.core.records import Generation, MemberId, Record
 from netmesh.core.settings import ProtocolSettings
 
@@ -21,8 +21,14 @@ class Suspicion:
     """When the member was last ALIVE here; a stall before the suspicion counts."""
     accusers: tuple[MemberId, ...] = ()
     crash: tuple[MemberId, ...] = ()
+    held: bool = False
+    """Its kernel accepted a connection of somebody: a stall, whatever else it looks like."""
     looking: bool = False
     """The last look (a dial) is on its way."""
+
+    def told(self, record: Record) -> Claim:
+        """The suspicion as news."""
+        return head(record, self.accusers, self.crash, held=self.held)
 
 
 def timeout_s(settings: ProtocolSettings, members: int, accusers: int) -> float:
@@ -77,18 +83,24 @@ class Suspicions:
         return self._by_id.pop(member, None)
 
     def confirm(
-        self, member: MemberId, accusers: tuple[MemberId, ...], crash: tuple[MemberId, ...]
+        self,
+        member: MemberId,
+        accusers: tuple[MemberId, ...],
+        crash: tuple[MemberId, ...],
+        *,
+        held: bool,
     ) -> bool:
         """Count these witnesses; True when the suspicion gained something worth telling."""
         suspicion = self._by_id.get(member)
         if suspicion is None:
             return False
-        before = (len(suspicion.accusers), len(suspicion.crash))
+        before = (len(suspicion.accusers), len(suspicion.crash), suspicion.held)
+        suspicion.held = suspicion.held or held
         suspicion.accusers = _union(suspicion.accusers, accusers)
         suspicion.crash = _union(suspicion.crash, crash)
         enough = self._settings.confirmations + 1
         gained = len(suspicion.accusers) > before[0] and before[0] < enough
-        return gained or len(suspicion.crash) > before[1]
+        return gained or len(suspicion.crash) > before[1] or suspicion.held is not before[2]
 
     def due(self, member: MemberId, members: int, me: MemberId) -> float:
         """When the suspicion runs out here (monotonic seconds)."""
@@ -96,7 +108,12 @@ class Suspicions:
         wait = timeout_s(self._settings, members, len(suspicion.accusers))
         if me not in suspicion.accusers:
             wait += self._settings.bystander_grace_s
-        return suspicion.started + wait
+        due = suspicion.started + wait
+        if suspicion.held:
+            settings = self._settings
+            patient = suspicion.bad_since + settings.stall_patience_s
+            due = max(due, patient + settings.suspicion_min_s(members))
+        return due
 
     def crash_confirmed(self, member: MemberId, members: int) -> bool:
         """True when enough observers saw the process gone."""

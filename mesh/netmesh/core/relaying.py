@@ -1,0 +1,44 @@
+"""Pings sent on behalf of others."""
+
+from __future__ import annotations
+
+from netmesh.core.events import Connection
+from netmesh.core.messages import Relay, Relayed
+from netmesh.core.node import Node
+from netmesh.core.records import MemberId
+from netmesh.core.timers import Timer
+
+
+class Relays:
+    """Who wants to know about whom, under which number. Bounded."""
+
+    __slots__ = ("_node", "_waiting")
+
+    LIMIT = 256
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._waiting: dict[int, tuple[Connection, int, MemberId]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def open(self, connection: Connection, message: Relay, timeout_s: float) -> int | None:
+        """Remember whom to answer; None when too many wait already."""
+        if len(self._waiting) >= self.LIMIT:
+            return None
+        node = self._node
+        sequence = node.sequence()
+        self._waiting[sequence] = (connection, message.sequence, message.target)
+        node.timers.set((Timer.RELAY, sequence), node.now + timeout_s)
+        return sequence
+
+    def close(self, sequence: int, *, heard: bool, by: MemberId | None = None) -> None:
+        """Answer whoever asked; `by` is who acknowledged, None when nobody did."""
+        waiting = self._waiting.get(sequence)
+        if waiting is None or (by is not None and by != waiting[2]):
+            return
+        del self._waiting[sequence]
+        node = self._node
+        node.timers.cancel((Timer.RELAY, sequence))
+        node.reply(waiting[0], Relayed(node.id, node.generation, waiting[1], heard))
