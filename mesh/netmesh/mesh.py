@@ -31,6 +31,7 @@ from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
 from netmesh.errors import ClosedError, ConfigError
 from netmesh.io.fork import drop_inherited
+from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity
 from netmesh.io.shell import Shell
 from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
@@ -59,6 +60,7 @@ class Mesh:
         engine: Engine,
         finder: Finder,
         bootstrap: Bootstrap,
+        keys: KeyWatch,
     ) -> None:
         """Use ``Mesh.start``."""
         self.name = name
@@ -68,6 +70,7 @@ class Mesh:
         self._engine = engine
         self._finder = finder
         self._bootstrap = bootstrap
+        self._keys = keys
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._snapshot: tuple[tuple[Member, ...], bool] = (engine.members(), engine.joined)
@@ -119,11 +122,13 @@ class Mesh:
             new_record(address.member_id(), generation, advert),
             random.Random(secrets.randbits(128)),
         )
-        mesh = cls(settings.name, port, shell, engine, finder, bootstrap)
+        keys = KeyWatch(settings, security, shell.rekey, log)
+        mesh = cls(settings.name, port, shell, engine, finder, bootstrap, keys)
         _LIVE.add(mesh)
         atexit.register(mesh.leave)
         shell.start(engine, mesh._show)
         finder.start()
+        keys.start()
         log.info("mesh: %s is a member of %r", mesh.id, settings.name)
         return mesh
 
@@ -183,6 +188,7 @@ class Mesh:
         _LIVE.discard(self)
         atexit.unregister(self.leave)
         self._finder.stop()
+        self._keys.stop()
         self._bootstrap.directory.withdraw()
         self._shell.stop(CLOSE_S)
         with self._changed:

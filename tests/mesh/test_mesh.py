@@ -22,6 +22,7 @@ from netmesh import (
     generate_key,
     observe,
 )
+from netmesh.io import rotation
 
 Start = Callable[..., Mesh]
 
@@ -223,6 +224,36 @@ def test_keys_rotate_without_downtime(start: Start) -> None:
     members = [start(key=key, **local) for key in (f"{old},{new}", f"{new},{old}", f"{old},{new}")]
     for mesh in members:
         assert mesh.wait(size(3), 10)
+
+
+def test_keys_rotate_while_everybody_runs(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.05)
+    old, new = generate_key(), generate_key()
+    files = [tmp_path / f"key{number}" for number in range(4)]
+    for file in files:
+        file.write_text(old)
+    members = [start(key_file=file, advertise="127.0.0.1") for file in files]
+    assert all(mesh.wait(size(4), 10) for mesh in members)
+    seen: set[Status] = set()
+
+    def note(found: tuple[Member, ...]) -> bool:
+        seen.update(member.status for member in found)
+        return False
+
+    for step in (f"{old}\n{new}", f"{new}\n{old}", new, "half-written"):
+        for file, mesh in zip(files, members, strict=True):
+            file.write_text(step)
+            mesh.wait(note, 0.15)
+    assert members[0].wait_joined(1)
+    members[0].publish({"after": "rotation"})
+    for mesh in members:
+        assert mesh.wait(lambda found: any(m.advert.get("after") for m in found), 5)
+        assert mesh.wait(size(4), 5)
+    assert Status.DEAD not in seen
+    assert start(key=new, advertise="127.0.0.1").wait(size(5), 10)
+    assert not start(key=old, advertise="127.0.0.1").wait(size(5), 1)
 
 
 def test_an_observer_sees_everybody_and_is_no_member(start: Start, tmp_path: Path) -> None:

@@ -147,6 +147,14 @@ class Links:
             elif link is None:
                 self._open(member, now)
 
+    def rekey(self, security: SocketSecurity, now: float) -> None:
+        """Talk by other keys from now on: all links are opened anew, the watched ones at once."""
+        self._security = security
+        self._rings.clear()
+        self.close()
+        for member in self._watched:
+            self._open(member, now)
+
     def expire(self, now: float) -> None:
         """Close links that nobody used for a while."""
         while self._links:

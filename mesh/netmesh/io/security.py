@@ -205,7 +205,7 @@ class ZapHandler:
                 request = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            self.socket.send_multipart(self._answer(request))
+            self.socket.send_multipart(self._answer(request), zmq.DONTWAIT)
 
     def _answer(self, request: list[bytes]) -> list[bytes]:
         number = request[1] if len(request) > 1 else b""

@@ -16,7 +16,6 @@ from typing import Protocol
 
 import zmq
 
-from netmesh.bootstrap.address import Address
 from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
     Connection,
@@ -35,9 +34,10 @@ from netmesh.core.messages import Message
 from netmesh.core.records import JsonObject, MemberId
 from netmesh.errors import BindError, RemoteProtocolError
 from netmesh.io.dialler import Dialler
-from netmesh.io.links import Links, harden
+from netmesh.io.links import Links
 from netmesh.io.reactor import Reactor
-from netmesh.io.security import SocketSecurity, ZapHandler
+from netmesh.io.security import SocketSecurity
+from netmesh.io.server import Server
 
 FAREWELL_S = 0.3
 """How long messages of a graceful leave may take to get out after the core is done."""
@@ -46,7 +46,6 @@ ERROR_PAUSE_S = 0.05
 """A timer that raises is still due afterwards: without a pause it would take a whole core."""
 
 _WAKE = "inproc://wake"
-_BATCH = 64
 _OWN_LINK = b"\x01"
 """Starts the token of a message that came over a link of ours: replies go to ``Send``, so a
 ``Reply`` to it is a mistake of the core. ROUTER's own ids start with a zero byte."""
@@ -82,7 +81,6 @@ class Shell:
         self.departed = threading.Event()
         """Set when a graceful leave is said."""
         self._wire = wire
-        self._security = security
         self._log = log
         self._core: Core | None = None
         self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
@@ -97,14 +95,16 @@ class Shell:
             received=self._from_link,
             lost=self._lost,
         )
-        self._zap: ZapHandler | None = None
-        self._router: zmq.Socket[bytes] | None = None
+        self._server = Server(
+            self._context, self._reactor, security, self.counters, self._from_outside
+        )
         self._tick_after = 0.0
         self._shown: tuple[int, bool] | None = None
         self._show_after = 0.0
         self._lock = threading.Lock()
         self._advert: JsonObject | None = None
         self._contacts: deque[tuple[MemberId, ...]] = deque(maxlen=8)
+        self._new_keys: SocketSecurity | None = None
         self._leaving = False
         self._stopping = False
         self._woken = False
@@ -115,31 +115,12 @@ class Shell:
         self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
 
     def bind(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
-        """Listen on *host* and *port*; returns the port.
-
-        With *port* None on *fallback_port* or, when that is taken, on a free one. Raises BindError.
-        """
-        if self._security.enabled:
-            self._zap = ZapHandler(self._context, self._security, self.counters)
-        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        harden(router)
-        router.setsockopt(zmq.BACKLOG, 1024)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.IPV6, int(":" in host))
-        self._security.apply_server(router)
-        self._router = router
-        wanted = [port] if port is not None else [fallback_port or 0, 0]
-        for number in wanted:
-            try:
-                router.bind(f"tcp://{Address(host, number)}" if number else _any_port(host))
-            except zmq.ZMQError as error:
-                if number == wanted[-1]:
-                    self.close_unstarted()
-                    raise BindError(str(Address(host, number)), str(error)) from None
-                continue
-            break
-        endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        return int(endpoint.rpartition(":")[2])
+        """Listen (see ``Server.listen``); returns the port. Raises BindError."""
+        try:
+            return self._server.listen(host, port, fallback_port)
+        except BindError:
+            self.close_unstarted()
+            raise
 
     def start(self, core: Core, changed: Callable[[tuple[Member, ...], bool], None]) -> None:
         """Run *core* on the shell's thread; *changed* gets each new (members, joined) there."""
@@ -159,6 +140,12 @@ class Shell:
             if len(self._contacts) == self._contacts.maxlen:
                 self.counters["dropped.contacts"] += 1  # the oldest; the next round brings it again
             self._contacts.append(members)
+            self._wake()
+
+    def rekey(self, security: SocketSecurity) -> None:
+        """Any thread: talk by these keys from now on. Only when there was a key from the start."""
+        with self._lock:
+            self._new_keys = security
             self._wake()
 
     def leave(self) -> None:
@@ -187,11 +174,7 @@ class Shell:
         self._wake_out.send(b"", zmq.DONTWAIT)
 
     def _run(self) -> None:
-        assert self._core is not None and self._router is not None
         self._reactor.add(self._wake_in, self._woke)
-        if self._zap is not None:
-            self._reactor.add(self._zap.socket, self._zap.handle)
-        self._reactor.add(self._router, self._from_router)
         while not self._stopping:
             if not self._reactor.guard("loop", self._turn):
                 self._tick_after = time.monotonic() + ERROR_PAUSE_S
@@ -217,7 +200,11 @@ class Shell:
             advert, self._advert = self._advert, None
             contacts = list(self._contacts)
             self._contacts.clear()
+            keys, self._new_keys = self._new_keys, None
             leaving, self._leaving = self._leaving, False
+        if keys is not None:
+            self._server.rekey(keys)
+            self._links.rekey(keys, time.monotonic())
         for ids in contacts:
             self._step(Contacts(ids))
         if advert is not None:
@@ -257,26 +244,10 @@ class Shell:
         if to.startswith(_OWN_LINK):
             self.counters["error.reply_on_own_link"] += 1
             return
-        assert self._router is not None
-        try:
-            self._router.send_multipart([to, *frames], zmq.DONTWAIT)
-            self.counters["sent"] += 1
-            self.counters["sent_bytes"] += sum(map(len, frames))
-        except zmq.Again:
-            self.counters["dropped.reply_queue_full"] += 1
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            self.counters["dropped.reply_peer_gone"] += 1
+        self._server.reply(to, frames)
 
-    def _from_router(self) -> None:
-        assert self._router is not None
-        for _ in range(_BATCH):
-            try:
-                connection, *frames = self._router.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            self._receive(Connection(connection), frames)
+    def _from_outside(self, connection: bytes, frames: list[bytes]) -> None:
+        self._receive(Connection(connection), frames)
 
     def _from_link(self, member: MemberId, frames: list[bytes]) -> None:
         self._receive(Connection(_OWN_LINK + member.encode()), frames)
@@ -330,12 +301,5 @@ class Shell:
         self._dialler.close()
         self._links.close(linger_s)
         self._wake_in.close(linger=0)
-        if self._router is not None:
-            self._router.close(linger=int(linger_s * 1000))
-        if self._zap is not None:
-            self._zap.close()
+        self._server.close(linger_s)
         self._context.term()
-
-
-def _any_port(host: str) -> str:
-    return f"tcp://[{host}]:*" if ":" in host else f"tcp://{host}:*"

@@ -1,0 +1,136 @@
+"""Incoming connections: one listening port, one ROUTER on it, the ZAP handler behind it.
+
+The listening socket is ours and ZeroMQ gets a duplicate of it. So the port stays open without a gap
+while the ROUTER is replaced by one with other keys: a gap would be a refused connection, and a
+refused connection means "dead" to everybody else.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+import zmq
+
+from netmesh.bootstrap.address import Address
+from netmesh.errors import BindError
+from netmesh.io.links import harden
+from netmesh.io.reactor import Reactor
+from netmesh.io.security import SocketSecurity, ZapHandler
+
+BACKLOG = 1024
+"""Connections waiting to be accepted. A cold start of 2,000 brings many at once."""
+
+_BATCH = 64
+"""Messages taken before other sockets have their turn."""
+
+
+class Server:
+    """The inbound side of one shell. Belongs to the shell's thread once that runs."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        reactor: Reactor,
+        security: SocketSecurity,
+        counters: Counter[str],
+        received: Callable[[bytes, list[bytes]], None],
+    ) -> None:
+        self._context = context
+        self._reactor = reactor
+        self._security = security
+        self._counters = counters
+        self._received = received
+        self._listener: socket.socket | None = None
+        self._router: zmq.Socket[bytes] | None = None
+        self._zap: ZapHandler | None = None
+
+    def listen(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
+        """Listen on *host* and *port*; returns the port.
+
+        With *port* None on *fallback_port* or, when that is taken, on a free one. Raises BindError.
+        """
+        wanted = [port] if port is not None else [fallback_port or 0, 0]
+        for number in wanted:
+            try:
+                self._listener = _listener(host, number)
+            except OSError as error:
+                if number == wanted[-1]:
+                    raise BindError(str(Address(host, number)), str(error)) from None
+            else:
+                break
+        assert self._listener is not None
+        if self._security.enabled:
+            # Before the ROUTER: a client that finds no handler is refused and has to come again.
+            self._zap = ZapHandler(self._context, self._security, self._counters)
+            self._reactor.add(self._zap.socket, self._zap.handle)
+        self._router = self._make_router()
+        bound: int = self._listener.getsockname()[1]
+        return bound
+
+    def rekey(self, security: SocketSecurity) -> None:
+        """Serve by other keys from now on. Everybody is disconnected and has to prove a key of
+        *security*: a key that was taken out of it opens nothing any more."""
+        assert self._zap is not None and self._router is not None
+        self._security = security
+        self._zap.allow(security)
+        old, self._router = self._router, self._make_router()
+        self._reactor.remove(old)
+        old.close(linger=0)
+
+    def reply(self, to: bytes, frames: list[bytes]) -> None:
+        """Queue *frames* for the connection *to*; drops when it is gone or its queue is full."""
+        assert self._router is not None
+        try:
+            self._router.send_multipart([to, *frames], zmq.DONTWAIT)
+            self._counters["sent"] += 1
+            self._counters["sent_bytes"] += sum(map(len, frames))
+        except zmq.Again:
+            self._counters["dropped.reply_queue_full"] += 1
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._counters["dropped.reply_peer_gone"] += 1
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close; *linger_s* bounds how long the context waits for answers to be sent."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._router is not None:
+            self._reactor.remove(self._router)
+            self._router.close(linger=int(linger_s * 1000))
+        if self._zap is not None:
+            self._reactor.remove(self._zap.socket)
+            self._zap.close()
+
+    def _make_router(self) -> zmq.Socket[bytes]:
+        assert self._listener is not None
+        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        harden(router)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.USE_FD, self._listener.dup().detach())
+        self._security.apply_server(router)
+        host, port = self._listener.getsockname()[:2]
+        router.setsockopt(zmq.IPV6, int(":" in host))
+        router.bind(f"tcp://{Address(host, port)}")
+        self._reactor.add(router, lambda: self._readable(router))
+        return router
+
+    def _readable(self, router: zmq.Socket[bytes]) -> None:
+        for _ in range(_BATCH):
+            if router is not self._router:
+                return  # replaced by what the last message caused
+            try:
+                connection, *frames = router.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self._received(connection, frames)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Two ROUTERs share it for a moment: the one that finds the queue empty must not wait.
+    made.setblocking(False)
+    return made
