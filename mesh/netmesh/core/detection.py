@@ -80,11 +80,14 @@ class Detector:
 
     def link_lost(self, member: MemberId) -> None:
         """A monitored connection broke: look at once, by ping and by connect."""
+        self.verify(member)
+
+    def verify(self, member: MemberId) -> None:
+        """See at once for myself whether that member is there."""
         if not self._node.table.live(member):
             return
         probe = self._probe(member)
-        if probe is not None and not probe.escalated:
-            probe.lost_link = True
+        if probe is not None and probe.dial is None:
             self._node.dial(member)
 
     def acked(self, message: Ack) -> Probe | None:
@@ -190,8 +193,7 @@ class Detector:
             if seen == node.settings.crowd_triage:
                 break
             if other != node.id and other not in self._judge.suspicions:
-                self._probe(other)
-                node.dial(other)
+                self.verify(other)
                 seen += 1
 
     def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
@@ -211,7 +213,5 @@ class Detector:
             and node.id not in claim.accusers
             and new.id in self.watched()
         ):
-            # I watch it: whether the accuser is right is for me to find out, at once.
-            probe = self._probe(new.id)
-            if probe is not None and probe.dial is None:
-                node.dial(new.id)
+            # I watch it: whether the accuser is right is for me to find out.
+            self.verify(new.id)

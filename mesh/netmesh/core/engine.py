@@ -338,6 +338,10 @@ class Engine:
             # Lifeguard: who is suspected is probably slow.
             self._told_suspect = told
             self._detector.health.worse()
+        if self._hearing.doubted:
+            doubted, self._hearing.doubted = self._hearing.doubted, []
+            for member in doubted:
+                self._detector.verify(member)
         watched = frozenset() if self._node.leaving else self._detector.watched()
         if watched != self._watching:
             self._watching = watched

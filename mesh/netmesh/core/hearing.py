@@ -17,6 +17,7 @@ from netmesh.core.records import (
     MemberId,
     Record,
     Status,
+    make_record,
 )
 from netmesh.core.suspicion import Suspicions
 
@@ -24,6 +25,8 @@ WANT_LIMIT = 128
 """Members asked for in one message; the rest is asked for at the next occasion."""
 WANT_PATIENCE_S = 1.0
 CORRECTIONS = 64
+DOUBTED_LIMIT = 16
+"""Probed at once; after a healed partition there are hundreds, and they refute by themselves."""
 OUTBID_SPACING_S = 1.0
 """Two processes that claim one id must not outbid each other at wire speed."""
 
@@ -44,7 +47,7 @@ def absorb(old: Record | None, claim: Claim) -> tuple[Record | None, bool]:
     if old is None or claim.generation > old.generation:
         if claim.advert is None:
             return old, claim.status.live
-        new = Record(
+        new = make_record(
             claim.id,
             claim.generation,
             claim.incarnation,
@@ -69,13 +72,21 @@ def absorb(old: Record | None, claim: Claim) -> tuple[Record | None, bool]:
     version, advert = old.version, old.advert
     if newer_advert and claim.advert is not None:
         version, advert = claim.version, claim.advert
-    return Record(old.id, old.generation, incarnation, status, version, advert), missing
+    return make_record(old.id, old.generation, incarnation, status, version, advert), missing
 
 
 class Hearing:
     """Applies claims to the node's table."""
 
-    __slots__ = ("_node", "_outbid_at", "_suspicions", "_wanted", "accusers", "told_suspect")
+    __slots__ = (
+        "_node",
+        "_outbid_at",
+        "_suspicions",
+        "_wanted",
+        "accusers",
+        "doubted",
+        "told_suspect",
+    )
 
     def __init__(self, node: Node, suspicions: Suspicions) -> None:
         self._node = node
@@ -83,6 +94,8 @@ class Hearing:
         self._wanted: dict[MemberId, tuple[int, int, float]] = {}
         self._outbid_at = -1e9
         self.accusers = Accusers(node.settings)
+        self.doubted: list[MemberId] = []
+        """Live members that somebody holds dead; the engine has them probed."""
         self.told_suspect = 0
         """How often I heard that I am suspect; the engine takes it as a sign of bad health."""
 
@@ -141,7 +154,8 @@ class Hearing:
             claim = doubted
         new, missing = absorb(old, claim)
         if new is not None and new is not old:
-            node.change(old, new, claim)
+            # A stranger found by comparing is no news: whoever lacks it finds it the same way.
+            node.change(old, new, claim, tell=old is not None or lane is Lane.NEWS)
         elif old is not None:
             if claim.status is Status.SUSPECT and claim.order == (old.generation, *old.order):
                 self._confirm(old, claim)
@@ -164,6 +178,8 @@ class Hearing:
         if lane is Lane.NEWS and self.accusers.may_bury(accuser, node.now):
             return claim
         accusers = claim.accusers or ((sender,) if sender else ())
+        if len(self.doubted) < DOUBTED_LIMIT:
+            self.doubted.append(claim.id)
         return replace(claim, status=Status.SUSPECT, accusers=accusers[:1], crash=())
 
     def _confirm(self, old: Record, claim: Claim) -> None:

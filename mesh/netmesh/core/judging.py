@@ -76,7 +76,7 @@ class Judge:
         suspicion = self.suspicions.get(record.id)
         if suspicion is None:
             return
-        if self.suspicions.crash_confirmed(record.id, node.table.size):
+        if self.suspicions.crash_confirmed(record.id, node.table.size, node.id):
             status = after(record.status, Cause.CRASH_CONFIRMED)
             self._pronounce(record, status, suspicion.accusers, suspicion.crash)
             return

@@ -92,18 +92,23 @@ class Node:
         self.effects.append(Dial(member, self.settings.dial_timeout_s))
         return True
 
-    def change(self, old: Record | None, new: Record, cause: Claim) -> None:
+    def change(self, old: Record | None, new: Record, cause: Claim, *, tell: bool = True) -> None:
         """Take `new` into the table, tell everybody, and let the other parts react."""
         self.table.put(new, self.now)
+        if tell:
+            self._tell(old, new, cause)
+        for listener in self.on_change:
+            listener(old, new, cause)
+
+    def _tell(self, old: Record | None, new: Record, cause: Claim) -> None:
         fresh = old is None or old.generation != new.generation or old.version != new.version
         if fresh and len(new.advert) <= EAGER_ADVERT_BYTES:
             claim = whole(new)
         else:
             claim = head(new, cause.accusers, cause.crash)
-        urgent = old is None or old.status is not new.status
+        # Deaths and refutations cannot wait; joins, adverts and stalls can.
+        urgent = old is not None and old.status is not new.status
         self.spread(claim, urgent=urgent and new.status is not Status.STALLED)
-        for listener in self.on_change:
-            listener(old, new, cause)
 
     def spread(self, claim: Claim, *, urgent: bool) -> None:
         """Queue a rumour and make sure that it will be told."""

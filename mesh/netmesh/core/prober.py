@@ -27,8 +27,6 @@ class Probe:
     """The direct timeout has passed: relays and the kernel were asked."""
     over: bool = False
     """The indirect timeout has passed, only the dial is missing."""
-    lost_link: bool = False
-    """Started because a connection broke."""
 
 
 class Probes:

@@ -86,6 +86,19 @@ class Record:
         return (self.incarnation, int(self.status))
 
 
+@lru_cache(maxsize=4096)
+def make_record(
+    member: MemberId,
+    generation: Generation,
+    incarnation: int,
+    status: Status,
+    version: int,
+    advert: Advert,
+) -> Record:
+    """A record, the same object for the same values: a simulation of thousands shares them."""
+    return Record(member, generation, incarnation, status, version, advert)
+
+
 def merge(a: Record, b: Record) -> Record:
     """Join of two records of the same member; returns `a` itself when `b` adds nothing.
 

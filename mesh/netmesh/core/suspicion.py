@@ -115,12 +115,17 @@ class Suspicions:
             due = max(due, patient + settings.suspicion_min_s(members))
         return due
 
-    def crash_confirmed(self, member: MemberId, members: int) -> bool:
-        """True when enough observers saw the process gone."""
+    def crash_confirmed(self, member: MemberId, members: int, me: MemberId) -> bool:
+        """True when enough observers saw the process gone.
+
+        What I saw with my own eyes needs only one other that accuses it for whatever reason.
+        """
         suspicion = self._by_id.get(member)
         if suspicion is None:
             return False
         needed = 1 if members <= 3 else self._settings.crash_observers
+        if me in suspicion.crash and any(who != me for who in suspicion.accusers):
+            return True
         return len(suspicion.crash) >= needed
 
 
