@@ -1,0 +1,313 @@
+"""The command against real members on loopback: what it prints, how it ends, what it leaves."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mesh_inspect
+import netloader
+import netmesh
+from mesh_inspect import cli
+from netloader.identity import Parallel
+from netmesh import JsonObject, Mesh, MeshSettings, NoMeshError, VersionMismatch
+
+from .support import advert, holding
+
+Start = Callable[..., Mesh]
+
+SOON = ["--timeout", "0.3"]
+"""Where no answer is expected."""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No setting but a same-host directory of this test's own."""
+    for name in list(os.environ):
+        if name.startswith("NETLOADER_"):
+            monkeypatch.delenv(name)
+    path = tmp_path / "netmesh"
+    monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(path))
+    return path
+
+
+@pytest.fixture
+def start(directory: Path) -> Iterator[Start]:
+    """Starts members, each of which knows all the earlier ones when it is handed out."""
+    started: list[Mesh] = []
+
+    def make(published: JsonObject, **settings: object) -> Mesh:
+        values = {"directory": directory} | settings
+        mesh = Mesh.start(MeshSettings.model_validate(values), published)
+        started.append(mesh)
+        assert mesh.wait_joined(10)
+        return mesh
+
+    yield make
+    for mesh in started:
+        mesh.close()
+
+
+@pytest.fixture
+def pair(start: Start) -> tuple[Mesh, Mesh]:
+    """A worker with a target and a draft, and one that has just started."""
+    place = Parallel(tp_size=2, tp_rank=1)
+    first = start(advert(holding("org/target", place), holding("org/draft", role="draft")))
+    second = start({})
+    assert first.wait(lambda members: len(members) == 2, 10)
+    assert second.wait(lambda members: len(members) == 2, 10)
+    return first, second
+
+
+def usage_error(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_it_shows_every_holding_with_nothing_set(
+    pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0][0] == "MODEL"
+    assert [line[:4] for line in lines[1:]] == [
+        ["-", "-", "-", "alive"],
+        ["org/draft", "draft", "tp0/1", "ready"],
+        ["org/target", "target", "tp1/2", "ready"],
+    ]
+
+
+def test_json_is_one_document(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["peers", "-o", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["apiVersion"], document["mesh"]) == ("mesh-inspect/v1", "default")
+    seen = {(entry["id"], entry["generation"]) for entry in document["members"]}
+    assert seen == {(mesh.id, mesh.generation) for mesh in pair}
+    target = next(one for one in document["members"] if one["model"] == "org/target")
+    assert target["layout"]["tp_rank"] == 1
+    assert target["ready"] is True
+
+
+def test_wide_names_the_member(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["-o", "wide", "peers"]) == 0
+    out = capsys.readouterr().out
+    assert all(mesh.id in out for mesh in pair)
+
+
+def test_the_observer_is_never_a_member(pair: tuple[Mesh, Mesh], directory: Path) -> None:
+    files = sorted(directory.iterdir())
+    for _ in range(3):
+        assert cli.main(["-o", "json"]) == 0
+        assert cli.main(["--seed", pair[0].id]) == 0
+    for mesh in pair:
+        assert {member.id for member in mesh.members()} == {one.id for one in pair}
+    assert sorted(directory.iterdir()) == files
+
+
+def test_a_member_that_left_is_still_shown(
+    pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = pair
+    first.leave()
+    assert second.wait(lambda members: sum(one.selectable for one in members) == 1, 5)
+    assert cli.main(["--model", "org/target", "-o", "json"]) == 0
+    (gone,) = json.loads(capsys.readouterr().out)["members"]
+    assert (gone["status"], gone["ready"], gone["id"]) == ("left", False, first.id)
+
+
+def test_the_filter_decides_between_0_and_2(
+    pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--model", "org/*", "-o", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["members"]) == 2
+    assert cli.main(["--model", "org/other"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "org/other" in err
+    assert cli.main(["--model", "org/other", "-o", "json"]) == 2
+    assert json.loads(capsys.readouterr().out)["members"] == []
+
+
+def test_a_mesh_of_another_name_is_not_seen(
+    pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["--mesh", "other", "--seed", pair[0].id, *SOON]) == 3
+    assert "'other'" in capsys.readouterr().err
+
+
+def test_a_seed_is_the_only_place_asked(
+    pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["--seed", "127.0.0.1:1", *SOON]) == 3
+    assert "127.0.0.1:1" in capsys.readouterr().err
+    assert cli.main(["--seed", "127.0.0.1:1", "--seed", pair[1].id]) == 0
+    monkeypatch.delenv("NETLOADER_MESH_DIRECTORY")
+    assert cli.main(["--seed", pair[0].id]) == 0
+
+
+def test_settings_come_from_the_environment_of_a_worker(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = netmesh.generate_key()
+    mesh = start({}, name="prod", key=key, advertise="127.0.0.1")
+    monkeypatch.setenv("NETLOADER_MESH_NAME", "prod")
+    assert cli.main(SOON) == 3
+    monkeypatch.setenv("NETLOADER_MESH_KEY", key)
+    assert cli.main(["-o", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["members"][0]["id"] == mesh.id
+    assert key not in err
+    assert cli.main(["--mesh", "default", *SOON]) == 3
+
+
+def test_no_mesh_says_what_was_tried_and_what_to_do(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(SOON) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert str(directory) in err
+    assert "--seed" in err
+    assert "--load-format netloader" in err
+    assert not directory.exists()
+
+
+def test_a_likely_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def observe(settings: MeshSettings, timeout_s: float) -> tuple[netmesh.Member, ...]:
+        raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1)
+
+    monkeypatch.setattr(cli, "observe", observe)
+    assert cli.main([]) == 3
+    assert "version 9" in capsys.readouterr().err
+
+
+def test_a_hostile_member_is_shown_harmlessly(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(advert(holding("\x1b]0;owned\x07[red]m[/red]")))
+    start({"holdings": [{"role": 1}, "x"], "schema": "\x1b[2J"})
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b]0;owned\\x07[red]m[/red]" in out
+    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "xml"],
+        ["members"],
+        ["--seeds", "h"],
+        ["--timeout", "0"],
+        ["--timeout", "nan"],
+        ["--timeout", "inf"],
+        ["--timeout", "soon"],
+        ["--mesh"],
+        ["peers", "extra"],
+        ["keygen", "-o", "json"],
+    ],
+)
+def test_a_wrong_command_line_is_64(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert usage_error(*arguments) == 64
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--seed", "host:99999"], "--seed"),
+        (["--seed", "10.0.0.1"], "MESH_KEY_FILE"),  # leaves this host without a key
+        (["--mesh", "no blanks"], "--mesh"),
+        (["--mesh", ""], "--mesh"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_64(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, *SOON]) == 64
+    assert named in capsys.readouterr().err
+
+
+def test_a_bad_key_is_64_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NETLOADER_MESH_KEY", "hunter2")
+    assert cli.main(SOON) == 64
+    err = capsys.readouterr().err
+    assert "MESH_KEY" in err
+    assert "hunter2" not in err
+
+
+def test_an_unsafe_directory_is_told(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory.mkdir()
+    directory.chmod(0o755)
+    assert cli.main(SOON) == 3
+    assert "MESH_DIRECTORY" in capsys.readouterr().err
+
+
+def test_help_documents_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert usage_error("--help") == 0
+    out = capsys.readouterr().out
+    for status in cli.Exit:
+        assert status is cli.Exit.INTERRUPTED or f"\n  {status.value:<4} " in out
+
+
+def test_keygen_makes_a_key_that_a_mesh_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = []
+    for _ in range(2):
+        assert cli.main(["keygen"]) == 0
+        out = capsys.readouterr().out
+        assert len(base64.urlsafe_b64decode(out)) == 32
+        assert len(out.splitlines()) == 1
+        keys.append(out.strip())
+    assert keys[0] != keys[1]
+    settings = MeshSettings.model_validate({"key": keys[0]})
+    assert netmesh.SocketSecurity.from_settings(settings).enabled
+
+
+def command(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
+    roots = {Path(package.__file__).parents[1] for package in (mesh_inspect, netloader, netmesh)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mesh_inspect", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))} | environ,
+    )
+
+
+@pytest.mark.slow  # an interpreter of its own: its start takes most of a second
+def test_the_command_in_a_pipe(start: Start) -> None:
+    model = "\u6a21\u578b/" + "x" * 200
+    start(advert(holding(model)))
+    process = command(PYTHONIOENCODING="ascii", FORCE_COLOR="1", COLUMNS="40")
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    assert b"\\u6a21\\u578b/" + b"x" * 200 in out
+    assert b"\x1b" not in out
+
+
+@pytest.mark.slow  # an interpreter of its own
+def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
+    start({})
+    process = command("-o", "json")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")

@@ -1,0 +1,112 @@
+"""Rows from members: what is shown of good adverts, and that bad ones do no harm."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mesh_inspect.rows import MAX_COUNT, Place, Row, rows_of
+from netloader.identity import Parallel
+from netmesh import JsonObject, Status
+
+from .support import holding, member
+
+
+def only(rows: tuple[Row, ...]) -> Row:
+    (row,) = rows
+    return row
+
+
+def test_a_row_for_each_holding_and_one_for_a_member_without() -> None:
+    worker = member(holding("target"), holding("draft", role="draft"), id="a:1")
+    rows = rows_of([worker, member(id="b:1")])
+    assert [(row.member.id, row.model) for row in rows] == [
+        ("b:1", None),
+        ("a:1", "draft"),
+        ("a:1", "target"),
+    ]
+
+
+def test_a_row_tells_place_and_weights() -> None:
+    place = Parallel(tp_size=4, tp_rank=3, pp_size=2, pp_rank=1, ep_size=8, ep_rank=7)
+    row = only(rows_of([member(holding("m", place, serving=2, pulling=1))]))
+    assert row.place == Place(4, 3, 2, 1, 8, 7)
+    assert row.weights_layout == "checkpoint"
+    assert (row.nbytes, row.serving, row.pulling) == (3 << 29, 2, 1)
+
+
+@pytest.mark.parametrize("status", list(Status))
+@pytest.mark.parametrize("state", ["loading", "ready", "unavailable"])
+def test_ready_means_that_it_may_be_asked(status: Status, state: str) -> None:
+    row = only(rows_of([member(holding(state=state), status=status)]))
+    assert row.ready == (status is Status.ALIVE and state == "ready")
+    assert row.condition == (state if status is Status.ALIVE else status.name.lower())
+
+
+def test_a_member_without_a_holding_is_what_the_mesh_says_of_it() -> None:
+    row = only(rows_of([member(status=Status.STALLED)]))
+    assert (row.condition, row.ready, row.nbytes) == ("stalled", False, 0)
+    assert row.place == Place()
+
+
+def test_rows_are_ordered_by_model_and_rank_and_the_gone_come_last() -> None:
+    ranks = [(1, 0), (0, 1), (0, 0)]
+    members = [member(holding("a"), id="z:1", status=Status.DEAD)]
+    for number, (pp, tp) in enumerate(ranks):
+        place = Parallel(tp_size=2, tp_rank=tp, pp_size=2, pp_rank=pp)
+        members.append(member(holding("b", place), id=f"h:{number + 1}"))
+    rows = rows_of(members)
+    assert [(row.place.pp_rank, row.place.tp_rank) for row in rows[:3]] == sorted(ranks)
+    assert rows[3].member.id == "z:1"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (None, {"org/a", "org/b[1]", None}),
+        ("org/a", {"org/a"}),
+        ("org/*", {"org/a", "org/b[1]"}),
+        ("org/b[1]", {"org/b[1]"}),
+        ("ORG/A", set()),
+        ("org", set()),
+        ("", set()),
+    ],
+)
+def test_the_filter_takes_names_and_patterns(wanted: str | None, found: set[str | None]) -> None:
+    members = [member(holding("org/a"), holding("org/b[1]")), member(id="b:1")]
+    assert {row.model for row in rows_of(members, wanted)} == found
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"holdings": None},
+        {"holdings": "x"},
+        {"holdings": {"role": "target"}},
+        {"holdings": [None, 1, "x", [], {}]},
+        {"holdings": [{"role": "spy"}]},
+    ],
+)
+def test_a_malformed_advert_is_a_member_without_holding(raw: JsonObject) -> None:
+    assert only(rows_of([member(raw=raw)])).holding is None
+
+
+def test_fields_that_make_no_sense_are_unknown() -> None:
+    fields = {"model": 7, "layout": 1, "tp_size": "two", "tp_rank": -1, "pp_size": 10**30}
+    row = only(rows_of([member(holding(fields=fields, nbytes=10**300))]))
+    assert (row.model, row.weights_layout, row.place) == (None, None, Place())
+    assert row.nbytes == MAX_COUNT
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+json_values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.text(), scalars)
+names = st.sampled_from(sorted(holding().model_dump()))
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(names, json_values))
+def test_no_advert_makes_it_fail(changes: JsonObject) -> None:
+    raw: JsonObject = {"holdings": [holding().model_dump(mode="json") | changes]}
+    row = only(rows_of([member(raw=raw)]))
+    assert isinstance(row.ready, bool)
+    assert row.nbytes >= 0

@@ -1,0 +1,272 @@
+"""The command `mesh-inspect`: look, print, and say by the exit status what was seen.
+
+exit status   0   printed what was asked for
+              2   a mesh answered, but nothing in it matches
+              3   no mesh answered
+             64   the command line or a setting cannot be used
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import math
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Final, NoReturn
+
+from mesh_inspect.render import escape, to_json, write_table
+from mesh_inspect.rows import rows_of
+from netloader import __version__
+from netmesh import ConfigError, MeshError, MeshSettings, NoMeshError, generate_key, observe
+from netmesh.bootstrap.directory import default_directory
+
+PROGRAM: Final = "mesh-inspect"
+DEFAULT_TIMEOUT_S: Final = 3.0
+MAX_TIMEOUT_S: Final = 3600.0
+
+
+class Exit(IntEnum):
+    """What the exit status means. Scripts depend on it: never renumber."""
+
+    OK = 0
+    FAILED = 1
+    NOTHING_MATCHES = 2
+    NO_MESH = 3
+    USAGE = 64  # EX_USAGE of sysexits.h; argparse's own 2 means something else here
+    INTERRUPTED = 130
+
+
+_DESCRIPTION = """\
+Show the members of a Netloader mesh and the weights they hold, without becoming a member.
+
+commands:
+  peers    print the members (the default)
+  keygen   print a new cluster key, for MESH_KEY_FILE:
+           (umask 077; mesh-inspect keygen > mesh.key)
+"""
+
+_EPILOG = """\
+Without --seed the mesh is looked for where a worker would: in NETLOADER_MESH_SEEDS, in the
+scheduler's environment and in the same-host directory. The cluster key and all other settings
+come from the same NETLOADER_MESH_* variables as a worker's.
+
+exit status:
+  0    printed what was asked for
+  1    something else went wrong (message on stderr)
+  2    a mesh answered, but no member matches
+  3    no mesh answered: stderr says what was tried
+  64   the command line or a setting cannot be used
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Leaves with 64 where argparse would leave with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {escape(message)}\n")
+
+
+class _Options(argparse.Namespace):
+    """The command line, with types. Options of `peers` are None when they were not given."""
+
+    command: str
+    output: str | None
+    seed: list[str] | None
+    mesh: str | None
+    model: str | None
+    timeout: float | None
+
+    @property
+    def of_peers(self) -> tuple[object, ...]:
+        return (self.output, self.seed, self.mesh, self.model, self.timeout)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; leaves by SystemExit on a usage error."""
+    parser = _parser()
+    options = parser.parse_args(argv, namespace=_Options())
+    # A name of another language must not crash on a terminal that cannot show it.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        if options.command == "keygen":
+            if any(value is not None for value in options.of_peers):
+                parser.error("keygen takes no options")
+            print(generate_key())
+            status = Exit.OK
+        else:
+            status = _peers(options)
+        sys.stdout.flush()
+    except ConfigError as error:
+        _say(_in_words_of_the_command(error, options))
+        return Exit.USAGE
+    except MeshError as error:
+        _say(str(error))
+        return Exit.FAILED
+    except BrokenPipeError:
+        # The reader (`| head`) has enough. Nothing may be flushed to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    return status
+
+
+def _peers(options: _Options) -> Exit:
+    settings = _settings(options)
+    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
+    try:
+        with _log_to_stderr():
+            members = observe(settings, timeout_s)
+    except NoMeshError as error:
+        _say(_nobody_answered(error, settings, seeds_only=options.seed is not None))
+        return Exit.NO_MESH
+
+    rows = rows_of(members, options.model)
+    if options.output == "json":
+        print(to_json(rows, mesh=settings.name))
+    elif rows:
+        write_table(
+            rows,
+            sys.stdout,
+            mesh=settings.name,
+            wide=options.output == "wide",
+            terminal=sys.stdout.isatty(),
+        )
+    if rows:
+        return Exit.OK
+    if options.model is None:
+        _say(f"mesh {settings.name!r} answered, but has no members")
+    else:
+        _say(f"no member of mesh {settings.name!r} holds a model that matches {options.model!r}")
+    return Exit.NOTHING_MATCHES
+
+
+def _settings(options: _Options) -> MeshSettings:
+    """A worker's settings, with what the command line says on top."""
+    chosen: dict[str, object] = {}
+    if options.mesh is not None:
+        chosen["MESH_NAME"] = options.mesh
+    if options.seed is not None:
+        chosen["MESH_SEEDS"] = tuple(options.seed)
+        # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise
+        # a member on this host would often answer first: so this directory exists nowhere.
+        chosen["MESH_DIRECTORY"] = Path("/") / f"{PROGRAM}-{secrets.token_hex(8)}"
+    return MeshSettings.load(chosen)
+
+
+def _in_words_of_the_command(error: ConfigError, options: _Options) -> str:
+    """The error, naming the option where the value came from one."""
+    key = error.key
+    if key in ("MESH_SEEDS", "seed", "address") and options.seed is not None:
+        key = "--seed"
+    elif key == "MESH_NAME" and options.mesh is not None:
+        key = "--mesh"
+    return str(ConfigError(key, error.value, error.allowed))
+
+
+def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:
+    """What was tried and what to do, one thing a line."""
+    alone = settings.key is None and settings.key_file is None and not settings.insecure
+    places = [f"seed {seed}" for seed in settings.seeds]
+    if not seeds_only:
+        if not places and not alone:
+            places.append("the scheduler's environment")
+        directory = settings.directory or default_directory(os.environ)
+        places.append(f"same-host directory {directory}")
+    lines = [
+        f"no member of mesh {error.mesh!r} answered within {error.timeout_s:g} s",
+        f"  looked in: {', '.join(places)}",
+        f"  asked: {', '.join(error.tried) or 'nobody, no address was found there'}",
+    ]
+    if error.__cause__ is not None:
+        lines.append(f"  likely reason: {error.__cause__}")
+    if alone:
+        lines.append("  without a cluster key (NETLOADER_MESH_KEY_FILE) only this host is searched")
+    lines.append(
+        "  what to do: start a worker with `--load-format netloader`, name a member with "
+        "--seed HOST[:PORT], or check that --mesh and the cluster key are those of the workers"
+    )
+    return "\n".join(lines)
+
+
+def _say(message: str) -> None:
+    """Tell the user something on stderr, line by line escaped: parts may be somebody else's."""
+    lines = (escape(line) for line in message.split("\n"))
+    print(f"{PROGRAM}:", "\n".join(lines), file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show the mesh's warnings (a seed that does not resolve, an unsafe directory) as ours."""
+    logger, handler = logging.getLogger("netmesh"), _Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # An abbreviation that works today would change its meaning with the next option.
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=("peers", "keygen"), default="peers", help="default: peers"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=("table", "wide", "json"),
+        help="table (default), wide: more columns and nothing folded, json: one document",
+    )
+    parser.add_argument(
+        "--seed",
+        action="append",
+        metavar="HOST[:PORT]",
+        help="ask this member and no other place (repeatable; every form of MESH_SEEDS)",
+    )
+    parser.add_argument(
+        "--mesh", metavar="NAME", help="name of the mesh (default: NETLOADER_MESH_NAME, 'default')"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="only holdings of this model; * and ? match anything"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"how long to wait for an answer (default: {DEFAULT_TIMEOUT_S:g})",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_TIMEOUT_S:  # also refuses nan
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds above 0 and at most {MAX_TIMEOUT_S:g}"
+        )
+    return value

@@ -1,0 +1,128 @@
+"""From members to rows: one row for each model that a member holds. Pure.
+
+An advert is whatever somebody on the network chose to say. What it says well is shown as it was
+said (escaping is the renderer's task), what it says badly is unknown: `None`, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Final
+
+from netloader.advert import Holding, decode
+from netmesh import Member, Status
+
+MAX_COUNT: Final = 2**63 - 1
+"""Bound on numbers shown: what a 64-bit reader of the JSON can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Sizes and ranks of the parallel layout, as far as they are known. Ranks count from 0."""
+
+    tp_size: int | None = None
+    tp_rank: int | None = None
+    pp_size: int | None = None
+    pp_rank: int | None = None
+    ep_size: int | None = None
+    ep_rank: int | None = None
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Sorts the ranks of one model as an operator counts them, the unknown first."""
+        ranks = (self.pp_rank, self.tp_rank, self.ep_rank)
+        return tuple(-1 if rank is None else rank for rank in ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One member and one of its holdings, or a member that has none yet."""
+
+    member: Member
+    holding: Holding | None
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model held."""
+        return self._text("model")
+
+    @property
+    def weights_layout(self) -> str | None:
+        """`checkpoint` or `runtime`: in which form the weights are held."""
+        return self._text("layout")
+
+    @property
+    def place(self) -> Place:
+        """Where the member stands in the parallel layout of this model."""
+        return Place(**{size.name: self._number(size.name) for size in fields(Place)})
+
+    @property
+    def ready(self) -> bool:
+        """True when a replica may ask for these weights now."""
+        return self.holding is not None and self.holding.state == "ready" and self.member.selectable
+
+    @property
+    def gone(self) -> bool:
+        """True for a member that is no longer part of the mesh, shown as it was last known."""
+        return not self.member.status.live
+
+    @property
+    def status(self) -> str:
+        """The mesh's verdict in lower case: alive, stalled, suspect, dead or left."""
+        return self.member.status.name.lower()
+
+    @property
+    def condition(self) -> str:
+        """The one word that matters most: what is wrong with the member, else what its weights
+        are doing, else that it is alive."""
+        if self.member.status is not Status.ALIVE or self.holding is None:
+            return self.status
+        return self.holding.state
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held."""
+        return 0 if self.holding is None else min(self.holding.nbytes, MAX_COUNT)
+
+    @property
+    def serving(self) -> int:
+        """Sessions in which it is the source."""
+        return 0 if self.holding is None else min(self.holding.serving, MAX_COUNT)
+
+    @property
+    def pulling(self) -> int:
+        """Sessions in which it is the replica."""
+        return 0 if self.holding is None else min(self.holding.pulling, MAX_COUNT)
+
+    def _text(self, name: str) -> str | None:
+        value = None if self.holding is None else self.holding.fields.get(name)
+        return value if isinstance(value, str) and value else None
+
+    def _number(self, name: str) -> int | None:
+        value = None if self.holding is None else self.holding.fields.get(name)
+        return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
+
+
+def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, ...]:
+    """A row for each holding, and one for a member with none; those who are gone come last.
+
+    `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
+    """
+    rows = [
+        Row(member, holding) for member in members for holding in decode(member.advert) or (None,)
+    ]
+    return tuple(sorted((row for row in rows if _matches(row, model)), key=_order))
+
+
+def _matches(row: Row, model: str | None) -> bool:
+    if model is None:
+        return True
+    # The plain comparison is for names that hold brackets, which a pattern would read otherwise.
+    return row.model is not None and (row.model == model or fnmatchcase(row.model, model))
+
+
+def _order(row: Row) -> tuple[bool, str, str, tuple[int, ...], str]:
+    role = "" if row.holding is None else row.holding.role
+    return (row.gone, row.model or "", role, row.place.order, row.member.id)
