@@ -1,0 +1,78 @@
+import socket
+
+import pytest
+import zmq
+
+from netmesh.errors import BindError
+from netmesh.io.security import SocketSecurity
+from netmesh.io.server import Server
+
+from .conftest import Pump
+
+KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
+PLAIN = SocketSecurity((), "")
+
+
+def server(pump: Pump, security: SocketSecurity = PLAIN) -> tuple[Server, list[list[bytes]]]:
+    got: list[list[bytes]] = []
+    made = Server(
+        pump.context, pump.reactor, security, pump.counters, lambda _, frames: got.append(frames)
+    )
+    return made, got
+
+
+def say(pump: Pump, port: int, security: SocketSecurity, text: bytes) -> zmq.Socket[bytes]:
+    dealer: zmq.Socket[bytes] = pump.context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.LINGER, 0)
+    security.apply_client(dealer)
+    dealer.connect(f"tcp://127.0.0.1:{port}")
+    dealer.send(text, zmq.DONTWAIT)
+    return dealer
+
+
+def test_the_port_never_closes_while_keys_change(pump: Pump) -> None:
+    keys = [SocketSecurity.from_keys([key], "m") for key in (KEY, OTHER)]
+    made, got = server(pump, keys[0])
+    port = made.listen("127.0.0.1", None)
+    old = say(pump, port, keys[0], b"old")
+    pump.until(lambda: got == [[b"old"]])
+    for number in range(20):
+        made.rekey(keys[(number + 1) % 2])
+        socket.create_connection(("127.0.0.1", port)).close()  # refused would raise
+        pump.reactor.poll(0.0)
+    made.rekey(keys[1])
+    new = say(pump, port, keys[1], b"new")
+    pump.until(lambda: [b"new"] in got)
+    old.send(b"too late", zmq.DONTWAIT)
+    for _ in range(20):
+        pump.reactor.poll(0.01)
+    assert [b"too late"] not in got  # a revoked key loses the connections it had
+    assert not new.closed
+    made.close()
+
+
+def test_ports(pump: Pump) -> None:
+    first, _ = server(pump)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        with pytest.raises(BindError, match=str(busy)):
+            first.listen("127.0.0.1", busy)
+        assert first.listen("127.0.0.1", None, busy) not in (0, busy)
+        first.close()
+    again, _ = server(pump)
+    assert again.listen("127.0.0.1", None, busy) == busy  # free now: the first takes it
+    again.close()
+
+
+def test_ipv6(pump: Pump) -> None:
+    made, got = server(pump)
+    try:
+        port = made.listen("::1", None)
+    except BindError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    dealer: zmq.Socket[bytes] = pump.context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.IPV6, 1)
+    dealer.connect(f"tcp://[::1]:{port}")
+    dealer.send(b"six", zmq.DONTWAIT)
+    pump.until(lambda: got == [[b"six"]])
+    made.close()
