@@ -98,7 +98,7 @@ class Table:
         if is_live:
             change ^= record.digest
         self.records[member] = record
-        if is_live != was_live:
+        if is_live != was_live or old is None:
             self._move(member, bucket, is_live, now)
         if change:
             self.root ^= change

@@ -208,7 +208,7 @@ class World:
 
     def _arm(self, member: MemberId, process: Process) -> None:
         due = process.engine.deadline()
-        if due == float("inf") or 0 <= process.wake_at <= due and process.wake_at > self.now:
+        if due == float("inf") or (0 <= process.wake_at <= due and process.wake_at > self.now):
             return
         process.wake_at = max(due, self.now)
 
@@ -256,7 +256,7 @@ class World:
         target = self.processes.get(to)
         lost = self.loss and self.rng.random() < 1 - (1 - self.loss) ** 2
         cut = self.blocked(source, to) or self.blocked(to, source)
-        if target is not None and target.fate is Fate.HOST_DOWN or lost or cut:
+        if (target is not None and target.fate is Fate.HOST_DOWN) or lost or cut:
             outcome, delay = DialOutcome.SILENT, timeout_s
         elif target is None or target.fate is Fate.CRASHED or target.departed:
             outcome, delay = DialOutcome.REFUSED, 0.001

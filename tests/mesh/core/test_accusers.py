@@ -1,0 +1,37 @@
+from netmesh.core.accusers import REMEMBERED, Accusers
+from netmesh.core.records import MemberId
+from netmesh.core.settings import ProtocolSettings
+
+SETTINGS = ProtocolSettings()
+LIAR = MemberId("10.0.0.9:17946")
+
+
+def test_a_burst_of_deaths_is_believed_and_then_one_a_second() -> None:
+    accusers = Accusers(SETTINGS)
+    believed = sum(accusers.may_bury(LIAR, 100.0) for _ in range(1000))
+    assert believed == SETTINGS.accuser_burst
+    assert accusers.may_bury(LIAR, 101.5)
+    assert not accusers.may_bury(LIAR, 101.5)
+
+
+def test_who_is_refuted_too_often_is_not_believed_until_it_is_forgotten() -> None:
+    accusers = Accusers(SETTINGS)
+    assert accusers.trusted(LIAR, 0.0)
+    for _ in range(20):
+        accusers.refuted(LIAR, 0.0)
+    assert not accusers.trusted(LIAR, 1.0)
+    assert accusers.trusted(LIAR, 61.0)
+
+
+def test_a_few_mistakes_are_forgiven() -> None:
+    accusers = Accusers(SETTINGS)
+    for _ in range(8):
+        accusers.refuted(LIAR, 0.0)
+    assert accusers.trusted(LIAR, 0.0)
+
+
+def test_invented_accusers_do_not_fill_the_memory() -> None:
+    accusers = Accusers(SETTINGS)
+    for index in range(2 * REMEMBERED):
+        accusers.may_bury(MemberId(f"10.0.{index % 256}.{index // 256}:1"), 0.0)
+    assert len(accusers) == REMEMBERED

@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netmesh.core import comparing
+from netmesh.core.claims import Claim
+from netmesh.core.fields import claim_bytes
+from netmesh.core.hearing import absorb
+from netmesh.core.records import BUCKETS, Generation, MemberId, Record, Status, pack_advert
+from netmesh.core.table import Table
+
+ME = Record(MemberId("me:1"), Generation(1), 0, Status.ALIVE, 1, pack_advert({}))
+ALL = tuple(range(BUCKETS))
+
+records = st.builds(
+    lambda index, generation, incarnation, status, version: Record(
+        MemberId(f"10.0.0.{index}:1"),
+        Generation(generation),
+        incarnation,
+        status,
+        version,
+        pack_advert({"v": [generation, version]}),
+    ),
+    st.integers(0, 5),
+    st.integers(1, 2),
+    st.integers(0, 1),
+    st.sampled_from([Status.ALIVE, Status.STALLED, Status.SUSPECT]),
+    st.integers(1, 2),
+)
+
+
+def table(*content: Record) -> Table:
+    made = Table(ME)
+    for record in content:
+        made.put(record, 0.0)
+    return made
+
+
+def take(made: Table, claims: tuple[Claim, ...]) -> None:
+    for claim in claims:
+        old = made.get(claim.id)
+        new, _ = absorb(old, claim)
+        if new is not None and new is not old:
+            made.put(new, 1.0)
+
+
+@given(st.lists(records), st.lists(records))
+def test_one_exchange_makes_two_tables_equal(left: list[Record], right: list[Record]) -> None:
+    a, b = table(*left), table(*right)
+    buckets = comparing.differing(b, comparing.bucket_hashes(a))
+    named, entries = comparing.bucket_digest(b, buckets, 10**6)
+    assert list(named) == buckets
+    found = comparing.compare(a, named, entries, 10**6)
+    take(a, found.heads)
+    take(b, found.news)
+    take(a, comparing.records_of(b, found.want, 10**6)[0])
+    assert a.root == b.root
+    a.check()
+    b.check()
+
+
+def test_equal_tables_name_no_bucket() -> None:
+    a = table(*(replace(ME, id=MemberId(f"h{i}:1")) for i in range(50)))
+    assert comparing.differing(a, comparing.bucket_hashes(a)) == []
+
+
+def test_a_status_that_changed_travels_without_the_advert() -> None:
+    x = replace(ME, id=MemberId("x:1"))
+    suspect = replace(x, status=Status.SUSPECT)
+    _, entries = comparing.bucket_digest(table(x), list(ALL), 10**6)
+    found = comparing.compare(table(suspect), ALL, entries, 10**6)
+    assert [c.advert for c in found.news if c.id == x.id] == [None]
+    _, entries = comparing.bucket_digest(table(suspect), list(ALL), 10**6)
+    found = comparing.compare(table(x), ALL, entries, 10**6)
+    assert [c.status for c in found.heads] == [Status.SUSPECT] and found.want == ()
+
+
+def test_a_tombstone_answers_for_a_member_that_the_other_still_lists() -> None:
+    x = replace(ME, id=MemberId("x:1"))
+    dead = table(replace(x, status=Status.DEAD))
+    found = comparing.compare(dead, ALL, comparing.full_digest(table(x)), 10**6)
+    assert [c.status for c in found.news if c.id == x.id] == [Status.DEAD]
+
+
+def test_the_dead_of_others_are_not_asked_for() -> None:
+    dead = table(replace(ME, id=MemberId("x:1"), status=Status.DEAD))
+    found = comparing.compare(table(), ALL, comparing.full_digest(dead), 10**6)
+    assert found.want == ()
+
+
+def crowd(count: int) -> Table:
+    advert = pack_advert({"model": "x" * 500})
+    return table(*(replace(ME, id=MemberId(f"n{i}:1"), advert=advert) for i in range(count)))
+
+
+def test_pages_hold_everybody_once_and_stay_in_their_budget() -> None:
+    made = crowd(400)
+    cursor: int | None = 0
+    seen: list[MemberId] = []
+    pages = 0
+    while cursor is not None:
+        claims, cursor = comparing.page(made, cursor, 32_000, since=None)
+        assert sum(map(claim_bytes, claims)) <= 32_000
+        seen += [claim.id for claim in claims]
+        pages += 1
+    assert pages > 5
+    assert sorted(seen) == sorted(made.ring)
+
+
+def test_a_cursor_past_the_end_ends_the_paging() -> None:
+    assert comparing.page(crowd(3), 10**6, 1000, since=None) == ((), None)
+
+
+def test_observers_see_the_recently_dead_once() -> None:
+    made = crowd(3)
+    made.put(replace(ME, id=MemberId("n1:1"), status=Status.DEAD), 5.0)
+    claims, cursor = comparing.page(made, 0, 10**6, since=0.0)
+    assert cursor is None
+    assert [c.status for c in claims if c.id == "n1:1"] == [Status.DEAD]
+
+
+def test_a_large_difference_is_cut_and_says_so() -> None:
+    found = comparing.compare(crowd(400), ALL, (), 50_000)
+    assert found.more
+    assert 0 < sum(map(claim_bytes, found.news)) <= 50_000

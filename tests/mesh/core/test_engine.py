@@ -1,0 +1,100 @@
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netmesh.core.effects import Reply, Send
+from netmesh.core.engine import Engine
+from netmesh.core.events import Connection, Contacts, Received, Tick
+from netmesh.core.messages import NOBODY, Ack, Message, Observe, Ping, State
+from netmesh.core.records import Generation, MemberId, Status, new_generation, new_record
+from netmesh.core.settings import ProtocolSettings
+from netmesh.core.wire import Codec
+
+from .test_wire import messages
+from .world import EPOCH_MS, World
+
+ME = MemberId("10.0.0.1:17946")
+
+
+def engine() -> Engine:
+    me = new_record(ME, new_generation(EPOCH_MS, 1), {"model": "m"})
+    return Engine(ProtocolSettings(), me, random.Random(1))
+
+
+def test_the_first_deadline_is_at_once() -> None:
+    assert engine().deadline() == float("-inf")
+
+
+def test_a_new_engine_knows_itself() -> None:
+    made = engine()
+    made.handle(Tick(), 5.0)
+    (member,) = made.members()
+    assert member.me and member.selectable and member.advert == {"model": "m"}
+    assert (member.host, member.age_s) == ("10.0.0.1", 0.0)
+
+
+def test_ages_come_from_generations_and_grow() -> None:
+    world = World()
+    a = world.start("10.0.0.1:1")
+    world.run(10.0)
+    b = world.start("10.0.0.2:1", (a,))
+    world.run(5.0)
+    ages = {m.id: round(m.age_s) for m in world.engine(b).members()}
+    assert ages == {a: 15, b: 5}
+
+
+def test_a_ping_is_answered_over_its_connection() -> None:
+    made = engine()
+    ping = Ping(MemberId("10.0.0.2:1"), Generation(9), 77, 0, 1)
+    replies = [
+        e for e in made.handle(Received(Connection(b"c"), ping), 5.0) if isinstance(e, Reply)
+    ]
+    assert [e.to for e in replies] == [Connection(b"c")]
+    assert isinstance(replies[0].message, Ack) and replies[0].message.sequence == 77
+
+
+def test_an_observer_gets_pages_and_is_never_a_member() -> None:
+    world = World()
+    ids = world.grow(5)
+    question = Observe(NOBODY, Generation(0), 0)
+    effects = world.engine(ids[0]).handle(Received(Connection(b"o"), question), world.now)
+    (reply,) = [e.message for e in effects if isinstance(e, Reply)]
+    assert isinstance(reply, State) and reply.cursor is None
+    assert {c.id for c in reply.claims} == set(ids)
+    assert world.engine(ids[0]).size == 5
+
+
+def test_time_that_runs_backwards_is_survived() -> None:
+    made = engine()
+    made.handle(Contacts(()), 100.0)
+    made.handle(Tick(), 50.0)
+    assert made.deadline() >= 100.0
+
+
+def test_the_same_seed_gives_the_same_history() -> None:
+    def history() -> list[tuple[int, int]]:
+        world = World(seed=4, checked=False)
+        world.grow(8)
+        world.run(5.0)
+        return [(p.sent, p.engine.root) for p in world.processes.values()]
+
+    assert history() == history()
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(messages, st.floats(0, 3)), max_size=12))
+def test_no_sequence_of_messages_breaks_the_engine(told: list[tuple[Message, float]]) -> None:
+    made, now, codec = engine(), 100.0, Codec("x")
+    for message, wait in told:
+        now += wait
+        for effect in made.handle(Received(Connection(b"c"), message), now):
+            if isinstance(effect, Send | Reply):
+                codec.encode(effect.message)
+        made.check()
+        for _ in range(3):
+            if made.deadline() <= now:
+                made.handle(Tick(), now)
+                made.check()
+    mine = made.record(ME)
+    assert mine is not None and mine.status is Status.ALIVE

@@ -1,0 +1,130 @@
+from hypothesis import given
+
+from netmesh.core.claims import Claim, head, whole
+from netmesh.core.events import Connection, Received
+from netmesh.core.hearing import absorb
+from netmesh.core.messages import Gossip
+from netmesh.core.records import (
+    MAX_COUNTER,
+    MAX_GENERATION,
+    Advert,
+    Generation,
+    MemberId,
+    Record,
+    Status,
+    merge,
+    new_generation,
+)
+
+from .test_records import records
+from .world import EPOCH_MS, World
+
+LIAR = MemberId("10.6.6.6:666")
+WIRE = Connection(b"wire")
+
+
+def tell(world: World, to: MemberId, *claims: Claim, sender: MemberId = LIAR) -> None:
+    world.give(to, Received(WIRE, Gossip(sender, new_generation(EPOCH_MS, 1), claims)))
+
+
+@given(records, records)
+def test_hearing_a_whole_record_is_merging_it(a: Record, b: Record) -> None:
+    assert absorb(a, whole(b)) == (merge(a, b), False)
+
+
+@given(records, records)
+def test_hearing_a_head_never_loses_anything(a: Record, b: Record) -> None:
+    new, missing = absorb(a, head(b))
+    assert new is not None
+    assert merge(new, a) == new
+    if not missing:
+        assert (new.order, new.generation) == (merge(a, b).order, merge(a, b).generation) or (
+            b.generation > a.generation and not b.status.live
+        )
+
+
+def test_nothing_is_known_about_a_stranger_without_its_advert() -> None:
+    claim = Claim(LIAR, Generation(1), 0, Status.ALIVE, 1)
+    assert absorb(None, claim) == (None, True)
+
+
+def test_a_forged_death_is_refuted_by_the_living() -> None:
+    world = World()
+    ids = world.grow(6)
+    record = world.engine(ids[0]).record(ids[3])
+    assert record is not None
+    forged = Claim(ids[3], record.generation, record.incarnation, Status.DEAD, record.version)
+    for told in ids[:3]:
+        tell(world, told, forged)
+    assert Status.DEAD in world.statuses(ids[3])
+    assert world.until(lambda: world.statuses(ids[3]) == {Status.ALIVE}, 3.0)
+    assert world.until(world.converged, 5.0)
+
+
+def test_a_forged_goodbye_is_refuted_by_the_living() -> None:
+    world = World()
+    ids = world.grow(4)
+    record = world.engine(ids[0]).record(ids[3])
+    assert record is not None
+    tell(world, ids[0], Claim(ids[3], record.generation, 50, Status.LEFT, 1))
+    assert world.until(lambda: world.statuses(ids[3]) == {Status.ALIVE}, 4.0)
+
+
+def test_who_accuses_everybody_is_soon_not_believed() -> None:
+    world = World()
+    ids = world.grow(40, 20)
+    target = ids[0]
+    died = set()
+    for _ in range(10):
+        claims = []
+        for victim in ids[1:]:
+            record = world.engine(target).record(victim)
+            assert record is not None
+            claims.append(
+                Claim(victim, record.generation, record.incarnation, Status.DEAD, 1, None, (LIAR,))
+            )
+        tell(world, target, *claims)
+        died.add(sum(world.status(target, v) is Status.DEAD for v in ids))
+        world.run(3.0)
+        assert all(world.status(target, v) is Status.ALIVE for v in ids)
+    assert max(died) <= world.settings.accuser_burst
+    assert min(died) == 0
+
+
+def test_a_claim_to_my_address_by_a_newer_process_is_outbid_once_a_second() -> None:
+    world = World()
+    ids = world.grow(3)
+    before = world.engine(ids[1]).generation
+    twin = Claim(ids[1], Generation(before + 5), 0, Status.ALIVE, 9, Advert(b'{"twin":1}'))
+    tell(world, ids[1], twin)
+    after = world.engine(ids[1]).generation
+    assert after > before + 5
+    tell(world, ids[1], Claim(ids[1], Generation(after + 5), 0, Status.ALIVE, 9, Advert(b"{}")))
+    assert world.engine(ids[1]).generation == after
+    assert world.until(world.converged, 5.0)
+
+
+def test_extreme_numbers_about_me_do_no_harm() -> None:
+    world = World()
+    ids = world.grow(3)
+    me = world.engine(ids[1])
+    tell(world, ids[1], Claim(ids[1], me.generation, MAX_COUNTER, Status.DEAD, MAX_COUNTER))
+    world.run(2.0)
+    tell(world, ids[1], Claim(ids[1], Generation(MAX_GENERATION), 0, Status.DEAD, 1))
+    world.run(2.0)
+    assert world.until(world.converged, 5.0)
+
+
+def test_an_advert_of_mine_that_i_never_published_is_overruled() -> None:
+    world = World()
+    ids = world.grow(3)
+    me = world.engine(ids[1]).record(ids[1])
+    assert me is not None
+    forged = Claim(ids[1], me.generation, 0, Status.ALIVE, me.version + 7, Advert(b'{"x":1}'))
+    tell(world, ids[0], forged)
+    assert world.until(
+        lambda: all(
+            (r := world.engine(v).record(ids[1])) is not None and r.advert == me.advert for v in ids
+        ),
+        5.0,
+    )

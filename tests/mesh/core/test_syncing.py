@@ -1,0 +1,77 @@
+from netmesh.core.events import Publish
+from netmesh.core.records import MemberId, Status
+from netmesh.core.syncing import Admission
+
+from .world import World
+
+
+def test_slots_are_held_for_a_second_after_their_last_use() -> None:
+    admission = Admission(2)
+    a, b, c = (MemberId(f"10.0.0.{i}:1") for i in range(3))
+    assert admission.admit(a, 0.0) and admission.admit(b, 0.0)
+    assert not admission.admit(c, 0.5)
+    assert admission.admit(a, 0.9)
+    assert admission.admit(c, 1.1)
+    assert not admission.admit(b, 1.2)
+
+
+def test_a_changed_advert_reaches_everybody_without_a_full_sync() -> None:
+    world = World(sized=True, advert={"model": "x" * 600})
+    ids = world.grow(20, 20)
+    world.run(5.0)
+    for process in world.processes.values():
+        process.sent_bytes = 0
+    world.give(ids[7], Publish({"model": "x" * 600, "ready": True}))
+    version = world.engine(ids[7]).record(ids[7])
+    assert version is not None
+
+    def known() -> bool:
+        return all(world.engine(v).record(ids[7]) == version for v in ids)
+
+    assert world.until(known, 3.0)
+    spent = sum(p.sent_bytes for p in world.processes.values()) / len(ids)
+    assert spent < 20 * 700, "more than a table was sent"
+
+
+def test_publishing_the_same_advert_again_says_nothing() -> None:
+    world = World()
+    ids = world.grow(2)
+    revision = world.engine(ids[0]).revision
+    world.give(ids[0], Publish(dict(world.advert)))
+    assert world.engine(ids[0]).revision == revision
+
+
+def test_a_quiet_mesh_sends_half_a_kilobyte_a_second() -> None:
+    world = World(checked=False, sized=True)
+    ids = world.grow(30, 20)
+    world.run(10.0)
+    for process in world.processes.values():
+        process.sent_bytes = 0
+    world.run(20.0)
+    assert sum(p.sent_bytes for p in world.processes.values()) / len(ids) / 20 < 512
+
+
+def test_a_partition_heals_and_resurrects_nobody() -> None:
+    world = World(checked=False)
+    ids = world.grow(24, 20)
+    half = set(ids[::2])
+    world.blocked = lambda a, b: (a in half) != (b in half)
+    assert world.until(lambda: set(world.sizes()) == {12}, 60.0)
+    gone = ids[5]
+    world.crash(gone)
+    world.run(20.0)
+    world.blocked = lambda a, b: False
+    assert world.until(world.converged, 30.0)
+    assert world.statuses(gone) == {Status.DEAD}
+
+
+def test_tables_above_the_digest_limit_are_compared_by_buckets() -> None:
+    world = World(checked=False)
+    ids = world.grow(80, 20)
+    late = ids[3]
+    world.blocked = lambda a, b: late in (a, b)
+    for member in ids[10:20]:
+        world.give(member, Publish({"changed": 1}))
+    world.run(3.0)
+    world.blocked = lambda a, b: False
+    assert world.until(world.converged, 15.0)
