@@ -8,6 +8,7 @@ advert is announced by its version and fetched once by each member that lacks it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from netmesh.core.records import Advert, Generation, MemberId, Record, Status
 
@@ -38,6 +39,7 @@ class Claim:
         return (self.generation, self.incarnation, int(self.status))
 
 
+@lru_cache(maxsize=4096)
 def whole(record: Record) -> Claim:
     """Everything that the record holds."""
     return Claim(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from netmesh.core.claims import Claim, head, whole
 from netmesh.core.fields import claim_bytes, entry_bytes
@@ -43,6 +44,7 @@ def differing(table: Table, hashes: tuple[int, ...]) -> list[int]:
     return [b for b in range(BUCKETS) if table.hashes[b] & HASH_MASK != hashes[b]]
 
 
+@lru_cache(maxsize=4096)
 def _entry(record: Record) -> Entry:
     return Entry(
         record.id,

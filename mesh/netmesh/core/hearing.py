@@ -116,6 +116,7 @@ class Hearing:
                 and claim.status is Status.ALIVE is known.status
                 and claim.incarnation <= known.incarnation
                 and claim.version <= known.version
+                and (claim.advert is None or claim.advert == known.advert)
             ):
                 # Most of what is heard is heard again: this path decides how much gossip costs.
                 if limit:
@@ -124,14 +125,15 @@ class Hearing:
             if claim.id == me:
                 self._about_me(claim)
                 continue
-            if self._hear_one(claim, lane, sender) and self._may_want(claim):
+            missing = self._hear_one(claim, lane, sender)
+            if missing and len(wants) < WANT_LIMIT and self._may_want(claim):
                 wants.append(claim.id)
             if correct and len(corrections) < CORRECTIONS:
                 mine = records.get(claim.id)
                 if mine is not None and claim.order < (mine.generation, *mine.order):
                     corrections.append(head(mine))
         if wants and sender:
-            question = Exchange(node.id, node.generation, False, (), tuple(wants[:WANT_LIMIT]))
+            question = Exchange(node.id, node.generation, False, (), tuple(wants))
             node.send(sender, question)
         return corrections
 
@@ -214,14 +216,17 @@ class Hearing:
             self._outbid(claim)
             return
         news = (claim.incarnation, int(claim.status)) > me.order
-        if not news and claim.version <= me.version:
+        forged = claim.version > me.version or (
+            claim.version == me.version and claim.advert not in (None, me.advert)
+        )
+        if not news and not forged:
             return
         incarnation, version = me.incarnation, me.version
         if news:
             incarnation = claim.incarnation + 1
             if claim.status is Status.SUSPECT:
                 self.told_suspect += 1
-        if claim.version > version:
+        if forged:
             # Not from me: a forgery, or a twin with my generation. What I say must come out on top.
             version = claim.version + 1
         new = replace(me, incarnation=incarnation, version=version)

@@ -80,6 +80,9 @@ class Record:
         text = f"{self.id}|{self.generation}|{self.incarnation}|{int(self.status)}|{self.version}"
         object.__setattr__(self, "digest", xxhash.xxh3_64_intdigest(text.encode()))
 
+    def __hash__(self) -> int:
+        return self.digest
+
     @property
     def order(self) -> tuple[int, int]:
         """Rank of the status half inside one generation."""

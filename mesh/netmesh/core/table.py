@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 
 from netmesh.core.records import (
     BUCKETS,
@@ -25,6 +26,7 @@ SHOWN_LIMIT = 4096
 """Dead members shown at most; older deaths are not shown first."""
 
 
+@lru_cache(maxsize=16384)
 def _place(member: MemberId) -> tuple[int, str]:
     return (position(member), member)
 

@@ -128,3 +128,22 @@ def test_an_advert_of_mine_that_i_never_published_is_overruled() -> None:
         ),
         5.0,
     )
+
+
+def test_two_adverts_under_one_version_end_as_the_owners() -> None:
+    world = World()
+    ids = world.grow(3)
+    me = world.engine(ids[1]).record(ids[1])
+    assert me is not None
+    tell(
+        world, ids[0], Claim(ids[1], me.generation, 0, Status.ALIVE, me.version, Advert(b'{"z":1}'))
+    )
+    tell(
+        world, ids[1], Claim(ids[1], me.generation, 0, Status.ALIVE, me.version, Advert(b'{"z":1}'))
+    )
+
+    def mine() -> bool:
+        records = [world.engine(v).record(ids[1]) for v in ids]
+        return all(r is not None and r.advert == me.advert for r in records)
+
+    assert world.until(mine, 5.0)
