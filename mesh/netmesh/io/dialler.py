@@ -2,6 +2,10 @@
 
 A refused connect is a dead process, a silent one a dead host or network, an accepted one a kernel
 that is alive although its process may be stuck. Nothing is sent.
+
+A process that is being killed loses its sockets one after another, established ones before the
+listening one: whoever is told of the first loss and connects at once may still be accepted. So an
+accepted connect is watched for a moment. Greeted by the other side: alive. Cut: asked again.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import heapq
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from netmesh.bootstrap.address import Address, numeric_address
+from netmesh.bootstrap.address import numeric_address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
@@ -22,6 +27,27 @@ MAX_OPEN = 32
 
 MAX_WAITING = 512
 """Connects that wait. Beyond it the answer is SILENT at once: the truth is that we cannot tell."""
+
+SETTLE_S = 0.05
+"""How long an accepted connect is watched. ZeroMQ's own thread greets within a millisecond even
+while the process holds the interpreter; a stopped process does not, and costs this wait."""
+
+MAX_CUT = 3
+"""Connects cut in a row that still mean "somebody accepts there"."""
+
+
+@dataclass(slots=True, eq=False)
+class _Dial:
+    member: MemberId
+    limit: float
+    """When the asker wants an answer at the latest."""
+    cut: int = 0
+    deadline: float = field(init=False)
+    sock: socket.socket | None = None
+    accepted: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline = self.limit
 
 
 class Dialler:
@@ -35,31 +61,27 @@ class Dialler:
         reactor: Reactor,
         report: Callable[[MemberId, DialOutcome], None],
         counters: Counter[str],
+        clock: Callable[[], float],
     ) -> None:
         self._reactor = reactor
         self._report = report
         self._counters = counters
-        self._open: dict[int, tuple[socket.socket, MemberId]] = {}
-        self._deadlines: list[tuple[float, int, int, socket.socket]] = []
-        self._started = 0
+        self._clock = clock
+        self._open: set[_Dial] = set()
+        self._deadlines: list[tuple[float, int, _Dial]] = []
+        self._timers = 0
         self._waiting: deque[tuple[MemberId, float]] = deque()
         self._done: deque[tuple[MemberId, DialOutcome]] = deque()
 
-    def dial(self, member: MemberId, timeout_s: float, now: float) -> None:
+    def dial(self, member: MemberId, timeout_s: float) -> None:
         """Start (or queue) a connect to *member*; SILENT after *timeout_s* without an answer."""
         if len(self._open) < MAX_OPEN:
-            self._start(member, timeout_s, now)
+            self._start(_Dial(member, self._clock() + timeout_s))
         elif len(self._waiting) < MAX_WAITING:
             self._waiting.append((member, timeout_s))
         else:
             self._counters["dropped.dial"] += 1
             self._done.append((member, DialOutcome.SILENT))
-
-    def _finished(self, descriptor: int) -> None:
-        sock, member = self._open[descriptor]
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._forget(descriptor)
-        self._report(member, _outcome(error))
 
     def deadline(self) -> float:
         """When ``expire`` has something to do (monotonic seconds; infinity: never)."""
@@ -67,56 +89,91 @@ class Dialler:
             return 0.0
         return self._deadlines[0][0] if self._deadlines else float("inf")
 
-    def expire(self, now: float) -> None:
-        """Report connects that ran out of time and start those that waited."""
+    def expire(self) -> None:
+        """Report connects whose time is over and start those that waited."""
+        now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, descriptor, sock = heapq.heappop(self._deadlines)
-            if self._open.get(descriptor, (None,))[0] is sock:  # else done, number recycled
-                member = self._open[descriptor][1]
-                self._forget(descriptor)
-                self._done.append((member, DialOutcome.SILENT))
+            due, _, dial = heapq.heappop(self._deadlines)
+            if dial in self._open and due == dial.deadline:  # else over, or moved
+                self._finish(dial, DialOutcome.CONNECTED if dial.accepted else DialOutcome.SILENT)
         while self._waiting and len(self._open) < MAX_OPEN:
-            self._start(*self._waiting.popleft(), now)
+            member, timeout_s = self._waiting.popleft()
+            self._start(_Dial(member, now + timeout_s))
         while self._done:
-            self._report(*self._done.popleft())
+            member, outcome = self._done.popleft()
+            self._counters[f"dial.{outcome.value}"] += 1
+            self._report(member, outcome)
 
     def close(self) -> None:
-        for descriptor in list(self._open):
-            self._forget(descriptor)
+        for dial in list(self._open):
+            self._forget(dial)
         self._waiting.clear()
 
-    def _start(self, member: MemberId, timeout_s: float, now: float) -> None:
-        address: Address | None = numeric_address(member)
+    def _start(self, dial: _Dial) -> None:
+        address = numeric_address(dial.member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
-            self._done.append((member, DialOutcome.SILENT))
+            self._finish(dial, DialOutcome.SILENT)
             return
         family = socket.AF_INET6 if address.is_v6 else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            dial.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:  # no descriptor left: says nothing about the member
             self._counters["error.dial"] += 1
-            self._done.append((member, DialOutcome.SILENT))
+            self._finish(dial, DialOutcome.SILENT)
             return
-        error = sock.connect_ex((address.host, address.port))
-        if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            self._open[sock.fileno()] = (sock, member)
-            descriptor = sock.fileno()
-            self._reactor.add(descriptor, lambda: self._finished(descriptor), writable=True)
-            self._started += 1  # breaks ties: sockets have no order
-            heapq.heappush(self._deadlines, (now + timeout_s, self._started, descriptor, sock))
+        error = dial.sock.connect_ex((address.host, address.port))
+        if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            self._finish(dial, _failure(error))
             return
-        sock.close()
-        self._done.append((member, _outcome(error)))
+        self._open.add(dial)
+        self._reactor.add(dial.sock.fileno(), lambda: self._connected(dial), writable=True)
+        self._set_timer(dial)
 
-    def _forget(self, descriptor: int) -> None:
-        sock, _ = self._open.pop(descriptor)
-        self._reactor.remove(descriptor)
-        sock.close()
+    def _connected(self, dial: _Dial) -> None:
+        assert dial.sock is not None
+        error = dial.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            self._finish(dial, _failure(error))
+            return
+        dial.accepted = True
+        dial.deadline = self._clock() + SETTLE_S
+        self._set_timer(dial)
+        self._reactor.remove(dial.sock.fileno())
+        self._reactor.add(dial.sock.fileno(), lambda: self._settled(dial))
+
+    def _settled(self, dial: _Dial) -> None:
+        assert dial.sock is not None
+        try:
+            greeted = bool(dial.sock.recv(1))
+        except OSError:
+            greeted = False
+        if greeted or dial.cut == MAX_CUT:
+            self._finish(dial, DialOutcome.CONNECTED)
+            return
+        # Cut: the port was closing, or a server just replaced its sockets. Only another connect
+        # can tell; what it says is what counts.
+        self._forget(dial)
+        self._start(_Dial(dial.member, dial.limit, dial.cut + 1))
+
+    def _set_timer(self, dial: _Dial) -> None:
+        self._timers += 1  # breaks ties: dials have no order
+        heapq.heappush(self._deadlines, (dial.deadline, self._timers, dial))
+
+    def _finish(self, dial: _Dial, outcome: DialOutcome) -> None:
+        self._forget(dial)
+        self._done.append((dial.member, outcome))
+
+    def _forget(self, dial: _Dial) -> None:
+        if dial in self._open:
+            self._open.discard(dial)
+            assert dial.sock is not None
+            self._reactor.remove(dial.sock.fileno())
+        if dial.sock is not None:
+            dial.sock.close()
+            dial.sock = None
 
 
-def _outcome(error: int) -> DialOutcome:
-    if error == 0:
-        return DialOutcome.CONNECTED
+def _failure(error: int) -> DialOutcome:
     # Anything but a refusal (no route, local limits) leaves open whether the process lives.
     return DialOutcome.REFUSED if error == errno.ECONNREFUSED else DialOutcome.SILENT

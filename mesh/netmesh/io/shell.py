@@ -86,7 +86,7 @@ class Shell:
         self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._reactor = Reactor(self.counters, log)
-        self._dialler = Dialler(self._reactor, self._dialled, self.counters)
+        self._dialler = Dialler(self._reactor, self._dialled, self.counters, time.monotonic)
         self._links = Links(
             self._context,
             self._reactor,
@@ -189,7 +189,7 @@ class Shell:
         now = time.monotonic()
         if now >= due and not self._step(Tick()):
             self._tick_after = now + ERROR_PAUSE_S
-        self._dialler.expire(now)
+        self._dialler.expire()
         self._links.expire(now)
         self._show()
 
@@ -232,7 +232,7 @@ class Shell:
             case Reply(to, message):
                 self._reply(to, list(self._wire.encode(message)))
             case Dial(member, timeout_s):
-                self._dialler.dial(member, timeout_s, time.monotonic())
+                self._dialler.dial(member, timeout_s)
             case Watch(members):
                 self._links.watch(members, time.monotonic())
             case Log(level, message):
@@ -266,6 +266,7 @@ class Shell:
         self._step(Received(connection, message))
 
     def _lost(self, member: MemberId) -> None:
+        self.counters["links.lost"] += 1
         self._step(LinkLost(member))
 
     def _dialled(self, member: MemberId, outcome: DialOutcome) -> None:

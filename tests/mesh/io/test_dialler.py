@@ -1,30 +1,57 @@
 import socket
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io import dialler as module
-from netmesh.io.dialler import Dialler
+from netmesh.io.dialler import SETTLE_S, Dialler
 
 from .conftest import Pump
 
-Outcomes = list[tuple[str, DialOutcome]]
+
+@dataclass
+class Setup:
+    """A dialler with a clock of its own and what it reported."""
+
+    pump: Pump
+    now: float = 1000.0
+    outcomes: list[tuple[str, DialOutcome]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.dialler = Dialler(
+            self.pump.reactor,
+            lambda member, how: self.outcomes.append((member, how)),
+            self.pump.counters,
+            lambda: self.now,
+        )
+
+    def until(self, done: Callable[[], object]) -> None:
+        def turn() -> object:
+            self.dialler.expire()
+            return done()
+
+        self.pump.until(turn)
+
+    def until_reported(self) -> DialOutcome:
+        self.until(lambda: self.outcomes)
+        return self.outcomes[-1][1]
 
 
-def dialler(pump: Pump) -> tuple[Dialler, Outcomes]:
-    outcomes: Outcomes = []
-    made = Dialler(pump.reactor, lambda member, how: outcomes.append((member, how)), pump.counters)
-    return made, outcomes
+@pytest.fixture
+def setup(pump: Pump) -> Setup:
+    return Setup(pump)
 
 
-def finish(pump: Pump, made: Dialler, outcomes: Outcomes, count: int) -> None:
-    def done() -> bool:
-        made.expire(time.monotonic())
-        return len(outcomes) == count
+def id_of(listener: socket.socket) -> MemberId:
+    return MemberId(f"127.0.0.1:{listener.getsockname()[1]}")
 
-    pump.until(done)
+
+def closed_port() -> MemberId:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return id_of(server)
 
 
 def full_listener() -> tuple[socket.socket, list[socket.socket]]:
@@ -39,67 +66,98 @@ def full_listener() -> tuple[socket.socket, list[socket.socket]]:
     return listener, fillers
 
 
-def test_a_listening_kernel_is_connected_even_if_nobody_accepts(pump: Pump) -> None:
-    made, outcomes = dialler(pump)
+def test_a_greeting_is_connected_at_once(setup: Setup) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        target = MemberId(f"127.0.0.1:{server.getsockname()[1]}")
-        made.dial(target, 1.0, time.monotonic())
-        finish(pump, made, outcomes, 1)
-    assert outcomes == [(target, DialOutcome.CONNECTED)]
+        setup.dialler.dial(id_of(server), 1.0)
+        peer, _ = server.accept()
+        peer.sendall(b"\xff")
+        assert setup.until_reported() is DialOutcome.CONNECTED
+        peer.close()
 
 
-def test_a_closed_port_is_refused(pump: Pump) -> None:
-    made, outcomes = dialler(pump)
+def test_an_accepting_kernel_is_connected_after_a_moment(setup: Setup) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody calls accept
+        setup.dialler.dial(id_of(server), 1.0)
+        setup.until(lambda: setup.dialler.deadline() < setup.now + 1.0)
+        assert setup.outcomes == []
+        setup.now += SETTLE_S
+        assert setup.until_reported() is DialOutcome.CONNECTED
+
+
+def test_a_closed_port_is_refused(setup: Setup) -> None:
+    setup.dialler.dial(closed_port(), 1.0)
+    assert setup.until_reported() is DialOutcome.REFUSED
+
+
+def test_a_port_that_closes_just_after_it_accepted_is_refused(setup: Setup) -> None:
+    # What a process does that was killed a moment ago.
+    server = socket.create_server(("127.0.0.1", 0))
+    setup.dialler.dial(id_of(server), 1.0)
+    setup.until(lambda: setup.dialler.deadline() < setup.now + 1.0)
+    server.close()
+    assert setup.until_reported() is DialOutcome.REFUSED
+    assert len(setup.outcomes) == 1
+
+
+def test_a_server_that_cuts_connections_but_keeps_listening_is_connected(setup: Setup) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        target = MemberId(f"127.0.0.1:{server.getsockname()[1]}")
-    made.dial(target, 1.0, time.monotonic())
-    finish(pump, made, outcomes, 1)
-    assert outcomes == [(target, DialOutcome.REFUSED)]
+        server.setblocking(False)
+        setup.dialler.dial(id_of(server), 1.0)
+        accepted = 0
+
+        def cut() -> bool:
+            nonlocal accepted
+            try:
+                server.accept()[0].close()
+                accepted += 1
+            except BlockingIOError:
+                pass
+            return bool(setup.outcomes)
+
+        setup.until(cut)
+    assert setup.outcomes[0][1] is DialOutcome.CONNECTED
+    assert accepted == module.MAX_CUT + 1
 
 
-def test_no_answer_is_silence_after_the_timeout(pump: Pump) -> None:
-    made, outcomes = dialler(pump)
+def test_no_answer_is_silence_after_the_timeout(setup: Setup) -> None:
     listener, fillers = full_listener()
-    target = MemberId(f"127.0.0.1:{listener.getsockname()[1]}")
-    now = time.monotonic()
-    made.dial(target, 60.0, now)
-    pump.reactor.poll(0.02)
-    made.expire(now + 59.9)
-    assert outcomes == []
-    assert made.deadline() == now + 60.0
-    made.expire(now + 60.0)
-    assert outcomes == [(target, DialOutcome.SILENT)]
-    assert made.deadline() == float("inf")
+    setup.dialler.dial(id_of(listener), 60.0)
+    setup.pump.reactor.poll(0.02)
+    setup.now += 59.9
+    setup.dialler.expire()
+    assert setup.outcomes == []
+    setup.now = setup.dialler.deadline()
+    setup.dialler.expire()
+    assert setup.outcomes == [(id_of(listener), DialOutcome.SILENT)]
+    assert setup.dialler.deadline() == float("inf")
     for sock in (*fillers, listener):
         sock.close()
 
 
 def test_every_dial_is_answered_once_and_few_are_open(
-    pump: Pump, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_OPEN", 2)
     monkeypatch.setattr(module, "MAX_WAITING", 3)
-    made, outcomes = dialler(pump)
     listener, fillers = full_listener()
-    now = time.monotonic()
+    port = listener.getsockname()[1]
     for number in range(8):  # two open, three wait, three are one too many
-        made.dial(MemberId(f"127.0.0.{number + 1}:{listener.getsockname()[1]}"), 1.0, now)
-    assert pump.counters["dropped.dial"] == 3
-    made.expire(now)
-    assert len(outcomes) == 3
-    while made.deadline() < float("inf"):
-        now += 1.0
-        made.expire(now)
-    assert len({member for member, _ in outcomes}) == len(outcomes) == 8
+        setup.dialler.dial(MemberId(f"127.0.0.{number + 1}:{port}"), 1.0)
+    assert setup.pump.counters["dropped.dial"] == 3
+    setup.dialler.expire()
+    assert len(setup.outcomes) == 3
+    while setup.dialler.deadline() < float("inf"):
+        setup.now += 1.0
+        setup.dialler.expire()
+    assert len({member for member, _ in setup.outcomes}) == len(setup.outcomes) == 8
     for sock in (*fillers, listener):
         sock.close()
 
 
 @pytest.mark.parametrize("target", ["name:5", "0.0.0.0:5", "nonsense"])
-def test_ids_that_are_no_addresses_are_silent_and_counted(pump: Pump, target: str) -> None:
-    made, outcomes = dialler(pump)
-    made.dial(MemberId(target), 1.0, 0.0)
-    assert outcomes == []  # never from inside dial
-    made.expire(0.0)
-    assert outcomes == [(MemberId(target), DialOutcome.SILENT)]
-    assert pump.counters["dropped.bad_address"] == 1
+def test_ids_that_are_no_addresses_are_silent_and_counted(setup: Setup, target: str) -> None:
+    setup.dialler.dial(MemberId(target), 1.0)
+    assert setup.outcomes == []  # never from inside dial
+    setup.dialler.expire()
+    assert setup.outcomes == [(MemberId(target), DialOutcome.SILENT)]
+    assert setup.pump.counters["dropped.bad_address"] == 1
