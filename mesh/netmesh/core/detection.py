@@ -20,10 +20,10 @@ WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSP
 class Detector:
     """Probes members and hands those that do not answer to the judge."""
 
-    def __init__(self, node: Node, judge: Judge) -> None:
+    def __init__(self, node: Node, judge: Judge, health: LocalHealth) -> None:
         self._node = node
         self._judge = judge
-        self.health = LocalHealth(node.settings)
+        self.health = health
         self.round_trips = RoundTrips(node.settings)
         self.probes = Probes()
         self._order = RoundRobin(node.table, node.rng)

@@ -19,6 +19,7 @@ from netmesh.core.events import (
     Tick,
 )
 from netmesh.core.graveyard import Graveyard
+from netmesh.core.health import LocalHealth
 from netmesh.core.hearing import Hearing, Lane
 from netmesh.core.joining import Joining
 from netmesh.core.judging import Judge
@@ -43,6 +44,7 @@ from netmesh.core.records import (
     Generation,
     MemberId,
     Record,
+    Status,
     pack_advert,
     started_ms,
     unpack_advert,
@@ -67,8 +69,9 @@ class Engine:
         self._node = node = Node(settings, me, rng)
         suspicions = Suspicions(settings)
         self._hearing = Hearing(node, suspicions)
-        self._judge = Judge(node, suspicions, self._hearing.accusers)
-        self._detector = Detector(node, self._judge)
+        health = LocalHealth(settings)
+        self._judge = Judge(node, suspicions, self._hearing.accusers, health)
+        self._detector = Detector(node, self._judge, health)
         self._relays = Relays(node)
         self._syncing = Syncing(node, self._hearing)
         self._joining = Joining(node, self._hearing, self._syncing)
@@ -182,7 +185,7 @@ class Engine:
         node.table.check()
         suspicions = self._judge.suspicions
         for member, record in node.table.records.items():
-            suspect = record.status.name == "SUSPECT" and member != node.id
+            suspect = record.status is Status.SUSPECT and member != node.id
             assert (member in suspicions) == suspect, f"{member}: {record.status.name}"
             if suspect:
                 assert (Timer.SUSPICION, member) in node.timers or (member in node.dialling), (
@@ -247,6 +250,8 @@ class Engine:
         if record.generation > message.generation:
             # It has not heard that it was replaced; a ping gets the news back, the rest is void.
             return isinstance(message, Ping)
+        if record.status is Status.SUSPECT:
+            self._judge.heard_from(record)
         return True
 
     def _on_ping(self, event: Received, message: Ping) -> None:

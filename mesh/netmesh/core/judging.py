@@ -5,6 +5,7 @@ from __future__ import annotations
 from netmesh.core.accusers import Accusers
 from netmesh.core.claims import Claim, head
 from netmesh.core.events import Dialled, DialOutcome
+from netmesh.core.health import LocalHealth
 from netmesh.core.messages import Gossip
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId, Record, Status
@@ -16,8 +17,11 @@ from netmesh.core.timers import Timer
 class Judge:
     """Applies the transition table, and keeps suspicions in step with the membership table."""
 
-    def __init__(self, node: Node, suspicions: Suspicions, accusers: Accusers) -> None:
+    def __init__(
+        self, node: Node, suspicions: Suspicions, accusers: Accusers, health: LocalHealth
+    ) -> None:
         self._node = node
+        self._health = health
         self.suspicions = suspicions
         self._accusers = accusers
         self._bad_since: dict[MemberId, float] = {}
@@ -42,6 +46,13 @@ class Judge:
                 self._confirmed(record)
         if crash and node.table.live(member):
             self._tell_watchers(member)
+
+    def heard_from(self, record: Record) -> None:
+        """A message of a suspect came in: the path from it works, so the process lives."""
+        suspicion = self.suspicions.get(record.id)
+        if suspicion is not None and not suspicion.held:
+            self.suspicions.confirm(record.id, (), (), held=True)
+            self._confirmed(record)
 
     def _pronounce(
         self,
@@ -80,7 +91,7 @@ class Judge:
             status = after(record.status, Cause.CRASH_CONFIRMED)
             self._pronounce(record, status, suspicion.accusers, suspicion.crash)
             return
-        due = self.suspicions.due(record.id, node.table.size, node.id)
+        due = self.suspicions.due(record.id, node.table.size, node.id, self._health.multiplier)
         node.timers.set((Timer.SUSPICION, record.id), max(due, node.now))
 
     def _tell_watchers(self, member: MemberId) -> None:

@@ -102,11 +102,17 @@ class Suspicions:
         gained = len(suspicion.accusers) > before[0] and before[0] < enough
         return gained or len(suspicion.crash) > before[1] or suspicion.held is not before[2]
 
-    def due(self, member: MemberId, members: int, me: MemberId) -> float:
-        """When the suspicion runs out here (monotonic seconds)."""
+    def due(self, member: MemberId, members: int, me: MemberId, multiplier: int = 1) -> float:
+        """When the suspicion runs out here (monotonic seconds).
+
+        `multiplier` is my local health: while nobody shares my suspicion and I have trouble
+        myself, the trouble is probably mine.
+        """
         suspicion = self._by_id[member]
         wait = timeout_s(self._settings, members, len(suspicion.accusers))
-        if me not in suspicion.accusers:
+        if suspicion.accusers == (me,):
+            wait *= multiplier
+        elif me not in suspicion.accusers:
             wait += self._settings.bystander_grace_s
         due = suspicion.started + wait
         if suspicion.held:

@@ -45,11 +45,14 @@ class Admission:
 class Gate:
     """Whether a difference between two tables is worth a comparison now."""
 
-    __slots__ = ("_node", "differs_since", "not_before")
+    __slots__ = ("_differed", "_node", "differs_since", "not_before")
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._differed = -1e9
         self.differs_since: float | None = None
+        """Since when some other table differs; two members that lack the same agree with each
+        other, so that one equal table proves nothing, only the absence of different ones does."""
         self.not_before = -1e9
         """Earliest time of the next comparison."""
 
@@ -58,8 +61,10 @@ class Gate:
         node, settings = self._node, self._node.settings
         table, now = node.table, node.now
         if root == table.root:
-            self.differs_since = None
+            if now - self._differed > settings.sync_settle_s:
+                self.differs_since = None
             return False
+        self._differed = now
         if self.differs_since is None:
             self.differs_since = now
         if now < self.not_before or node.leaving:
@@ -67,8 +72,14 @@ class Gate:
         if eager or abs(size - table.size) > settings.sync_size_gap:
             return True
         age = now - self.differs_since
+        # Mine has not changed for a while either, so no rumour under way explains it.
         settled = now - max(self.differs_since, table.changed_at) >= settings.sync_settle_s
         return settled or age >= settings.sync_patience_s
+
+    def passed(self) -> None:
+        """A comparison has been started: the next one needs a reason of its own."""
+        self.differs_since = None
+        self.not_before = self._node.now + self._node.settings.sync_spacing_s
 
 
 class Syncing:
@@ -93,7 +104,7 @@ class Syncing:
         """Compare with that member."""
         node, settings = self._node, self._node.settings
         table = node.table
-        self.gate.not_before = node.now + settings.sync_spacing_s
+        self.gate.passed()
         question: Message
         if table.size <= settings.full_digest_limit:
             question = Digest(node.id, node.generation, False, (), comparing.full_digest(table))

@@ -161,3 +161,15 @@ def test_the_links_of_four_successors_are_watched() -> None:
     assert {len(world.processes[i].watching) for i in ids} == {4}
     watched = [m for i in ids for m in world.processes[i].watching]
     assert all(watched.count(i) == 4 for i in ids)
+
+
+def test_who_is_heard_but_cannot_be_reached_is_not_buried() -> None:
+    world = World(checked=False)
+    ids = world.grow(16, 20)
+    deaf = ids[3]
+    world.blocked = lambda a, b: b == deaf
+    world.run(20.0)
+    assert Status.DEAD not in world.statuses(deaf)
+    world.blocked = lambda a, b: False
+    assert world.until(world.converged, 20.0)
+    assert world.statuses(deaf) == {Status.ALIVE}

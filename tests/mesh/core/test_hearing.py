@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from hypothesis import given
 
 from netmesh.core.claims import Claim, head, whole
@@ -15,6 +17,7 @@ from netmesh.core.records import (
     merge,
     new_generation,
 )
+from netmesh.core.settings import ProtocolSettings
 
 from .test_records import records
 from .world import EPOCH_MS, World
@@ -71,11 +74,12 @@ def test_a_forged_goodbye_is_refuted_by_the_living() -> None:
 
 
 def test_who_accuses_everybody_is_soon_not_believed() -> None:
-    world = World()
-    ids = world.grow(40, 20)
+    tight = replace(ProtocolSettings(), accuser_burst=4, accuser_refuted_limit=8.0)
+    world = World(settings=tight)
+    ids = world.grow(12)
     target = ids[0]
     died = set()
-    for _ in range(10):
+    for _ in range(5):
         claims = []
         for victim in ids[1:]:
             record = world.engine(target).record(victim)

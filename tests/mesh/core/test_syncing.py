@@ -1,6 +1,10 @@
+from random import Random
+
 from netmesh.core.events import Publish
-from netmesh.core.records import MemberId, Status
-from netmesh.core.syncing import Admission
+from netmesh.core.node import Node
+from netmesh.core.records import Generation, MemberId, Status, new_record
+from netmesh.core.settings import ProtocolSettings
+from netmesh.core.syncing import Admission, Gate
 
 from .world import World
 
@@ -75,3 +79,26 @@ def test_tables_above_the_digest_limit_are_compared_by_buckets() -> None:
     world.run(3.0)
     world.blocked = lambda a, b: False
     assert world.until(world.converged, 15.0)
+
+
+def test_two_members_that_lack_the_same_do_not_reassure_each_other() -> None:
+    node = Node(ProtocolSettings(), new_record(MemberId("a:1"), Generation(1), {}), Random(1))
+    gate = Gate(node)
+    opened = []
+    for step in range(40):
+        node.now = 100.0 + step / 4
+        root = node.table.root if step % 2 else 12345
+        opened.append(gate.open(root, 1, eager=False))
+    assert any(opened)
+
+
+def test_a_rumour_on_its_way_is_no_reason_to_compare() -> None:
+    node = Node(ProtocolSettings(), new_record(MemberId("a:1"), Generation(1), {}), Random(1))
+    gate = Gate(node)
+    opened = []
+    for step in range(400):
+        # A change every ten seconds that takes a second and a half to arrive.
+        node.now = 100.0 + step / 4
+        under_way = step % 40 < 6
+        opened.append(gate.open(12345 if under_way else node.table.root, 1, eager=False))
+    assert not any(opened)

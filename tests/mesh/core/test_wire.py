@@ -1,9 +1,10 @@
 import struct
+from copy import deepcopy
 from typing import cast
 
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netmesh.core.claims import MAX_WITNESSES, Claim
@@ -138,37 +139,40 @@ def test_random_frames_are_refused_with_one_error(frames: list[bytes]) -> None:
         CODEC.decode(frames)
 
 
-json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | ids,
-    lambda inner: (
-        st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=8), inner, max_size=5)
-    ),
-    max_leaves=20,
-)
-NAMES = [
-    *("from", "claims", "target", "heard", "cursor", "me"),
-    *("retry_ms", "hashes", "buckets", "entries", "want", "more"),
+NASTY: list[object] = [
+    *(None, True, -1, 0, 256, 2**32, 2**63, 2**64 - 1, 1.5, 1e308, "", "x" * 300, "é" * 1368),
+    *([], {}, [[]], {"a": {}}, ["a:1"], [None] * 9, "a:1", "host:0", "0"),
 ]
 
 
-# Building arbitrary JSON is what takes long; the fuzzer of its own runs a million inputs.
-@settings(max_examples=40)
-@given(st.integers(0, 13), st.dictionaries(st.sampled_from(NAMES), json | st.lists(json)))
-@example(1, {"from": ME, "claims": [[ME, True, 0, 0, 0]]})
-@example(1, {"from": ME, "claims": [[ME, 1, 0, 9, 0]]})
-@example(10, {"from": ME, "hashes": "é" * 1368})
-def test_any_json_body_becomes_a_message_or_the_one_error(
-    kind: int, body: dict[str, object]
+def places(value: object) -> list[tuple[dict[str, object] | list[object], str | int]]:
+    """Every place in a JSON value where something else could stand."""
+    found: list[tuple[dict[str, object] | list[object], str | int]] = []
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found += [(value, key), *places(inner)]
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            found += [(value, index), *places(inner)]
+    return found
+
+
+@given(messages, st.integers(0, 13), st.sampled_from(NASTY), st.integers(0, 2**16))
+@example(Ping(ME, Generation(1), 1, 2, 3), Buckets.kind, "é" * 1368, 0)
+def test_a_wrong_value_anywhere_becomes_a_message_or_the_one_error(
+    message: Message, kind: int, wrong: object, where: int
 ) -> None:
-    try:
-        packed = orjson.dumps(body)
-    except TypeError:
-        return
-    try:
-        message = CODEC.decode(framed(packed, kind=kind))
-    except RemoteProtocolError:
-        return
-    CODEC.encode(message)
+    body = orjson.loads(CODEC.encode(message)[1])
+    for own in (message.kind, kind):
+        if found := places(body):
+            place, key = found[where % len(found)]
+            place[key] = deepcopy(wrong)  # type: ignore[index]
+        body.setdefault("hashes", deepcopy(wrong))
+        try:
+            decoded = CODEC.decode(framed(orjson.dumps(body), kind=own))
+        except RemoteProtocolError:
+            continue
+        CODEC.encode(decoded)
 
 
 @given(messages, st.data())
