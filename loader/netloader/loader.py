@@ -64,6 +64,7 @@ class _Load:
     digests: tuple[bytes, ...] = ()
     attributes: dict[str, Scalar] = field(default_factory=dict)
     origin: Literal["storage", "peers"] = "storage"
+    nbytes: int = 0
     seconds: float = 0.0
     deliveries: tuple[Delivery, ...] = ()
     skipped: list[str] = field(default_factory=list)
@@ -240,6 +241,7 @@ def _keep(load: _Load, model: nn.Module) -> None:
     except ManifestError as error:
         load.cannot_serve = str(error)
         return
+    load.nbytes = weights.manifest.nbytes
     if load.origin == "storage":
         load.digests = digests.of_weights(weights, weights.manifest.chunks())
     config = load.worker.config
@@ -313,8 +315,9 @@ def _report(load: _Load, model_config: ModelConfig, served: Weights | None) -> N
         role=load.role,
         rank=load.worker.rank,
         origin=load.origin,
-        nbytes=served.manifest.nbytes if served is not None else 0,
+        nbytes=load.nbytes,
         seconds=load.seconds,
+        endpoint=load.source.endpoint if load.source is not None and served is not None else "",
         deliveries=load.deliveries,
         skipped=tuple(load.skipped),
         tensors=served.sha256() if served is not None and config.report_tensors else {},

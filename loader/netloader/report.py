@@ -23,6 +23,8 @@ class Report:
     """Bytes of weights."""
     seconds: float
     """Time of the step that filled the tensors, in seconds: the pull, or the load from storage."""
+    endpoint: str = ""
+    """Where this rank serves these weights to others; empty when it does not."""
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed, also those of a pull that was given up."""
     skipped: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ def make_llama(folder: Path, *, seed: int, megabytes: int) -> Path:
     tokenizer = _tokenizer()
     hidden = 1024 if megabytes >= 100 else 512
     config = LlamaConfig(
-        vocab_size=2048,
+        vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=hidden * 11 // 4,
         num_hidden_layers=1,
@@ -54,7 +54,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
+        vocab_size=512,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

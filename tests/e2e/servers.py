@@ -74,26 +74,49 @@ class Server:
         extra: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
         tp: int = 1,
+        report: bool = False,
+        start: bool = True,
     ) -> None:
-        """Start it, with its output in `{home}/{name}.log`. Does not wait: see `wait_ready`."""
+        """Start it, with its output in `{home}/{name}.log`. Does not wait: see `wait_ready`.
+
+        With `report` every rank records where its weights came from and the SHA-256 of its tensors.
+        """
         self.name = name
+        self._home = home
         self.port = free_port()
         self.log = home / f"{name}.log"
         self.report_prefix = home / f"{name}.report."
+        """Where its ranks write their reports, with `report`."""
         self.command = self.command_line(model, self.port, extra=extra, tp=tp)
-        environment = isolated_environment(home) | dict(env or {})
+        self._environment = isolated_environment(home) | dict(env or {})
+        if report:
+            self._environment["NETLOADER_REPORT_PREFIX"] = str(self.report_prefix)
+            self._environment["NETLOADER_REPORT_TENSORS"] = "1"
         if tp > 1:
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(n) for n in range(tp))
-        self._log_file = self.log.open("wb")
-        self.process = subprocess.Popen(
-            self.command,
-            env=environment,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log_file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+            self._environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(n) for n in range(tp))
+        self._process: subprocess.Popen[bytes] | None = None
+        if start:
+            self.start()
+
+    def start(self) -> Self:
+        """Start the process, once."""
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                env=self._environment,
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ServerError(f"{self.name} was not started")
+        return self._process
 
     @staticmethod
     def command_line(
@@ -131,6 +154,7 @@ class Server:
     def complete(self, prompt: str, tokens: int = 16, timeout_s: float = 120.0) -> str:
         """Greedy completion of a prompt."""
         body = {"model": "demo", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        body["ignore_eos"] = True
         request = urllib.request.Request(
             self._url("/v1/completions"),
             data=json.dumps(body).encode(),
@@ -141,8 +165,22 @@ class Server:
 
     def report(self, rank: int = 0) -> dict[str, object]:
         """The rank's own record of its load (`REPORT_PREFIX` must be `report_prefix`)."""
-        content: dict[str, object] = json.loads(Path(f"{self.report_prefix}{rank}.json").read_text())
+        content: dict[str, object] = json.loads(
+            Path(f"{self.report_prefix}{rank}.json").read_text()
+        )
         return content
+
+    def delivered(self, rank: int = 0) -> dict[str, int]:
+        """Bytes by the endpoint that sent them, by the rank's own record."""
+        deliveries = self.report(rank)["deliveries"]
+        assert isinstance(deliveries, list)
+        return {delivery["endpoint"]: delivery["nbytes"] for delivery in deliveries}
+
+    def sha256(self, rank: int = 0) -> dict[str, str]:
+        """SHA-256 of every tensor that the rank serves, by name."""
+        tensors = self.report(rank)["tensors"]
+        assert isinstance(tensors, dict)
+        return tensors
 
     def tail(self, lines: int = 60) -> str:
         """The end of the server's output."""
@@ -150,6 +188,8 @@ class Server:
 
     def stop(self) -> None:
         """End the server and everything it started: politely, then not."""
+        if self._process is None:
+            return
         for signal_number, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal_number)
@@ -159,7 +199,6 @@ class Server:
                 time.sleep(0.05)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
-        self._log_file.close()
 
     def __enter__(self) -> Self:
         return self

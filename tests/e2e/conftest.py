@@ -1,0 +1,30 @@
+"""A home for each test module, the random models, and servers that always end."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.models import make_llama
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random models of one config with different weights: `one` and `two`."""
+    folder = tmp_path_factory.mktemp("models")
+    make_llama(folder / "one", seed=1, megabytes=120)
+    make_llama(folder / "two", seed=2, megabytes=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """HOME, logs, reports and the same-host directory of one module's servers.
+
+    Not below pytest's own folder: a ZeroMQ or Unix socket path there would grow too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="netloader-e2e-") as folder:
+        yield Path(folder)
