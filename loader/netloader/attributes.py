@@ -13,6 +13,7 @@ from typing import Final
 
 from torch import nn
 
+from netloader.control import MAX_TEXT
 from netloader.errors import ManifestError
 
 Scalar = bool | int | float | str | None
@@ -45,6 +46,8 @@ def changes(model: nn.Module, before: Mapping[str, Mapping[str, object]]) -> dic
                     f"load_weights set {name}.{key} to a {type(value).__name__}, which cannot "
                     "travel"
                 )
+            if isinstance(value, str) and len(value) > MAX_TEXT:
+                raise ManifestError(f"load_weights set {name}.{key} to {len(value)} characters")
             if type(value) is not type(old) or value != old:
                 found[f"{name}.{key}" if name else key] = value
     if len(found) > _MAX_CHANGES:

@@ -48,10 +48,10 @@ def local_evidence(model: str, *, full: bool = False) -> dict[Evidence, str]:
     folder = Path(model)
     if not folder.is_dir():
         return {}
-    files = weight_files(folder)
-    if not files:
-        return {}
     try:
+        files = weight_files(folder)
+        if not files:
+            return {}
         found = {}
         blobs = _cache_blobs(files)
         if blobs is not None:
@@ -64,8 +64,8 @@ def local_evidence(model: str, *, full: bool = False) -> dict[Evidence, str]:
         if full or Evidence.SAMPLE not in found:
             found[Evidence.FULL] = _digest_files(files, _entire)
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IdentityError(f"the weights in {folder} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IdentityError(f"the weights in {folder} cannot be read: {error!r}") from error
 
 
 def commit_evidence(repo: str, commit: str | None) -> dict[Evidence, str]:

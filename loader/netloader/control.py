@@ -34,7 +34,16 @@ MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
 
 MAX_CHUNKS: Final = 1 << 20
 
-_Text = Annotated[str, StringConstraints(max_length=2048)]
+MAX_TEXT: Final = 2048
+MAX_NAME: Final = 512
+"""Of the keys of a mapping: module paths, names of fields."""
+
+_MAX_QUOTE: Final = 200
+"""Characters of what is wrong with a message that end up in an error."""
+
+_Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+_Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
+_Integer = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _ChunkId = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
@@ -43,7 +52,8 @@ _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=False, extra="ignore")
+    # Attributes may be infinite; JSON's own spelling of that is null, which is another value.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Hello(_Message):
@@ -56,8 +66,8 @@ class Hello(_Message):
     generation: _Generation | None
     """The generation the mesh showed; None from a static `SOURCE` list, which knows none."""
     identity: _Digest
-    fields: Annotated[dict[str, int | _Text], Field(max_length=64)]
-    content: Annotated[dict[str, _Text], Field(max_length=16)]
+    fields: Annotated[dict[_Name, _Integer | _Text], Field(max_length=64)]
+    content: Annotated[dict[_Name, _Text], Field(max_length=16)]
     manifest: _Digest
     chunk_bytes: Annotated[int, Field(gt=0)]
     backend: _Text
@@ -72,7 +82,7 @@ class Accept(_Message):
     generation: _Generation
     identity: _Digest
     manifest: _Digest
-    attributes: Annotated[dict[str, bool | int | float | _Text | None], Field(max_length=10_000)]
+    attributes: Annotated[dict[_Name, bool | int | float | _Text | None], Field(max_length=10_000)]
     """Plain attributes that `load_weights` had set on modules."""
     host: _Text
     port: Annotated[int, Field(gt=0, le=65_535)]
@@ -89,7 +99,7 @@ class Refuse(_Message):
     version: int = VERSION
     code: Literal["version", "identity", "manifest", "generation", "backend", "busy", "not-ready"]
     reason: _Text
-    retry_after_s: Annotated[float, Field(ge=0)] | None = None
+    retry_after_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
 
 
 class Want(_Message):
@@ -151,4 +161,6 @@ def decode(frames: Sequence[bytes]) -> tuple[Message, bytes]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ProtocolError(f"not a control message: {where}: {first['msg']}") from None
+        raise ProtocolError(
+            f"not a control message: at {where!r:.{_MAX_QUOTE}}: {first['msg']!r:.{_MAX_QUOTE}}"
+        ) from None

@@ -104,10 +104,17 @@ def mismatch(
 
     `fields` and `content` are the other side's, as they came over the network.
     """
+    ours = mine.fields()
     differing = [
         f"{name}: mine {value!r}, theirs {_shorten(fields.get(name))}"
-        for name, value in mine.fields().items()
+        for name, value in ours.items()
         if fields.get(name) != value
+    ]
+    # A later version may tell weights apart by something that this one does not know.
+    differing += [
+        f"{_shorten(name)}: unknown to me, theirs {_shorten(value)}"
+        for name, value in fields.items()
+        if name not in ours
     ]
     if differing:
         return "; ".join(differing)

@@ -14,7 +14,7 @@ Pure: knows neither torch nor vLLM. `weights.py` makes manifests from models.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import orjson
@@ -120,14 +120,20 @@ def decode(data: bytes) -> Manifest:
 
 
 def difference(mine: Manifest, theirs: Manifest) -> str | None:
-    """The first thing in which two manifests differ, in words; None when they are equal."""
+    """The first thing in which two manifests differ, in words; None when they are equal.
+
+    As long as what the other side put into its manifest.
+    """
     if mine.layout != theirs.layout:
         return f"layout: mine {mine.layout}, theirs {theirs.layout}"
     if mine.chunk_bytes != theirs.chunk_bytes:
         return f"chunk size: mine {mine.chunk_bytes}, theirs {theirs.chunk_bytes}"
-    for ours, other in zip(mine.tensors, theirs.tensors, strict=False):
-        if ours != other:
-            return f"tensor: mine {ours}, theirs {other}"
+    for number, (ours, other) in enumerate(zip(mine.tensors, theirs.tensors, strict=False)):
+        for part in fields(Tensor):
+            here, there = getattr(ours, part.name), getattr(other, part.name)
+            if here != there:
+                what = f"tensor {number} ({ours.name}): {part.name}"
+                return f"{what}: mine {here!r}, theirs {there!r}"
     if len(mine.tensors) != len(theirs.tensors):
         return f"tensors: mine {len(mine.tensors)}, theirs {len(theirs.tensors)}"
     return None
@@ -168,6 +174,9 @@ def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
     pack: list[Piece] = []
     packed = 0
 
+    # Never a pack above `chunk_bytes`, however small that is: staging buffers have that size.
+    stands_alone = min(PACK_BELOW, chunk_bytes)
+
     def flush() -> Iterator[Chunk]:
         nonlocal number, pack, packed
         if pack:
@@ -177,7 +186,7 @@ def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
     for position, tensor in enumerate(tensors):
         if tensor.nbytes == 0:
             continue
-        if tensor.nbytes >= PACK_BELOW:
+        if tensor.nbytes >= stands_alone:
             for start in range(0, tensor.nbytes, chunk_bytes):
                 size = min(chunk_bytes, tensor.nbytes - start)
                 yield Chunk(number, (Piece(position, start, size),), size, False)

@@ -46,7 +46,11 @@ CONNECT_TIMEOUT_S = 5.0
 
 RENDEZVOUS_TIMEOUT_S = 10.0
 
-_CONTROL_POLL_MS = 50
+_LAST_WORDS_S = 0.2
+"""How long to listen for why a source broke the group: it says so, unless it died."""
+
+_MAX_QUOTE = 1024
+"""Characters of what a peer says that end up in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Pull:
                 self._fetch(stream)
                 dealer.send_multipart(control.encode(control.Done(session=stream.session)))
             except TransferError as error:
-                self._say_bye(stream, error)
+                self._say_bye(dealer, stream.session, error)
                 raise
             finally:
                 # Once the group and its receives are gone, nothing writes to tensors any more.
@@ -174,7 +178,8 @@ class Pull:
         host = host.strip("[]")
         try:
             socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
+            # The endpoint is whatever a peer or a list says: it may be no address at all.
             raise SourceLost(source.endpoint, f"cannot connect: {error}") from None
         dealer = context.socket(zmq.DEALER)
         for option, value in (
@@ -212,19 +217,33 @@ class Pull:
                     message.retry_after_s,
                 )
             case control.Accept():
-                promised = self._check(source, message, attachment)
+                try:
+                    return self._enter(dealer, source, message, attachment)
+                except TransferError as error:
+                    self._say_bye(dealer, message.session, error)
+                    raise
             case _:
                 raise TransferError(source.endpoint, f"answered hello with {message.type}")
+
+    def _enter(
+        self,
+        dealer: zmq.Socket[bytes],
+        source: Candidate,
+        accept: control.Accept,
+        attachment: bytes,
+    ) -> _Stream:
+        """Take up the session that a source has opened."""
+        promised = self._check(source, accept, attachment)
         try:
             group = join(
-                message.host, message.port, message.secret, self._backend, RENDEZVOUS_TIMEOUT_S
+                accept.host, accept.port, accept.secret, self._backend, RENDEZVOUS_TIMEOUT_S
             )
         except TransportError as error:
             raise SourceLost(source.endpoint, f"no process group: {error}") from None
         self.digests = promised
-        self.attributes = dict(message.attributes)
-        available = {number for first, end in message.have for number in range(first, end)}
-        return _Stream(source, message.session, group, dealer, available)
+        self.attributes = dict(accept.attributes)
+        available = {number for first, end in accept.have for number in range(first, end)}
+        return _Stream(source, accept.session, group, dealer, available)
 
     def _check(
         self, source: Candidate, accept: control.Accept, attachment: bytes
@@ -241,8 +260,12 @@ class Pull:
                 raise TransferError(
                     source.endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
                 )
-        if any(not 0 <= first <= end <= len(self.chunks) for first, end in accept.have):
-            raise TransferError(source.endpoint, f"says it has chunks {accept.have}")
+        # In order and apart, so that a long list cannot stand for more work than there are chunks.
+        bounds = [bound for pair in accept.have for bound in pair]
+        if bounds != sorted(bounds) or any(not 0 <= at <= len(self.chunks) for at in bounds):
+            raise TransferError(
+                source.endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}"
+            )
         promised = tuple(
             attachment[at : at + digests.DIGEST_BYTES]
             for at in range(0, len(attachment), digests.DIGEST_BYTES)
@@ -259,7 +282,7 @@ class Pull:
             found = manifest.difference(self.weights.manifest, manifest.decode(attachment))
         except ManifestError as error:
             found = str(error)
-        return f" ({found})"
+        return f" ({found})"[:_MAX_QUOTE]
 
     def _fetch(self, stream: _Stream) -> None:
         """Keep a window of chunks in flight until nothing is missing."""
@@ -268,7 +291,7 @@ class Pull:
             self._ask(stream, waiting)
             if not stream.in_flight:
                 # Everything the source has is here; it is still loading the rest itself.
-                self._hear(stream, self._timeout_s)
+                self._await_more(stream)
                 continue
             arriving = stream.in_flight.popleft()
             try:
@@ -323,6 +346,17 @@ class Pull:
         size = self.weights.manifest.chunk_bytes
         return self._staging.pop() if self._staging else torch.empty(size, dtype=torch.uint8)
 
+    def _await_more(self, stream: _Stream) -> None:
+        """Wait until the source has a chunk that is missing here."""
+        deadline = time.monotonic() + self._timeout_s
+        while not stream.available & self._missing:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise SourceLost(
+                    stream.source.endpoint, f"no further chunk in {self._timeout_s:g} s"
+                )
+            self._hear(stream, left)
+
     def _hear(self, stream: _Stream, timeout_s: float) -> None:
         """Take one word from the source outside the group."""
         message, _ = self._receive(stream.dealer, stream.source, timeout_s)
@@ -338,30 +372,34 @@ class Pull:
 
     def _last_words(self, stream: _Stream, error: TransportError) -> str:
         """What broke, in the source's own words where it had time for some."""
-        try:
-            self._hear(stream, _CONTROL_POLL_MS / 1000)
-        except SourceLost as spoken:
-            if "ended the session" in spoken.reason:
-                return f"{error} ({spoken.reason})"
-        except TransferError as other:
-            _log.debug("after the group broke: %s", other)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while stream.dealer.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLIN):
+            if time.monotonic() > deadline:
+                break
+            try:
+                message, _ = control.decode(stream.dealer.recv_multipart())
+            except ProtocolError as other:
+                _log.debug("after the group broke: %s", other)
+                break
+            if isinstance(message, control.Bye) and message.session == stream.session:
+                return f"the source ended the session: {message.reason}"
         return str(error)
 
     def _receive(
         self, dealer: zmq.Socket[bytes], source: Candidate, timeout_s: float
     ) -> tuple[control.Message, bytes]:
         if not dealer.poll(int(timeout_s * 1000), zmq.POLLIN):
-            raise SourceLost(source.endpoint, f"silent for {timeout_s:g} s")
+            raise SourceLost(source.endpoint, f"silent for {timeout_s:.3g} s")
         try:
             return control.decode(dealer.recv_multipart())
         except ProtocolError as error:
             raise TransferError(source.endpoint, str(error)) from None
 
-    def _say_bye(self, stream: _Stream, error: TransferError) -> None:
+    def _say_bye(self, dealer: zmq.Socket[bytes], session: str, error: TransferError) -> None:
         try:
-            stream.dealer.send_multipart(
-                control.encode(control.Bye(session=stream.session, reason=error.reason[:2048])),
+            dealer.send_multipart(
+                control.encode(control.Bye(session=session, reason=error.reason[:2048])),
                 zmq.DONTWAIT,
             )
         except zmq.ZMQError as gone:
-            _log.debug("no way to say bye to %s: %s", stream.source.endpoint, gone)
+            _log.debug("no way to say bye to %s: %s", error.source, gone)

@@ -59,6 +59,8 @@ def _unsuitable(member: Member, holding: Holding, identity: Identity, backend: s
         return f"is {member.status.name.lower()}"
     if holding.state != "ready":
         return f"is {holding.state}" + (f": {holding.reason}" if holding.reason else "")
+    if not holding.endpoint:
+        return "has no listener"
     if holding.backend != backend:
         return f"backend: mine {backend}, theirs {holding.backend or 'none'}"
     return None

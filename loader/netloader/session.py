@@ -48,6 +48,11 @@ class Offer:
         """The chunk table, by chunk id."""
         return self.weights.manifest.chunks()
 
+    @cached_property
+    def manifest_hash(self) -> str:
+        """Hash of the weights' manifest: every replica is asked for it."""
+        return self.weights.manifest.hash
+
 
 class Session:
     """Serves chunks to one replica until it is done."""
@@ -71,6 +76,7 @@ class Session:
         self._on_end = on_end
         # None asks the thread to end. Bounded: a replica may want each chunk a few times, no more.
         self._wants: queue.Queue[int | None] = queue.Queue(maxsize=4 * len(offer.chunks) + 64)
+        self._lock = threading.Lock()  # Guards the two below: abort may come while a group opens.
         self._group: Group | None = None
         self._abort_reason: str | None = None
         self._thread = threading.Thread(
@@ -99,25 +105,31 @@ class Session:
             self.abort("the replica is done with requests outstanding")
 
     def abort(self, reason: str) -> None:
-        """End the session now, from any thread."""
-        self._abort_reason = reason
-        group = self._group
+        """End the session now, from any thread. The first reason counts."""
+        with self._lock:
+            if self._abort_reason is None:
+                self._abort_reason = reason
+            group = self._group
         if group is not None:
             group.abort()
         self._rendezvous.close()
         try:
             self._wants.put_nowait(None)
         except queue.Full:
-            _log.debug("session %s has requests left; its next send fails", self.id)
+            _log.debug("session %s has requests left and drops them", self.id)
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Wait until the session reads no weights any more. False when that took too long."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         reason: str | None = None
         try:
-            self._group = self._rendezvous.open(self._offer.backend)
-            self._serve(self._group)
+            group = self._rendezvous.open(self._offer.backend)
+            with self._lock:
+                self._group = group
+            self._serve(group)
         except TransportError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001
@@ -142,6 +154,8 @@ class Session:
                 staging.append(buffer)
 
         while (number := self._next(bool(under_way))) is not None:
+            if self._abort_reason is not None:
+                raise TransportError("aborted")
             if number == _IDLE:
                 settle()
                 continue

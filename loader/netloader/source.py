@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import zmq
 from netloader import control
 from netloader.errors import NetloaderError, ProtocolError
 from netloader.identity import fields_digest, mismatch
+from netloader.inbox import Inbox
 from netloader.session import Offer, Session
 from netloader.transport import Rendezvous
 from netmesh import SocketSecurity, ZapHandler
@@ -33,8 +35,9 @@ RENDEZVOUS_TIMEOUT_S = 10.0
 """How long an accepted replica may take to open the process group."""
 
 _CLOSE_TIMEOUT_S = 1.0
+"""How long ending sessions may take. Aborting wakes them: they need milliseconds."""
+
 _BACKLOG = 256
-_FREE_PORTS = (20_000, 60_000)
 _HANDSHAKE_MS = 3_000
 
 
@@ -50,6 +53,27 @@ class _Client:
     connection: bytes
 
 
+@dataclass(frozen=True)
+class _Close:
+    """Stop the source's thread."""
+
+
+@dataclass(frozen=True)
+class _Withdraw:
+    """Abort all sessions; `done` is set once none reads weights any more."""
+
+    reason: str
+    done: threading.Event
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A session is over."""
+
+    session: str
+    problem: str | None
+
+
 class Source:
     """Serves one model's weights to replicas."""
 
@@ -61,6 +85,9 @@ class Source:
         security: SocketSecurity,
         timeout_s: float,
         on_sessions: Callable[[int], None] = lambda count: None,
+        *,
+        max_sessions: int = MAX_SESSIONS,
+        rendezvous_timeout_s: float = RENDEZVOUS_TIMEOUT_S,
     ) -> None:
         """Listen on `host`, on any free port when `port` is None.
 
@@ -72,6 +99,8 @@ class Source:
         self._host = host
         self._timeout_s = timeout_s
         self._on_sessions = on_sessions
+        self._max_sessions = max_sessions
+        self._rendezvous_timeout_s = rendezvous_timeout_s
         self._offer: Offer | None = None
         self._unready = "the source is still loading"
         self._clients: dict[str, _Client] = {}
@@ -88,15 +117,12 @@ class Source:
         ):
             self._router.setsockopt(option, value)
         security.apply_server(self._router)
-        self._inbox = self._context.socket(zmq.PULL)
-        self._inbox_address = f"inproc://netloader-source-{id(self)}"
-        self._inbox.bind(self._inbox_address)
         try:
             self.port = self._bind(port)
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
             raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
-        self._closing = False
+        self._inbox: Inbox[_Close | _Withdraw | _Ended] = Inbox()
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
 
@@ -116,32 +142,26 @@ class Source:
         self._offer = offer
 
     def withdraw(self, reason: str) -> None:
-        """Stop handing out weights: new requests are refused, sessions under way are aborted."""
-        self._offer = None
+        """Stop handing out weights: new requests are refused, sessions under way are aborted.
+
+        When this returns no session reads the weights any more: they may be changed or unmapped.
+        """
         self._unready = reason
-        self._post(_WITHDRAW)
+        self._offer = None
+        done = threading.Event()
+        if self._inbox.post(_Withdraw(reason, done)) and not done.wait(2 * _CLOSE_TIMEOUT_S):
+            _log.warning("sessions did not end in time: weights may be read while they change")
 
     def close(self) -> None:
-        """End all sessions and stop listening. Takes at most about a second."""
-        if not self._closing:
-            self._closing = True
-            self._post(_CLOSE)
-            self._thread.join(_CLOSE_TIMEOUT_S)
-            self._context.destroy(linger=0)
+        """End all sessions and stop listening. Takes at most about a second. Idempotent."""
+        self._inbox.post(_Close())
+        self._thread.join(2 * _CLOSE_TIMEOUT_S)
 
     def _bind(self, port: int | None) -> int:
         host = f"[{self._host}]" if ":" in self._host else self._host
-        if port is None:
-            return self._router.bind_to_random_port(f"tcp://{host}", *_FREE_PORTS)
-        self._router.bind(f"tcp://{host}:{port}")
-        return port
-
-    def _post(self, *frames: bytes) -> None:
-        """Wake the source's thread from another one."""
-        with self._context.socket(zmq.PUSH) as wake:
-            wake.linger = 0
-            wake.connect(self._inbox_address)
-            wake.send_multipart(list(frames))
+        self._router.bind(f"tcp://{host}:{port if port is not None else '*'}")
+        bound = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        return int(bound.rstrip("\0").rpartition(":")[2])
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -152,29 +172,37 @@ class Source:
                 for socket, _ in poller.poll():
                     if self._zap is not None and socket is self._zap.socket:
                         self._zap.handle()
-                    elif socket is self._inbox:
-                        if not self._handle_inbox(self._inbox.recv_multipart()):
-                            return
-                    else:
+                    elif socket is self._router:
                         self._handle_request()
+                    else:
+                        obeyed = [self._obey(word) for word in self._inbox.take()]
+                        if not all(obeyed):
+                            return
         finally:
-            for client in list(self._clients.values()):
-                client.session.abort("the source closes")
-            self._router.close(linger=0)
-            self._inbox.close(linger=0)
-            if self._zap is not None:
-                self._zap.close()
+            self._inbox.close()
+            self._end_sessions("the source closes")
+            # All sockets belong to this thread, so it is the one that ends the context.
+            self._context.destroy(linger=0)
 
-    def _handle_inbox(self, frames: list[bytes]) -> bool:
+    def _obey(self, word: _Close | _Withdraw | _Ended) -> bool:
         """One word from another thread. False: stop."""
-        if frames[0] == _CLOSE:
-            return False
-        if frames[0] == _WITHDRAW:
-            for client in list(self._clients.values()):
-                client.session.abort(self._unready)
-        elif frames[0] == _ENDED:
-            self._forget(frames[1].decode(), frames[2].decode() or None)
+        match word:
+            case _Close():
+                return False
+            case _Withdraw():
+                if self._end_sessions(word.reason):
+                    word.done.set()
+            case _Ended():
+                self._forget(word.session, word.problem)
         return True
+
+    def _end_sessions(self, reason: str) -> bool:
+        """Abort all sessions. False when one did not end in time."""
+        sessions = [client.session for client in self._clients.values()]
+        for session in sessions:
+            session.abort(reason)
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+        return all(session.join(max(0.0, deadline - time.monotonic())) for session in sessions)
 
     def _handle_request(self) -> None:
         connection, *frames = self._router.recv_multipart()
@@ -182,6 +210,13 @@ class Source:
             message, _ = control.decode(frames)
         except ProtocolError as error:
             _log.warning("a peer sent what is no control message: %s", error)
+            # It may be a later version's: better refused now than left waiting.
+            self._reply(
+                connection,
+                control.Refuse(
+                    code="version", reason=f"my version {control.VERSION} has no such message"
+                ),
+            )
             return
         try:
             match message:
@@ -191,9 +226,16 @@ class Source:
                     self._steer(connection, message)
                 case _:
                     _log.warning("a replica sent a %s, which only sources send", message.type)
-        except Exception:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001
             # One replica's request must not end the service for the others.
             _log.exception("a %s request failed", message.type)
+            if isinstance(message, control.Hello):
+                self._reply(
+                    connection,
+                    control.Refuse(
+                        code="not-ready", reason=f"the source failed: {type(error).__name__}"
+                    ),
+                )
 
     def _answer(
         self, connection: bytes, hello: control.Hello
@@ -206,25 +248,26 @@ class Source:
                 if offer is not None and refusal is not None and refusal.code == "manifest"
                 else None
             )
-        rendezvous = Rendezvous(self._host, RENDEZVOUS_TIMEOUT_S)
+        rendezvous = Rendezvous(self._host, self._rendezvous_timeout_s)
         session = Session(
             secrets.token_hex(16), hello.replica, offer, rendezvous, self._timeout_s, self._ended
         )
-        self._clients[session.id] = _Client(session, connection)
-        session.start()
-        self._on_sessions(len(self._clients))
-        _log.info("serving %s: %d bytes", hello.replica, offer.weights.manifest.nbytes)
-        return control.Accept(
+        accept = control.Accept(
             session=session.id,
             generation=self._generation(),
             identity=offer.identity.digest,
-            manifest=offer.weights.manifest.hash,
+            manifest=offer.manifest_hash,
             attributes=dict(offer.attributes),
             host=rendezvous.host,
             port=rendezvous.port,
             secret=rendezvous.secret,
             have=((0, len(offer.chunks)),),
-        ), b"".join(offer.digests)
+        )
+        session.start()
+        self._clients[session.id] = _Client(session, connection)
+        self._tell()
+        _log.info("serving %r: %d bytes", hello.replica, offer.weights.manifest.nbytes)
+        return accept, b"".join(offer.digests)
 
     def _refusal(self, offer: Offer | None, hello: control.Hello) -> control.Refuse | None:
         """Why a replica is not served, or None."""
@@ -249,12 +292,12 @@ class Source:
             return control.Refuse(
                 code="backend", reason=f"mine {offer.backend.name}, theirs {hello.backend}"
             )
-        if hello.manifest != offer.weights.manifest.hash:
+        if hello.manifest != offer.manifest_hash:
             return control.Refuse(code="manifest", reason="our tensors differ")
-        if len(self._clients) >= MAX_SESSIONS:
+        if len(self._clients) >= self._max_sessions:
             return control.Refuse(
                 code="busy",
-                reason=f"all {MAX_SESSIONS} sessions are taken",
+                reason=f"all {self._max_sessions} sessions are taken",
                 retry_after_s=RETRY_AFTER_S,
             )
         return None
@@ -275,11 +318,15 @@ class Source:
                 client.session.abort(f"the replica gave up: {message.reason}")
 
     def _ended(self, session: Session, problem: str | None) -> None:
-        """Called by a session's thread."""
+        """Called by a session's thread. Nobody listens when the source has closed."""
+        self._inbox.post(_Ended(session.id, problem))
+
+    def _tell(self) -> None:
         try:
-            self._post(_ENDED, session.id.encode(), (problem or "").encode())
-        except zmq.ZMQError:
-            _log.debug("session %s ended after the source closed", session.id)
+            self._on_sessions(len(self._clients))
+        except Exception:  # noqa: BLE001
+            # Not being able to say how many sessions there are must not end the service.
+            _log.exception("could not publish the number of sessions")
 
     def _forget(self, session_id: str, problem: str | None) -> None:
         client = self._clients.pop(session_id, None)
@@ -287,13 +334,13 @@ class Source:
             return
         session = client.session
         if problem is None:
-            _log.info("served %s: %d bytes", session.replica, session.sent_bytes)
+            _log.info("served %r: %d bytes", session.replica, session.sent_bytes)
         else:
             _log.warning(
-                "serving %s ended after %d bytes: %s", session.replica, session.sent_bytes, problem
+                "serving %r ended after %d bytes: %s", session.replica, session.sent_bytes, problem
             )
             self._reply(client.connection, control.Bye(session=session_id, reason=problem[:2048]))
-        self._on_sessions(len(self._clients))
+        self._tell()
 
     def _reply(
         self, connection: bytes, message: control.Message, attachment: bytes | None = None
@@ -304,6 +351,3 @@ class Source:
         except zmq.ZMQError as error:
             # Gone or not reading. Its session, if any, ends by its own timeout.
             _log.debug("could not answer a replica: %s", error)
-
-
-_CLOSE, _WITHDRAW, _ENDED = b"close", b"withdraw", b"ended"

@@ -43,7 +43,7 @@ class Group(Protocol):
     def abort(self) -> None:
         """Break the group: whatever waits on it, in any thread, raises. Idempotent.
 
-        Once this has returned and every `Pending` is dropped, no tensor is written any more.
+        Once this has returned no tensor is read or written any more, and the peer finds out.
         """
 
 

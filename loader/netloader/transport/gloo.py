@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch._C._distributed_c10d import ProcessGroupGloo, Store, Work
 
 from netloader.transport.base import REPLICA, SOURCE, Group, Pending, TransportError
+
+_log = logging.getLogger(__name__)
+
+_ABORT_TAG: Final = (1 << 31) - 1
+"""A tag that no chunk has: their ids end far below."""
 
 
 class GlooPending:
@@ -46,10 +52,16 @@ class GlooGroup:
             raise TransportError(_first_line(error)) from None
 
     def abort(self) -> None:
-        # Dropping the last reference closes the connections; aborting wakes whoever still waits.
+        # ProcessGroupGloo.abort() does nothing, and a pending transfer keeps the connection open
+        # after the group is gone. A wait that times out closes it, and wakes whoever else waits.
         group, self._group = self._group, None
-        if group is not None:
-            group.abort()
+        if group is None:
+            return
+        try:
+            never = group.recv([torch.empty(1, dtype=torch.uint8)], self._peer, _ABORT_TAG)
+            never.wait(timedelta(milliseconds=1))
+        except RuntimeError as closed:
+            _log.debug("group aborted: %s", _first_line(closed))
 
     def _alive(self) -> Any:
         if self._group is None:

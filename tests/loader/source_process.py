@@ -1,0 +1,40 @@
+"""A source in a process of its own, which ends by SIGKILL when it starts its n-th send.
+
+    python source_process.py <seed> <sends before death> <size in MiB; 0: a toy model>
+
+Prints its endpoint and serves until its standard input closes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+
+import torch
+from tests.loader.support import (
+    TamperedBackend,
+    big_weights,
+    offer_of,
+    serving,
+    toy_weights,
+)
+
+
+def main(seed: int, sends: int, mebibytes: int) -> None:
+    count = itertools.count()
+
+    def die_in_time(tag: int, data: torch.Tensor) -> torch.Tensor:
+        if next(count) == sends:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data
+
+    weights = big_weights(seed, mebibytes) if mebibytes else toy_weights(seed)
+    with serving(offer_of(weights, backend=TamperedBackend(die_in_time))) as source:
+        print(source.endpoint, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:4]))

@@ -1,0 +1,305 @@
+"""A model with every kind of tensor, sources and replicas on loopback, and faults to put there."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import zmq
+from torch import nn
+from torch._C._distributed_c10d import Store
+
+from netloader import control, digests
+from netloader.candidate import Candidate
+from netloader.identity import Evidence, Identity, Parallel
+from netloader.manifest import CHUNK_BYTES
+from netloader.pull import Pull
+from netloader.session import Offer
+from netloader.source import Source
+from netloader.transport import Backend, Group, Pending
+from netloader.transport.gloo import GlooBackend
+from netloader.weights import Weights, capture
+from netmesh import SocketSecurity
+
+CHUNK = 64 * 1024
+"""Small enough that a toy model has many chunks of both kinds."""
+
+GENERATION = 7
+OPEN = SocketSecurity((), "netmesh.test.netloader")
+"""No key: everybody who reaches the port is let in."""
+
+
+def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.002)
+
+
+def identity(**changes: Any) -> Identity:
+    values: dict[str, Any] = {
+        "model": "toy",
+        "architecture": "Toy",
+        "dtype": "float32",
+        "quantization": "",
+        "quantization_config": "",
+        "parallel": Parallel(tp_size=2, tp_rank=1),
+        "vllm_version": "0.32.0",
+        "content": {Evidence.SAMPLE: "a" * 32},
+    }
+    return Identity(**values | changes)
+
+
+class Toy(nn.Module):
+    """Tied, permuted, tiny, empty, integer, boolean: what real models have, in half a megabyte."""
+
+    bias: torch.Tensor
+    flag: torch.Tensor
+
+    def __init__(self, seed: int | None = None, rows: int = 1000) -> None:
+        """Random bytes by `seed`; zeros without one."""
+        super().__init__()
+        self.embed = nn.Embedding(rows, 64)
+        self.head = nn.Linear(64, rows, bias=False)
+        self.head.weight = self.embed.weight
+        self.permuted = nn.Parameter(torch.empty(300, 128).t())
+        self.slanted = nn.Parameter(torch.empty(5, 7, 3).permute(2, 0, 1))
+        self.small = nn.ParameterList(
+            nn.Parameter(torch.empty(100 + 37 * number, dtype=torch.bfloat16))
+            for number in range(60)
+        )
+        self.packed = nn.Parameter(torch.empty(77, 33, dtype=torch.int8), requires_grad=False)
+        self.empty = nn.Parameter(torch.empty(0, 7))
+        self.register_buffer("bias", torch.empty(33, dtype=torch.int64))
+        self.register_buffer("flag", torch.empty((), dtype=torch.bool), persistent=False)
+        generator = torch.Generator().manual_seed(seed or 0)
+        for data in capture(self).tensors:
+            if seed is None:
+                data.zero_()
+            else:
+                data.random_(0, 2, generator=generator) if data.numel() == 1 else data.random_(
+                    0, 256, generator=generator
+                )
+
+
+def toy_weights(seed: int | None = None, *, rows: int = 1000, chunk: int = CHUNK) -> Weights:
+    return capture(Toy(seed, rows), chunk_bytes=chunk)
+
+
+def big_weights(seed: int | None, mebibytes: int) -> Weights:
+    """One large tensor in chunks of the real size."""
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(mebibytes, 1 << 18))
+    weights = capture(model, chunk_bytes=min(CHUNK_BYTES, 8 << 20))
+    if seed is not None:
+        block = torch.empty(1 << 20, dtype=torch.uint8)
+        block.random_(0, 256, generator=torch.Generator().manual_seed(seed))
+        for number, row in enumerate(weights.tensors[0].view(-1, block.numel())):
+            torch.add(block, number, out=row)
+    return weights
+
+
+def equal(one: Weights, other: Weights) -> bool:
+    return one.sha256() == other.sha256()
+
+
+def offer_of(
+    weights: Weights, *, who: Identity | None = None, backend: Backend | None = None, **extra: Any
+) -> Offer:
+    return Offer(
+        who or identity(),
+        weights,
+        digests.of_weights(weights, weights.manifest.chunks()),
+        extra.pop("attributes", {}),
+        backend or GlooBackend(),
+    )
+
+
+def start_source(timeout_s: float = 5.0, **options: Any) -> Source:
+    options.setdefault("security", OPEN)
+    return Source("127.0.0.1", None, lambda: GENERATION, timeout_s=timeout_s, **options)
+
+
+@contextmanager
+def serving(offer: Offer | None, timeout_s: float = 5.0, **options: Any) -> Iterator[Source]:
+    """A source on loopback that hands out `offer`."""
+    source = start_source(timeout_s, **options)
+    try:
+        if offer is not None:
+            source.serve(offer)
+        yield source
+    finally:
+        source.close()
+
+
+def candidate(source: Source, generation: int | None = GENERATION) -> Candidate:
+    return Candidate(source.endpoint, "test", generation)
+
+
+def pull_into(
+    weights: Weights,
+    *,
+    who: Identity | None = None,
+    backend: Backend | None = None,
+    timeout_s: float = 5.0,
+    security: SocketSecurity = OPEN,
+    progress: Callable[[int], object] = lambda nbytes: None,
+) -> Pull:
+    return Pull(
+        who or identity(),
+        weights,
+        backend or GlooBackend(),
+        security,
+        replica="replica",
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+
+
+OnSend = Callable[[int, torch.Tensor], torch.Tensor]
+"""Called with a chunk's id and bytes; what it returns is sent instead."""
+
+
+@dataclass
+class TamperedGroup:
+    """A real group with a hand on what leaves it."""
+
+    inner: Group
+    on_send: OnSend
+
+    def send(self, data: torch.Tensor, tag: int) -> Pending:
+        return self.inner.send(self.on_send(tag, data), tag)
+
+    def recv(self, data: torch.Tensor, tag: int) -> Pending:
+        return self.inner.recv(data, tag)
+
+    def abort(self) -> None:
+        self.inner.abort()
+
+
+@dataclass
+class TamperedBackend:
+    """Gloo, with `on_send` called before every send."""
+
+    on_send: OnSend
+    name: str = "gloo"
+    _gloo: GlooBackend = field(default_factory=GlooBackend)
+
+    def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+        return TamperedGroup(self._gloo.open(store, rank, host, timeout), self.on_send)
+
+
+@dataclass
+class SendLog:
+    """Remembers which chunks were sent."""
+
+    sent: list[int] = field(default_factory=list)
+
+    def __call__(self, tag: int, data: torch.Tensor) -> torch.Tensor:
+        self.sent.append(tag)
+        return data
+
+
+def wrong_byte_in(chunk: int) -> OnSend:
+    """Flip one byte of one chunk on its way out."""
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        if tag != chunk:
+            return data
+        wrong = data.clone()
+        wrong[wrong.numel() // 2] ^= 0xFF
+        return wrong
+
+    return on_send
+
+
+class Stuck:
+    """A send that does not happen until `release`."""
+
+    def __init__(self, after: int = 0) -> None:
+        self.reached = threading.Event()
+        self.release = threading.Event()
+        self._left = after
+
+    def __call__(self, tag: int, data: torch.Tensor) -> torch.Tensor:
+        if self._left == 0:
+            self.reached.set()
+            self.release.wait(10)
+        self._left -= 1
+        return data
+
+
+class Caller:
+    """A replica's control connection with nobody sensible behind it."""
+
+    def __init__(self, source: Source) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._dealer = self._context.socket(zmq.DEALER)
+        self._dealer.linger = 100
+        self._dealer.connect(f"tcp://{source.endpoint}")
+
+    def send(self, message: control.Message) -> None:
+        self._dealer.send_multipart(control.encode(message))
+
+    def send_raw(self, *frames: bytes) -> None:
+        self._dealer.send_multipart(list(frames))
+
+    def receive(self, timeout_s: float = 5.0) -> control.Message:
+        assert self._dealer.poll(int(timeout_s * 1000)), "the source said nothing"
+        return control.decode(self._dealer.recv_multipart())[0]
+
+    def hears_nothing(self, timeout_s: float) -> bool:
+        return not self._dealer.poll(int(timeout_s * 1000))
+
+    def ask(self, message: control.Message) -> control.Message:
+        self.send(message)
+        return self.receive()
+
+    def accepted(self, weights: Weights) -> control.Accept:
+        answer = self.ask(hello(weights))
+        assert isinstance(answer, control.Accept), answer
+        return answer
+
+    def close(self) -> None:
+        self._context.destroy(linger=100)
+
+
+@contextmanager
+def calling(source: Source) -> Iterator[Caller]:
+    caller = Caller(source)
+    try:
+        yield caller
+    finally:
+        caller.close()
+
+
+def hello(weights: Weights, who: Identity | None = None, **changes: Any) -> control.Hello:
+    who = who or identity()
+    fields: dict[str, Any] = {
+        "replica": "caller",
+        "generation": GENERATION,
+        "identity": who.digest,
+        "fields": who.fields(),
+        "content": {str(kind): text for kind, text in who.content.items()},
+        "manifest": weights.manifest.hash,
+        "chunk_bytes": weights.manifest.chunk_bytes,
+        "backend": "gloo",
+    }
+    return control.Hello(**fields | changes)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def threads() -> int:
+    """Of the whole process, Gloo's and ZeroMQ's included."""
+    return len(list(Path("/proc/self/task").iterdir()))

@@ -1,0 +1,559 @@
+"""Whole pulls, over real control connections and real Gloo groups on loopback."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import zmq
+from tests.loader.support import (
+    GENERATION,
+    SendLog,
+    Stuck,
+    TamperedBackend,
+    big_weights,
+    candidate,
+    descriptors,
+    equal,
+    identity,
+    offer_of,
+    pull_into,
+    serving,
+    threads,
+    toy_weights,
+    until,
+    wrong_byte_in,
+)
+
+from netloader import control
+from netloader.candidate import Candidate
+from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost, TransferError
+from netloader.identity import Evidence, Parallel
+from netloader.pull import WINDOW, Pull
+from netloader.weights import Weights
+
+WEIGHTS = toy_weights(1)
+CHUNKS = WEIGHTS.manifest.chunks()
+PACKED = [chunk.id for chunk in CHUNKS if chunk.packed]
+DIRECT = [chunk.id for chunk in CHUNKS if not chunk.packed]
+ROOT = Path(__file__).parents[2]
+
+
+def is_zero(weights: Weights, chunks: list[int]) -> bool:
+    return not any(
+        bool(weights.view(piece).any())
+        for chunk in chunks
+        for piece in weights.manifest.chunks()[chunk].pieces
+    )
+
+
+def test_the_toy_model_has_both_kinds_of_chunks() -> None:
+    assert len(PACKED) >= 2
+    assert len(DIRECT) > WINDOW
+
+
+class TestComplete:
+    def test_every_byte_of_every_tensor_arrives(self) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        with serving(offer_of(WEIGHTS)) as source:
+            pull.from_source(candidate(source))
+        assert equal(replica, WEIGHTS)
+        assert pull.complete
+        assert pull.unverified() == ()
+        assert pull.nbytes == WEIGHTS.manifest.nbytes
+        assert pull.digests == tuple(offer_of(WEIGHTS).digests)
+
+    def test_every_chunk_travels_once(self) -> None:
+        log = SendLog()
+        with serving(offer_of(WEIGHTS, backend=TamperedBackend(log))) as source:
+            pull_into(toy_weights()).from_source(candidate(source))
+        assert sorted(log.sent) == [chunk.id for chunk in CHUNKS]
+
+    def test_progress_adds_up_to_the_whole(self) -> None:
+        steps: list[int] = []
+        with serving(offer_of(WEIGHTS)) as source:
+            pull_into(toy_weights(), progress=steps.append).from_source(candidate(source))
+        assert steps and sum(steps) == WEIGHTS.manifest.nbytes
+
+    def test_chunks_of_the_real_size(self) -> None:
+        weights, replica = big_weights(1, 24), big_weights(None, 24)
+        with serving(offer_of(weights)) as source:
+            pull_into(replica).from_source(candidate(source))
+        assert equal(replica, weights)
+
+    def test_replica_serves_what_it_pulled_with_the_same_digests(self) -> None:
+        middle, last = toy_weights(), toy_weights()
+        first_pull, second_pull = pull_into(middle), pull_into(last)
+        with serving(offer_of(WEIGHTS)) as source:
+            first_pull.from_source(candidate(source))
+        with serving(offer_of(middle)) as source:
+            second_pull.from_source(candidate(source))
+        assert equal(last, WEIGHTS)
+        assert first_pull.digests == second_pull.digests
+
+    def test_two_replicas_at_once(self) -> None:
+        replicas = [toy_weights(), toy_weights()]
+        with serving(offer_of(WEIGHTS)) as source:
+            at_once = [
+                threading.Thread(target=pull_into(replica).from_source, args=[candidate(source)])
+                for replica in replicas
+            ]
+            for thread in at_once:
+                thread.start()
+            for thread in at_once:
+                thread.join()
+        assert all(equal(replica, WEIGHTS) for replica in replicas)
+
+    def test_model_without_any_bytes(self) -> None:
+        from torch import nn
+
+        from netloader.weights import capture
+
+        nothing = nn.Module()
+        nothing.empty = nn.Parameter(torch.empty(0, 3))
+        pull = pull_into(capture(nothing))
+        with serving(offer_of(capture(nothing))) as source:
+            pull.from_source(candidate(source))
+        assert pull.complete
+
+    @pytest.mark.parametrize("value", [True, 3, 2.0, -0.5, "text", None, math.inf, -math.inf])
+    def test_attributes_arrive_with_value_and_type(self, value: float | str | None) -> None:
+        pull = pull_into(toy_weights())
+        with serving(offer_of(WEIGHTS, attributes={"head.scale": value})) as source:
+            pull.from_source(candidate(source))
+        assert pull.attributes == {"head.scale": value}
+        assert type(pull.attributes["head.scale"]) is type(value)
+
+    def test_nan_arrives_as_nan(self) -> None:
+        pull = pull_into(toy_weights())
+        with serving(offer_of(WEIGHTS, attributes={"scale": math.nan})) as source:
+            pull.from_source(candidate(source))
+        arrived = pull.attributes["scale"]
+        assert isinstance(arrived, float) and math.isnan(arrived)
+
+
+class TestWrongBytes:
+    def test_in_a_packed_chunk_never_reach_a_tensor(self) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        bad = PACKED[0]
+        backend = TamperedBackend(wrong_byte_in(bad))
+        with (
+            serving(offer_of(WEIGHTS, backend=backend)) as source,
+            pytest.raises(DigestMismatch) as caught,
+        ):
+            pull.from_source(candidate(source))
+        assert caught.value.chunk == bad
+        assert is_zero(replica, [bad])
+        assert not pull.complete
+
+    def test_in_a_direct_chunk_are_known_as_unverified(self) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        bad = DIRECT[1]
+        backend = TamperedBackend(wrong_byte_in(bad))
+        with (
+            serving(offer_of(WEIGHTS, backend=backend)) as source,
+            pytest.raises(DigestMismatch),
+        ):
+            pull.from_source(candidate(source))
+        assert CHUNKS[bad].pieces[0] in pull.unverified()
+
+    def test_are_replaced_by_the_next_source(self) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        for bad in (DIRECT[1], PACKED[0]):
+            backend = TamperedBackend(wrong_byte_in(bad))
+            with (
+                serving(offer_of(WEIGHTS, backend=backend)) as source,
+                pytest.raises(DigestMismatch),
+            ):
+                pull.from_source(candidate(source))
+        with serving(offer_of(WEIGHTS)) as source:
+            pull.from_source(candidate(source))
+        assert equal(replica, WEIGHTS)
+        assert pull.unverified() == ()
+
+    def test_weights_that_changed_under_the_source_are_found(self) -> None:
+        weights = toy_weights(1)
+        offer = offer_of(weights)
+        weights.tensors[0][5] ^= 1
+        with serving(offer) as source, pytest.raises(DigestMismatch):
+            pull_into(toy_weights()).from_source(candidate(source))
+
+    def test_a_chunk_that_is_too_short_is_found(self) -> None:
+        def cut(tag: int, data: torch.Tensor) -> torch.Tensor:
+            return data[:-1].clone()
+
+        with (
+            serving(offer_of(WEIGHTS, backend=TamperedBackend(cut))) as source,
+            pytest.raises(DigestMismatch),
+        ):
+            pull_into(toy_weights()).from_source(candidate(source))
+
+
+class TestLostSource:
+    def test_killed_half_way_costs_only_what_had_not_arrived(self) -> None:
+        replica = toy_weights()
+        steps: list[int] = []
+        pull = pull_into(replica, progress=steps.append)
+        with process_source(1, 5) as killed, pytest.raises(SourceLost):
+            pull.from_source(killed)
+        arrived = pull.nbytes
+        assert arrived < WEIGHTS.manifest.nbytes
+        log = SendLog()
+        with serving(offer_of(WEIGHTS, backend=TamperedBackend(log))) as source:
+            pull.from_source(candidate(source))
+        assert equal(replica, WEIGHTS)
+        assert sum(steps) == WEIGHTS.manifest.nbytes
+        assert len(set(log.sent)) == len(log.sent)
+        assert sum(CHUNKS[number].nbytes for number in log.sent) + arrived == sum(steps)
+
+    def test_killed_in_the_middle_of_a_large_tensor(self) -> None:
+        weights, replica = big_weights(1, 40), big_weights(None, 40)
+        pull = pull_into(replica)
+        with process_source(1, 3, 40) as killed, pytest.raises(SourceLost):
+            pull.from_source(killed)
+        assert pull.unverified()
+        with serving(offer_of(weights)) as source:
+            pull.from_source(candidate(source))
+        assert equal(replica, weights)
+        assert pull.unverified() == ()
+
+    def test_frozen_source_is_given_up_after_the_timeout(self) -> None:
+        stuck = Stuck(after=2)
+        pull = pull_into(toy_weights(), timeout_s=0.2)
+        with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
+            with pytest.raises(SourceLost, match="Timed out"):
+                pull.from_source(candidate(source))
+            stuck.release.set()
+
+    def test_withdrawal_ends_the_pull_with_the_sources_reason(self) -> None:
+        stuck = Stuck(after=2)
+        failed: list[NetloaderError] = []
+        pull = pull_into(toy_weights(), timeout_s=10)
+        with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
+            thread = threading.Thread(target=lambda: failed.append(failure(pull, source.endpoint)))
+            thread.start()
+            assert stuck.reached.wait(5)
+            releasing = threading.Timer(0.05, stuck.release.set)
+            releasing.start()
+            source.withdraw("its weights are being updated")
+            thread.join(2)
+            assert not thread.is_alive()
+            releasing.join()
+        assert "its weights are being updated" in str(failed[0])
+
+    def test_nobody_listening_fails_at_once(self) -> None:
+        with serving(None) as source:
+            gone = candidate(source)
+        started = time.monotonic()
+        with pytest.raises(SourceLost, match="cannot connect"):
+            pull_into(toy_weights()).from_source(gone)
+        assert time.monotonic() - started < 1
+
+    def test_listener_that_says_nothing_is_given_up_after_the_timeout(self) -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+            with pytest.raises(SourceLost, match=r"silent for 0\.1 s"):
+                pull_into(toy_weights(), timeout_s=0.1).from_source(Candidate(endpoint, "test"))
+
+    @pytest.mark.parametrize("endpoint", ["", "host", "127.0.0.1:", "127.0.0.1:99999", "a\0b:1"])
+    def test_endpoint_that_is_none_is_a_lost_source(self, endpoint: str) -> None:
+        with pytest.raises(SourceLost, match="cannot connect"):
+            pull_into(toy_weights()).from_source(Candidate(endpoint, "test"))
+
+
+class TestRefused:
+    def test_for_another_identity_with_the_differing_field(self) -> None:
+        error = refused(pull_into(toy_weights(), who=identity(parallel=Parallel(tp_size=4))))
+        assert "tp_size: mine 2, theirs 4" in str(error)
+        assert error.retry_after_s is None
+
+    def test_for_other_content(self) -> None:
+        error = refused(pull_into(toy_weights(), who=identity(content={Evidence.SAMPLE: "c"})))
+        assert "checkpoint content (sample)" in str(error)
+
+    def test_for_another_manifest_with_the_first_differing_tensor(self) -> None:
+        error = refused(pull_into(toy_weights(rows=999)))
+        assert "(embed.weight): shape: mine (999, 64), theirs (1000, 64)" in str(error)
+
+    def test_for_another_generation(self) -> None:
+        error = refused(pull_into(toy_weights()), generation=99)
+        assert "not 99: restarted" in str(error)
+
+    def test_while_the_source_is_loading(self) -> None:
+        with serving(None) as source, pytest.raises(Refused, match="still loading"):
+            pull_into(toy_weights()).from_source(candidate(source))
+
+    def test_while_all_sessions_are_taken_with_a_time_to_ask_again(self) -> None:
+        offer = offer_of(WEIGHTS)
+        with serving(offer, max_sessions=0) as source, pytest.raises(Refused) as caught:
+            pull_into(toy_weights()).from_source(candidate(source))
+        assert caught.value.retry_after_s == 1.0
+
+    def test_without_a_tensor_being_touched(self) -> None:
+        replica = toy_weights()
+        refused(pull_into(replica), generation=99)
+        assert is_zero(replica, [chunk.id for chunk in CHUNKS])
+
+
+class TestLyingSource:
+    """A hand-made source that says whatever a test wants."""
+
+    def test_unexpected_answer_to_hello(self) -> None:
+        with pytest.raises(TransferError, match="answered hello with bye"):
+            pull_from_script(control.encode(control.Bye(session="0" * 32, reason="no")))
+
+    def test_rubbish_instead_of_an_answer(self) -> None:
+        with pytest.raises(TransferError, match="not a control message"):
+            pull_from_script([b"rubbish"])
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"version": 2}, "another protocol version"),
+            ({"identity": "0" * 32}, "another identity"),
+            ({"manifest": "0" * 32}, "another manifest"),
+            ({"generation": 8}, "another generation"),
+            ({"have": ((0, len(CHUNKS) + 1),)}, "says it has chunks"),
+            ({"have": ((-1, 1),)}, "says it has chunks"),
+            ({"have": ((0, len(CHUNKS)),) * 1000}, "says it has chunks"),
+        ],
+    )
+    def test_acceptance_that_does_not_fit(self, change: dict[str, object], complaint: str) -> None:
+        with pytest.raises(TransferError, match=complaint):
+            pull_from_script(control.encode(acceptance(**change), digests_of(len(CHUNKS))))
+
+    def test_digests_for_another_number_of_chunks(self) -> None:
+        with pytest.raises(TransferError, match="another bytes of digests"):
+            pull_from_script(control.encode(acceptance(), digests_of(len(CHUNKS) - 1)))
+
+    def test_rendezvous_where_nobody_is(self) -> None:
+        with pytest.raises(SourceLost, match="no process group"):
+            pull_from_script(control.encode(acceptance(), digests_of(len(CHUNKS))))
+
+    def test_other_digests_than_an_earlier_source(self) -> None:
+        pull = pull_into(toy_weights())
+        with serving(offer_of(WEIGHTS)) as source:
+            pull.from_source(candidate(source))
+        with (
+            serving(offer_of(toy_weights(2))) as source,
+            pytest.raises(TransferError, match="other digests than an earlier source"),
+        ):
+            pull.from_source(candidate(source))
+
+    def test_replica_says_bye_so_that_the_session_is_free_again(self) -> None:
+        said: list[control.Message] = []
+        with pytest.raises(TransferError):
+            pull_from_script(
+                control.encode(acceptance(version=2), digests_of(len(CHUNKS))), heard=said
+            )
+        assert [message.type for message in said] == ["hello", "bye"]
+
+
+class TestSourceThatIsStillLoading:
+    def test_have_makes_the_rest_available(self) -> None:
+        with loading_source(have=3, later=True) as source:
+            replica = toy_weights()
+            pull_into(replica).from_source(source)
+        assert equal(replica, WEIGHTS)
+
+    def test_empty_promises_do_not_hold_a_replica(self) -> None:
+        with loading_source(have=3, later=False) as source:
+            pull = pull_into(toy_weights(), timeout_s=0.3)
+            started = time.monotonic()
+            with pytest.raises(SourceLost, match=r"no further chunk in 0\.3 s|silent"):
+                pull.from_source(source)
+        assert time.monotonic() - started < 2
+        assert pull.nbytes == sum(chunk.nbytes for chunk in CHUNKS[:3])
+
+
+def test_fifty_sessions_leave_no_threads_and_no_descriptors() -> None:
+    small = toy_weights(1, rows=10)
+    replica = toy_weights(rows=10)
+    with serving(offer_of(small)) as source:
+
+        def once() -> None:
+            pull_into(replica).from_source(candidate(source))
+            until(lambda: source.sessions == 0)
+
+        once()
+        settle()
+        before = descriptors(), threads()
+        for _ in range(50):
+            once()
+        settle()
+        assert (descriptors(), threads()) <= before
+    assert equal(replica, small)
+
+
+def test_failed_sessions_leave_no_threads_and_no_descriptors() -> None:
+    backend = TamperedBackend(wrong_byte_in(0))
+    with serving(offer_of(WEIGHTS, backend=backend)) as source:
+
+        def once() -> None:
+            with pytest.raises(DigestMismatch):
+                pull_into(toy_weights()).from_source(candidate(source))
+            until(lambda: source.sessions == 0)
+
+        once()
+        settle()
+        before = descriptors(), threads()
+        for _ in range(10):
+            once()
+        settle()
+        assert (descriptors(), threads()) <= before
+
+
+def settle() -> None:
+    """Threads of sessions that have ended may need a moment to be gone."""
+    last = -1
+    while last != (now := threads()):
+        last = now
+        time.sleep(0.02)
+
+
+def failure(pull: Pull, endpoint: str) -> NetloaderError:
+    try:
+        pull.from_source(Candidate(endpoint, "test", GENERATION))
+    except NetloaderError as error:
+        return error
+    raise AssertionError("the pull succeeded")
+
+
+def refused(pull: Pull, generation: int | None = GENERATION) -> Refused:
+    with serving(offer_of(WEIGHTS)) as source, pytest.raises(Refused) as caught:
+        pull.from_source(candidate(source, generation))
+    return caught.value
+
+
+@contextmanager
+def process_source(seed: int, sends: int, mebibytes: int = 0) -> Iterator[Candidate]:
+    """A source that is SIGKILLed when it starts its send number `sends`."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.loader.source_process",
+            str(seed),
+            str(sends),
+            str(mebibytes),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield Candidate(process.stdout.readline().strip(), "test", GENERATION)
+        assert process.wait(5) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def digests_of(chunks: int) -> bytes:
+    return bytes(16 * chunks)
+
+
+def acceptance(**changes: object) -> control.Accept:
+    values: dict[str, object] = {
+        "session": "0" * 32,
+        "generation": GENERATION,
+        "identity": identity().digest,
+        "manifest": WEIGHTS.manifest.hash,
+        "attributes": {},
+        "host": "127.0.0.1",
+        "port": 1,
+        "secret": "",
+        "have": ((0, len(CHUNKS)),),
+    }
+    return control.Accept.model_validate(values | changes)
+
+
+def pull_from_script(answer: list[bytes], *, heard: list[control.Message] | None = None) -> None:
+    """Pull from something that answers every hello with `answer`."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    said: list[control.Message] = [] if heard is None else heard
+
+    def run() -> None:
+        connection, *frames = router.recv_multipart()
+        said.append(control.decode(frames)[0])
+        router.send_multipart([connection, *answer])
+        if router.poll(500):
+            said.append(control.decode(router.recv_multipart()[1:])[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    replica = toy_weights()
+    try:
+        pull_into(replica, timeout_s=0.5).from_source(
+            Candidate(f"127.0.0.1:{port}", "test", GENERATION)
+        )
+    finally:
+        thread.join()
+        context.destroy(linger=0)
+        assert is_zero(replica, [chunk.id for chunk in CHUNKS])
+
+
+@contextmanager
+def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
+    """Has `have` chunks at first. Then the rest, or (`later` false) the same again and again."""
+    from netloader.session import Session
+    from netloader.transport import Rendezvous
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    offer = offer_of(WEIGHTS)
+    stop = threading.Event()
+
+    def run() -> None:
+        connection, *_ = router.recv_multipart()
+        rendezvous = Rendezvous("127.0.0.1", 5)
+        session = Session("0" * 32, "replica", offer, rendezvous, 5, lambda session, problem: None)
+        session.start()
+        accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=((0, have),))
+        router.send_multipart([connection, *control.encode(accept, b"".join(offer.digests))])
+        more = range(have, len(CHUNKS)) if later else range(have)
+        word = control.encode(control.Have(session="0" * 32, chunks=tuple(more)))
+        while not stop.is_set():
+            if router.poll(5):
+                message, _ = control.decode(router.recv_multipart()[1:])
+                if not isinstance(message, control.Want):
+                    break
+                session.want(message.chunks)
+            router.send_multipart([connection, *word])
+        session.finish()
+        session.join(5)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield Candidate(f"127.0.0.1:{port}", "test", GENERATION)
+    finally:
+        stop.set()
+        thread.join()
+        context.destroy(linger=0)
