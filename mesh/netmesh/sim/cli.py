@@ -1,0 +1,93 @@
+"""The command line of the simulator."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from netmesh.sim.options import Options
+from netmesh.sim.protocols import PROTOCOLS
+from netmesh.sim.report import Report
+from netmesh.sim.scenarios import SCENARIOS, run
+from netmesh.sim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 when the run was as it must be, 1 when not, 2 for wrong arguments."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.replay is not None:
+            options = Options(**parameters_of(arguments.replay))  # type: ignore[arg-type]
+            trace: Trace = Verifier(arguments.replay)
+        elif arguments.scenario is None:
+            parser.error("a scenario is needed, or --replay FILE")
+        else:
+            names = {field.name for field in fields(Options)}
+            options = Options(**{k: v for k, v in vars(arguments).items() if k in names})
+            trace = Recorder(arguments.record, asdict(options)) if arguments.record else Trace()
+        with trace:
+            report = run(options, trace)
+    except TraceMismatch as error:
+        print(f"replay differs: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"netmesh.sim: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(report.line() if arguments.json else _readable(report))  # noqa: T201
+    return 1 if report.problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m netmesh.sim",
+        description="Play one scenario in virtual time. Same options, same run.",
+    )
+    parser.add_argument("scenario", nargs="?", choices=list(SCENARIOS))
+    parser.add_argument("--members", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="netmesh")
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    parser.add_argument("--duration", dest="duration_s", type=float, help="seconds of the fault")
+    parser.add_argument("--faults", type=int, help="members that the fault hits")
+    parser.add_argument("--loss", type=float, help="share of messages lost, 0..1")
+    parser.add_argument("--advert-bytes", type=int, default=600)
+    parser.add_argument("--workers-per-host", type=int, default=8)
+    parser.add_argument("--settle", dest="settle_s", type=float, default=5.0)
+    parser.add_argument("--pause", dest="pause_s", type=float, default=1.0, help="slow: between")
+    parser.add_argument(
+        "--io-only", action="store_true", help="slow: deadlines run on in every protocol"
+    )
+    parser.add_argument(
+        "--check", dest="checked", action="store_true", help="check invariants after every event"
+    )
+    parser.add_argument(
+        "--through-wire", action="store_true", help="encode and decode every message"
+    )
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--record", type=Path, metavar="FILE", help="write every event to FILE")
+    files.add_argument(
+        "--replay", type=Path, metavar="FILE", help="run FILE's options again and compare"
+    )
+    return parser
+
+
+def _readable(report: Report) -> str:
+    def seconds(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f} s"
+
+    lines = [
+        f"{report.scenario}: {report.members} members, seed {report.seed}, {report.protocol}",
+        f"  p50 {seconds(report.p50_s)}, p99 {seconds(report.p99_s)}, "
+        f"max {seconds(report.max_s)} ({report.samples} samples)",
+        f"  false deaths {report.false_deaths}, faults {report.faults_fired}",
+        f"  per member: {report.bytes_per_member_s_mean:.0f} B/s mean, "
+        f"{report.bytes_per_member_s_p99:.0f} B/s p99, "
+        f"{report.messages_per_member_s:.1f} messages/s",
+    ]
+    lines += [f"  {key} {value:g}" for key, value in report.details.items()]
+    lines += [f"  PROBLEM {problem}" for problem in report.problems]
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""What the world runs: anything that speaks the core's events and effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+
+from netmesh.core.effects import Effect
+from netmesh.core.engine import Engine
+from netmesh.core.events import Contacts, Event
+from netmesh.core.messages import Message
+from netmesh.core.records import MemberId, Record
+from netmesh.core.settings import ProtocolSettings
+
+Changed = Callable[[Record | None, Record], None]
+"""Called with the old and the new record whenever a view changes."""
+
+
+class Machine(Protocol):
+    """One member. `netmesh.core.engine.Engine` is one; so are the comparison protocols."""
+
+    @property
+    def id(self) -> MemberId: ...
+    @property
+    def size(self) -> int:
+        """Live members in its view, itself included."""
+        ...
+
+    @property
+    def root(self) -> int:
+        """Hash over the live part of its view: equal for equal views."""
+        ...
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+    def deadline(self) -> float: ...
+    def record(self, member: MemberId) -> Record | None: ...
+    def check(self) -> None:
+        """Raise AssertionError when the state contradicts itself."""
+        ...
+
+
+class Species(Protocol):
+    """How the members of one protocol are made."""
+
+    name: str
+    messages_first: bool
+    """After a pause: whether what waits in the sockets is handed in before overdue deadlines.
+    The shell of netmesh does so by contract; in a Go program the timers fire first."""
+    timers_run_while_blocked: bool
+    """Lifeguard's experiment blocks a process where it sends or receives. One thread that does
+    everything stops as a whole; with a thread for each deadline the deadlines go on."""
+
+    def make(self, me: Record, rng: Random, changed: Changed) -> Machine:
+        """A member that knows nobody yet."""
+        ...
+
+    def acquaint(self, machines: Sequence[Machine], records: Sequence[Record], now: float) -> None:
+        """Give all of them the same view at once, without the cost of a join."""
+        ...
+
+    def reliable(self, message: Message) -> bool:
+        """True for what travels on a stream whose losses only cost time."""
+        ...
+
+
+class NetmeshSpecies:
+    """Members run by our own core."""
+
+    name = "netmesh"
+    messages_first = True
+    timers_run_while_blocked = False
+
+    def __init__(self, settings: ProtocolSettings | None = None) -> None:
+        self._settings = settings or ProtocolSettings()
+
+    def make(self, me: Record, rng: Random, changed: Changed) -> Machine:
+        """An engine whose table reports its changes."""
+        engine = Engine(self._settings, me, rng)
+        # The engine has no public hook: looking for changes from outside costs O(N) an event.
+        engine._node.on_change.append(lambda old, new, _: None if old is new else changed(old, new))
+        return engine
+
+    def acquaint(self, machines: Sequence[Machine], records: Sequence[Record], now: float) -> None:
+        """Fill one table by the book and copy it: 2,000 members in seconds, not in minutes."""
+        model = None
+        for machine in machines:
+            assert isinstance(machine, Engine)
+            table = machine._node.table
+            # The join is over before it starts: there is nobody to ask.
+            machine.handle(Contacts(()), now)
+            if model is None:
+                for record in records:
+                    if record.id != table.me:
+                        table.put(record, now)
+                model = table
+                continue
+            table.records = dict(model.records)
+            table.ring = list(model.ring)
+            table.hashes = list(model.hashes)
+            table.root = model.root
+            table.revision = model.revision
+            table.ring_revision = model.ring_revision
+            table._buckets = [list(bucket) for bucket in model._buckets]
+            table._hosts = {host: list(there) for host, there in model._hosts.items()}
+
+    def reliable(self, message: Message) -> bool:
+        """Nothing is: see `Link.loss`."""
+        return False

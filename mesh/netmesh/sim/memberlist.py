@@ -1,0 +1,538 @@
+"""The comparison: memberlist's rules, and plain SWIM as the same without Lifeguard.
+
+Rules and defaults are those of hashicorp/memberlist's LAN configuration as its documentation and
+papers describe them, written anew as a sans-IO engine that takes the core's events and speaks in
+the core's messages:
+
+    ping, ack             Ping, Ack           piggybacked broadcasts are the claims
+    indirect ping, nack   Relay, Relayed
+    compound broadcast    Gossip
+    push-pull             Exchange            reliable stream, both full tables
+
+Where memberlist starts a goroutine or a timer, this keeps a deadline. Roots are always 0: there
+is no digest to compare.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from random import Random
+
+from netmesh.core.claims import Claim, head, whole
+from netmesh.core.effects import Departed, Effect, Reply, Send
+from netmesh.core.events import (
+    Connection,
+    Contacts,
+    Event,
+    Leave,
+    Publish,
+    Received,
+)
+from netmesh.core.messages import Ack, Exchange, Gossip, Message, Ping, Relay, Relayed
+from netmesh.core.records import (
+    Advert,
+    Generation,
+    MemberId,
+    Record,
+    Status,
+    pack_advert,
+)
+from netmesh.core.timers import Timer, Timers
+from netmesh.sim.broadcasts import Broadcasts
+from netmesh.sim.machine import Changed
+from netmesh.sim.memberlist_view import Suspicion, View
+
+STREAM = 1 << 31
+"""Sequence numbers from here on mark pings that travel on a stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberlistSettings:
+    """memberlist's LAN defaults. Times in seconds."""
+
+    probe_interval_s: float = 1.0
+    probe_timeout_s: float = 0.5
+    indirect_checks: int = 3
+    gossip_interval_s: float = 0.2
+    gossip_nodes: int = 3
+    gossip_to_dead_s: float = 30.0
+    push_pull_s: float = 30.0
+    push_pull_threshold: int = 32
+    """Above so many members the interval grows by one for each doubling."""
+    suspicion_mult: int = 4
+    suspicion_max_mult: int = 6
+    retransmit_mult: int = 4
+    awareness_max: int = 8
+    udp_bytes: int = 1400
+    join_retry_s: float = 5.0
+    """memberlist leaves that to its caller; this is what our own core does."""
+    lifeguard: bool = True
+    """Local health, suspicions that shrink with confirmations, nacks, telling the suspect first."""
+
+    def suspicion_min_s(self, members: int) -> float:
+        """Shortest suspicion."""
+        scale = max(1.0, math.log10(max(1, members)))
+        return self.suspicion_mult * scale * self.probe_interval_s
+
+    def retransmits(self, members: int) -> int:
+        """Copies of one broadcast that one member sends."""
+        return self.retransmit_mult * math.ceil(math.log10(members + 1))
+
+    def push_pull_interval_s(self, members: int) -> float:
+        """Time between two full exchanges of one member."""
+        if members <= self.push_pull_threshold:
+            return self.push_pull_s
+        doublings = math.ceil(math.log2(members) - math.log2(self.push_pull_threshold))
+        return self.push_pull_s * (doublings + 1)
+
+
+@dataclass(slots=True)
+class _Probe:
+    target: MemberId
+    sequence: int
+    nacks_expected: int = 0
+    nacks: int = 0
+
+
+class Memberlist:
+    """One member under the rules of memberlist."""
+
+    def __init__(
+        self, settings: MemberlistSettings, me: Record, rng: Random, changed: Changed
+    ) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._view = View(me, changed)
+        self._broadcasts = Broadcasts()
+        self._suspicions: dict[MemberId, Suspicion] = {}
+        self._timers = Timers()
+        self._effects: list[Effect] = []
+        self._order: list[MemberId] = [me.id]
+        self._turn = 0
+        self._probe: _Probe | None = None
+        self._sequence = 0
+        self._relays: dict[int, tuple[Connection, int]] = {}
+        self._contacts: tuple[MemberId, ...] = ()
+        self._met = False
+        self._awareness = 0
+        self._leaving = False
+        self._departed = False
+        self._started = False
+        self._now = 0.0
+
+    @property
+    def id(self) -> MemberId:
+        """My own id."""
+        return self._view.me
+
+    @property
+    def size(self) -> int:
+        """Members that I hold to be alive or suspect, me included."""
+        return len(self._view.live)
+
+    @property
+    def root(self) -> int:
+        """Hash over them; only the simulator looks at it."""
+        return self._view.root
+
+    @property
+    def awareness(self) -> int:
+        """Lifeguard's local health: 0 is best."""
+        return self._awareness
+
+    def record(self, member: MemberId) -> Record | None:
+        """What I know about one member."""
+        return self._view.records.get(member)
+
+    def deadline(self) -> float:
+        """When the next Tick is due."""
+        if not self._started:
+            return float("-inf")
+        return float("inf") if self._departed else self._timers.next()
+
+    def check(self) -> None:
+        """Raise AssertionError when the state contradicts itself."""
+        self._view.check()
+        for member in self._suspicions:
+            assert self._view.records[member].status is Status.SUSPECT, member
+            assert (Timer.SUSPICION, member) in self._timers, f"{member} is suspect for ever"
+
+    def acquaint(self, model: View | None, records: list[Record], now: float) -> View:
+        """Take over a whole view; `model` is one that holds the same records already."""
+        self._now = now
+        self._start()
+        self._met = True
+        if model is None:
+            for record in records:
+                if record.id != self.id:
+                    self._view.put(record, now)
+        else:
+            self._view.copy(model)
+        self._order = list(self._view.records)
+        self._rng.shuffle(self._order)
+        return self._view
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take in one event; dials and links mean nothing here."""
+        if self._departed:
+            return []
+        self._now = max(now, self._now)
+        self._start()
+        match event:
+            case Received(connection, message):
+                if message.sender != self.id:
+                    self._received(connection, message)
+            case Contacts(ids):
+                self._contacts = tuple(i for i in ids if i != self.id)
+                if self._contacts and not self._met:
+                    self._join()
+            case Publish(advert):
+                self._publish(pack_advert(advert))
+            case Leave():
+                self._leave()
+            case _:
+                pass
+        while (key := self._timers.pop(self._now)) is not None:
+            self._expired(*key)
+        effects, self._effects = self._effects, []
+        return effects
+
+    # Messages
+
+    def _received(self, connection: Connection, message: Message) -> None:
+        match message:
+            case Ping():
+                # A ping on the stream is answered on it: it carries nothing else.
+                claims = () if message.sequence >= STREAM else self._packet()
+                self._hear(message.claims)
+                self._reply(
+                    connection,
+                    Ack(self.id, self._generation, message.sequence, 0, 0, claims),
+                )
+            case Ack():
+                self._hear(message.claims)
+                self._acked(message)
+            case Gossip():
+                self._hear(message.claims)
+            case Relay():
+                self._sequence = self._sequence % (STREAM - 1) + 1
+                self._relays[self._sequence] = (connection, message.sequence)
+                self._send_ping(message.target, self._sequence, ())
+                due = self._now + self._settings.probe_timeout_s
+                self._timers.set((Timer.RELAY, self._sequence), due)
+            case Relayed():
+                self._relayed(message)
+            case Exchange():
+                self._merge(message.claims)
+                self._met = True
+                if not message.answer:
+                    state = tuple(map(whole, self._view.records.values()))
+                    self._reply(connection, Exchange(self.id, self._generation, True, state))
+            case _:
+                pass
+
+    def _hear(self, claims: tuple[Claim, ...]) -> None:
+        for claim in claims:
+            match claim.status:
+                case Status.ALIVE:
+                    self._alive(claim)
+                case Status.SUSPECT:
+                    self._suspect(claim)
+                case Status.DEAD | Status.LEFT:
+                    self._dead(claim)
+                case Status.STALLED:
+                    pass
+
+    def _merge(self, claims: tuple[Claim, ...]) -> None:
+        """A table of another: its dead are only suspects to me."""
+        for claim in claims:
+            if claim.status in (Status.DEAD, Status.SUSPECT):
+                suspect = replace(claim, status=Status.SUSPECT, accusers=(self.id,))
+                self._suspect(suspect)
+            elif claim.status is Status.LEFT:
+                self._dead(claim)
+            else:
+                self._alive(claim)
+
+    # Claims
+
+    def _alive(self, claim: Claim) -> None:
+        old = self._view.records.get(claim.id)
+        if claim.advert is None:
+            return
+        new = Record(
+            claim.id,
+            claim.generation,
+            claim.incarnation,
+            Status.ALIVE,
+            claim.version,
+            claim.advert,
+        )
+        if claim.id == self.id:
+            me = self._view.mine
+            if (claim.generation, claim.incarnation) > (me.generation, me.incarnation):
+                self._refute(claim.incarnation)
+            return
+        if old is None:
+            place = self._rng.randrange(len(self._order) + 1)
+            self._order.append(claim.id)
+            self._order[place], self._order[-1] = self._order[-1], self._order[place]
+        elif (claim.generation, claim.incarnation) <= (old.generation, old.incarnation):
+            return
+        self._close(claim.id)
+        self._view.put(new, self._now)
+        self._tell(whole(new))
+
+    def _suspect(self, claim: Claim) -> None:
+        old = self._view.records.get(claim.id)
+        if old is None or (claim.generation, claim.incarnation) < (old.generation, old.incarnation):
+            return
+        accuser = claim.accusers[0] if claim.accusers else claim.id
+        running = self._suspicions.get(claim.id)
+        if running is not None:
+            if running.confirm(accuser):
+                self._timers.set((Timer.SUSPICION, claim.id), max(self._now, running.due()))
+                self._tell(claim)
+            return
+        if old.status is not Status.ALIVE:
+            return
+        if claim.id == self.id:
+            self._refute(claim.incarnation)
+            return
+        settings = self._settings
+        low = settings.suspicion_min_s(self.size)
+        high = low * (settings.suspicion_max_mult if settings.lifeguard else 1)
+        wanted = settings.suspicion_mult - 2
+        if self.size - 2 < wanted or not settings.lifeguard:
+            wanted = 0
+        suspicion = Suspicion(self._now, low, high, wanted, {accuser})
+        self._view.put(replace(old, status=Status.SUSPECT), self._now)
+        self._suspicions[claim.id] = suspicion
+        self._timers.set((Timer.SUSPICION, claim.id), suspicion.due())
+        self._tell(claim)
+
+    def _dead(self, claim: Claim) -> None:
+        old = self._view.records.get(claim.id)
+        if old is None or (claim.generation, claim.incarnation) < (old.generation, old.incarnation):
+            return
+        if not old.status.live:
+            return
+        if claim.id == self.id and not self._leaving:
+            self._refute(claim.incarnation)
+            return
+        self._close(claim.id)
+        self._view.put(replace(old, status=claim.status), self._now)
+        self._tell(claim)
+
+    def _refute(self, accused: int) -> None:
+        me = self._view.mine
+        new = replace(me, incarnation=max(me.incarnation, accused) + 1)
+        self._view.put(new, self._now)
+        self._aware(1)
+        self._tell(whole(new))
+
+    def _publish(self, advert: Advert) -> None:
+        me = self._view.mine
+        # memberlist has one counter for refutations and news alike.
+        new = replace(me, incarnation=me.incarnation + 1, version=me.version + 1, advert=advert)
+        self._view.put(new, self._now)
+        self._tell(whole(new))
+
+    def _close(self, member: MemberId) -> None:
+        if self._suspicions.pop(member, None) is not None:
+            self._timers.cancel((Timer.SUSPICION, member))
+
+    # Deadlines
+
+    def _expired(self, timer: Timer, about: str | int) -> None:
+        settings = self._settings
+        match timer, about:
+            case Timer.PROBE, _:
+                self._timers.set((Timer.PROBE, 0), self._now + settings.probe_interval_s)
+                if self._probe is None:
+                    self._probe_next()
+            case Timer.DIRECT, int():
+                self._ask_others(about)
+            case Timer.INDIRECT, int():
+                self._failed(about)
+            case Timer.RELAY, int():
+                asked = self._relays.pop(about, None)
+                if asked is not None and settings.lifeguard:
+                    no = Relayed(self.id, self._generation, asked[1], False)
+                    self._reply(asked[0], no)
+            case Timer.SUSPICION, str():
+                record = self._view.records[MemberId(about)]
+                del self._suspicions[record.id]
+                self._dead(replace(head(record, (self.id,)), status=Status.DEAD))
+            case Timer.GOSSIP, _:
+                self._timers.set((Timer.GOSSIP, 0), self._now + settings.gossip_interval_s)
+                self._gossip()
+            case Timer.COMPARE, _:
+                self._push_pull()
+            case Timer.CONTACT, _:
+                if not self._met:
+                    self._join()
+            case Timer.LEAVE, _:
+                self._departed = True
+                self._effects.append(Departed())
+            case _:
+                pass
+
+    def _probe_next(self) -> None:
+        for _ in range(len(self._order) + 1):
+            if self._turn >= len(self._order):
+                self._new_round()
+            target = self._order[self._turn]
+            self._turn += 1
+            record = self._view.records[target]
+            if target != self.id and record.status.live:
+                break
+        else:
+            return
+        self._sequence = self._sequence % (STREAM - 1) + 1
+        self._probe = probe = _Probe(target, self._sequence)
+        first: tuple[Claim, ...] = ()
+        if self._settings.lifeguard and record.status is Status.SUSPECT:
+            first = (head(record, (self.id,)),)
+        self._send_ping(target, probe.sequence, first)
+        interval = self._settings.probe_interval_s * (1 + self._awareness)
+        timeout = self._settings.probe_timeout_s
+        self._timers.set((Timer.DIRECT, probe.sequence), self._now + timeout)
+        self._timers.set((Timer.INDIRECT, probe.sequence), self._now + interval)
+
+    def _new_round(self) -> None:
+        """Forget who has been dead for long, and shuffle."""
+        before = self._now - self._settings.gossip_to_dead_s
+        self._view.forget(before)
+        self._order = list(self._view.records)
+        self._rng.shuffle(self._order)
+        self._turn = 0
+
+    def _ask_others(self, sequence: int) -> None:
+        probe = self._probe
+        if probe is None or probe.sequence != sequence:
+            return
+        relays = self._view.sample(
+            self._rng, self._settings.indirect_checks, (self.id, probe.target), alive=True
+        )
+        for relay in relays:
+            self._send(relay, Relay(self.id, self._generation, sequence, probe.target))
+        if self._settings.lifeguard:
+            probe.nacks_expected = len(relays)
+        # Datagrams may be what fails: try once more on a stream.
+        self._send_ping(probe.target, sequence | STREAM, ())
+
+    def _acked(self, message: Ack) -> None:
+        sequence = message.sequence & (STREAM - 1)
+        asked = self._relays.pop(sequence, None)
+        if asked is not None:
+            self._timers.cancel((Timer.RELAY, sequence))
+            self._reply(asked[0], Relayed(self.id, self._generation, asked[1], True))
+            return
+        probe = self._probe
+        if probe is not None and probe.sequence == sequence and probe.target == message.sender:
+            self._succeeded(probe)
+
+    def _relayed(self, message: Relayed) -> None:
+        probe = self._probe
+        if probe is None or probe.sequence != message.sequence:
+            return
+        if message.heard:
+            self._succeeded(probe)
+        else:
+            probe.nacks += 1
+
+    def _succeeded(self, probe: _Probe) -> None:
+        self._timers.cancel((Timer.DIRECT, probe.sequence))
+        self._timers.cancel((Timer.INDIRECT, probe.sequence))
+        self._probe = None
+        self._aware(-1)
+
+    def _failed(self, sequence: int) -> None:
+        probe = self._probe
+        if probe is None or probe.sequence != sequence:
+            return
+        self._probe = None
+        self._timers.cancel((Timer.DIRECT, sequence))
+        if probe.nacks_expected:
+            self._aware(max(0, probe.nacks_expected - probe.nacks))
+        else:
+            self._aware(1)
+        record = self._view.records.get(probe.target)
+        if record is not None:
+            self._suspect(replace(head(record, (self.id,)), status=Status.SUSPECT))
+
+    def _gossip(self) -> None:
+        if not len(self._broadcasts):
+            return
+        before = self._now - self._settings.gossip_to_dead_s
+        for peer in self._view.sample(
+            self._rng, self._settings.gossip_nodes, (self.id,), dead_since=before
+        ):
+            claims = self._packet()
+            if not claims:
+                return
+            self._send(peer, Gossip(self.id, self._generation, claims))
+
+    def _push_pull(self) -> None:
+        interval = self._settings.push_pull_interval_s(self.size)
+        self._timers.set((Timer.COMPARE, 0), self._now + interval)
+        for peer in self._view.sample(self._rng, 1, (self.id,), alive=True):
+            self._exchange(peer)
+
+    def _join(self) -> None:
+        for contact in self._contacts:
+            self._exchange(contact)
+        self._timers.set((Timer.CONTACT, ""), self._now + self._settings.join_retry_s)
+
+    def _leave(self) -> None:
+        """Say that I am dead by my own word, and stay until it had time to spread."""
+        self._leaving = True
+        me = self._view.mine
+        self._dead(head(replace(me, status=Status.LEFT)))
+        copies = self._settings.retransmits(self.size) / self._settings.gossip_nodes
+        self._timers.cancel((Timer.PROBE, 0))
+        wait = self._settings.gossip_interval_s * math.ceil(copies)
+        self._timers.set((Timer.LEAVE, 0), self._now + wait)
+
+    # Plumbing
+
+    @property
+    def _generation(self) -> Generation:
+        return self._view.mine.generation
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        settings, random = self._settings, self._rng.random
+        self._timers.set((Timer.PROBE, 0), self._now + random() * settings.probe_interval_s)
+        self._timers.set((Timer.GOSSIP, 0), self._now + random() * settings.gossip_interval_s)
+        self._timers.set((Timer.COMPARE, 0), self._now + random() * settings.push_pull_s)
+
+    def _aware(self, by: int) -> None:
+        if self._settings.lifeguard:
+            most = self._settings.awareness_max - 1
+            self._awareness = min(most, max(0, self._awareness + by))
+
+    def _tell(self, claim: Claim) -> None:
+        self._broadcasts.add(claim)
+
+    def _packet(self, used: int = 0) -> tuple[Claim, ...]:
+        room = self._settings.udp_bytes - used
+        return self._broadcasts.take(room, self._settings.retransmits(self.size))
+
+    def _send_ping(self, to: MemberId, sequence: int, first: tuple[Claim, ...]) -> None:
+        claims = first if sequence >= STREAM else first + self._packet(100)
+        self._send(to, Ping(self.id, self._generation, sequence, 0, 0, claims))
+
+    def _exchange(self, peer: MemberId) -> None:
+        state = tuple(map(whole, self._view.records.values()))
+        self._send(peer, Exchange(self.id, self._generation, False, state))
+
+    def _send(self, to: MemberId, message: Message) -> None:
+        self._effects.append(Send(to, message))
+
+    def _reply(self, to: Connection, message: Message) -> None:
+        self._effects.append(Reply(to, message))

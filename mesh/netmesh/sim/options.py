@@ -1,0 +1,35 @@
+"""What a run is made from. The same options give the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that decides about a run. Times in seconds of virtual time."""
+
+    scenario: str
+    members: int
+    seed: int = 1
+    protocol: str = "netmesh"
+    workers_per_host: int = 8
+    """Accelerators of a usual host; they crash together and share an address."""
+    advert_bytes: int = 600
+    """About what the loader publishes."""
+    duration_s: float | None = None
+    """How long the fault or the observation lasts; None: what the scenario deems right."""
+    faults: int | None = None
+    """Members that the fault hits; None: what the scenario deems right for that many members."""
+    loss: float | None = None
+    """Share of messages lost; None: the scenario's own."""
+    pause_s: float = 1.0
+    """Scenario slow: between two slow spells."""
+    io_only: bool = False
+    """Scenario slow: every protocol's deadlines run on while its messages wait."""
+    settle_s: float = 5.0
+    """Quiet time before the first fault, in which round trips are learnt."""
+    checked: bool = False
+    """Every machine checks itself after every event: slow, for tests."""
+    through_wire: bool = False
+    """Every message is really encoded and decoded: slow, for tests."""

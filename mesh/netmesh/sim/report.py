@@ -1,0 +1,59 @@
+"""What a run printed: samples, traffic, and whether everything was as it must be."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+
+def percentile(values: Sequence[float] | array[int], share: float) -> float:
+    """Nearest-rank percentile of `values`; NaN when there are none."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run. Times in seconds of virtual time, sizes in bytes."""
+
+    scenario: str
+    protocol: str
+    members: int
+    seed: int
+    p50_s: float | None
+    p99_s: float | None
+    max_s: float | None
+    """Of what the scenario measures, over all pairs of observer and subject; None without any."""
+    samples: int
+    false_deaths: int
+    """Views in which a living, reachable process became dead."""
+    faults_fired: int
+    bytes_per_member_s_mean: float
+    bytes_per_member_s_p99: float
+    """Over all (member, second) of the measured window."""
+    messages_per_member_s: float
+    virtual_s: float
+    events: int
+    trace: str
+    """Hash over all events: equal for equal runs."""
+    details: dict[str, float] = field(default_factory=dict)
+    """Figures that only this scenario has."""
+    problems: tuple[str, ...] = ()
+    """What was not as it must be; empty when the run counts."""
+
+    def line(self) -> str:
+        """One line of JSON."""
+        return json.dumps({key: _rounded(value) for key, value in asdict(self).items()})
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return value

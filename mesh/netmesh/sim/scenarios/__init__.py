@@ -1,0 +1,44 @@
+"""What can be done to a mesh, by the name on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from netmesh.sim.options import Options
+from netmesh.sim.protocols import PROTOCOLS
+from netmesh.sim.report import Report
+from netmesh.sim.scenarios.endings import crash, host_crash, leave, stall
+from netmesh.sim.scenarios.growing import churn, join, quiet
+from netmesh.sim.scenarios.paths import flap, loss, partition
+from netmesh.sim.scenarios.slowness import slow
+from netmesh.sim.scenarios.stage import Stage
+from netmesh.sim.trace import Trace
+
+SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
+    "join": join,
+    "crash": crash,
+    "host-crash": host_crash,
+    "stall": stall,
+    "loss": loss,
+    "flap": flap,
+    "partition": partition,
+    "churn": churn,
+    "leave": leave,
+    "slow": slow,
+    "quiet": quiet,
+}
+
+
+def run(options: Options, trace: Trace | None = None) -> Report:
+    """Play one scenario; ValueError for a scenario, protocol or size that does not exist."""
+    for value, allowed in (
+        (options.scenario, list(SCENARIOS)),
+        (options.protocol, list(PROTOCOLS)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
+    if options.members < 4:
+        raise ValueError(f"{options.members} members are too few for a scenario: at least 4")
+    stage = Stage(options, PROTOCOLS[options.protocol](), trace or Trace())
+    SCENARIOS[options.scenario](stage)
+    return stage.report()

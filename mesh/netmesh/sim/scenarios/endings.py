@@ -1,0 +1,91 @@
+"""Members that end or stop: crash, host crash, stall, leave."""
+
+from __future__ import annotations
+
+from netmesh.core.records import Record, Status, host_of
+from netmesh.sim.scenarios.stage import Stage, is_bad, is_dead
+
+
+def crash(stage: Stage) -> None:
+    """Processes are killed one after another; sample: until a survivor holds one for dead."""
+    stage.populate()
+    world = stage.world
+    victims = stage.pick(stage.faults(4))
+    points = []
+    for victim in victims:
+        points.append(stage.expect(victim, is_dead))
+        world.crash(victim)
+        world.run(1.0)
+    stage.samples = stage.collect(points, world.running, 120.0, "the crash")
+    stage.agree()
+    stage.require(world.faults["crash"] == len(victims) > 0, "no crash happened")
+
+
+def host_crash(stage: Stage) -> None:
+    """A host loses power with all its workers; sample: until a survivor holds one for dead."""
+    stage.populate()
+    world = stage.world
+    victim = stage.pick(1)[0]
+    gone = [p for p in world.running() if host_of(p.id) == host_of(victim.id)]
+    points = [stage.expect(process, is_dead) for process in gone]
+    world.crash_host(host_of(victim.id))
+    stage.samples = stage.collect(points, world.running, 180.0, "the host's end")
+    stage.agree()
+    expected = min(stage.options.workers_per_host, stage.options.members)
+    fired = world.faults["host-crash"]
+    stage.require(0 < fired <= expected, f"{fired} workers went, {expected} are on a host")
+    stage.details["workers"] = fired
+
+
+def stall(stage: Stage) -> None:
+    """Processes stop for `duration_s` (60) while their kernels go on; sample: until another
+    member shows one as not selectable. Nobody may die of it."""
+    stage.populate()
+    world = stage.world
+    seconds = stage.duration(60.0)
+    victims = stage.pick(stage.faults(4))
+    points = [stage.expect(victim, is_bad, sticky=True) for victim in victims]
+    for victim in victims:
+        world.stall(victim, seconds)
+    others = [p for p in world.running() if p not in victims]
+    stage.samples = stage.collect(points, lambda: others, seconds, "the stall")
+    world.run(max(0.0, points[0].since + seconds - world.now))
+    back = [stage.expect(victim, _is_alive, sticky=True) for victim in victims]
+    woken = world.now
+    stage.agree()
+    for point in back:
+        world.witness.unwatch(point)
+    returned = [at - woken for point in back for at in point.reached.values()]
+    stage.details["selectable_again_max_s"] = max(returned, default=0.0)
+    statuses = {
+        (record.status if (record := p.machine.record(v.id)) else None)
+        for p in world.running()
+        for v in victims
+    }
+    stage.require(statuses == {Status.ALIVE}, f"after the stall views show {statuses}")
+    stage.require(world.faults["stall"] == len(victims) > 0, "no stall happened")
+
+
+def leave(stage: Stage) -> None:
+    """Members say goodbye; sample: until another member knows that one is gone."""
+    stage.populate()
+    world = stage.world
+    leavers = stage.pick(stage.faults(4))
+    points = []
+    for leaver in leavers:
+        points.append(stage.expect(leaver, is_dead))
+        world.leave(leaver)
+        world.run(1.0)
+    stage.samples = stage.collect(points, world.running, 120.0, "the goodbye")
+    stage.agree()
+    called_dead = sum(
+        (record := p.machine.record(v.id)) is not None and record.status is Status.DEAD
+        for p in world.running()
+        for v in leavers
+    )
+    stage.details["called_dead"] = called_dead
+    stage.require(world.faults["leave"] == len(leavers) > 0, "nobody left")
+
+
+def _is_alive(record: Record) -> bool:
+    return record.status is Status.ALIVE

@@ -1,0 +1,133 @@
+"""Members that come and go: join, churn, and a mesh where nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from netmesh.core.records import MemberId, Record
+from netmesh.sim.process import Process
+from netmesh.sim.scenarios.stage import Stage
+from netmesh.sim.witness import Watchpoint
+
+SPREAD_S = 1.0
+"""A scheduler starts the processes of a job within about a second."""
+
+
+def join(stage: Stage) -> None:
+    """All members start cold and know one seed; sample: from the first start until a member sees
+    all. The seed starts with the others, at a random moment."""
+    world, options = stage.world, stage.options
+    began = world.now
+    seen: dict[int, float] = {}
+
+    def on_view(process: Process) -> None:
+        if process.machine.size == options.members:
+            seen.setdefault(process.index, world.now)
+
+    world.witness.on_view = on_view
+    world.measure(on=True)
+    for index in range(options.members):
+        world.after(stage.rng.random() * SPREAD_S, _start, stage, index)
+    world.until(lambda: len(seen) == options.members, 600.0)
+    stage.samples = [at - began for at in seen.values()]
+    stage.require(
+        len(world.all) == len(seen) == options.members,
+        f"{len(seen)} of {len(world.all)} see all {options.members}",
+    )
+    stage.agree()
+    world.faults["start"] = len(world.all)
+
+
+def _start(stage: Stage, index: int) -> None:
+    stage.world.start(stage.id(index), (stage.id(0),), stage.advert(index))
+
+
+def churn(stage: Stage) -> None:
+    """Every second one member crashes, leaves, restarts or comes new, for `duration_s` (120);
+    sample: until another member knows of it."""
+    stage.populate()
+    world, rng, options = stage.world, stage.rng, stage.options
+    points: list[tuple[Watchpoint, Process]] = []
+    spare = options.members
+    restarts = 0
+    for turn in range(int(stage.duration(120.0))):
+        free = [m for m, p in world.processes.items() if p.fate.ended and m not in world.dark]
+        match turn % 4:
+            case 0:
+                victim = stage.pick(1)[0]
+                points.append((stage.expect(victim, _gone(victim)), victim))
+                world.crash(victim)
+            case 1 | 3 if free:
+                member: MemberId = rng.choice(free)
+                restarts += 1
+                points.append(_come(stage, member, 10_000 + turn))
+            case 2:
+                victim = stage.pick(1)[0]
+                points.append((stage.expect(victim, _gone(victim)), victim))
+                world.leave(victim)
+            case _:
+                points.append(_come(stage, stage.id(spare), spare))
+                spare += 1
+        world.run(1.0)
+    _collect_churn(stage, points)
+    stage.agree()
+    world.faults["restart"] = restarts
+    for kind in ("crash", "leave", "restart"):
+        stage.require(world.faults[kind] > 0, f"no {kind} happened")
+
+
+def _gone(victim: Process) -> Callable[[Record], bool]:
+    generation = victim.generation
+    return lambda record: record.generation > generation or not record.status.live
+
+
+def _come(stage: Stage, member: MemberId, index: int) -> tuple[Watchpoint, Process]:
+    process = stage.world.start(member, (stage.id(0),), stage.advert(index))
+    generation = process.generation
+    return stage.expect(process, lambda r: r.generation >= generation), process
+
+
+def _collect_churn(stage: Stage, points: list[tuple[Watchpoint, Process]]) -> None:
+    """Only those that ran all the time from the change on are asked."""
+    world = stage.world
+    world.run(10.0)
+    missing = 0
+    for point, _ in points:
+        world.witness.unwatch(point)
+        for observer in world.running():
+            if observer.started > point.since - 10.0 and observer.started > 100.0:
+                continue
+            at = point.reached.get(observer.index)
+            if at is not None:
+                stage.samples.append(at - point.since)
+            elif observer.id != point.subject:
+                missing += 1
+    stage.details["views_missing_after_10_s"] = missing
+
+
+def quiet(stage: Stage) -> None:
+    """Nothing happens for `duration_s` (60): what membership costs. With `faults`, so many adverts
+    change, spread over that time; sample: until another member has the new one."""
+    stage.populate()
+    world = stage.world
+    seconds = stage.duration(60.0)
+    changes = stage.options.faults or 0
+    points = []
+    for number in range(changes):
+        points.append(publish(stage, stage.pick(1)[0], number + 1))
+        world.run(seconds / changes)
+    if not changes:
+        world.run(seconds)
+    stage.samples = stage.collect(points, world.running, 60.0, "a new advert")
+    stage.require(world.converged(), "members disagree although nothing happened")
+    world.faults["publish"] = changes
+
+
+def publish(stage: Stage, process: Process, edition: int) -> Watchpoint:
+    """The advert of that member changes."""
+    before = process.machine.record(process.id)
+    assert before is not None
+    version = before.version + 1
+    point = stage.expect(process, lambda record: record.version >= version)
+    stage.world.publish(process, stage.advert(process.index, edition))
+    return point

@@ -1,0 +1,42 @@
+"""Lifeguard's experiment: some members are slow, and the others pay for it."""
+
+from __future__ import annotations
+
+from netmesh.sim.process import Fate, Process
+from netmesh.sim.scenarios.stage import Stage
+
+SLOW_S = 16.0
+
+
+def slow(stage: Stage) -> None:
+    """An eighth of the members stands still for `duration_s` (16) at a time, works for `pause_s`
+    in between, all at once, for five minutes. Counted: deaths of members that were never slow,
+    in every view. No samples: a slow member that is called dead is no mistake."""
+    stage.may_die_falsely = True
+    stage.populate()
+    world, options = stage.world, stage.options
+    seconds = stage.duration(SLOW_S)
+    victims = stage.pick(stage.faults(max(1, options.members // 8)))
+    names = {p.id for p in victims}
+    slow_deaths = 0
+
+    def excused(observer: Process, subject: Process) -> bool:
+        nonlocal slow_deaths
+        slow_deaths += subject.id in names
+        return subject.id in names
+
+    world.witness.excused = excused
+    world.deadlines_run_while_blocked |= options.io_only
+    fate = Fate.BLOCKED if world.deadlines_run_while_blocked else Fate.STALLED
+    spells = max(1, int(300.0 / (seconds + options.pause_s)))
+    for _ in range(spells):
+        for victim in victims:
+            world.after(0.1 * stage.rng.random(), world.stall, victim, seconds, fate)
+        world.run(seconds + 0.1 + options.pause_s)
+    world.run(60.0)
+    stage.agree(120.0)
+    fired = world.faults["stall"]
+    stage.require(fired == spells * len(victims) > 0, f"{fired} of {spells * len(victims)} spells")
+    stage.details["slow_members"] = len(victims)
+    stage.details["slow_members_called_dead"] = slow_deaths
+    stage.details["healthy_members_called_dead"] = len(world.witness.false_subjects)
