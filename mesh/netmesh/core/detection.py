@@ -7,7 +7,7 @@ from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth, RoundTrips
 from netmesh.core.judging import Judge
 from netmesh.core.messages import Ack, Relay, Relayed
-from netmesh.core.node import Node
+from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.prober import Probe, Probes, RoundRobin
 from netmesh.core.records import MemberId, Record, Status, host_of
 from netmesh.core.states import triage
@@ -136,9 +136,15 @@ class Detector:
         probe = self.probes.numbered(sequence)
         if probe is None:
             return
-        probe.over = True
         if probe.dial is not None:
             self._conclude(probe, probe.dial)
+        elif probe.over:
+            # The answer of the connect got lost in the shell: no verdict, and no stuck probe.
+            self._close(probe)
+        else:
+            probe.over = True
+            wait = DIAL_GRACE * self._node.settings.dial_timeout_s
+            self._node.timers.set((Timer.INDIRECT, sequence), self._node.now + wait)
 
     def dialled(self, event: Dialled) -> None:
         """A connect ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from netmesh.core.claims import head
 from netmesh.core.departing import Departing
@@ -41,7 +42,9 @@ from netmesh.core.messages import (
 )
 from netmesh.core.node import Node
 from netmesh.core.records import (
+    Advert,
     Generation,
+    JsonObject,
     MemberId,
     Record,
     Status,
@@ -55,6 +58,12 @@ from netmesh.core.settings import ProtocolSettings
 from netmesh.core.suspicion import Suspicions
 from netmesh.core.syncing import Syncing
 from netmesh.core.timers import Timer
+
+
+@lru_cache(maxsize=4096)
+def _read(advert: Advert) -> JsonObject:
+    """Snapshots are taken often and adverts change seldom: readers share the parsed object."""
+    return unpack_advert(advert)
 
 
 class Engine:
@@ -137,7 +146,7 @@ class Engine:
                 record.incarnation,
                 record.status,
                 record.version,
-                unpack_advert(record.advert),
+                _read(record.advert),
                 max(0.0, (now_ms - started_ms(record.generation)) / 1000),
                 record.id == node.id,
             )
@@ -161,7 +170,7 @@ class Engine:
             case Tick():
                 pass
             case Dialled():
-                node.dialling.discard(event.id)
+                node.dialling.pop(event.id, None)
                 self._detector.dialled(event)
                 self._joining.dialled(event)
             case LinkLost():
@@ -188,9 +197,7 @@ class Engine:
             suspect = record.status is Status.SUSPECT and member != node.id
             assert (member in suspicions) == suspect, f"{member}: {record.status.name}"
             if suspect:
-                assert (Timer.SUSPICION, member) in node.timers or (member in node.dialling), (
-                    f"{member} is suspect for ever"
-                )
+                assert (Timer.SUSPICION, member) in node.timers, f"{member} suspect for ever"
         assert len(node.rumours) <= node.settings.rumour_limit
         assert len(node.table.buried) <= node.settings.tombstone_limit + 1
         assert node.me.status.live or node.leaving, "I think that I am dead"

@@ -12,7 +12,7 @@ from netmesh.core.hearing import Hearing, Lane
 from netmesh.core.messages import Busy, Join, Observe, State
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId
-from netmesh.core.syncing import Syncing
+from netmesh.core.syncing import Admission, Syncing
 from netmesh.core.timers import Timer
 
 ATTEMPTS = 3
@@ -44,13 +44,14 @@ class Contact:
 class Joining:
     """State of the contacts, and whether this member has joined."""
 
-    __slots__ = ("_contacts", "_hearing", "_node", "_syncing", "_told", "joined")
+    __slots__ = ("_contacts", "_hearing", "_node", "_observers", "_syncing", "_told", "joined")
 
     def __init__(self, node: Node, hearing: Hearing, syncing: Syncing) -> None:
         self._node = node
         self._hearing = hearing
         self._syncing = syncing
         self._contacts: dict[MemberId, Contact] = {}
+        self._observers = Admission(node.settings.inbound_syncs)
         self._told = False
         self.joined = False
 
@@ -140,6 +141,11 @@ class Joining:
 
     def on_observe(self, connection: Connection, message: Observe) -> None:
         """An observer asks; it sees the dead as well."""
+        node = self._node
+        if not self._observers.admit(connection, node.now):
+            retry_ms = int(1000 * node.settings.busy_retry_s * (1.0 + node.rng.random()))
+            node.reply(connection, Busy(node.id, node.generation, 0, retry_ms, ()))
+            return
         self._page(connection, message.cursor, 0, dead=True)
 
     def on_state(self, message: State) -> None:

@@ -7,7 +7,7 @@ from netmesh.core.claims import Claim, head
 from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth
 from netmesh.core.messages import Gossip
-from netmesh.core.node import Node
+from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.records import MemberId, Record, Status
 from netmesh.core.states import Cause, after
 from netmesh.core.suspicion import Suspicions
@@ -110,14 +110,16 @@ class Judge:
         """Nobody refuted in time: look one last time before burying."""
         suspicion = self.suspicions.get(member)
         node = self._node
-        if suspicion is None or suspicion.looking:
+        if suspicion is None:
             return
         if node.now - suspicion.bad_since >= node.settings.stall_patience_s:
             self._bury(member)
-        elif node.dial(member):
-            suspicion.looking = True
-        else:
-            node.timers.set((Timer.SUSPICION, member), node.now + node.settings.dial_timeout_s)
+            return
+        # Comes again when the connect cannot be started now, or when its answer got lost.
+        suspicion.looking = node.dial(member)
+        wait = DIAL_GRACE if suspicion.looking else 1.0
+        again = node.now + wait * node.settings.dial_timeout_s
+        node.timers.set((Timer.SUSPICION, member), again)
 
     def patience_over(self, member: MemberId) -> None:
         """It has been stalled for too long."""

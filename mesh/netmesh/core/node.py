@@ -21,6 +21,8 @@ EAGER_ADVERT_BYTES = 256
 """A small advert travels with the rumour; a larger one is fetched once by each that lacks it."""
 MAX_DIALS = 64
 """Connects in flight; the shell holds one file descriptor for each."""
+DIAL_GRACE = 5.0
+"""x the timeout of a connect: a shell that lost its answer must not block the next one."""
 
 ChangeListener = Callable[[Record | None, Record, Claim], None]
 
@@ -38,7 +40,8 @@ class Node:
         self.effects: list[Effect] = []
         self.leaving = False
         self.gossiped_at = -1e9
-        self.dialling: set[MemberId] = set()
+        self.dialling: dict[MemberId, float] = {}
+        """Connects under way, by the time after which an answer is no longer expected."""
         self.on_change: list[ChangeListener] = []
         self._sequence = rng.getrandbits(31)
         self._retransmits = (0, 0)
@@ -84,11 +87,13 @@ class Node:
 
     def dial(self, member: MemberId) -> bool:
         """Start a connect, or join one that runs; False when too many run already."""
-        if member in self.dialling:
+        if self.dialling.get(member, -1e9) > self.now:
             return True
         if len(self.dialling) >= MAX_DIALS:
-            return False
-        self.dialling.add(member)
+            self.dialling = {m: due for m, due in self.dialling.items() if due > self.now}
+            if len(self.dialling) >= MAX_DIALS:
+                return False
+        self.dialling[member] = self.now + DIAL_GRACE * self.settings.dial_timeout_s
         self.effects.append(Dial(member, self.settings.dial_timeout_s))
         return True
 

@@ -30,10 +30,10 @@ class Admission:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._until: dict[MemberId, float] = {}
+        self._until: dict[bytes | str, float] = {}
 
-    def admit(self, member: MemberId, now: float) -> bool:
-        """True when `member` has or gets a slot."""
+    def admit(self, member: bytes | str, now: float) -> bool:
+        """True when `member` (or the observer behind a connection) has or gets a slot."""
         if member not in self._until and len(self._until) >= self._slots:
             self._until = {who: until for who, until in self._until.items() if until > now}
             if len(self._until) >= self._slots:

@@ -173,3 +173,14 @@ def test_who_is_heard_but_cannot_be_reached_is_not_buried() -> None:
     world.blocked = lambda a, b: False
     assert world.until(world.converged, 20.0)
     assert world.statuses(deaf) == {Status.ALIVE}
+
+
+def test_a_shell_that_loses_the_answers_of_its_dials_still_buries_in_the_end() -> None:
+    world = World()
+    ids = world.grow(5)
+    world.dials_answered = False
+    world.host_down(ids[2])
+    world.run(10.0)
+    assert Status.DEAD not in world.statuses(ids[2])
+    world.dials_answered = True
+    assert world.until(lambda: world.statuses(ids[2]) == {Status.DEAD}, 40.0)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from netmesh.core.effects import Reply, Send
 from netmesh.core.engine import Engine
 from netmesh.core.events import Connection, Contacts, Received, Tick
-from netmesh.core.messages import NOBODY, Ack, Message, Observe, Ping, State
+from netmesh.core.messages import NOBODY, Ack, Busy, Message, Observe, Ping, State
 from netmesh.core.records import Generation, MemberId, Status, new_generation, new_record
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
@@ -98,3 +98,15 @@ def test_no_sequence_of_messages_breaks_the_engine(told: list[tuple[Message, flo
                 made.check()
     mine = made.record(ME)
     assert mine is not None and mine.status is Status.ALIVE
+
+
+def test_a_crowd_of_observers_is_told_to_come_back() -> None:
+    world = World()
+    ids = world.grow(2)
+    question = Observe(NOBODY, Generation(0), 0)
+    kinds = []
+    for index in range(12):
+        event = Received(Connection(b"%d" % index), question)
+        effects = world.engine(ids[0]).handle(event, world.now)
+        kinds += [type(e.message) for e in effects if isinstance(e, Reply)]
+    assert kinds == [State] * 8 + [Busy] * 4

@@ -78,6 +78,7 @@ class World:
         self.processes: dict[MemberId, Process] = {}
         self.blocked: Callable[[MemberId, MemberId], bool] = lambda a, b: False
         self.codec = Codec("test") if sized else None
+        self.dials_answered = True
         self.advert: JsonObject = advert if advert is not None else {"model": "m"}
         self.on_handled: Callable[[MemberId, Process], None] | None = None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -253,6 +254,8 @@ class World:
         self.after(0.0003 + 0.001 * self.rng.random(), lambda: self.give(to, event))
 
     def _dial(self, source: MemberId, to: MemberId, timeout_s: float) -> None:
+        if not self.dials_answered:
+            return
         target = self.processes.get(to)
         lost = self.loss and self.rng.random() < 1 - (1 - self.loss) ** 2
         cut = self.blocked(source, to) or self.blocked(to, source)
