@@ -204,7 +204,7 @@ def _differing(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
-class _broken_after:  # noqa: N801 - reads as a statement
+class _broken_after:
     """Break every process group when its sender starts the n-th chunk and the next."""
 
     def __init__(self, sends: int) -> None:
