@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Self
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -69,7 +70,18 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-_Endpoint = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):\d{1,5}$")]
+def _check_port(endpoint: str) -> str:
+    port = int(endpoint.rpartition(":")[2])
+    if not 1 <= port <= MAX_PORT:
+        raise ValueError(f"there is no port {port}")
+    return endpoint
+
+
+_Endpoint = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}$"),
+    AfterValidator(_check_port),
+]
 _NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -141,16 +153,13 @@ class Config(BaseModel):
         if not isinstance(extra, Mapping):
             raise ConfigError("--model-loader-extra-config", extra, "it must be a JSON object")
         merged: dict[str, object] = _from_environment(environ)
-        merged.update({str(key): value for key, value in extra.items()})
+        merged.update(_known({str(key): value for key, value in extra.items()}))
         path = merged.pop("CONFIG_FILE", None)
         if path is not None:
-            from_file = _read_config_file(path)
+            from_file = _known(_read_config_file(path))
             if "SOURCE" in from_file:
                 from_file[_FILE_SOURCE] = from_file.pop("SOURCE")
             merged.update(from_file)
-        for key in merged:
-            if key not in KEYS and key != _FILE_SOURCE:
-                raise ConfigError(key, merged[key], f"the key is unknown; known are {_KNOWN}")
         own = {key: value for key, value in merged.items() if key not in MESH_KEYS}
         try:
             mesh = MeshSettings.load(merged, environ)
@@ -194,6 +203,13 @@ KEYS = frozenset(
 """Every key that `--model-loader-extra-config` may have."""
 
 _KNOWN = ", ".join(sorted(KEYS))
+
+
+def _known(given: dict[str, object]) -> dict[str, object]:
+    for key, value in given.items():
+        if key not in KEYS:
+            raise ConfigError(key, value, f"the key is unknown; known are {_KNOWN}")
+    return given
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from netloader.config import Config, KeepMode
+from netloader.errors import ConfigError
+
+NO_ENVIRONMENT: dict[str, str] = {}
+SOURCE = [{"device_id": 0, "sources": ["10.0.0.1:19374", "[::1]:19375"]}]
+
+
+def load(environ: dict[str, str] | None = None, **extra: object) -> Config:
+    return Config.load(extra, environ or NO_ENVIRONMENT)
+
+
+def written(folder: Path, content: object) -> str:
+    path = folder / "config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def complaint(**extra: object) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(extra, NO_ENVIRONMENT)
+    return caught.value
+
+
+def test_nothing_set_is_a_working_configuration() -> None:
+    config = load()
+    assert config.mesh
+    assert config.sources_of(0) == ()
+    assert config.port_of(0, draft=False) is None
+    assert config.int8_cache is None
+
+
+def test_upstreams_keys_mean_what_they_mean_there() -> None:
+    config = load(
+        SOURCE=SOURCE,
+        MODEL="m",
+        LISTEN_PORT=20000,
+        INT8_CACHE="hbm",
+        INT8_CACHE_NAME=["gate"],
+        OUTPUT_PREFIX="/tmp/out_",
+    )
+    assert config.sources_of(0) == (("10.0.0.1:19374", "SOURCE"), ("[::1]:19375", "SOURCE"))
+    assert config.sources_of(1) == ()
+    assert config.model == "m"
+    assert config.int8_cache is KeepMode.HBM
+    assert config.int8_cache_name == ("gate",)
+    assert config.output_prefix == "/tmp/out_"
+
+
+@pytest.mark.parametrize(
+    ("rank", "draft", "port"), [(0, False, 20000), (3, False, 20003), (3, True, 30003)]
+)
+def test_listen_port_is_the_base_for_rank_and_draft(rank: int, draft: bool, port: int) -> None:
+    assert load(LISTEN_PORT=20000).port_of(rank, draft=draft) == port
+
+
+@pytest.mark.parametrize(("rank", "draft"), [(1, False), (0, True)])
+def test_port_that_leaves_the_range_is_an_error(rank: int, draft: bool) -> None:
+    config = load(LISTEN_PORT=65535)
+    with pytest.raises(ConfigError, match="must be at most 65535"):
+        config.port_of(rank, draft=draft)
+
+
+def test_source_of_the_config_file_is_tried_first(tmp_path: Path) -> None:
+    path = written(tmp_path, {"SOURCE": [{"device_id": 0, "sources": ["10.0.0.9:1024"]}]})
+    found = load(SOURCE=SOURCE, CONFIG_FILE=path).sources_of(0)
+    assert [origin for _, origin in found] == ["SOURCE of CONFIG_FILE", "SOURCE", "SOURCE"]
+
+
+def test_config_file_goes_over_extra_config_over_environment(tmp_path: Path) -> None:
+    path = written(tmp_path, {"MODEL": "file", "TRANSFER_TIMEOUT": 1})
+    environ = {"NETLOADER_TRANSFER_TIMEOUT": "3", "NETLOADER_DISCOVERY_TIMEOUT": "3"}
+    config = load(environ, MODEL="extra", DISCOVERY_TIMEOUT=2, CONFIG_FILE=path)
+    assert config.model == "file"
+    assert config.transfer_timeout_s == 1
+    assert config.discovery_timeout_s == 2
+
+
+def test_environment_reaches_loader_and_mesh() -> None:
+    config = load(
+        {"NETLOADER_MESH": "off", "NETLOADER_IDENTITY": "full", "NETLOADER_MESH_NAME": "blue"}
+    )
+    assert not config.mesh
+    assert config.digest == "full"
+    assert config.mesh_settings.name == "blue"
+
+
+def test_upstreams_keys_have_no_environment_variable() -> None:
+    assert load({"NETLOADER_MODEL": "m"}).model is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SOURCE", "10.0.0.1:1"),
+        ("SOURCE", [{"device_id": -1, "sources": []}]),
+        ("SOURCE", [{"device_id": 0, "sources": ["no-port"]}]),
+        ("SOURCE", [{"device_id": 0, "sources": ["10.0.0.1:99999"]}]),
+        ("SOURCE", [{"device_id": 0, "sources": ["10.0.0.1:0"]}]),
+        ("SOURCE", [{"device_id": 0, "sources": [], "more": 1}]),
+        ("SOURCE", [{"device_id": 0, "sources": []}, {"device_id": 0, "sources": []}]),
+        ("MODEL", ""),
+        ("LISTEN_PORT", 1023),
+        ("LISTEN_PORT", 65536),
+        ("LISTEN_PORT", "auto"),
+        ("LISTEN_PORT", True),
+        ("INT8_CACHE", "disk"),
+        ("INT8_CACHE_NAME", "gate"),
+        ("INT8_CACHE_NAME", [""]),
+        ("OUTPUT_PREFIX", 5),
+        ("MESH", "perhaps"),
+        ("MESH_PORT", 80),
+        ("IDENTITY", "header"),
+        ("TRANSFER_TIMEOUT", 0),
+        ("TRANSFER_TIMEOUT", "nan"),
+        ("DISCOVERY_TIMEOUT", -1),
+        ("CONFIG_FILE", 5),
+    ],
+)
+def test_bad_value_stops_the_start_naming_key_and_value(key: str, value: object) -> None:
+    error = complaint(**{key: value})
+    assert error.key == key
+    assert error.value == value
+    assert error.allowed
+    assert str(error).startswith(f"{key}={value!r} is not valid: ")
+
+
+@pytest.mark.parametrize("key", ["SOURCES", "source", "CONFIG_FILE: SOURCE", "mesh settings"])
+def test_unknown_key_stops_the_start_and_lists_the_known_ones(key: str) -> None:
+    error = complaint(**{key: SOURCE})
+    assert error.key == key
+    assert "INT8_CACHE_NAME" in error.allowed
+    assert "MESH_SEEDS" in error.allowed
+
+
+def test_extra_config_must_be_an_object() -> None:
+    with pytest.raises(ConfigError, match="--model-loader-extra-config"):
+        Config.load("SOURCE", NO_ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "is not JSON"),
+        ([1], "must hold a JSON object"),
+        ({"CONFIG_FILE": "x"}, "may not name another"),
+    ],
+)
+def test_config_file_that_is_unusable(tmp_path: Path, content: object, why: str) -> None:
+    assert why in complaint(CONFIG_FILE=written(tmp_path, content)).allowed
+
+
+def test_config_file_that_is_missing(tmp_path: Path) -> None:
+    assert "cannot be read" in complaint(CONFIG_FILE=str(tmp_path / "none")).allowed
+
+
+def test_bad_source_in_the_config_file_is_told_apart(tmp_path: Path) -> None:
+    path = written(tmp_path, {"SOURCE": "10.0.0.1:1"})
+    assert "CONFIG_FILE" in complaint(CONFIG_FILE=path).key
+
+
+@pytest.mark.parametrize("written_as", ["dram", "DRAM"])
+def test_int8_cache_may_be_written_in_capitals(written_as: str) -> None:
+    assert load(INT8_CACHE=written_as).int8_cache is KeepMode.DRAM

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.loader.support import hello, toy_weights
+
+from netloader import control
+from netloader.errors import ProtocolError
+
+SESSION = "0" * 32
+HELLO = hello(toy_weights())
+ACCEPT = control.Accept(
+    session=SESSION,
+    generation=(1 << 64) - 1,
+    identity=SESSION,
+    manifest=SESSION,
+    attributes={"a": True, "b": 1, "c": 1.0, "d": "x", "e": None},
+    host="::1",
+    port=1,
+    secret="s",
+    have=((0, 5), (7, 9)),
+)
+MESSAGES: list[control.Message] = [
+    HELLO,
+    ACCEPT,
+    control.Refuse(code="busy", reason="full", retry_after_s=1.5),
+    control.Want(session=SESSION, chunks=(3, 1, 2)),
+    control.Have(session=SESSION, chunks=()),
+    control.Done(session=SESSION),
+    control.Bye(session=SESSION, reason="enough"),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.type)
+def test_message_survives_the_wire(message: control.Message) -> None:
+    assert control.decode(control.encode(message)) == (message, b"")
+
+
+def test_attachment_travels_in_a_frame_of_its_own() -> None:
+    assert control.decode(control.encode(ACCEPT, b"digests")) == (ACCEPT, b"digests")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    data = json.loads(control.encode(HELLO)[0]) | {"later": {"version": 2}}
+    assert control.decode([json.dumps(data).encode()])[0] == HELLO
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e308, -0.0, 10**30])
+def test_numbers_are_not_turned_into_others(value: float) -> None:
+    sent = ACCEPT.model_copy(update={"attributes": {"x": value}})
+    message, _ = control.decode(control.encode(sent))
+    assert isinstance(message, control.Accept)
+    arrived = message.attributes["x"]
+    assert type(arrived) is type(value)
+    assert repr(arrived) == repr(value)
+
+
+def changed(message: control.Message, **changes: object) -> bytes:
+    return json.dumps(json.loads(control.encode(message)[0]) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"type": "nonsense"}',
+        b"[" * 10_000,
+        changed(HELLO, generation=-1),
+        changed(HELLO, generation=1 << 64),
+        changed(HELLO, identity="x" * 32),
+        changed(HELLO, manifest="0" * 33),
+        changed(HELLO, chunk_bytes=0),
+        changed(HELLO, replica="x" * 2049),
+        changed(HELLO, fields={str(number): 1 for number in range(65)}),
+        changed(HELLO, fields={"x" * 513: 1}),
+        changed(HELLO, fields={"x": 1 << 63}),
+        changed(HELLO, fields={"x": [1]}),
+        changed(HELLO, content={"x": 5}),
+        changed(ACCEPT, port=0),
+        changed(ACCEPT, port=65_536),
+        changed(ACCEPT, have=[[0, 1, 2]]),
+        changed(ACCEPT, attributes={"x": [1]}),
+        changed(MESSAGES[2], code="because"),
+        changed(MESSAGES[2], retry_after_s=-1),
+        changed(MESSAGES[2], retry_after_s=1e999),
+        changed(MESSAGES[2], retry_after_s=math.nan),
+        changed(MESSAGES[3], session="short"),
+        changed(MESSAGES[3], chunks=[-1]),
+        changed(MESSAGES[3], chunks=[control.MAX_CHUNKS]),
+        changed(MESSAGES[3], chunks=[0] * 65_537),
+    ],
+)
+def test_what_is_not_in_the_grammar_is_a_protocol_error(frame: bytes) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        control.decode([frame])
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("frames", [[], [b"", b"", b""]])
+def test_wrong_number_of_frames_is_a_protocol_error(frames: list[bytes]) -> None:
+    with pytest.raises(ProtocolError, match="1 or 2 frames"):
+        control.decode(frames)
+
+
+def test_oversize_frames_are_protocol_errors_before_they_are_parsed() -> None:
+    with pytest.raises(ProtocolError, match="is over"):
+        control.decode([b" " * (control.MAX_MESSAGE_BYTES + 1)])
+    with pytest.raises(ProtocolError, match="an attachment of"):
+        control.decode([b"{}", bytes(control.MAX_ATTACHMENT_BYTES + 1)])
+
+
+def test_error_text_quotes_a_peer_shortly_and_without_control_characters() -> None:
+    frame = json.dumps({"type": "hello", "content": {"\n\x1b" * 200: 5}}).encode()
+    for bad in (frame, json.dumps({"type": "\x1b\n" + "x" * 100_000}).encode()):
+        with pytest.raises(ProtocolError) as caught:
+            control.decode([bad])
+        assert len(str(caught.value)) < 600
+        assert str(caught.value).isprintable()
+
+
+@given(st.lists(st.binary(max_size=300), max_size=3))
+def test_any_bytes_are_a_message_or_a_protocol_error(frames: list[bytes]) -> None:
+    try:
+        control.decode(frames)
+    except ProtocolError:
+        return
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(
+    st.sampled_from(MESSAGES),
+    st.dictionaries(
+        st.sampled_from(
+            sorted({key for message in MESSAGES for key in type(message).model_fields})
+        ),
+        JSON,
+        max_size=4,
+    ),
+)
+def test_any_value_in_any_field_is_a_message_or_a_protocol_error(
+    message: control.Message, changes: dict[str, object]
+) -> None:
+    try:
+        decoded, _ = control.decode([changed(message, **changes)])
+    except ProtocolError:
+        return
+    control.encode(decoded)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tests.loader.support import identity
+from tests.loader.test_advert import holding
+
+from netloader import advert
+from netloader.select import Choice, choose
+from netmesh import Generation, Member, MemberId, Status
+
+
+def member(
+    name: str = "10.0.0.2:17946", *, status: Status = Status.ALIVE, me: bool = False, **held: object
+) -> Member:
+    made = holding(**{"endpoint": f"{name.rpartition(':')[0]}:2000"} | held)
+    return Member(
+        id=MemberId(name),
+        generation=Generation(11),
+        incarnation=0,
+        status=status,
+        version=0,
+        advert=advert.encode((made,)),
+        age_s=1.0,
+        me=me,
+    )
+
+
+ME = member("10.0.0.1:17946", me=True, state="loading")
+
+
+def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
+    choice = choose([ME, member()], identity(), "gloo")
+    assert [(found.endpoint, found.generation) for found in choice.candidates] == [
+        ("10.0.0.2:2000", 11)
+    ]
+    assert choice.candidates[0].found_by == "mesh"
+    assert choice.rejected == ()
+
+
+def test_member_never_picks_itself() -> None:
+    assert choose([member(me=True)], identity(), "gloo").candidates == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"status": Status.SUSPECT}, "is suspect"),
+        ({"status": Status.STALLED}, "is stalled"),
+        ({"status": Status.DEAD}, "is dead"),
+        ({"state": "loading"}, "is loading"),
+        ({"state": "unavailable", "reason": "asleep"}, "is unavailable: asleep"),
+        ({"backend": "nccl"}, "backend: mine gloo, theirs nccl"),
+        ({"backend": ""}, "backend: mine gloo, theirs none"),
+        ({"endpoint": ""}, "has no listener"),
+        ({"fields": identity(dtype="int8").fields()}, "dtype: mine 'float32', theirs 'int8'"),
+        ({"content": {"commit": "x"}}, "checkpoint content cannot be compared: I know sample, "),
+    ],
+)
+def test_unsuitable_member_is_rejected_with_the_reason(
+    change: dict[str, object], reason: str
+) -> None:
+    choice = choose([ME, member(**change)], identity(), "gloo")  # type: ignore[arg-type]
+    assert choice.candidates == ()
+    assert choice.rejected[0].startswith(f"10.0.0.2:17946: {reason}")
+
+
+def test_other_models_and_roles_are_passed_over_in_silence() -> None:
+    others = [
+        member(fields=identity(model="other").fields()),
+        member("10.0.0.3:1", role="draft"),
+    ]
+    choice = choose([ME, *others], identity(), "gloo")
+    assert choice == Choice((), ())
+
+
+def test_fewest_sessions_first_then_the_same_host() -> None:
+    everybody = [
+        ME,
+        member("10.0.0.2:1", serving=1),
+        member("10.0.0.3:1"),
+        member("10.0.0.1:2"),
+        member("10.0.0.1:3", serving=2),
+    ]
+    choice = choose(everybody, identity(), "gloo")
+    assert [found.endpoint for found in choice.candidates] == [
+        "10.0.0.1:2000",
+        "10.0.0.3:2000",
+        "10.0.0.2:2000",
+        "10.0.0.1:2000",
+    ]
+
+
+def test_order_does_not_depend_on_the_order_of_members() -> None:
+    everybody = [ME, *(member(f"10.0.1.{number}:1") for number in range(20))]
+    assert choose(everybody, identity(), "gloo") == choose(everybody[::-1], identity(), "gloo")
+
+
+def test_many_replicas_spread_over_equal_sources() -> None:
+    sources = [member(f"10.0.1.{number}:1") for number in range(10)]
+    first = Counter(
+        choose([member(f"10.0.2.{number}:1", me=True), *sources], identity(), "gloo")
+        .candidates[0]
+        .endpoint
+        for number in range(200)
+    )
+    assert len(first) == 10
+    assert max(first.values()) < 50
