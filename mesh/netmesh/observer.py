@@ -32,21 +32,26 @@ ASK_AGAIN_S = 0.5
 """Pause before a silent contact is asked again: a message may have met a closing connection."""
 
 
-def observe(settings: MeshSettings, timeout_s: float = 3.0) -> tuple[Member, ...]:
+def observe(
+    settings: MeshSettings, timeout_s: float = 3.0, *, seeds_only: bool = False
+) -> tuple[Member, ...]:
     """The member table as some member sees it now, found the way a member finds the others.
 
-    Blocks up to *timeout_s*. Raises NoMeshError when nobody answers, ConfigError.
+    With *seeds_only* the same-host directory is not asked: what a seed says may differ from what
+    a member on this host says, and that can be the question. Blocks up to *timeout_s*. Raises
+    NoMeshError when nobody answers, ConfigError.
     """
     log = logging.getLogger("netmesh")
     security = SocketSecurity.from_settings(settings)
     allowed = security.enabled or settings.insecure
     bootstrap = Bootstrap.of(settings, os.environ, log, remote_allowed=allowed)
     found: queue.SimpleQueue[tuple[Address, ...]] = queue.SimpleQueue()
-    finder = Finder(bootstrap.sources(), found.put, bootstrap.accepts, log)
+    sources = bootstrap.sources(on_this_host=not seeds_only)
+    finder = Finder(sources, found.put, bootstrap.accepts, log)
     finder.start()
     asking = _Asking(Codec(settings.name), security, log)
     try:
-        return asking.run(found, settings.name, timeout_s)
+        return asking.run(found, settings, timeout_s)
     finally:
         finder.stop()
         asking.close()
@@ -75,14 +80,19 @@ class _Asking:
         self._problem: MeshError | None = None
 
     def run(
-        self, found: queue.SimpleQueue[tuple[Address, ...]], mesh: str, timeout_s: float
+        self,
+        found: queue.SimpleQueue[tuple[Address, ...]],
+        settings: MeshSettings,
+        timeout_s: float,
     ) -> tuple[Member, ...]:
         deadline = time.monotonic() + timeout_s
         while self._answer is None:
             now = time.monotonic()
             if now >= deadline:
                 tried = tuple(str(address) for address, ring in self._questions if ring == 0)
-                raise NoMeshError(mesh, tried, timeout_s) from self._problem
+                # Seeds that did not even resolve were tried, too.
+                tried = tried or settings.seeds
+                raise NoMeshError(settings.name, tried, timeout_s) from self._problem
             while not found.empty():
                 for address in found.get():
                     self._add(address, now)

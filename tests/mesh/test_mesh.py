@@ -273,6 +273,18 @@ def test_an_observer_that_finds_nobody_says_where_it_looked(tmp_path: Path) -> N
     settings = MeshSettings(seeds=("127.0.0.1:1",), directory=tmp_path / "none", name="lonely")
     with pytest.raises(NoMeshError, match=r"lonely.*127\.0\.0\.1:1"):
         observe(settings, 0.3)
+    settings = MeshSettings(seeds=(f"file:{tmp_path}/none",), directory=tmp_path / "none")
+    with pytest.raises(NoMeshError, match="file:"):
+        observe(settings, 0.1)
+
+
+def test_an_observer_can_ask_the_seeds_only(start: Start, tmp_path: Path) -> None:
+    here, elsewhere = start({"n": 1}), start({"n": 2}, directory=tmp_path / "elsewhere")
+    settings = MeshSettings(seeds=(elsewhere.id,), directory=tmp_path / "netmesh")
+    assert [member.advert["n"] for member in observe(settings, seeds_only=True)] == [2]
+    with pytest.raises(NoMeshError):
+        observe(MeshSettings(directory=tmp_path / "netmesh"), 0.1, seeds_only=True)
+    assert len(here.members()) == 1
 
 
 def test_a_forked_child_cannot_use_it_and_may_start_its_own(start: Start) -> None:

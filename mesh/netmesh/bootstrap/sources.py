@@ -78,8 +78,11 @@ class Bootstrap:
             return False
         return mine is None or address.is_v6 == mine.is_v6
 
-    def sources(self, announce: Address | None = None) -> list[Source]:
-        """One source for each seed, and the directory, which is told *announce* at every round."""
+    def sources(
+        self, announce: Address | None = None, *, on_this_host: bool = True
+    ) -> list[Source]:
+        """One source for each seed, and with *on_this_host* the directory, which is told
+        *announce* at every round."""
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # Every host of a deployment is often given the same seeds, itself among them.
@@ -87,12 +90,12 @@ class Bootstrap:
 
         made = [Source(_name(seed), asker(seed)) for seed in self.seeds]
 
-        def on_this_host() -> list[Address]:
+        def meet() -> list[Address]:
             if announce is not None:
                 self.directory.announce(announce)
             return self.directory.contacts()
 
-        return [*made, Source("same-host directory", on_this_host)]
+        return [*made, Source("same-host directory", meet)] if on_this_host else made
 
     def resolve_now(self) -> list[Address]:
         """Addresses of the seeds that resolve within RESOLVE_S; blocks no longer than that."""
