@@ -181,8 +181,13 @@ class Worker:
         return choose_host(settings.advertise, os.environ, (), remote_allowed=allowed).host
 
     def _publish(self) -> None:
-        if self._mesh is not None:
+        if self._mesh is None:
+            return
+        try:
             self._mesh.publish(advert.encode(tuple(self._holdings.values())))
+        except MeshError as error:
+            # Others then know less of this worker; it serves its own requests all the same.
+            _log.warning("could not publish what this worker holds: %s", error)
 
 
 @dataclass
