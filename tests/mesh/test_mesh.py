@@ -22,6 +22,8 @@ from netmesh import (
     generate_key,
     observe,
 )
+from netmesh.bootstrap.address import Address
+from netmesh.bootstrap.advertise import udp_source
 from netmesh.io import rotation
 
 Start = Callable[..., Mesh]
@@ -77,6 +79,17 @@ def test_members_find_each_other_through_a_seed(start: Start, tmp_path: Path) ->
     b = start(seeds=(a.id,), directory=tmp_path / "elsewhere")
     assert a.wait(size(2), 10)
     assert b.wait(size(2), 10)
+
+
+def test_ipv6(start: Start, tmp_path: Path) -> None:
+    if udp_source(Address("::1", 9)) is None:
+        pytest.skip("no IPv6 here")
+    a = start(advertise="::1")
+    b = start(seeds=(a.id,), directory=tmp_path / "elsewhere")
+    assert a.id.startswith("[::1]:")
+    for mesh in (a, b):
+        assert mesh.wait(size(2), 10)
+        assert {member.host for member in mesh.members()} == {"::1"}
 
 
 def test_the_first_of_all_is_joined_when_nobody_is_there(start: Start) -> None:

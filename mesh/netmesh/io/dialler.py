@@ -136,6 +136,11 @@ class Dialler:
         if error:
             self._finish(dial, _failure(error))
             return
+        if dial.sock.getsockname() == dial.sock.getpeername():
+            # On one host the kernel may pick the very port we call as our own, and TCP then
+            # connects to itself: nobody listens there.
+            self._finish(dial, DialOutcome.REFUSED)
+            return
         dial.accepted = True
         dial.deadline = self._clock() + SETTLE_S
         self._set_timer(dial)

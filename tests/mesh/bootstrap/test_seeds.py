@@ -1,6 +1,7 @@
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,24 @@ def test_srv_records_give_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolving, "_srv_targets", lambda _: [Address("many", 5), Address("x", 1)])
     found = resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
     assert found == [Address("10.0.0.1", 5), Address("10.0.0.2", 5)]
+
+
+def test_srv_answers_in_the_order_of_their_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolver = pytest.importorskip("dns.resolver", reason="dnspython is not installed")
+    records = [
+        SimpleNamespace(priority=priority, target=f"{name}.", port=port)
+        for priority, name, port in ((20, "many", 6), (10, "one", 5))
+    ]
+    monkeypatch.setattr(resolver, "resolve", lambda *_, **__: records)
+    found = resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
+    assert found == [Address("10.0.0.1", 5), Address("10.0.0.1", 6), Address("10.0.0.2", 6)]
+
+    def fails(*_: object, **__: object) -> None:
+        raise resolver.NXDOMAIN
+
+    monkeypatch.setattr(resolver, "resolve", fails)
+    with pytest.raises(OSError, match="_mesh"):
+        resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
 
 
 def test_dns_gives_every_address() -> None:

@@ -99,6 +99,23 @@ def test_a_port_that_closes_just_after_it_accepted_is_refused(setup: Setup) -> N
     assert len(setup.outcomes) == 1
 
 
+def test_a_connect_to_itself_is_refused(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = closed_port()
+    host, _, port = target.rpartition(":")
+
+    class Bound(socket.socket):
+        """Gets from the kernel, by bad luck, the port that it is going to call."""
+
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.bind((host, int(port)))
+
+    monkeypatch.setattr(socket, "socket", Bound)
+    setup.dialler.dial(target, 1.0)
+    assert setup.until_reported() is DialOutcome.REFUSED
+
+
 def test_a_server_that_cuts_connections_but_keeps_listening_is_connected(setup: Setup) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
