@@ -149,15 +149,22 @@ class Hearing:
         old = node.table.get(claim.id)
         if old is None and node.table.size >= node.settings.member_limit:
             return False
+        hearsay = False
         if claim.status in (Status.SUSPECT, Status.DEAD) and old is not None:
             doubted = self._doubt(claim, old, lane, sender)
             if doubted is None:
                 return False
+            hearsay = lane is Lane.SYNC and doubted is not claim
             claim = doubted
         new, missing = absorb(old, claim)
         if new is not None and new is not old:
             # A stranger found by comparing is no news: whoever lacks it finds it the same way.
-            node.change(old, new, claim, tell=old is not None or lane is Lane.NEWS)
+            # Nor is a death found so: I look for myself before I accuse anybody.
+            tell = lane is Lane.NEWS or (old is not None and not hearsay)
+            node.change(old, new, claim, tell=tell)
+            suspicion = self._suspicions.get(claim.id)
+            if hearsay and suspicion is not None:
+                suspicion.hearsay = True
         elif old is not None:
             if claim.status is Status.SUSPECT and claim.order == (old.generation, *old.order):
                 self._confirm(old, claim)

@@ -189,6 +189,8 @@ class Judge:
         if suspicion is None:
             return
         node.timers.cancel((Timer.SUSPICION, new.id))
+        if suspicion.hearsay:
+            return
         if old is not None and new.status is Status.ALIVE and new.generation == old.generation:
             for accuser in suspicion.accusers:
                 self._accusers.refuted(accuser, node.now)

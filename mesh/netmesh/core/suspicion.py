@@ -23,6 +23,8 @@ class Suspicion:
     crash: tuple[MemberId, ...] = ()
     held: bool = False
     """Its kernel accepted a connection of somebody: a stall, whatever else it looks like."""
+    hearsay: bool = False
+    """Found by comparing tables: nobody accused, so nobody was wrong when it is refuted."""
     looking: bool = False
     """The last look (a dial) is on its way."""
 

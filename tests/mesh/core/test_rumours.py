@@ -20,7 +20,7 @@ def test_a_rumour_is_told_as_often_as_the_limit_says() -> None:
 def test_hearing_it_from_others_shortens_its_life() -> None:
     rumours = Rumours(10)
     rumours.add(claim(1))
-    for _ in range(4):
+    for _ in range(8):
         rumours.heard(claim(1), 8)
     assert rumours.take(1000, 1, 8) == ()
 

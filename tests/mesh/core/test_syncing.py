@@ -102,3 +102,15 @@ def test_a_rumour_on_its_way_is_no_reason_to_compare() -> None:
         under_way = step % 40 < 6
         opened.append(gate.open(12345 if under_way else node.table.root, 1, eager=False))
     assert not any(opened)
+
+
+def test_after_a_healed_partition_real_crashes_are_still_believed() -> None:
+    world = World(checked=False)
+    ids = world.grow(48, 20)
+    half = set(ids[::2])
+    world.blocked = lambda a, b: (a in half) != (b in half)
+    assert world.until(lambda: set(world.sizes()) == {24}, 60.0)
+    world.blocked = lambda a, b: False
+    assert world.until(world.converged, 30.0)
+    world.crash(ids[5])
+    assert world.until(lambda: world.statuses(ids[5]) == {Status.DEAD}, 1.5)
