@@ -222,9 +222,9 @@ class TestLostSource:
         assert sum(CHUNKS[number].nbytes for number in log.sent) + arrived == sum(steps)
 
     def test_killed_in_the_middle_of_a_large_tensor(self) -> None:
-        weights, replica = big_weights(1, 40), big_weights(None, 40)
+        weights, replica = big_weights(1, 24), big_weights(None, 24)
         pull = pull_into(replica)
-        with process_source(1, 3, 40) as killed, pytest.raises(SourceLost):
+        with process_source(1, 2, 24) as killed, pytest.raises(SourceLost):
             pull.from_source(killed)
         assert pull.unverified()
         with serving(offer_of(weights)) as source:
