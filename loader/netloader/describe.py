@@ -54,6 +54,7 @@ def describe(vllm_config: VllmConfig, model_config: ModelConfig, config: Config)
         dtype=str(model_config.dtype).removeprefix("torch."),
         quantization=model_config.quantization or "",
         quantization_config=_quantization(model_config),
+        config=_config(model_config),
         parallel=_parallel(vllm_config, model_config),
         vllm_version=vllm.version.__version__,
         role=role,
@@ -141,6 +142,22 @@ def _quantization(model_config: ModelConfig) -> str:
     if checkpoint is None and added is None:
         return ""
     return _digest([_plain(checkpoint), normalize_value(added)])
+
+
+def _config(model_config: ModelConfig) -> str:
+    """Digest of the config after `--hf-overrides`, without what says nothing about weights."""
+    values = {
+        key: value
+        for key, value in _plain(model_config.hf_config).items()
+        if key not in _NOT_ABOUT_WEIGHTS
+    }
+    return _digest(values)
+
+
+_NOT_ABOUT_WEIGHTS = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "quantization_config"}
+)
+"""Where the config came from; quantisation has a field of its own."""
 
 
 def _plain(value: Any) -> Any:

@@ -67,6 +67,9 @@ class Identity:
     """Method, empty when not quantised."""
     quantization_config: str
     """Digest of the quantisation config, empty when there is none."""
+    config: str
+    """Digest of the model's config as vLLM uses it, overrides included: buffers are computed from
+    it, rotary tables among them."""
     parallel: Parallel
     vllm_version: str
     role: Role = "target"

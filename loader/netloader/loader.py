@@ -9,7 +9,7 @@
 
 Nothing that goes wrong on the way to a peer stops the start: it costs that peer, then storage is
 read. The model is built once, by vLLM; peers and storage fill the same tensors, so a pull that was
-given up leaves nothing behind in vLLM's registries (docs/adr/0004).
+given up leaves nothing behind in vLLM's registries (docs/adr/0004, with the one exception).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from netloader.config import Config
 from netloader.describe import describe, role_of
 from netloader.errors import ConfigError, IdentityError
 from netloader.model_load import ModelLoad
+from netloader.poison import LeftoverError
+from netloader.registries import Registries
 from netloader.transport import backend_for
 from netloader.worker import get_worker
 
@@ -63,9 +65,15 @@ class NetLoader(BaseModelLoader):
         )
         self._identify(load, vllm_config, model_config)
         self._load = load
+        registries = Registries.before(vllm_config)
         try:
             # Builds the model, calls `load_weights` below, then post-processes.
             model: nn.Module = super().load_model(vllm_config, model_config, prefix)
+        except LeftoverError as error:
+            _log.warning("building the model again, from storage alone: %s", error)
+            load.without_peers(str(error))
+            registries.restore()
+            model = super().load_model(vllm_config, model_config, prefix)
         finally:
             self._load = None
         load.serve(model)

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -67,6 +66,7 @@ class ModelLoad:
     _digests: tuple[bytes, ...] = ()
     _kept: Kept | None = None
     _served: Weights | None = None
+    _ask_peers: bool = True
 
     def announce(self, identity: Identity, backend: Backend | None, device_type: str) -> None:
         """Say in the mesh that these weights are being loaded, and listen for those who want them.
@@ -90,9 +90,14 @@ class ModelLoad:
             )
         )
 
+    def without_peers(self, reason: str) -> None:
+        """Fill the next model from storage alone."""
+        self.skipped.append(reason)
+        self._ask_peers = False
+
     def fill(self, model: nn.Module, storage: Storage) -> None:
         """Fill `model` from peers, else from storage, and hold on to what peers will be served."""
-        pull = self._pull(model)
+        pull = self._pull(model) if self._ask_peers else None
         if self.origin == "storage":
             self._from_storage(model, storage, pull)
         try:

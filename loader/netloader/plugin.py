@@ -29,8 +29,11 @@ def register() -> None:
     if importlib.util.find_spec("vllm_ascend") is not None:
         try:
             importlib.import_module("vllm_ascend.model_loader.netloader.netloader")
-        except ModuleNotFoundError as error:
-            _log.debug("this vllm_ascend registers no loader of its own: %s", error)
+        except (ImportError, OSError) as error:
+            # Too old to have one, or its shared libraries are missing: nothing of it to win over.
+            _log.warning(
+                "vllm_ascend is installed, but its netloader cannot be imported: %s", error
+            )
     model_loader.register_model_loader(LOAD_FORMAT)(NetLoader)
 
 

@@ -73,10 +73,12 @@ class Worker:
         In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Static lists
         name the target's listeners: a draft is found through the mesh.
         """
+        own = self._sources.get(identity.role)
         static = tuple(
             Candidate(endpoint, origin)
             for endpoint, origin in self.config.sources_of(self.rank)
-            if identity.role == "target"
+            # One list for all hosts names this worker too.
+            if identity.role == "target" and (own is None or endpoint != own.endpoint)
         )
         skipped: list[str] = []
         listed = bool(self.config.source or self.config.file_source)

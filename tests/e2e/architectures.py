@@ -9,10 +9,12 @@ modules, and vLLM's registries.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 import netloader.worker
 from netloader import attributes
+from netloader.poison import LeftoverError, Poison
 from netloader.transport.base import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
 from netloader.weights import capture
@@ -121,20 +124,23 @@ def _compare(model_dir: Path, folder: Path) -> dict[str, Any]:
     pulled = _Loaded(model_dir, folder / "pulled.", [stored.endpoint])
     with _broken_after(3):
         fallen = _Loaded(model_dir, folder / "fallen.", [stored.endpoint])
+    with _broken_after(3), _leftovers():
+        rebuilt = _Loaded(model_dir, folder / "rebuilt.", [stored.endpoint])
     found = {
         "served": bool(stored.endpoint),
-        "origins": [one.report["origin"] for one in (stored, pulled, fallen)],
+        "origins": [one.report["origin"] for one in (stored, pulled, fallen, rebuilt)],
         "fetched_by_fallen": sum(one["nbytes"] for one in fallen.report["deliveries"]),
         "skipped": fallen.report["skipped"],
+        "skipped_by_rebuilt": rebuilt.report["skipped"],
         "nbytes": stored.report["nbytes"],
     }
-    for label, other in (("pulled", pulled), ("fallen", fallen)):
+    for label, other in (("pulled", pulled), ("fallen", fallen), ("rebuilt", rebuilt)):
         found[label] = {
             "tensors": _differing(stored.tensors, other.tensors),
             "attributes": _differing(stored.attributes, other.attributes),
             "registries": _differing(stored.registries, other.registries),
         }
-    for one in (stored, pulled, fallen):
+    for one in (stored, pulled, fallen, rebuilt):
         one.worker.close()
     return found
 
@@ -204,24 +210,38 @@ def _differing(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
-class _broken_after:
-    """Break every process group when its sender starts the n-th chunk and the next."""
+@contextmanager
+def _leftovers() -> Iterator[None]:
+    """Let the check after the next storage load find a tensor that storage did not fill."""
+    check = Poison.check_gone
 
-    def __init__(self, sends: int) -> None:
-        self._left = sends
-        self._send = GlooGroup.send
+    def find_some(self: Poison, model: nn.Module) -> None:
+        Poison.check_gone = check  # type: ignore[method-assign]
+        raise LeftoverError("found on purpose")
 
-    def __enter__(self) -> None:
-        def send(group: GlooGroup, data: torch.Tensor, tag: int) -> Pending:
-            self._left -= 1
-            if self._left < 0:
-                raise TransportError("broken on purpose")
-            return self._send(group, data, tag)
+    Poison.check_gone = find_some  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Poison.check_gone = check  # type: ignore[method-assign]
 
-        GlooGroup.send = send  # type: ignore[method-assign]
 
-    def __exit__(self, *_: object) -> None:
-        GlooGroup.send = self._send  # type: ignore[method-assign]
+@contextmanager
+def _broken_after(sends: int) -> Iterator[None]:
+    """Break every process group whose sender starts one more chunk after `sends` in all."""
+    original = GlooGroup.send
+    left = itertools.count(sends, -1)
+
+    def send(group: GlooGroup, data: torch.Tensor, tag: int) -> Pending:
+        if next(left) <= 0:
+            raise TransportError("broken on purpose")
+        return original(group, data, tag)
+
+    GlooGroup.send = send  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        GlooGroup.send = original  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

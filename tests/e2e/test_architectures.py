@@ -57,3 +57,15 @@ def test_a_pull_given_up_half_way_leaves_nothing_behind(
     assert 0 < result["fetched_by_fallen"] < result["nbytes"]
     assert "broken on purpose" in result["skipped"][-1]
     assert result["fallen"] == _SAME
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_has_to_be_built_again_is_as_if_built_once(
+    results: dict[str, dict[str, Any]], name: str
+) -> None:
+    """After a pull that died inside a tensor which storage does not fill."""
+    result = results[name]
+
+    assert result["origins"][3] == "storage"
+    assert result["skipped_by_rebuilt"][-1] == "found on purpose"
+    assert result["rebuilt"] == _SAME

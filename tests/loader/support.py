@@ -51,6 +51,7 @@ def identity(**changes: Any) -> Identity:
         "dtype": "float32",
         "quantization": "",
         "quantization_config": "",
+        "config": "c",
         "parallel": Parallel(tp_size=2, tp_rank=1),
         "vllm_version": "0.32.0",
         "content": {Evidence.SAMPLE: "a" * 32},

@@ -19,6 +19,7 @@ def holding(
         dtype="bfloat16",
         quantization="",
         quantization_config="",
+        config="c",
         parallel=parallel or Parallel(),
         vllm_version="0.32.0",
         content={Evidence.SAMPLE: "c0ffee"},
