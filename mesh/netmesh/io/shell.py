@@ -203,14 +203,17 @@ class Shell:
             keys, self._new_keys = self._new_keys, None
             leaving, self._leaving = self._leaving, False
         if keys is not None:
-            self._server.rekey(keys)
-            self._links.rekey(keys, time.monotonic())
+            self._reactor.guard("rekey", lambda: self._change_keys(keys))
         for ids in contacts:
             self._step(Contacts(ids))
         if advert is not None:
             self._step(Publish(advert))
         if leaving:
             self._step(Leave())
+
+    def _change_keys(self, security: SocketSecurity) -> None:
+        self._server.rekey(security)
+        self._links.rekey(security, time.monotonic())
 
     def _step(self, event: Event) -> bool:
         """Let the core handle *event* and carry out what it wants; False when it raised."""
