@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--advert-bytes", type=int, default=600)
     parser.add_argument("--workers-per-host", type=int, default=8)
     parser.add_argument("--settle", dest="settle_s", type=float, default=5.0)
+    parser.add_argument("--spell", dest="spell_s", type=float, default=16.0, help="slow: at a time")
     parser.add_argument("--pause", dest="pause_s", type=float, default=1.0, help="slow: between")
     parser.add_argument(
         "--io-only", action="store_true", help="slow: deadlines run on in every protocol"

@@ -23,8 +23,10 @@ class Options:
     """Members that the fault hits; None: what the scenario deems right for that many members."""
     loss: float | None = None
     """Share of messages lost; None: the scenario's own."""
+    spell_s: float = 16.0
+    """Scenario slow: how long a slow member stands still at a time."""
     pause_s: float = 1.0
-    """Scenario slow: between two slow spells."""
+    """Scenario slow: how long it works between two spells."""
     io_only: bool = False
     """Scenario slow: every protocol's deadlines run on while its messages wait."""
     settle_s: float = 5.0

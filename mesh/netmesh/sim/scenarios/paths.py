@@ -120,7 +120,8 @@ def partition(stage: Stage) -> None:
         world.block(block)
     seconds = stage.duration(600.0)
     world.run(seconds / 2)
-    crashed = [p for p in running[:2] + running[-2:] if p.id != stage.id(0)]
+    mortal = [p for p in running if p.id != stage.id(0)]
+    crashed = mortal[:2] + mortal[-2:]
     for process in crashed:
         world.crash(process)
     world.run(seconds / 2)

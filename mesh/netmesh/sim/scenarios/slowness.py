@@ -5,17 +5,15 @@ from __future__ import annotations
 from netmesh.sim.process import Fate, Process
 from netmesh.sim.scenarios.stage import Stage
 
-SLOW_S = 16.0
-
 
 def slow(stage: Stage) -> None:
-    """An eighth of the members stands still for `duration_s` (16) at a time, works for `pause_s`
-    in between, all at once, for five minutes. Counted: deaths of members that were never slow,
-    in every view. No samples: a slow member that is called dead is no mistake."""
+    """An eighth of the members stands still for `spell_s` at a time, all at once, and works for
+    `pause_s` in between, during `duration_s` (300). Counted: deaths of members that were never
+    slow, in every view. No samples: a slow member that is called dead is no mistake."""
     stage.may_die_falsely = True
     stage.populate()
     world, options = stage.world, stage.options
-    seconds = stage.duration(SLOW_S)
+    seconds = options.spell_s
     victims = stage.pick(stage.faults(max(1, options.members // 8)))
     names = {p.id for p in victims}
     slow_deaths = 0
@@ -28,7 +26,7 @@ def slow(stage: Stage) -> None:
     world.witness.excused = excused
     world.deadlines_run_while_blocked |= options.io_only
     fate = Fate.BLOCKED if world.deadlines_run_while_blocked else Fate.STALLED
-    spells = max(1, int(300.0 / (seconds + options.pause_s)))
+    spells = max(1, int(stage.duration(300.0) / (seconds + options.pause_s)))
     for _ in range(spells):
         for victim in victims:
             world.after(0.1 * stage.rng.random(), world.stall, victim, seconds, fate)
