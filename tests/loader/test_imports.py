@@ -13,7 +13,7 @@ import netloader
 
 PACKAGE = Path(netloader.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-KNOW_VLLM = {"plugin.py", "loader.py", "describe.py"}
+KNOW_VLLM = {"describe.py", "loader.py", "plugin.py", "registries.py"}
 PURE = {
     "advert.py",
     "candidate.py",

@@ -13,12 +13,10 @@ import io
 import logging
 import math
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from pathlib import Path
 from typing import Final, NoReturn
 
 from mesh_inspect.render import escape, to_json, write_table
@@ -123,11 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _peers(options: _Options) -> Exit:
     settings = _settings(options)
     timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
+    # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise a
+    # member on this host would often answer first.
+    seeds_only = options.seed is not None
     try:
         with _log_to_stderr():
-            members = observe(settings, timeout_s)
+            members = observe(settings, timeout_s, seeds_only=seeds_only)
     except NoMeshError as error:
-        _say(_nobody_answered(error, settings, seeds_only=options.seed is not None))
+        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
         return Exit.NO_MESH
 
     rows = rows_of(members, options.model)
@@ -157,9 +158,6 @@ def _settings(options: _Options) -> MeshSettings:
         chosen["MESH_NAME"] = options.mesh
     if options.seed is not None:
         chosen["MESH_SEEDS"] = tuple(options.seed)
-        # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise
-        # a member on this host would often answer first: so this directory exists nowhere.
-        chosen["MESH_DIRECTORY"] = Path("/") / f"{PROGRAM}-{secrets.token_hex(8)}"
     return MeshSettings.load(chosen)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import mesh_inspect
-import netloader
 import netmesh
 from mesh_inspect import cli
 from netloader.identity import Parallel
@@ -184,7 +182,9 @@ def test_no_mesh_says_what_was_tried_and_what_to_do(
 def test_a_likely_reason_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def observe(settings: MeshSettings, timeout_s: float) -> tuple[netmesh.Member, ...]:
+    def observe(
+        settings: MeshSettings, timeout_s: float, *, seeds_only: bool
+    ) -> tuple[netmesh.Member, ...]:
         raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1)
 
     monkeypatch.setattr(cli, "observe", observe)
@@ -282,12 +282,11 @@ def test_keygen_makes_a_key_that_a_mesh_takes(capsys: pytest.CaptureFixture[str]
 
 
 def command(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
-    roots = {Path(package.__file__).parents[1] for package in (mesh_inspect, netloader, netmesh)}
     return subprocess.Popen(
         [sys.executable, "-m", "mesh_inspect", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))} | environ,
+        env=os.environ | environ,
     )
 
 
