@@ -14,7 +14,7 @@ venv: $(VENV)/.ready  ## make the pinned environment, vLLM for CPU included
 
 $(VENV)/.ready: $(LOCK) pyproject.toml tests/env/vllm-shim/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q --no-deps -r $(LOCK)
+	$(PIP) install -q --no-deps --no-compile -r $(LOCK)
 	$(PIP) install -q --no-deps --no-build-isolation ./tests/env/vllm-shim
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	touch $@

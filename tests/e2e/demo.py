@@ -122,7 +122,8 @@ def _told(log: Path) -> str:
     lines = [
         line
         for line in log.read_text(errors="replace").splitlines()
-        if re.search(r"\[(loader|mesh|shell|source|worker)\.py:", line) and "(Worker" in line
+        if re.search(r"\[(model_load|loader|mesh|shell|source|worker)\.py:", line)
+        and "(Worker" in line
     ]
     return "\n".join(f"  | {line}" for line in lines)
 

@@ -148,16 +148,8 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
         assert survivor.report()["endpoint"]
 
 
-@pytest.mark.parametrize(
-    ("extra", "expected"),
-    [
-        ({"LISTEN_PORT": 80}, "LISTEN_PORT=80 is not valid"),
-        ({"SOURCES": []}, "SOURCES=[] is not valid: the key is unknown"),
-    ],
-)
-def test_a_bad_setting_stops_the_start_and_says_why(
-    models: Path, home: Path, extra: dict[str, object], expected: str
-) -> None:
-    with Server(f"bad-{next(iter(extra))}", models / "one", home, extra=extra) as bad:
+def test_a_bad_setting_stops_the_start_and_says_why(models: Path, home: Path) -> None:
+    extra: dict[str, object] = {"LISTEN_PORT": 80}
+    with Server("bad", models / "one", home, extra=extra) as bad:
         assert bad.wait_ended() != 0
-        assert expected in bad.log.read_text()
+        assert "LISTEN_PORT=80 is not valid: an integer, 1024..65535" in bad.log.read_text()
