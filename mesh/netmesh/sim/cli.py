@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spell", dest="spell_s", type=float, default=16.0, help="slow: at a time")
     parser.add_argument("--pause", dest="pause_s", type=float, default=1.0, help="slow: between")
     parser.add_argument(
-        "--io-only", action="store_true", help="slow: deadlines run on in every protocol"
+        "--slowness",
+        choices=["own", "io", "whole"],
+        default="own",
+        help="slow: what stands still; own: what would in a program of that kind",
     )
     parser.add_argument(
         "--check", dest="checked", action="store_true", help="check invariants after every event"

@@ -171,6 +171,9 @@ class Memberlist:
             self._view.copy(model)
         self._order = list(self._view.records)
         self._rng.shuffle(self._order)
+        # A mesh that has run for long: its members' exchanges are spread evenly.
+        phase = self._rng.random() * self._settings.push_pull_interval_s(self.size)
+        self._timers.set((Timer.COMPARE, 0), now + phase)
         return self._view
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -509,7 +512,8 @@ class Memberlist:
         settings, random = self._settings, self._rng.random
         self._timers.set((Timer.PROBE, 0), self._now + random() * settings.probe_interval_s)
         self._timers.set((Timer.GOSSIP, 0), self._now + random() * settings.gossip_interval_s)
-        self._timers.set((Timer.COMPARE, 0), self._now + random() * settings.push_pull_s)
+        first = settings.push_pull_s * (1.0 + random())
+        self._timers.set((Timer.COMPARE, 0), self._now + first)
 
     def _aware(self, by: int) -> None:
         if self._settings.lifeguard:

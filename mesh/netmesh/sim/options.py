@@ -27,8 +27,9 @@ class Options:
     """Scenario slow: how long a slow member stands still at a time."""
     pause_s: float = 1.0
     """Scenario slow: how long it works between two spells."""
-    io_only: bool = False
-    """Scenario slow: every protocol's deadlines run on while its messages wait."""
+    slowness: str = "own"
+    """Scenario slow: what stands still. "own": what would in a program of that kind, "io": only
+    messages, the deadlines run on, "whole": everything."""
     settle_s: float = 5.0
     """Quiet time before the first fault, in which round trips are learnt."""
     checked: bool = False

@@ -24,7 +24,8 @@ def slow(stage: Stage) -> None:
         return subject.id in names
 
     world.witness.excused = excused
-    world.deadlines_run_while_blocked |= options.io_only
+    if options.slowness != "own":
+        world.deadlines_run_while_blocked = options.slowness == "io"
     fate = Fate.BLOCKED if world.deadlines_run_while_blocked else Fate.STALLED
     spells = max(1, int(stage.duration(300.0) / (seconds + options.pause_s)))
     for _ in range(spells):
