@@ -31,60 +31,20 @@ from netmesh.core.events import (
 )
 from netmesh.core.messages import Ack, Exchange, Gossip, Message, Ping, Relay, Relayed
 from netmesh.core.records import (
-    Advert,
     Generation,
     MemberId,
     Record,
     Status,
     pack_advert,
 )
-from netmesh.core.timers import Timer, Timers
-from netmesh.sim.broadcasts import Broadcasts
+from netmesh.core.timers import Timer
 from netmesh.sim.machine import Changed
-from netmesh.sim.memberlist_view import Suspicion, View
+from netmesh.sim.memberlist_claims import Believer
+from netmesh.sim.memberlist_settings import MemberlistSettings
+from netmesh.sim.memberlist_view import View
 
 STREAM = 1 << 31
 """Sequence numbers from here on mark pings that travel on a stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemberlistSettings:
-    """memberlist's LAN defaults. Times in seconds."""
-
-    probe_interval_s: float = 1.0
-    probe_timeout_s: float = 0.5
-    indirect_checks: int = 3
-    gossip_interval_s: float = 0.2
-    gossip_nodes: int = 3
-    gossip_to_dead_s: float = 30.0
-    push_pull_s: float = 30.0
-    push_pull_threshold: int = 32
-    """Above so many members the interval grows by one for each doubling."""
-    suspicion_mult: int = 4
-    suspicion_max_mult: int = 6
-    retransmit_mult: int = 4
-    awareness_max: int = 8
-    udp_bytes: int = 1400
-    join_retry_s: float = 5.0
-    """memberlist leaves that to its caller; this is what our own core does."""
-    lifeguard: bool = True
-    """Local health, suspicions that shrink with confirmations, nacks, telling the suspect first."""
-
-    def suspicion_min_s(self, members: int) -> float:
-        """Shortest suspicion."""
-        scale = max(1.0, math.log10(max(1, members)))
-        return self.suspicion_mult * scale * self.probe_interval_s
-
-    def retransmits(self, members: int) -> int:
-        """Copies of one broadcast that one member sends."""
-        return self.retransmit_mult * math.ceil(math.log10(members + 1))
-
-    def push_pull_interval_s(self, members: int) -> float:
-        """Time between two full exchanges of one member."""
-        if members <= self.push_pull_threshold:
-            return self.push_pull_s
-        doublings = math.ceil(math.log2(members) - math.log2(self.push_pull_threshold))
-        return self.push_pull_s * (doublings + 1)
 
 
 @dataclass(slots=True)
@@ -95,55 +55,22 @@ class _Probe:
     nacks: int = 0
 
 
-class Memberlist:
+class Memberlist(Believer):
     """One member under the rules of memberlist."""
 
     def __init__(
         self, settings: MemberlistSettings, me: Record, rng: Random, changed: Changed
     ) -> None:
-        self._settings = settings
-        self._rng = rng
-        self._view = View(me, changed)
-        self._broadcasts = Broadcasts()
-        self._suspicions: dict[MemberId, Suspicion] = {}
-        self._timers = Timers()
+        super().__init__(settings, me, rng, changed)
         self._effects: list[Effect] = []
-        self._order: list[MemberId] = [me.id]
         self._turn = 0
         self._probe: _Probe | None = None
         self._sequence = 0
         self._relays: dict[int, tuple[Connection, int]] = {}
         self._contacts: tuple[MemberId, ...] = ()
         self._met = False
-        self._awareness = 0
-        self._leaving = False
         self._departed = False
         self._started = False
-        self._now = 0.0
-
-    @property
-    def id(self) -> MemberId:
-        """My own id."""
-        return self._view.me
-
-    @property
-    def size(self) -> int:
-        """Members that I hold to be alive or suspect, me included."""
-        return len(self._view.live)
-
-    @property
-    def root(self) -> int:
-        """Hash over them; only the simulator looks at it."""
-        return self._view.root
-
-    @property
-    def awareness(self) -> int:
-        """Lifeguard's local health: 0 is best."""
-        return self._awareness
-
-    def record(self, member: MemberId) -> Record | None:
-        """What I know about one member."""
-        return self._view.records.get(member)
 
     def deadline(self) -> float:
         """When the next Tick is due."""
@@ -234,117 +161,6 @@ class Memberlist:
                     self._reply(connection, Exchange(self.id, self._generation, True, state))
             case _:
                 pass
-
-    def _hear(self, claims: tuple[Claim, ...]) -> None:
-        for claim in claims:
-            match claim.status:
-                case Status.ALIVE:
-                    self._alive(claim)
-                case Status.SUSPECT:
-                    self._suspect(claim)
-                case Status.DEAD | Status.LEFT:
-                    self._dead(claim)
-                case Status.STALLED:
-                    pass
-
-    def _merge(self, claims: tuple[Claim, ...]) -> None:
-        """A table of another: its dead are only suspects to me."""
-        for claim in claims:
-            if claim.status in (Status.DEAD, Status.SUSPECT):
-                suspect = replace(claim, status=Status.SUSPECT, accusers=(self.id,))
-                self._suspect(suspect)
-            elif claim.status is Status.LEFT:
-                self._dead(claim)
-            else:
-                self._alive(claim)
-
-    # Claims
-
-    def _alive(self, claim: Claim) -> None:
-        old = self._view.records.get(claim.id)
-        if claim.advert is None:
-            return
-        new = Record(
-            claim.id,
-            claim.generation,
-            claim.incarnation,
-            Status.ALIVE,
-            claim.version,
-            claim.advert,
-        )
-        if claim.id == self.id:
-            me = self._view.mine
-            if (claim.generation, claim.incarnation) > (me.generation, me.incarnation):
-                self._refute(claim.incarnation)
-            return
-        if old is None:
-            place = self._rng.randrange(len(self._order) + 1)
-            self._order.append(claim.id)
-            self._order[place], self._order[-1] = self._order[-1], self._order[place]
-        elif (claim.generation, claim.incarnation) <= (old.generation, old.incarnation):
-            return
-        self._close(claim.id)
-        self._view.put(new, self._now)
-        self._tell(whole(new))
-
-    def _suspect(self, claim: Claim) -> None:
-        old = self._view.records.get(claim.id)
-        if old is None or (claim.generation, claim.incarnation) < (old.generation, old.incarnation):
-            return
-        accuser = claim.accusers[0] if claim.accusers else claim.id
-        running = self._suspicions.get(claim.id)
-        if running is not None:
-            if running.confirm(accuser):
-                self._timers.set((Timer.SUSPICION, claim.id), max(self._now, running.due()))
-                self._tell(claim)
-            return
-        if old.status is not Status.ALIVE:
-            return
-        if claim.id == self.id:
-            self._refute(claim.incarnation)
-            return
-        settings = self._settings
-        low = settings.suspicion_min_s(self.size)
-        high = low * (settings.suspicion_max_mult if settings.lifeguard else 1)
-        wanted = settings.suspicion_mult - 2
-        if self.size - 2 < wanted or not settings.lifeguard:
-            wanted = 0
-        suspicion = Suspicion(self._now, low, high, wanted, {accuser})
-        self._view.put(replace(old, status=Status.SUSPECT), self._now)
-        self._suspicions[claim.id] = suspicion
-        self._timers.set((Timer.SUSPICION, claim.id), suspicion.due())
-        self._tell(claim)
-
-    def _dead(self, claim: Claim) -> None:
-        old = self._view.records.get(claim.id)
-        if old is None or (claim.generation, claim.incarnation) < (old.generation, old.incarnation):
-            return
-        if not old.status.live:
-            return
-        if claim.id == self.id and not self._leaving:
-            self._refute(claim.incarnation)
-            return
-        self._close(claim.id)
-        self._view.put(replace(old, status=claim.status), self._now)
-        self._tell(claim)
-
-    def _refute(self, accused: int) -> None:
-        me = self._view.mine
-        new = replace(me, incarnation=max(me.incarnation, accused) + 1)
-        self._view.put(new, self._now)
-        self._aware(1)
-        self._tell(whole(new))
-
-    def _publish(self, advert: Advert) -> None:
-        me = self._view.mine
-        # memberlist has one counter for refutations and news alike.
-        new = replace(me, incarnation=me.incarnation + 1, version=me.version + 1, advert=advert)
-        self._view.put(new, self._now)
-        self._tell(whole(new))
-
-    def _close(self, member: MemberId) -> None:
-        if self._suspicions.pop(member, None) is not None:
-            self._timers.cancel((Timer.SUSPICION, member))
 
     # Deadlines
 
@@ -514,18 +330,6 @@ class Memberlist:
         self._timers.set((Timer.GOSSIP, 0), self._now + random() * settings.gossip_interval_s)
         first = settings.push_pull_s * (1.0 + random())
         self._timers.set((Timer.COMPARE, 0), self._now + first)
-
-    def _aware(self, by: int) -> None:
-        if self._settings.lifeguard:
-            most = self._settings.awareness_max - 1
-            self._awareness = min(most, max(0, self._awareness + by))
-
-    def _tell(self, claim: Claim) -> None:
-        self._broadcasts.add(claim)
-
-    def _packet(self, used: int = 0) -> tuple[Claim, ...]:
-        room = self._settings.udp_bytes - used
-        return self._broadcasts.take(room, self._settings.retransmits(self.size))
 
     def _send_ping(self, to: MemberId, sequence: int, first: tuple[Claim, ...]) -> None:
         claims = first if sequence >= STREAM else first + self._packet(100)

@@ -8,7 +8,8 @@ from netmesh.core.events import Connection, Received, Tick
 from netmesh.core.messages import Exchange, Gossip, Ping, Relay
 from netmesh.core.records import Generation, MemberId, Record, Status, new_record
 from netmesh.sim.broadcasts import Broadcasts
-from netmesh.sim.memberlist import Memberlist, MemberlistSettings
+from netmesh.sim.memberlist import Memberlist
+from netmesh.sim.memberlist_settings import MemberlistSettings
 from netmesh.sim.memberlist_view import Suspicion
 
 HERE = Connection(b"0")
