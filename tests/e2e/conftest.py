@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from tests.e2e.models import make_llama
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM unwind like Ctrl-C: its default would leave the servers behind."""
+
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @pytest.fixture(scope="session")
