@@ -119,12 +119,8 @@ def _number(report: dict[str, object], key: str) -> float:
 
 def _told(log: Path) -> str:
     """What the loader and the mesh said in a server's log."""
-    lines = [
-        line
-        for line in log.read_text(errors="replace").splitlines()
-        if re.search(r"\[(model_load|loader|mesh|shell|source|worker)\.py:", line)
-        and "(Worker" in line
-    ]
+    ours = re.compile(r"\(Worker.*\[(model_load|loader|mesh|shell|source|worker)\.py:")
+    lines = [line for line in log.read_text(errors="replace").splitlines() if ours.search(line)]
     return "\n".join(f"  | {line}" for line in lines)
 
 
