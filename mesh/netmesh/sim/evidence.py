@@ -1,0 +1,81 @@
+"""The targets of docs/simulation.md, measured again: `python -m netmesh.sim.evidence [NAME ...]`.
+
+Takes about an hour on two cores. Prints a row for each target; exits with 1 when one was missed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from netmesh.sim.options import Options
+from netmesh.sim.report import Report
+from netmesh.sim.scenarios import run
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure that we hold ourselves to."""
+
+    text: str
+    options: Options
+    met: Callable[[Report], bool]
+
+
+def _within(limit_s: float) -> Callable[[Report], bool]:
+    return lambda report: report.p99_s is not None and report.p99_s <= limit_s
+
+
+def _all_within(limit_s: float) -> Callable[[Report], bool]:
+    return lambda report: report.max_s is not None and report.max_s <= limit_s
+
+
+def _survived(report: Report) -> bool:
+    return report.false_deaths == 0 and report.max_s is not None and report.max_s <= 3.0
+
+
+def _cheap(report: Report) -> bool:
+    return report.bytes_per_member_s_mean <= 1024 and report.bytes_per_member_s_p99 <= 8192
+
+
+def _fifty_times_fewer(report: Report) -> bool:
+    swim = run(Options("slow", report.members, report.seed, protocol="swim"))
+    return swim.false_deaths >= 50 * max(1, report.false_deaths)
+
+
+TARGETS: Sequence[Target] = (
+    Target("crash known to all: p99 <= 3 s", Options("crash", 2000), _within(3.0)),
+    Target("host crash: p99 <= 12 s", Options("host-crash", 2000), _within(12.0)),
+    *(
+        Target(f"stall of {s:g} s: shown within 3 s", Options("stall", n, duration_s=s), _survived)
+        for s, n in ((5.0, 2000), (60.0, 512), (119.0, 512))
+    ),
+    Target("cold start: all see all <= 20 s", Options("join", 2000), _all_within(20.0)),
+    Target(
+        "5 % loss, 2 h: nobody dies",
+        Options("loss", 256, duration_s=7200.0),
+        lambda report: report.false_deaths == 0,
+    ),
+    Target("slow: 50 x fewer deaths than SWIM", Options("slow", 128), _fifty_times_fewer),
+    Target("partition: healed <= 30 s", Options("partition", 256), _all_within(30.0)),
+    Target("quiet: <= 1 KB/s, p99 <= 8 KB/s", Options("quiet", 1000), _cheap),
+)
+
+
+def main(names: Sequence[str]) -> int:
+    """Measure the targets of these scenarios, or all."""
+    missed = 0
+    for target in TARGETS:
+        if names and target.options.scenario not in names:
+            continue
+        report = run(target.options)
+        met = target.met(report) and not report.problems
+        missed += not met
+        print(f"{'met' if met else 'MISSED':6} {target.text}\n       {report.line()}")  # noqa: T201
+        sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
