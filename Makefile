@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := tests/env/requirements.lock
 
-.PHONY: help venv demo test test-unit test-e2e check format clean
+.PHONY: help venv demo test test-unit test-e2e check format sim sim-day clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sim: venv  ## the mesh's targets at full size, each beside memberlist's figure (over an hour)
+	$(BIN)/python -m netmesh.sim.evidence
+
+sim-day: venv  ## 256 members lose 5 % of all messages for 24 virtual hours (several hours)
+	$(BIN)/python -m netmesh.sim loss --members 256 --duration 86400 --json
 
 format: venv  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff check --fix .
