@@ -9,7 +9,7 @@
 
 Nothing that goes wrong on the way to a peer stops the start: it costs that peer, then storage is
 read. The model is built once, by vLLM; peers and storage fill the same tensors, so a pull that was
-given up leaves nothing behind in vLLM's registries (docs/adr/0004, with the one exception).
+given up leaves nothing behind in vLLM's registries (docs/adr/0003, with the one exception).
 """
 
 from __future__ import annotations
