@@ -93,11 +93,16 @@ class Accept(_Message):
 
 
 class Refuse(_Message):
-    """A source declines. With `code` manifest the attachment is the source's manifest."""
+    """A source declines. With `code` manifest the attachment is the source's manifest.
+
+    `keys`: the cluster keys have changed since the connection was opened; a new one will do.
+    """
 
     type: Literal["refuse"] = "refuse"
     version: int = VERSION
-    code: Literal["version", "identity", "manifest", "generation", "backend", "busy", "not-ready"]
+    code: Literal[
+        "version", "identity", "manifest", "generation", "backend", "busy", "not-ready", "keys"
+    ]
     reason: _Text
     retry_after_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
 

@@ -10,18 +10,19 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
 
 from netloader import control
-from netloader.errors import NetloaderError, ProtocolError
+from netloader.control_port import Caller, ControlPort
+from netloader.errors import ProtocolError
 from netloader.identity import fields_digest, mismatch
 from netloader.inbox import Inbox
 from netloader.session import Offer, Session
 from netloader.transport import Rendezvous
-from netmesh import SocketSecurity, ZapHandler
+from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +38,8 @@ RENDEZVOUS_TIMEOUT_S = 10.0
 _CLOSE_TIMEOUT_S = 1.0
 """How long ending sessions may take. Aborting wakes them: they need milliseconds."""
 
-_BACKLOG = 256
-_HANDSHAKE_MS = 3_000
-
-
-class ListenError(NetloaderError):
-    """The source's port cannot be listened on."""
+_REKEY_AGAIN_S = 1.0
+"""When to try once more what failed for want of descriptors."""
 
 
 @dataclass
@@ -50,7 +47,7 @@ class _Client:
     """A session beside the connection that may speak for it."""
 
     session: Session
-    connection: bytes
+    caller: Caller
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,13 @@ class _Withdraw:
 
     reason: str
     done: threading.Event
+
+
+@dataclass(frozen=True)
+class _Rekey:
+    """The cluster keys have changed."""
+
+    security: SocketSecurity
 
 
 @dataclass(frozen=True)
@@ -104,33 +108,22 @@ class Source:
         self._offer: Offer | None = None
         self._unready = "the source is still loading"
         self._clients: dict[str, _Client] = {}
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._zap = ZapHandler(self._context, security) if security.enabled else None
-        self._router = self._context.socket(zmq.ROUTER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.ROUTER_MANDATORY, 1),
-            (zmq.BACKLOG, _BACKLOG),
-            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
-            (zmq.MAXMSGSIZE, control.MAX_MESSAGE_BYTES),
-            (zmq.IPV6, int(":" in host)),
-        ):
-            self._router.setsockopt(option, value)
-        security.apply_server(self._router)
-        try:
-            self.port = self._bind(port)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
-        self._inbox: Inbox[_Close | _Withdraw | _Ended] = Inbox()
+        self._new_keys: SocketSecurity | None = None
+        self._rekey_at = 0.0
+        self._port = ControlPort(host, port, security)
+        self._inbox: Inbox[_Close | _Withdraw | _Rekey | _Ended] = Inbox()
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
 
     @property
     def endpoint(self) -> str:
         """`host:port` for replicas."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self.port}"
+        return self._port.endpoint
+
+    @property
+    def port(self) -> int:
+        """Of the endpoint."""
+        return self._port.port
 
     @property
     def sessions(self) -> int:
@@ -152,39 +145,36 @@ class Source:
         if self._inbox.post(_Withdraw(reason, done)) and not done.wait(2 * _CLOSE_TIMEOUT_S):
             _log.warning("sessions did not end in time: weights may be read while they change")
 
+    def rekey(self, security: SocketSecurity) -> None:
+        """Let replicas in by these keys from now on. Sessions under way are not touched.
+
+        Only for a source that had a key from the start.
+        """
+        self._inbox.post(_Rekey(security))
+
     def close(self) -> None:
         """End all sessions and stop listening. Takes at most about a second. Idempotent."""
         self._inbox.post(_Close())
         self._thread.join(2 * _CLOSE_TIMEOUT_S)
 
-    def _bind(self, port: int | None) -> int:
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self._router.bind(f"tcp://{host}:{port if port is not None else '*'}")
-        bound = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
-        return int(bound.rstrip("\0").rpartition(":")[2])
-
     def _run(self) -> None:
-        poller = zmq.Poller()
-        for socket in (self._router, self._inbox, *([self._zap.socket] if self._zap else [])):
-            poller.register(socket, zmq.POLLIN)
+        self._port.watch(self._inbox)
         try:
             while True:
-                for socket, _ in poller.poll():
-                    if self._zap is not None and socket is self._zap.socket:
-                        self._zap.handle()
-                    elif socket is self._router:
-                        self._handle_request()
-                    else:
-                        obeyed = [self._obey(word) for word in self._inbox.take()]
-                        if not all(obeyed):
-                            return
+                for caller, frames in self._port.wait(
+                    None if self._new_keys is None else _REKEY_AGAIN_S
+                ):
+                    self._handle_request(caller, frames)
+                obeyed = [self._obey(word) for word in self._inbox.take()]
+                if not all(obeyed):
+                    return
+                self._change_keys()
         finally:
             self._inbox.close()
             self._end_sessions("the source closes")
-            # All sockets belong to this thread, so it is the one that ends the context.
-            self._context.destroy(linger=0)
+            self._port.close()
 
-    def _obey(self, word: _Close | _Withdraw | _Ended) -> bool:
+    def _obey(self, word: _Close | _Withdraw | _Rekey | _Ended) -> bool:
         """One word from another thread. False: stop."""
         match word:
             case _Close():
@@ -192,9 +182,26 @@ class Source:
             case _Withdraw():
                 if self._end_sessions(word.reason):
                     word.done.set()
+            case _Rekey():
+                self._new_keys, self._rekey_at = word.security, 0.0
             case _Ended():
                 self._forget(word.session, word.problem)
         return True
+
+    def _change_keys(self) -> None:
+        """Let in by the keys that were last heard of, now or when that is possible again."""
+        if self._new_keys is None or time.monotonic() < self._rekey_at:
+            return
+        try:
+            self._port.rekey(self._new_keys)
+        except (zmq.ZMQError, OSError) as error:
+            _log.warning("replicas are still let in by the keys from before: %s", error)
+            self._rekey_at = time.monotonic() + _REKEY_AGAIN_S
+            return
+        except ValueError as error:
+            _log.error("%s", error)
+        self._new_keys = None
+        self._keep_connections()
 
     def _end_sessions(self, reason: str) -> bool:
         """Abort all sessions. False when one did not end in time."""
@@ -204,15 +211,14 @@ class Source:
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         return all(session.join(max(0.0, deadline - time.monotonic())) for session in sessions)
 
-    def _handle_request(self) -> None:
-        connection, *frames = self._router.recv_multipart()
+    def _handle_request(self, caller: Caller, frames: list[bytes]) -> None:
         try:
             message, _ = control.decode(frames)
         except ProtocolError as error:
             _log.warning("a peer sent what is no control message: %s", error)
             # It may be a later version's: better refused now than left waiting.
-            self._reply(
-                connection,
+            self._port.reply(
+                caller,
                 control.Refuse(
                     code="version", reason=f"my version {control.VERSION} has no such message"
                 ),
@@ -221,25 +227,27 @@ class Source:
         try:
             match message:
                 case control.Hello():
-                    self._reply(connection, *self._answer(connection, message))
+                    self._port.reply(caller, *self._answer(caller, message))
                 case control.Want() | control.Done() | control.Bye():
-                    self._steer(connection, message)
+                    self._steer(caller, message)
                 case _:
                     _log.warning("a replica sent a %s, which only sources send", message.type)
         except Exception as error:  # noqa: BLE001
             # One replica's request must not end the service for the others.
             _log.exception("a %s request failed", message.type)
             if isinstance(message, control.Hello):
-                self._reply(
-                    connection,
+                self._port.reply(
+                    caller,
                     control.Refuse(
                         code="not-ready", reason=f"the source failed: {type(error).__name__}"
                     ),
                 )
 
     def _answer(
-        self, connection: bytes, hello: control.Hello
+        self, caller: Caller, hello: control.Hello
     ) -> tuple[control.Accept | control.Refuse, bytes | None]:
+        if self._port.retired(caller):
+            return control.Refuse(code="keys", reason="my keys have changed: connect again"), None
         offer = self._offer
         refusal = self._refusal(offer, hello)
         if refusal is not None or offer is None:
@@ -264,7 +272,7 @@ class Source:
             have=((0, len(offer.chunks)),),
         )
         session.start()
-        self._clients[session.id] = _Client(session, connection)
+        self._clients[session.id] = _Client(session, caller)
         self._tell()
         _log.info("serving %r: %d bytes", hello.replica, offer.weights.manifest.nbytes)
         return accept, b"".join(offer.digests)
@@ -302,10 +310,10 @@ class Source:
             )
         return None
 
-    def _steer(self, connection: bytes, message: control.Want | control.Done | control.Bye) -> None:
+    def _steer(self, caller: Caller, message: control.Want | control.Done | control.Bye) -> None:
         client = self._clients.get(message.session)
-        if client is None or client.connection != connection:
-            self._reply(connection, control.Bye(session=message.session, reason="no such session"))
+        if client is None or client.caller != caller:
+            self._port.reply(caller, control.Bye(session=message.session, reason="no such session"))
             return
         match message:
             case control.Want():
@@ -339,15 +347,9 @@ class Source:
             _log.warning(
                 "serving %r ended after %d bytes: %s", session.replica, session.sent_bytes, problem
             )
-            self._reply(client.connection, control.Bye(session=session_id, reason=problem[:2048]))
+            self._port.reply(client.caller, control.Bye(session=session_id, reason=problem[:2048]))
+        self._keep_connections()
         self._tell()
 
-    def _reply(
-        self, connection: bytes, message: control.Message, attachment: bytes | None = None
-    ) -> None:
-        frames: Sequence[bytes] = [connection, *control.encode(message, attachment)]
-        try:
-            self._router.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.ZMQError as error:
-            # Gone or not reading. Its session, if any, ends by its own timeout.
-            _log.debug("could not answer a replica: %s", error)
+    def _keep_connections(self) -> None:
+        self._port.keep([client.caller for client in self._clients.values()])

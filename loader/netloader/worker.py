@@ -17,10 +17,11 @@ from netloader import advert, select
 from netloader.advert import Holding
 from netloader.candidate import Candidate
 from netloader.config import Config
+from netloader.control_port import ListenError
 from netloader.identity import Identity, Role
 from netloader.session import Offer
-from netloader.source import ListenError, Source
-from netmesh import Mesh, MeshError, SocketSecurity
+from netloader.source import Source
+from netmesh import KeyWatch, Mesh, MeshError, SocketSecurity
 from netmesh.bootstrap.advertise import choose_host
 
 _log = logging.getLogger(__name__)
@@ -44,12 +45,18 @@ class Worker:
         self.config = config
         self.rank = rank
         self.security = SocketSecurity.from_settings(config.mesh_settings, PURPOSE)
+        """The keys of the control channel as they are now: ask anew for each connection."""
         self._lock = threading.Lock()
         self._holdings: dict[Role, Holding] = {}
         self._sources: dict[Role, Source] = {}
         self._generation = secrets.randbits(63)
         self._mesh = self._join() if config.mesh else None
         self._host = self._listen_host()
+        # Of its own, and not the mesh's: static sources have keys without a mesh as well.
+        self._keys = KeyWatch(
+            config.mesh_settings, self.security, self._rekey, logging.getLogger("netmesh"), PURPOSE
+        )
+        self._keys.start()
 
     @property
     def name(self) -> str:
@@ -106,19 +113,23 @@ class Worker:
         if role in self._sources:
             return self._sources[role]
         port = self.config.port_of(self.rank, draft=role == "draft")
+        source_keys = self.security
         try:
             source = Source(
                 self._host,
                 port,
                 lambda: self.generation,
-                self.security,
+                source_keys,
                 self.config.transfer_timeout_s,
                 lambda count: self.update(role, serving=count),
             )
         except ListenError as error:
             _log.warning("this worker will not be a source of its %s model: %s", role, error)
             return None
-        self._sources[role] = source
+        with self._lock:
+            self._sources[role] = source
+            if source_keys != self.security:
+                source.rekey(self.security)
         return source
 
     def announce(self, holding: Holding) -> None:
@@ -157,10 +168,18 @@ class Worker:
 
     def close(self) -> None:
         """Leave the mesh and stop all sources."""
+        self._keys.stop()
         if self._mesh is not None:
             self._mesh.leave()
         for source in self._sources.values():
             source.close()
+
+    def _rekey(self, security: SocketSecurity) -> None:
+        """Called by the key watch's thread."""
+        with self._lock:
+            self.security = security
+            for source in self._sources.values():
+                source.rekey(security)
 
     def _join(self) -> Mesh | None:
         try:

@@ -16,6 +16,7 @@ from netmesh.errors import (
     RemoteProtocolError,
     VersionMismatch,
 )
+from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key
 from netmesh.mesh import Mesh
 from netmesh.observer import observe
@@ -29,6 +30,7 @@ __all__ = [
     "Generation",
     "Json",
     "JsonObject",
+    "KeyWatch",
     "LocalProtocolError",
     "Member",
     "MemberId",

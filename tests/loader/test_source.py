@@ -27,9 +27,10 @@ from tests.loader.support import (
 )
 
 from netloader import control
+from netloader.control_port import ListenError
 from netloader.errors import NetloaderError
 from netloader.identity import Evidence, Parallel
-from netloader.source import ListenError, Source
+from netloader.source import Source
 from netmesh import SocketSecurity
 
 WEIGHTS = toy_weights(1)

@@ -27,11 +27,14 @@ class KeyWatch:
         current: SocketSecurity,
         changed: Callable[[SocketSecurity], None],
         log: logging.Logger,
+        purpose: str = "mesh",
     ) -> None:
+        """*current* are the keys of *settings* for *purpose*, as ``SocketSecurity`` names it."""
         self._settings = settings
         self._current = current
         self._changed = changed
         self._log = log
+        self._purpose = purpose
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -46,15 +49,17 @@ class KeyWatch:
         complaint = ""
         while not self._stop.wait(READ_AGAIN_S):
             try:
-                found = SocketSecurity.from_settings(self._settings)
+                found = SocketSecurity.from_settings(self._settings, self._purpose)
             except ConfigError as error:
                 # A file that is being replaced, or a mistake: the keys we have still work.
                 if str(error) != complaint:
-                    self._log.warning("mesh: still using the keys from before: %s", error)
+                    self._log.warning(
+                        "%s: still using the keys from before: %s", self._purpose, error
+                    )
                 complaint = str(error)
                 continue
             complaint = ""
             if found != self._current:
                 self._current = found
-                self._log.info("mesh: keys changed; %d accepted now", len(found.rings))
+                self._log.info("%s: keys changed; %d accepted now", self._purpose, len(found.rings))
                 self._changed(found)
