@@ -182,7 +182,7 @@ class ModelLoad:
                 self.identity,
                 weights,
                 self.backend,
-                self.worker.security,
+                lambda: self.worker.security,
                 replica=self.worker.name,
                 timeout_s=self.worker.config.transfer_timeout_s,
                 progress=bar.update,

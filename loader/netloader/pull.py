@@ -9,7 +9,6 @@ which memory holds no usable bytes.
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,14 +20,15 @@ import zmq
 from netloader import control, digests, manifest
 from netloader.attributes import Scalar
 from netloader.candidate import Candidate
+from netloader.connection import Connection
 from netloader.errors import (
     DigestMismatch,
     ManifestError,
-    ProtocolError,
     Refused,
     SourceLost,
     TransferError,
 )
+from netloader.handshake import HELLO_TIMEOUT_S, greet
 from netloader.identity import Identity
 from netloader.manifest import Chunk, Piece
 from netloader.transport import Backend, Group, Pending, TransportError, join
@@ -40,9 +40,6 @@ _log = logging.getLogger(__name__)
 WINDOW = 4
 """Chunks asked for and not yet verified. Bounds the staging memory of a pull, and is enough for one
 chunk on the wire, one being verified and a round trip of requests between."""
-
-CONNECT_TIMEOUT_S = 5.0
-"""How long a source may take to accept a TCP connection."""
 
 RENDEZVOUS_TIMEOUT_S = 10.0
 
@@ -82,7 +79,7 @@ class _Stream:
     source: Candidate
     session: str
     group: Group
-    dealer: zmq.Socket[bytes]
+    connection: Connection
     available: set[int]
     """Chunks the source has said it holds."""
     in_flight: deque[_Arriving] = field(default_factory=deque)
@@ -96,13 +93,14 @@ class Pull:
         identity: Identity,
         weights: Weights,
         backend: Backend,
-        security: SocketSecurity,
+        security: Callable[[], SocketSecurity],
         *,
         replica: str,
         timeout_s: float,
         progress: Callable[[int], object] = lambda nbytes: None,
     ) -> None:
-        """`weights` are the tensors to fill. `replica` names this worker in the source's log.
+        """`weights` are the tensors to fill. `security` gives the keys as they are now.
+        `replica` names this worker in the source's log.
 
         `timeout_s` bounds every wait for a source that makes no progress. `progress` is told the
         bytes of each verified chunk.
@@ -151,83 +149,71 @@ class Pull:
         missing_before = set(self._missing)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            dealer = self._dial(context, source)
-            stream = self._open(dealer, source)
+            connection, answer, attachment = greet(
+                context,
+                source.endpoint,
+                self._security,
+                self._hello(source),
+                min(HELLO_TIMEOUT_S, self._timeout_s),
+            )
             try:
-                self._fetch(stream)
-                dealer.send_multipart(control.encode(control.Done(session=stream.session)))
-            except TransferError as error:
-                self._say_bye(dealer, stream.session, error)
-                raise
+                self._use(connection, source, answer, attachment)
             finally:
-                # Once the group and its receives are gone, nothing writes to tensors any more.
-                stream.group.abort()
-                stream.in_flight.clear()
+                connection.close()
         finally:
             done = sum(self.chunks[number].nbytes for number in missing_before - self._missing)
             if done:
                 self.deliveries.append(Delivery(source.endpoint, done, time.monotonic() - started))
-            # Linger: let the last word leave, but never wait for a source that reads nothing.
-            context.destroy(linger=200)
+            context.destroy(linger=0)
 
-    def _dial(
-        self, context: zmq.Context[zmq.Socket[bytes]], source: Candidate
-    ) -> zmq.Socket[bytes]:
-        """Connect the control channel, after a plain connection that fails fast and clearly."""
-        host, _, port = source.endpoint.rpartition(":")
-        host = host.strip("[]")
-        try:
-            socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-        except (OSError, ValueError, OverflowError) as error:
-            # The endpoint is whatever a peer or a list says: it may be no address at all.
-            raise SourceLost(source.endpoint, f"cannot connect: {error}") from None
-        dealer = context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.MAXMSGSIZE, control.MAX_ATTACHMENT_BYTES),
-            (zmq.IPV6, int(":" in host)),
-            (zmq.TCP_KEEPALIVE, 1),
-        ):
-            dealer.setsockopt(option, value)
-        self._security.apply_client(dealer)
-        dealer.connect(f"tcp://{source.endpoint}")
-        return dealer
-
-    def _open(self, dealer: zmq.Socket[bytes], source: Candidate) -> _Stream:
-        """Shake hands and form the process group. Touches no tensor."""
-        dealer.send_multipart(
-            control.encode(
-                control.Hello(
-                    replica=self._replica,
-                    generation=source.generation,
-                    identity=self._identity.digest,
-                    fields=self._identity.fields(),
-                    content={str(kind): text for kind, text in self._identity.content.items()},
-                    manifest=self._manifest_hash,
-                    chunk_bytes=self.weights.manifest.chunk_bytes,
-                    backend=self._backend.name,
-                )
-            )
+    def _hello(self, source: Candidate) -> control.Hello:
+        return control.Hello(
+            replica=self._replica,
+            generation=source.generation,
+            identity=self._identity.digest,
+            fields=self._identity.fields(),
+            content={str(kind): text for kind, text in self._identity.content.items()},
+            manifest=self._manifest_hash,
+            chunk_bytes=self.weights.manifest.chunk_bytes,
+            backend=self._backend.name,
         )
-        message, attachment = self._receive(dealer, source, self._timeout_s)
-        match message:
+
+    def _use(
+        self,
+        connection: Connection,
+        source: Candidate,
+        answer: control.Message,
+        attachment: bytes,
+    ) -> None:
+        """Take up the session that hello was answered with, and fetch what is missing."""
+        match answer:
             case control.Refuse():
                 raise Refused(
                     source.endpoint,
-                    message.reason + self._explain(message, attachment),
-                    message.retry_after_s,
+                    answer.reason + self._explain(answer, attachment),
+                    answer.retry_after_s,
                 )
             case control.Accept():
-                try:
-                    return self._enter(dealer, source, message, attachment)
-                except TransferError as error:
-                    self._say_bye(dealer, message.session, error)
-                    raise
+                pass
             case _:
-                raise TransferError(source.endpoint, f"answered hello with {message.type}")
+                raise TransferError(source.endpoint, f"answered hello with {answer.type}")
+        stream = None
+        try:
+            stream = self._enter(connection, source, answer, attachment)
+            self._fetch(stream)
+            connection.send(control.Done(session=stream.session))
+        except TransferError as error:
+            self._say_bye(connection, answer.session, error)
+            raise
+        finally:
+            if stream is not None:
+                # Once the group and its receives are gone, nothing writes to tensors any more.
+                stream.group.abort()
+                stream.in_flight.clear()
 
     def _enter(
         self,
-        dealer: zmq.Socket[bytes],
+        connection: Connection,
         source: Candidate,
         accept: control.Accept,
         attachment: bytes,
@@ -243,7 +229,7 @@ class Pull:
         self.digests = promised
         self.attributes = dict(accept.attributes)
         available = {number for first, end in accept.have for number in range(first, end)}
-        return _Stream(source, accept.session, group, dealer, available)
+        return _Stream(source, accept.session, group, connection, available)
 
     def _check(
         self, source: Candidate, accept: control.Accept, attachment: bytes
@@ -325,9 +311,7 @@ class Pull:
             stream.in_flight.append(_Arriving(chunk, pending, data, buffer))
             asked.append(number)
         if asked:
-            stream.dealer.send_multipart(
-                control.encode(control.Want(session=stream.session, chunks=tuple(asked)))
-            )
+            stream.connection.send(control.Want(session=stream.session, chunks=tuple(asked)))
 
     def _accept(self, stream: _Stream, arrived: _Arriving) -> None:
         """Verify one chunk that has arrived and put it in place."""
@@ -359,7 +343,10 @@ class Pull:
 
     def _hear(self, stream: _Stream, timeout_s: float) -> None:
         """Take one word from the source outside the group."""
-        message, _ = self._receive(stream.dealer, stream.source, timeout_s)
+        heard = stream.connection.receive(timeout_s)
+        if heard is None:
+            raise SourceLost(stream.source.endpoint, f"silent for {timeout_s:.3g} s")
+        message, _ = heard
         match message:
             case control.Have() if message.session == stream.session:
                 stream.available.update(
@@ -373,33 +360,21 @@ class Pull:
     def _last_words(self, stream: _Stream, error: TransportError) -> str:
         """What broke, in the source's own words where it had time for some."""
         deadline = time.monotonic() + _LAST_WORDS_S
-        while stream.dealer.poll(max(0, int((deadline - time.monotonic()) * 1000)), zmq.POLLIN):
-            if time.monotonic() > deadline:
-                break
+        while (left := deadline - time.monotonic()) > 0:
             try:
-                message, _ = control.decode(stream.dealer.recv_multipart())
-            except ProtocolError as other:
+                heard = stream.connection.receive(left)
+            except TransferError as other:
                 _log.debug("after the group broke: %s", other)
                 break
+            if heard is None:
+                break
+            message, _ = heard
             if isinstance(message, control.Bye) and message.session == stream.session:
                 return f"the source ended the session: {message.reason}"
         return str(error)
 
-    def _receive(
-        self, dealer: zmq.Socket[bytes], source: Candidate, timeout_s: float
-    ) -> tuple[control.Message, bytes]:
-        if not dealer.poll(int(timeout_s * 1000), zmq.POLLIN):
-            raise SourceLost(source.endpoint, f"silent for {timeout_s:.3g} s")
+    def _say_bye(self, connection: Connection, session: str, error: TransferError) -> None:
         try:
-            return control.decode(dealer.recv_multipart())
-        except ProtocolError as error:
-            raise TransferError(source.endpoint, str(error)) from None
-
-    def _say_bye(self, dealer: zmq.Socket[bytes], session: str, error: TransferError) -> None:
-        try:
-            dealer.send_multipart(
-                control.encode(control.Bye(session=session, reason=error.reason[:2048])),
-                zmq.DONTWAIT,
-            )
-        except zmq.ZMQError as gone:
-            _log.debug("no way to say bye to %s: %s", error.source, gone)
+            connection.send(control.Bye(session=session, reason=error.reason[:2048]))
+        except SourceLost as gone:
+            _log.debug("no way to say bye: %s", gone)

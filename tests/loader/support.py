@@ -36,6 +36,11 @@ OPEN = SocketSecurity((), "netmesh.test.netloader")
 """No key: everybody who reaches the port is let in."""
 
 
+def keys(*cluster_keys: bytes) -> SocketSecurity:
+    """Of the control channel."""
+    return SocketSecurity.from_keys(cluster_keys, "mesh", "netloader")
+
+
 def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
     """Wait for something that another thread brings about."""
     deadline = time.monotonic() + timeout_s
@@ -151,14 +156,14 @@ def pull_into(
     who: Identity | None = None,
     backend: Backend | None = None,
     timeout_s: float = 5.0,
-    security: SocketSecurity = OPEN,
+    security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
     progress: Callable[[int], object] = lambda nbytes: None,
 ) -> Pull:
     return Pull(
         who or identity(),
         weights,
         backend or GlooBackend(),
-        security,
+        (lambda: security) if isinstance(security, SocketSecurity) else security,
         replica="replica",
         timeout_s=timeout_s,
         progress=progress,
@@ -241,10 +246,11 @@ class Stuck:
 class Caller:
     """A replica's control connection with nobody sensible behind it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, security: SocketSecurity = OPEN) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.linger = 100
+        security.apply_client(self._dealer)
         self._dealer.connect(f"tcp://{source.endpoint}")
 
     def send(self, message: control.Message) -> None:
@@ -274,8 +280,8 @@ class Caller:
 
 
 @contextmanager
-def calling(source: Source) -> Iterator[Caller]:
-    caller = Caller(source)
+def calling(source: Source, security: SocketSecurity = OPEN) -> Iterator[Caller]:
+    caller = Caller(source, security)
     try:
         yield caller
     finally:

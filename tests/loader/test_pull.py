@@ -269,7 +269,7 @@ class TestLostSource:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
             endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
-            with pytest.raises(SourceLost, match=r"silent for 0\.1 s"):
+            with pytest.raises(SourceLost, match=r"says nothing within 0\.1 s"):
                 pull_into(toy_weights(), timeout_s=0.1).from_source(Candidate(endpoint, "test"))
 
     @pytest.mark.parametrize("endpoint", ["", "host", "127.0.0.1:", "127.0.0.1:99999", "a\0b:1"])
