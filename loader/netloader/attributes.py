@@ -70,6 +70,19 @@ def apply(model: nn.Module, values: Mapping[str, Scalar]) -> None:
         setattr(module, key, value)
 
 
+def difference(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> str | None:
+    """The first attribute in which two sources differ, by path; None when there is none.
+
+    By type and spelling: True is not 1, minus zero is not zero, and NaN is NaN.
+    """
+    for path in sorted(one.keys() | other.keys()):
+        values = one.get(path, _ABSENT), other.get(path, _ABSENT)
+        first, second = ("nothing" if value is _ABSENT else f"{value!r:.100}" for value in values)
+        if type(values[0]) is not type(values[1]) or repr(values[0]) != repr(values[1]):
+            return f"{path}: {first}, {second}"
+    return None
+
+
 def _own(module: nn.Module) -> dict[str, object]:
     return {key: value for key, value in vars(module).items() if key not in _TORCH}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 import zmq
 
-from netloader import control, digests, manifest
+from netloader import attributes, control, digests, manifest
 from netloader.attributes import Scalar
 from netloader.candidate import Candidate
 from netloader.connection import Connection
@@ -119,6 +119,7 @@ class Pull:
         self._replica = replica
         self._timeout_s = timeout_s
         self._progress = progress
+        self._promised = False  # Whether a source has said what the two above are.
         self._missing = {chunk.id for chunk in self.chunks}
         self._unverified: set[int] = set()
         self._staging: list[torch.Tensor] = []
@@ -226,6 +227,7 @@ class Pull:
             )
         except TransportError as error:
             raise SourceLost(source.endpoint, f"no process group: {error}") from None
+        self._promised = True
         self.digests = promised
         self.attributes = dict(accept.attributes)
         available = {number for first, end in accept.have for number in range(first, end)}
@@ -256,8 +258,15 @@ class Pull:
             attachment[at : at + digests.DIGEST_BYTES]
             for at in range(0, len(attachment), digests.DIGEST_BYTES)
         )
-        if self.digests and promised != self.digests:
+        if self._promised and promised != self.digests:
             raise TransferError(source.endpoint, "promises other digests than an earlier source")
+        # No digest covers these: what the sources agree on is all there is to go by.
+        if self._promised and (
+            different := attributes.difference(self.attributes, accept.attributes)
+        ):
+            raise TransferError(
+                source.endpoint, f"has other attributes than an earlier source ({different})"
+            )
         return promised
 
     def _explain(self, refusal: control.Refuse, attachment: bytes) -> str:

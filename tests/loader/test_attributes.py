@@ -87,3 +87,24 @@ def test_text_that_is_too_long_cannot_travel() -> None:
 def test_nothing_but_plain_attributes_is_overwritten(path: str) -> None:
     with pytest.raises(ManifestError, match="the source set"):
         attributes.apply(model(), {path: 1})
+
+
+@pytest.mark.parametrize("same", [{}, {"a": math.nan}, {"a": -0.0, "b": "x"}, {"a": None}])
+def test_sources_that_agree_do_not_differ(same: dict[str, attributes.Scalar]) -> None:
+    assert attributes.difference(same, dict(same)) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"a": 1, "b": 1}, {"a": 1, "b": 2}, "b: 1, 2"),
+        ({"a": 1}, {"a": 1.0}, "a: 1, 1.0"),
+        ({"a": 0.0}, {"a": -0.0}, "a: 0.0, -0.0"),
+        ({}, {"a": None}, "a: nothing, None"),
+        ({"a": "x" * 2048}, {"a": ""}, "a: '" + 99 * "x" + ", ''"),
+    ],
+)
+def test_the_first_difference_between_sources_is_named(
+    one: dict[str, attributes.Scalar], other: dict[str, attributes.Scalar], said: str
+) -> None:
+    assert attributes.difference(one, other) == said

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -356,6 +357,37 @@ class TestLyingSource:
             pytest.raises(TransferError, match="other digests than an earlier source"),
         ):
             pull.from_source(candidate(source))
+
+    @pytest.mark.parametrize(
+        ("first", "second", "said"),
+        [
+            ({"a.x": 1}, {"a.x": 2}, "(a.x: 1, 2)"),
+            ({"a.x": True}, {"a.x": 1}, "(a.x: True, 1)"),
+            ({"a.x": 1}, {}, "(a.x: 1, nothing)"),
+            ({}, {"a.x": None}, "(a.x: nothing, None)"),
+        ],
+    )
+    def test_other_attributes_than_an_earlier_source(
+        self, first: dict[str, Any], second: dict[str, Any], said: str
+    ) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        lost = TamperedBackend(wrong_byte_in(DIRECT[1]))
+        with (
+            serving(offer_of(WEIGHTS, backend=lost, attributes=first)) as source,
+            pytest.raises(DigestMismatch),
+        ):
+            pull.from_source(candidate(source))
+        with (
+            serving(offer_of(WEIGHTS, attributes=second)) as source,
+            pytest.raises(TransferError, match="has other attributes than an earlier") as caught,
+        ):
+            pull.from_source(candidate(source))
+        assert said in str(caught.value)
+        assert pull.attributes == first
+        with serving(offer_of(WEIGHTS, attributes=first)) as source:
+            pull.from_source(candidate(source))
+        assert equal(replica, WEIGHTS)
 
     def test_replica_says_bye_so_that_the_session_is_free_again(self) -> None:
         said: list[control.Message] = []
