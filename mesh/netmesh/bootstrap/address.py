@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 
 from netmesh.core.records import MemberId
@@ -84,7 +85,23 @@ def numeric_address(member: MemberId) -> Address | None:
     ip = address.ip
     if ip is None or ip.is_unspecified or ip.is_multicast or address.port == 0:
         return None
+    if "%" in address.host and not _zone_is_here(address.host, link_local=ip.is_link_local):
+        return None
     return address
+
+
+def _zone_is_here(host: str, *, link_local: bool) -> bool:
+    """False for a zone that the C library would take for part of a name, and ask a resolver."""
+    zone = host.partition("%")[2]
+    if not link_local:
+        return False
+    if zone.isdigit():
+        return True
+    try:
+        socket.if_nametoindex(zone)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -17,7 +17,9 @@ HASH_MASK = 0xFFFFFFFF
 DIGEST_TOMBSTONES = 64
 """Newest tombstones listed in a full digest."""
 WANT_LIMIT = 2048
-"""Members asked for in one exchange: at 40 bytes an id still a small message."""
+WANT_BYTES = 64 * 1024
+"""Members asked for in one exchange, and what their ids may take: with a page of claims beside
+them the message stays below the frame limit, however long the ids are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,11 @@ def full_digest(table: Table) -> tuple[Entry, ...]:
 def bucket_digest(
     table: Table, buckets: list[int], budget: int
 ) -> tuple[tuple[int, ...], tuple[Entry, ...]]:
-    """Entries of as many of these buckets as fit into `budget` bytes; at least of one."""
+    """Entries of as many of these buckets as fit into `budget` bytes.
+
+    At least of one, and of that one as many as fit: the other side takes the rest for unknown
+    here and tells it again, which costs one page.
+    """
     tombstones: dict[int, list[MemberId]] = {bucket: [] for bucket in buckets}
     for member in table.buried:
         known = tombstones.get(bucket_of(member))
@@ -81,8 +87,11 @@ def bucket_digest(
         cost = sum(entry_bytes(member) for member in members)
         if done and cost > budget:
             break
-        budget -= cost
         done.append(bucket)
+        if cost > budget:  # ids made to collide
+            most = max(1, budget // max(map(entry_bytes, members)))
+            members = members[:most]
+        budget -= cost
         entries += [_entry(table.records[member]) for member in members]
     return tuple(done), tuple(entries)
 
@@ -128,8 +137,19 @@ def compare(
             if member not in listed:
                 news.append(whole(table.records[member]))
     kept = _fit(news, budget)
-    more = len(kept) < len(news) or len(want) > WANT_LIMIT
-    return Difference(kept, tuple(heads), tuple(want[:WANT_LIMIT]), more)
+    asked = _first(want)
+    more = len(kept) < len(news) or len(asked) < len(want)
+    return Difference(kept, tuple(heads), asked, more)
+
+
+def _first(want: list[MemberId]) -> tuple[MemberId, ...]:
+    """As many of the wanted as fit into one message."""
+    room = WANT_BYTES
+    for count, member in enumerate(want[:WANT_LIMIT]):
+        room -= len(member) + 3
+        if room < 0:
+            return tuple(want[:count])
+    return tuple(want[:WANT_LIMIT])
 
 
 def page(

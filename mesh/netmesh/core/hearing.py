@@ -173,16 +173,17 @@ class Hearing:
 
     def _doubt(self, claim: Claim, old: Record, lane: Lane, sender: MemberId) -> Claim | None:
         """The claim as far as its teller is believed; None when not at all."""
-        if claim.generation != old.generation or claim.order < (old.generation, *old.order):
+        if claim.order < (old.generation, *old.order):
             return claim
+        if claim.generation != old.generation and claim.advert is None:
+            return claim  # changes nothing: the record of a new process is fetched first
         node = self._node
         accuser = claim.accusers[0] if claim.accusers else sender
         if accuser not in node.table.records:
             accuser = sender
         if not self.accusers.trusted(accuser, node.now):
             return None
-        deadly = claim.status is Status.DEAD or len(claim.crash) >= node.settings.crash_observers
-        if not deadly or not old.status.live:
+        if not old.status.live or not self._deadly(claim):
             return claim
         if lane is Lane.NEWS and self.accusers.may_bury(accuser, node.now):
             return claim
@@ -190,6 +191,23 @@ class Hearing:
         if len(self.doubted) < DOUBTED_LIMIT:
             self.doubted.append(claim.id)
         return replace(claim, status=Status.SUSPECT, accusers=accusers[:1], crash=())
+
+    def _deadly(self, claim: Claim) -> bool:
+        """True when taking the claim over would bury the member on the word of others."""
+        if claim.status is Status.DEAD:
+            return True
+        node = self._node
+        seen = set(claim.crash)
+        suspicion = self._suspicions.get(claim.id)
+        if (
+            suspicion is not None
+            and suspicion.generation == claim.generation
+            and suspicion.incarnation == claim.incarnation
+        ):
+            if not seen - set(suspicion.crash):
+                return False  # nothing that is not known already
+            seen.update(suspicion.crash)
+        return bool(seen) and len(seen) >= self._suspicions.observers(node.table.size)
 
     def _confirm(self, old: Record, claim: Claim) -> None:
         node = self._node

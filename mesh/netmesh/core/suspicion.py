@@ -131,10 +131,13 @@ class Suspicions:
         suspicion = self._by_id.get(member)
         if suspicion is None:
             return False
-        needed = 1 if members <= 3 else self._settings.crash_observers
         if me in suspicion.crash and any(who != me for who in suspicion.accusers):
             return True
-        return len(suspicion.crash) >= needed
+        return len(suspicion.crash) >= self.observers(members)
+
+    def observers(self, members: int) -> int:
+        """How many that saw a refused connection make it a death among `members` live members."""
+        return 1 if members <= 3 else self._settings.crash_observers
 
 
 def _union(a: tuple[MemberId, ...], b: tuple[MemberId, ...]) -> tuple[MemberId, ...]:

@@ -122,7 +122,10 @@ class Dialler:
             self._counters["error.dial"] += 1
             self._finish(dial, DialOutcome.SILENT)
             return
-        error = dial.sock.connect_ex((address.host, address.port))
+        try:
+            error = dial.sock.connect_ex((address.host, address.port))
+        except OSError as failed:  # an address that this host cannot even write down
+            error = failed.errno or errno.EADDRNOTAVAIL
         if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             self._finish(dial, _failure(error))
             return

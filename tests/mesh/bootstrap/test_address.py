@@ -43,6 +43,14 @@ def test_ids_nobody_should_connect_to(text: str) -> None:
     assert numeric_address(MemberId(text)) is None
 
 
+def test_a_zone_must_be_an_interface_of_this_host() -> None:
+    """Else the C library takes it for a name, and the mesh's thread waits for a resolver."""
+    assert numeric_address(MemberId("[fe80::1%lo]:5")) is not None
+    assert numeric_address(MemberId("[fe80::1%1]:5")) is not None
+    for text in ("[fe80::1%nosuch0]:5", "[::1%lo]:5", "[fd00::1%1]:5", "[fe80::1%x.y]:5"):
+        assert numeric_address(MemberId(text)) is None
+
+
 def test_loopback() -> None:
     assert Address("127.3.2.1", 1).is_loopback
     assert Address("::1", 1).is_loopback

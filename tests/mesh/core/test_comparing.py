@@ -7,11 +7,24 @@ from netmesh.core import comparing
 from netmesh.core.claims import Claim
 from netmesh.core.fields import claim_bytes
 from netmesh.core.hearing import absorb
-from netmesh.core.records import BUCKETS, Generation, MemberId, Record, Status, pack_advert
+from netmesh.core.messages import Digest, Entry, Exchange
+from netmesh.core.records import (
+    BUCKETS,
+    Generation,
+    MemberId,
+    Record,
+    Status,
+    bucket_of,
+    pack_advert,
+)
+from netmesh.core.settings import ProtocolSettings
 from netmesh.core.table import Table
+from netmesh.core.wire import Codec
 
 ME = Record(MemberId("me:1"), Generation(1), 0, Status.ALIVE, 1, pack_advert({}))
 ALL = tuple(range(BUCKETS))
+BIG = pack_advert({"a": "x" * 8000})
+CODEC = Codec("test")
 
 records = st.builds(
     lambda index, generation, incarnation, status, version: Record(
@@ -124,3 +137,36 @@ def test_a_large_difference_is_cut_and_says_so() -> None:
     found = comparing.compare(crowd(400), ALL, (), 50_000)
     assert found.more
     assert 0 < sum(map(claim_bytes, found.news)) <= 50_000
+
+
+def long_ids(count: int) -> list[MemberId]:
+    """Ids of full length, made to fall into one bucket."""
+    found: list[MemberId] = []
+    number = 0
+    while len(found) < count:
+        label = f"{number}."
+        member = MemberId(label + "x" * (253 - len(label)) + ":17946")
+        number += 1
+        if bucket_of(member) == 7:
+            found.append(member)
+    return found
+
+
+def test_ids_made_to_collide_do_not_make_a_digest_that_cannot_be_sent() -> None:
+    members = long_ids(900)
+    made = table(*(Record(m, Generation(1), 0, Status.ALIVE, 1, ME.advert) for m in members))
+    budget = ProtocolSettings().page_bytes
+    named, entries = comparing.bucket_digest(made, [7, 8], budget)
+    assert named == (7,) and 0 < len(entries) < 900
+    CODEC.encode(Digest(ME.id, ME.generation, True, named, entries))
+
+
+def test_what_is_wanted_fits_into_a_message_beside_a_page_of_news() -> None:
+    wanted = [Entry(m, Generation(1), 0, 0, 1) for m in long_ids(700)]
+    own = [
+        Record(MemberId(f"10.0.{i}.1:1"), Generation(1), 0, Status.ALIVE, 1, BIG) for i in range(99)
+    ]
+    budget = ProtocolSettings().page_bytes
+    found = comparing.compare(table(*own), (), wanted, budget)
+    assert found.more and found.want and found.news
+    CODEC.encode(Exchange(ME.id, ME.generation, True, found.news, found.want, found.more))

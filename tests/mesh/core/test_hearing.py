@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 
 from netmesh.core.claims import Claim, head, whole
-from netmesh.core.events import Connection, Received
+from netmesh.core.events import Connection, Contacts, Received
 from netmesh.core.hearing import absorb
 from netmesh.core.messages import Gossip
 from netmesh.core.records import (
@@ -151,3 +151,68 @@ def test_two_adverts_under_one_version_end_as_the_owners() -> None:
         return all(r is not None and r.advert == me.advert for r in records)
 
     assert world.until(mine, 5.0)
+
+
+def accused(world: World, target: MemberId, *, crash: tuple[MemberId, ...]) -> list[Claim]:
+    """A suspicion against everybody else, seen by these."""
+    claims = []
+    for victim in world.running():
+        record = world.engine(target).record(victim)
+        assert record is not None
+        if victim != target:
+            claims.append(
+                Claim(
+                    *(victim, record.generation, record.incarnation, Status.SUSPECT),
+                    *(record.version, None, crash[:1], crash),
+                )
+            )
+    return claims
+
+
+def test_crash_witnesses_told_one_by_one_are_limited_like_a_death() -> None:
+    world = World(settings=replace(ProtocolSettings(), accuser_burst=4))
+    ids = world.grow(12)
+    tell(world, ids[0], *accused(world, ids[0], crash=(LIAR,)))
+    tell(world, ids[0], *accused(world, ids[0], crash=(MemberId("10.6.6.7:666"),)))
+    dead = sum(world.status(ids[0], v) is Status.DEAD for v in ids)
+    assert dead == world.settings.accuser_burst
+    world.run(3.0)
+    assert all(world.status(ids[0], v) is Status.ALIVE for v in ids)
+
+
+def test_in_a_tiny_mesh_one_liar_is_limited_too() -> None:
+    world = World(settings=replace(ProtocolSettings(), accuser_burst=1))
+    ids = world.grow(3)
+    tell(world, ids[0], *accused(world, ids[0], crash=(LIAR,)))
+    assert sum(world.status(ids[0], v) is Status.DEAD for v in ids) == 1
+
+
+def test_the_death_of_an_invented_restart_is_limited_like_any_other() -> None:
+    world = World(settings=replace(ProtocolSettings(), accuser_burst=4))
+    ids = world.grow(12)
+    claims = []
+    for victim in ids[1:]:
+        record = world.engine(ids[0]).record(victim)
+        assert record is not None
+        newer = Generation(record.generation + 1)
+        claims.append(Claim(victim, newer, 0, Status.DEAD, 1, Advert(b"{}"), (LIAR,)))
+    tell(world, ids[0], *claims)
+    dead = sum(world.status(ids[0], v) is Status.DEAD for v in ids)
+    assert dead == world.settings.accuser_burst
+    assert world.until(lambda: all(world.statuses(v) == {Status.ALIVE} for v in ids), 10.0)
+
+
+def test_goodbyes_forged_in_the_name_of_all_are_taken_back_by_all() -> None:
+    world = World()
+    ids = world.grow(16)
+    for told in ids:
+        world.give(told, Contacts(()))  # nothing but the mesh itself to come back by
+        claims = []
+        for victim in ids:
+            record = world.engine(told).record(victim)
+            assert record is not None
+            if victim != told:
+                claims.append(Claim(victim, record.generation, 9, Status.LEFT, record.version))
+        tell(world, told, *claims)
+        assert world.engine(told).size == 1
+    assert world.until(lambda: all(world.engine(v).size == 16 for v in ids), 10.0)

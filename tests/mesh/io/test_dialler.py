@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from netmesh.bootstrap.address import Address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io import dialler as module
@@ -178,3 +179,14 @@ def test_ids_that_are_no_addresses_are_silent_and_counted(setup: Setup, target: 
     setup.dialler.expire()
     assert setup.outcomes == [(MemberId(target), DialOutcome.SILENT)]
     assert setup.pump.counters["dropped.bad_address"] == 1
+
+
+def test_an_address_that_the_resolver_refuses_is_silent(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However such an id gets in: one dial, one answer, and no exception on the loop."""
+    odd = Address("fe80::1%nosuch0", 5)
+    monkeypatch.setattr(module, "numeric_address", lambda member: odd)
+    setup.dialler.dial(MemberId("[fe80::1%nosuch0]:5"), 1.0)
+    assert setup.until_reported() is DialOutcome.SILENT
+    assert len(setup.outcomes) == 1

@@ -1,0 +1,122 @@
+"""One well-formed example of every message kind: where the fuzzer starts from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from netloader import advert, control
+from netloader.advert import Holding
+from netloader.manifest import Manifest, Tensor
+from netmesh.core.claims import Claim
+from netmesh.core.messages import (
+    NOBODY,
+    Ack,
+    Buckets,
+    Busy,
+    Digest,
+    Entry,
+    Exchange,
+    Gossip,
+    Join,
+    Message,
+    Observe,
+    Ping,
+    Relay,
+    Relayed,
+    State,
+)
+from netmesh.core.records import Generation, MemberId, Status, new_generation, pack_advert
+
+STARTED_MS: Final = 1_790_000_000_000
+ME: Final = MemberId("10.0.0.1:17946")
+_OTHER: Final = MemberId("10.0.0.2:17946")
+_THIRD: Final = MemberId("[fe80::1]:17947")
+_MINE: Final = new_generation(STARTED_MS, 1)
+_THEIRS: Final = new_generation(STARTED_MS, 2)
+_ADVERT: Final = pack_advert({"holdings": [{"n": 1}], "schema": 1, "x": None})
+
+_ALIVE = Claim(_OTHER, _THEIRS, 0, Status.ALIVE, 1, _ADVERT)
+_ACCUSED = Claim(ME, _MINE, 0, Status.SUSPECT, 1, None, (_OTHER,), (_OTHER,), True)
+_DEAD = Claim(_THIRD, _THEIRS, 7, Status.DEAD, 3, _ADVERT, (_OTHER, ME))
+_CLAIMS = (_ALIVE, _ACCUSED, _DEAD)
+
+PEER: Final[Message] = Join(_OTHER, _THEIRS, 3, 0, _ALIVE)
+"""Makes the sender of all the other messages known."""
+
+MESH: Final[tuple[Message, ...]] = (
+    PEER,
+    Ping(_OTHER, _THEIRS, 1, 2, 3, _CLAIMS),
+    Ack(_OTHER, _THEIRS, 1, 2, 3),
+    Relay(_OTHER, _THEIRS, 4, _THIRD),
+    Relayed(_OTHER, _THEIRS, 4, True),
+    Gossip(_OTHER, _THEIRS, _CLAIMS),
+    Observe(NOBODY, Generation(0), 0),
+    State(_OTHER, _THEIRS, 5, 6, 7, _CLAIMS, 128),
+    Busy(_OTHER, _THEIRS, 5, 750, (_ALIVE,)),
+    Buckets(_OTHER, _THEIRS, 8, 9, tuple(range(256))),
+    Digest(_OTHER, _THEIRS, False, (1, 255), (Entry(_THIRD, _THEIRS, 1, 2, 3),)),
+    Exchange(_OTHER, _THEIRS, True, _CLAIMS, (ME, _THIRD), True),
+)
+
+_HEX = "0123456789abcdef" * 2
+
+_MESSAGES: tuple[control.Message, ...] = (
+    control.Hello(
+        replica="10.0.0.2:1",
+        generation=5,
+        identity=_HEX,
+        fields={"model": "m", "tp_size": 2},
+        content={"hub": "abc"},
+        manifest=_HEX,
+        chunk_bytes=1 << 25,
+        backend="gloo",
+    ),
+    control.Accept(
+        session=_HEX,
+        generation=5,
+        identity=_HEX,
+        manifest=_HEX,
+        attributes={"a.b": True, "c": 1.5, "d": None, "e": "x", "f": 3},
+        host="10.0.0.1",
+        port=4000,
+        secret="s",
+        have=((0, 7), (9, 12)),
+    ),
+    control.Refuse(code="busy", reason="two sessions", retry_after_s=0.5),
+    control.Want(session=_HEX, chunks=(0, 1, 2)),
+    control.Have(session=_HEX, chunks=(3,)),
+    control.Done(session=_HEX),
+    control.Bye(session=_HEX, reason="enough"),
+)
+
+CONTROL: Final = tuple(control.encode(message)[0] for message in _MESSAGES)
+
+MANIFEST: Final = Manifest(
+    "runtime",
+    1 << 25,
+    (
+        Tensor("a.weight", "parameter", (4, 8), (8, 1), "bfloat16", 64, ("b.weight",)),
+        Tensor("a.scale", "buffer", (), (), "float32", 4),
+    ),
+).encode()
+
+HOLDING: Final = orjson.dumps(
+    advert.encode(
+        [
+            Holding(
+                role="target",
+                state="ready",
+                identity=_HEX,
+                fields={"model": "m", "tp_size": 2},
+                content={"hub": "abc"},
+                endpoint="10.0.0.1:4000",
+                backend="gloo",
+                nbytes=1 << 30,
+                origin="storage",
+                serving=1,
+            )
+        ]
+    )
+)
