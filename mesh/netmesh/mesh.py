@@ -121,6 +121,7 @@ class Mesh:
             ProtocolSettings(),
             new_record(address.member_id(), generation, advert),
             random.Random(secrets.randbits(128)),
+            shell.counters,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
         mesh = cls(settings.name, port, shell, engine, finder, bootstrap, keys)

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["netmesh", "netloader"]):
 from tests.fuzz.mutate import mutate_json
 from tests.fuzz.session import Session
 
-MAX_INPUT_BYTES = 16 * 1024
+MAX_INPUT_BYTES = 2 * 1024
 """Long inputs find nothing that short ones do not, only slower; test_fuzz.py has the longest."""
 
 AFRESH = 0.25

@@ -30,7 +30,7 @@ class Session:
     def run(self, data: bytes) -> None:
         """One input. A finding is counted and printed, and does not end the run."""
         counts = self._counts
-        started = time.perf_counter_ns()
+        started = time.thread_time_ns()  # what others run on this machine must not count
         try:
             counts[1 if self._target.check(data) else 2] += 1
         except Exception:  # noqa: BLE001 - whatever it is, it is what we are looking for
@@ -38,7 +38,7 @@ class Session:
             if counts[3] <= MAX_SHOWN:
                 print(f"{self._target.name}: input {data.hex()}", file=sys.stderr)
                 traceback.print_exc()
-        counts[4] = max(counts[4], time.perf_counter_ns() - started)
+        counts[4] = max(counts[4], time.thread_time_ns() - started)
         counts[0] += 1
         _COUNTS.pack_into(self._memory, 0, *counts)
 

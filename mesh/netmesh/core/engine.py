@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 
@@ -74,8 +75,15 @@ class Engine:
     answer that waits in a buffer must not look like silence.
     """
 
-    def __init__(self, settings: ProtocolSettings, me: Record, rng: Rng) -> None:
-        self._node = node = Node(settings, me, rng)
+    def __init__(
+        self,
+        settings: ProtocolSettings,
+        me: Record,
+        rng: Rng,
+        counters: Counter[str] | None = None,
+    ) -> None:
+        """*counters* gets a ``dropped.*`` for everything that a limit kept out."""
+        self._node = node = Node(settings, me, rng, counters)
         suspicions = Suspicions(settings)
         self._hearing = Hearing(node, suspicions)
         health = LocalHealth(settings)
@@ -256,7 +264,10 @@ class Engine:
             return True
         if record.generation > message.generation:
             # It has not heard that it was replaced; a ping gets the news back, the rest is void.
-            return isinstance(message, Ping)
+            if isinstance(message, Ping):
+                return True
+            node.counters["dropped.old_generation"] += 1
+            return False
         if record.status is Status.SUSPECT:
             self._judge.heard_from(record)
         return True
@@ -278,7 +289,9 @@ class Engine:
     def _on_relay(self, event: Received, message: Relay) -> None:
         timeout = self._detector.round_trips.timeout_s(1)
         sequence = self._relays.open(event.connection, message, timeout)
-        if sequence is not None:
+        if sequence is None:
+            self._node.counters["dropped.relay_limit"] += 1
+        else:
             self._node.ping(message.target, sequence)
 
     def _publish(self, event: Publish) -> None:

@@ -75,6 +75,7 @@ class Graveyard:
             if (Timer.ANNOUNCE, 0) not in node.timers:
                 self._arm()
         if len(node.table.buried) > node.settings.tombstone_limit:
+            node.counters["dropped.tombstone_limit"] += 1
             node.table.forget(next(iter(node.table.buried)))
         if (Timer.SWEEP, 0) not in node.timers:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)

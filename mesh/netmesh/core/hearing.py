@@ -148,6 +148,7 @@ class Hearing:
         node = self._node
         old = node.table.get(claim.id)
         if old is None and node.table.size >= node.settings.member_limit:
+            node.counters["dropped.member_limit"] += 1
             return False
         hearsay = False
         if claim.status in (Status.SUSPECT, Status.DEAD) and old is not None:
@@ -182,11 +183,14 @@ class Hearing:
         if accuser not in node.table.records:
             accuser = sender
         if not self.accusers.trusted(accuser, node.now):
+            node.counters["dropped.accuser_not_believed"] += 1
             return None
         if not old.status.live or not self._deadly(claim):
             return claim
         if lane is Lane.NEWS and self.accusers.may_bury(accuser, node.now):
             return claim
+        if lane is Lane.NEWS:
+            node.counters["dropped.accuser_limit"] += 1
         accusers = claim.accusers or ((sender,) if sender else ())
         if len(self.doubted) < DOUBTED_LIMIT:
             self.doubted.append(claim.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -30,11 +31,18 @@ ChangeListener = Callable[[Record | None, Record, Claim], None]
 class Node:
     """State of one member. It decides nothing beyond whom to tell what it was told to tell."""
 
-    def __init__(self, settings: ProtocolSettings, me: Record, rng: Rng) -> None:
+    def __init__(
+        self,
+        settings: ProtocolSettings,
+        me: Record,
+        rng: Rng,
+        counters: Counter[str] | None = None,
+    ) -> None:
         self.settings = settings
+        self.counters: Counter[str] = Counter() if counters is None else counters
         self.rng = rng
         self.table = Table(me)
-        self.rumours = Rumours(settings.rumour_limit)
+        self.rumours = Rumours(settings.rumour_limit, self.counters)
         self.timers = Timers()
         self.now = 0.0
         self.effects: list[Effect] = []
@@ -92,6 +100,7 @@ class Node:
         if len(self.dialling) >= MAX_DIALS:
             self.dialling = {m: due for m, due in self.dialling.items() if due > self.now}
             if len(self.dialling) >= MAX_DIALS:
+                self.counters["dropped.dial_limit"] += 1
                 return False
         self.dialling[member] = self.now + DIAL_GRACE * self.settings.dial_timeout_s
         self.effects.append(Dial(member, self.settings.dial_timeout_s))

@@ -1,13 +1,33 @@
 import random
+from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netmesh.core.claims import Claim
 from netmesh.core.effects import Reply, Send
 from netmesh.core.engine import Engine
 from netmesh.core.events import Connection, Contacts, Received, Tick
-from netmesh.core.messages import NOBODY, Ack, Busy, Message, Observe, Ping, State
-from netmesh.core.records import Generation, MemberId, Status, new_generation, new_record
+from netmesh.core.messages import (
+    NOBODY,
+    Ack,
+    Busy,
+    Gossip,
+    Message,
+    Observe,
+    Ping,
+    Relay,
+    State,
+)
+from netmesh.core.records import (
+    Generation,
+    MemberId,
+    Status,
+    new_generation,
+    new_record,
+    pack_advert,
+)
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
 
@@ -98,6 +118,29 @@ def test_no_sequence_of_messages_breaks_the_engine(told: list[tuple[Message, flo
                 made.check()
     mine = made.record(ME)
     assert mine is not None and mine.status is Status.ALIVE
+
+
+def test_what_a_limit_keeps_out_is_counted() -> None:
+    counters: Counter[str] = Counter()
+    me = new_record(ME, new_generation(EPOCH_MS, 1), {"model": "m"})
+    tiny = replace(ProtocolSettings(), member_limit=3, accuser_burst=1)
+    made = Engine(tiny, me, random.Random(1), counters)
+    advert = pack_advert({})
+    ids = [MemberId(f"10.0.1.{n}:1") for n in range(4)]
+    new = tuple(Claim(i, Generation(5), 0, Status.ALIVE, 1, advert) for i in ids)
+    dead = tuple(Claim(i, Generation(5), 0, Status.DEAD, 1) for i in ids)
+    for claims in (new, dead):
+        made.handle(Received(Connection(b"c"), Gossip(ids[0], Generation(5), claims)), 5.0)
+    made.handle(Received(Connection(b"c"), Gossip(ids[1], Generation(4), ())), 5.0)
+    for sequence in range(300):
+        asked = Relay(ids[1], Generation(5), sequence, ids[2])
+        made.handle(Received(Connection(b"c"), asked), 5.0)
+    assert counters == {
+        "dropped.member_limit": 2,
+        "dropped.accuser_limit": 1,
+        "dropped.old_generation": 1,
+        "dropped.relay_limit": 44,
+    }
 
 
 def test_a_crowd_of_observers_is_told_to_come_back() -> None:
