@@ -189,9 +189,14 @@ class Links:
         link = _Link(member, socket, now, ring, watched=member in self._watched)
         # With one key there is nothing to try and no need to hold messages back for it.
         link.confirmed = len(self._security.rings) < 2
-        if link.watched or not link.confirmed:
-            self._monitor(link)
-        socket.connect(f"tcp://{address}")
+        try:
+            if link.watched or not link.confirmed:
+                self._monitor(link)
+            socket.connect(f"tcp://{address}")
+        except zmq.ZMQError:  # no descriptor left: a socket left open would keep us from closing
+            self._unmonitor(link)
+            socket.close(linger=0)
+            raise
         self._links[member] = link
         self._reactor.add(socket, lambda: self._readable(link))
         self._counters["links.opened"] += 1

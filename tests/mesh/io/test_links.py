@@ -1,3 +1,4 @@
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -180,3 +181,25 @@ def test_the_next_key_is_tried_when_a_peer_does_not_know_the_first(pump: Pump) -
     assert setup.links._links[peer.id].monitor is None  # needed for the handshake only
     assert pump.counters["links.handshake_failed"] == 1
     setup.links.close()
+
+
+def test_a_link_that_cannot_be_made_leaves_no_socket_behind(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stayed open would keep the context, and with it the process, from closing."""
+    tried: list[zmq.Socket[bytes]] = []
+
+    def fail(socket: zmq.Socket[bytes], address: str) -> None:
+        if address.startswith("inproc:"):  # the monitor's own
+            real(socket, address)
+            return
+        tried.append(socket)
+        raise zmq.ZMQError(errno.EMFILE)
+
+    real = zmq.Socket.connect
+    monkeypatch.setattr(zmq.Socket, "connect", fail)
+    watched = MemberId("127.0.0.1:2000")
+    with pytest.raises(zmq.ZMQError):
+        setup.links.watch(frozenset({watched}), 0.0)
+    assert tried and all(socket.closed for socket in tried)
+    assert len(setup.links) == 0
