@@ -87,7 +87,7 @@ class Accept(_Message):
     host: _Text
     port: Annotated[int, Field(gt=0, le=65_535)]
     secret: _Text
-    """Prefix of the rendezvous' keys."""
+    """What the two ranks authenticate their entries at the rendezvous with."""
     have: Annotated[tuple[tuple[int, int], ...], Field(max_length=65_536)]
     """Chunks that can be asked for now, as half-open ranges of ids."""
 

@@ -1,26 +1,42 @@
 """How the two ranks of a session find each other.
 
-The source binds a socket and has its store listening before the replica is told the address: no
-race for a free port, and no connection attempt that comes too early and then sits out torch's
-retry back-off of 0.3 to 0.7 s. Keys carry a secret that travels on the control connection
-only, so nobody else who reaches the port can take part.
+A process group needs a store in which each rank leaves its address for the other. torch's TCPStore
+would do, but it shows every key to whoever connects, so a secret in its keys keeps nobody out
+(docs/adr/0004). Ours is one TCP connection on which both sides send their entries, each
+authenticated with the session's secret. That travels on the control connection only and never here:
+who does not know it can leave no entry that counts.
+
+The source listens before the replica is told the address: no race for a free port, and no
+connection attempt that comes too early. Nothing listens any more once the group is formed.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import hmac
 import secrets
 import socket
+import struct
+import time
+from collections.abc import Sequence
 from datetime import timedelta
 
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch._C._distributed_c10d import Store
 
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group, TransportError
 
-_log = logging.getLogger(__name__)
+_STRANGER_S = 1.0
+"""How long somebody who connects may take to prove that he is the replica. Loopback and any network
+that weights travel on need a thousandth; a stranger costs the replica this much waiting."""
 
-_ARRIVED = "arrived"
-"""Key that says the replica has come, or that waiting for it has no point any more."""
+_MAX_ENTRY = 64 * 1024
+"""Bytes of one entry. An address is 200 bytes, NCCL's root information 128, HCCL's 4,108."""
+
+_MAX_ENTRIES = 64
+_HEAD = struct.Struct("!I32s")
+"""Length of key and value, then HMAC-SHA256."""
+
+_PROOF = "proof"
 
 
 class Rendezvous:
@@ -29,75 +45,157 @@ class Rendezvous:
     def __init__(self, host: str, timeout_s: float) -> None:
         """Listen on a free port of `host`. Raises `OSError` when the address is not ours."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.bind((host, 0))
-            listener.listen(2)
-            self.port: int = listener.getsockname()[1]
-            self.host = host
-            self.secret = secrets.token_hex(16)
-            self._timeout = timedelta(seconds=timeout_s)
-            self._waiting = False
-            self._store: TCPStore | None = TCPStore(
-                host,
-                self.port,
-                is_master=True,
-                timeout=self._timeout,
-                wait_for_workers=False,
-                master_listen_fd=listener.detach(),
-            )
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._listener.bind((host, 0))
+            self._listener.listen(16)
+        except OSError:
+            self._listener.close()
+            raise
+        self.port: int = self._listener.getsockname()[1]
+        self.host = host
+        self.secret = secrets.token_hex(16)
+        self._timeout_s = timeout_s
+        self._closed = False
+        self._peer: socket.socket | None = None
 
     def open(self, backend: Backend) -> Group:
         """Wait for the replica and form the group. Raises `TransportError`."""
-        self._waiting = True
-        store = self._store
-        if store is None:
-            raise TransportError("the rendezvous is closed")
-        meeting = PrefixStore(self.secret, store)
+        deadline = time.monotonic() + self._timeout_s
         try:
-            meeting.wait([_ARRIVED], self._timeout)
-        except RuntimeError:
-            raise TransportError(
-                f"the replica did not come within {self._timeout.total_seconds():g} s"
-            ) from None
-        self._waiting = False
-        if self._store is None:
-            raise TransportError("the rendezvous was closed")
-        return backend.open(meeting, SOURCE, self.host, self._timeout)
+            entries = self._meet(deadline)
+            return _open(backend, entries, SOURCE, self.host, self._timeout_s)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Stop listening, and stop waiting for the replica, from any thread. Idempotent.
 
-        A group, once formed, does not need the store.
+        A group, once formed, does not need the rendezvous.
         """
-        store, self._store = self._store, None
-        if store is None or not self._waiting:
-            return
-        try:
-            # A connection of its own: the waiting thread holds the lock of the other one.
-            # torch's stub of TCPStore lacks clone.
-            PrefixStore(self.secret, store.clone()).set(_ARRIVED, "")  # type: ignore[attr-defined]
-        except RuntimeError as error:
-            _log.debug("the rendezvous closes by its timeout only: %s", error)
+        self._closed = True
+        for one in (self._listener, self._peer):
+            _hang_up(one)
+
+    def _meet(self, deadline: float) -> _Entries:
+        while True:
+            try:
+                self._listener.settimeout(max(0.0, deadline - time.monotonic()))
+                self._peer, _ = self._listener.accept()
+            except OSError:
+                if self._closed:
+                    raise TransportError("the rendezvous was closed") from None
+                raise TransportError(
+                    f"the replica did not come within {self._timeout_s:g} s"
+                ) from None
+            entries = _Entries(self._peer, self.secret, SOURCE, deadline)
+            try:
+                entries.receive(min(deadline, time.monotonic() + _STRANGER_S))
+                return entries
+            except TransportError:
+                # Not the replica: it may still come.
+                _hang_up(self._peer)
+                if self._closed:
+                    raise TransportError("the rendezvous was closed") from None
 
 
 def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) -> Group:
     """The replica's side: meet the source at its rendezvous. Raises `TransportError`."""
-    timeout = timedelta(seconds=timeout_s)
+    deadline = time.monotonic() + timeout_s
     try:
-        # The store's client goes on trying for twice the timeout where a plain socket is refused.
-        socket.create_connection((host, port), timeout_s).close()
-        store = TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
-        meeting = PrefixStore(secret, store)
-        meeting.set(_ARRIVED, "")
-        mine = _address_towards(host, port)
-    except (RuntimeError, OSError) as error:
+        peer = socket.create_connection((host, port), timeout_s)
+    except OSError as error:
         raise TransportError(f"the rendezvous {host}:{port} does not answer: {error}") from None
-    return backend.open(meeting, REPLICA, mine, timeout)
+    try:
+        mine = str(peer.getsockname()[0])
+        entries = _Entries(peer, secret, REPLICA, deadline)
+        entries.set(_PROOF, "")
+        return _open(backend, entries, REPLICA, mine, timeout_s)
+    finally:
+        _hang_up(peer)
 
 
-def _address_towards(host: str, port: int) -> str:
-    """This machine's address as `host` sees it. Connecting UDP sends nothing: it picks a route."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))
-        return str(probe.getsockname()[0])
+def _open(backend: Backend, entries: _Entries, rank: int, host: str, timeout_s: float) -> Group:
+    try:
+        return backend.open(entries, rank, host, timedelta(seconds=timeout_s))
+    except TransportError:
+        raise
+    except (RuntimeError, OSError) as error:
+        raise TransportError(f"the rendezvous broke: {error}") from None
+
+
+class _Entries(Store):
+    """What torch asks of a store, for two ranks: mine are sent, the peer's are waited for."""
+
+    def __init__(self, peer: socket.socket, secret: str, rank: int, deadline: float) -> None:
+        super().__init__()
+        self._peer = peer
+        self._secret = secret.encode()
+        self._rank = rank
+        self._deadline = deadline
+        self._mine: dict[str, bytes] = {}
+        self._theirs: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str | bytes) -> None:
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        body = struct.pack("!H", len(key)) + key.encode() + data
+        try:
+            self._peer.settimeout(max(0.001, self._deadline - time.monotonic()))
+            self._peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
+        except OSError as error:
+            raise TransportError(f"the peer left the rendezvous: {error}") from None
+        self._mine[key] = data
+
+    def get(self, key: str) -> bytes:
+        while key not in self._mine and key not in self._theirs:
+            self.receive(self._deadline)
+        return self._mine[key] if key in self._mine else self._theirs[key]
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        for key in keys:
+            self.get(key)
+
+    def check(self, keys: Sequence[str]) -> bool:
+        return all(key in self._mine or key in self._theirs for key in keys)
+
+    def has_extended_api(self) -> bool:
+        return False
+
+    def receive(self, deadline: float) -> None:
+        """Take one entry of the peer. Raises `TransportError` when none comes, or not from it."""
+        length, mac = _HEAD.unpack(self._read(_HEAD.size, deadline))
+        if length > _MAX_ENTRY or len(self._theirs) >= _MAX_ENTRIES:
+            raise TransportError("somebody sent too much to the rendezvous")
+        body = self._read(length, deadline)
+        if length < 2 or not hmac.compare_digest(mac, self._mac(1 - self._rank, body)):
+            raise TransportError("somebody without the session's secret is at the rendezvous")
+        end = 2 + struct.unpack("!H", body[:2])[0]
+        self._theirs[body[2:end].decode()] = body[end:]
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                self._peer.settimeout(max(0.001, deadline - time.monotonic()))
+                part = self._peer.recv(size - len(data))
+            except TimeoutError:
+                raise TransportError("the peer went silent at the rendezvous") from None
+            except OSError as error:
+                raise TransportError(f"the peer left the rendezvous: {error}") from None
+            if not part:
+                raise TransportError("the peer left the rendezvous")
+            data += part
+        return data
+
+    def _mac(self, rank: int, body: bytes) -> bytes:
+        """The rank is part of it: what a side said must not come back to it as the other's."""
+        return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
+
+
+def _hang_up(peer: socket.socket | None) -> None:
+    """Close a socket that another thread may be waiting on: shutting it down wakes that thread."""
+    if peer is None:
+        return
+    with contextlib.suppress(OSError):  # Not connected, or closed already: nobody waits on it.
+        peer.shutdown(socket.SHUT_RDWR)
+    peer.close()

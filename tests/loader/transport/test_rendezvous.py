@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from netloader.transport import Group, Rendezvous, TransportError, join
+from netloader.transport import SOURCE, Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
+from netloader.transport.rendezvous import _Entries
 
 
 def open_in_thread(rendezvous: Rendezvous) -> tuple[threading.Thread, list[Group | str]]:
@@ -99,3 +100,47 @@ def test_nobody_at_the_rendezvous_is_a_transport_error() -> None:
 def test_an_address_that_is_not_ours_is_an_oserror() -> None:
     with pytest.raises(OSError, match="assign"):
         Rendezvous("192.0.2.1", 1)
+
+
+def test_a_silent_stranger_delays_the_replica_and_no_more() -> None:
+    rendezvous = Rendezvous("127.0.0.1", 10)
+    thread, outcome = open_in_thread(rendezvous)
+    with socket.create_connection(("127.0.0.1", rendezvous.port), 1) as stranger:
+        group = join("127.0.0.1", rendezvous.port, rendezvous.secret, GlooBackend(), 5)
+        thread.join()
+        assert not isinstance(outcome[0], str)
+        assert stranger.recv(1) == b"", "a stranger is told nothing"
+    outcome[0].abort()
+    group.abort()
+
+
+def test_what_the_source_says_cannot_be_played_back_to_it() -> None:
+    """Nor can the replica's proof be used twice: the rank and the secret are of one session."""
+    secret, deadline = "5" * 32, time.monotonic() + 5
+    near, far = socket.socketpair()
+    source = _Entries(near, secret, SOURCE, deadline)
+    source.set("key", b"value")
+    said = far.recv(4096)
+    far.sendall(said)
+    with pytest.raises(TransportError, match="without the session's secret"):
+        source.receive(deadline)
+
+
+def test_nothing_listens_once_the_group_is_formed() -> None:
+    rendezvous = Rendezvous("127.0.0.1", 5)
+    thread, outcome = open_in_thread(rendezvous)
+    group = join("127.0.0.1", rendezvous.port, rendezvous.secret, GlooBackend(), 5)
+    thread.join()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", rendezvous.port), 1)
+    assert not isinstance(outcome[0], str)
+    outcome[0].abort()
+    group.abort()
+
+
+def test_an_endless_entry_is_refused_before_it_is_read() -> None:
+    near, far = socket.socketpair()
+    entries = _Entries(near, "5" * 32, SOURCE, time.monotonic() + 5)
+    far.sendall(b"\xff\xff\xff\xff" + b"\0" * 32)
+    with pytest.raises(TransportError, match="too much"):
+        entries.receive(time.monotonic() + 5)
