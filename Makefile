@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := tests/env/requirements.lock
 
-.PHONY: help venv demo test test-unit test-e2e check format sim sim-day clean
+.PHONY: help venv demo test test-unit test-e2e check format sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ sim: venv  ## the mesh's targets at full size, each beside memberlist's figure (
 
 sim-day: venv  ## 256 members lose 5 % of all messages for 24 virtual hours (several hours)
 	$(BIN)/python -m netmesh.sim loss --members 256 --duration 86400 --json
+
+fuzz: venv  ## a million inputs to the mesh's decoder, fewer to the others (ten minutes)
+	$(BIN)/python -m tests.fuzz --runs 1000000 --target wire
+	$(BIN)/python -m tests.fuzz --runs 200000 --target control --target manifest --target advert
+	$(BIN)/python -m tests.fuzz --runs 20000 --target engine
 
 format: venv  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff check --fix .

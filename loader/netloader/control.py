@@ -22,7 +22,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from netloader.errors import ProtocolError
 
@@ -31,6 +39,9 @@ VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
 """The manifest of a model with 100,000 tensors is about 20 MB."""
+
+# Lists below stop at their first bad element (FailFast): pydantic would otherwise collect an error
+# for each of a million, a minute and gigabytes long.
 
 MAX_CHUNKS: Final = 1 << 20
 
@@ -47,7 +58,8 @@ _Integer = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _ChunkId = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
-_ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=65_536)]
+_ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=65_536), FailFast()]
+_Range = Annotated[tuple[int, int], FailFast()]
 _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
@@ -88,7 +100,7 @@ class Accept(_Message):
     port: Annotated[int, Field(gt=0, le=65_535)]
     secret: _Text
     """What the two ranks authenticate their entries at the rendezvous with."""
-    have: Annotated[tuple[tuple[int, int], ...], Field(max_length=65_536)]
+    have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]
     """Chunks that can be asked for now, as half-open ranges of ids."""
 
 

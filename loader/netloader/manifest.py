@@ -154,18 +154,18 @@ def _row(
         or not isinstance(nbytes, int)
         or not 0 <= nbytes <= MAX_BYTES
     ):
-        raise ValueError(f"bad tensor {name!r}")
+        raise ValueError(f"bad tensor {name!r:.200}")
     if kind != "parameter" and kind != "buffer":
-        raise ValueError(f"bad kind of {name!r}: {kind!r}")
+        raise ValueError(f"bad kind of {name!r:.200}: {kind!r:.200}")
     names = tuple(aliases) if isinstance(aliases, list) else (None,)
     if not all(isinstance(alias, str) for alias in names):
-        raise ValueError(f"bad aliases of {name!r}")
+        raise ValueError(f"bad aliases of {name!r:.200}")
     return Tensor(name, kind, _dims(shape), _dims(stride), dtype, nbytes, names)
 
 
 def _dims(value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(dim) is int and dim >= 0 for dim in value):
-        raise ValueError(f"bad dimensions {value!r}")
+        raise ValueError(f"bad dimensions {value!r:.200}")
     return tuple(value)
 
 
