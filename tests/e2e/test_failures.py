@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.servers import Server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROMPT = "The mesh knows who is alive"
 

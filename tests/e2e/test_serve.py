@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.servers import Server, isolated_environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROMPT = "The mesh knows who is alive"
 
