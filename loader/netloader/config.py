@@ -27,6 +27,7 @@ from pydantic import (
 
 import netmesh.errors
 from netloader.errors import ConfigError
+from netloader.manifest import CHUNK_BYTES
 from netmesh.settings import KEYS as MESH_KEYS
 from netmesh.settings import MeshSettings
 
@@ -34,6 +35,18 @@ DRAFT_PORT_OFFSET = 10_000
 """Added to `LISTEN_PORT` for a draft model, as upstream does."""
 
 MIN_PORT, MAX_PORT = 1024, 65_535
+
+MAX_SOURCES, MAX_SESSIONS = 64, 64
+"""Bounds of the settings of these names. Each session costs two threads and some descriptors at
+either end, and two of them fill a link."""
+
+MIN_RATE_LIMIT = 1_000_000
+"""Bytes per second. Below, turns of many sessions come further apart than `TRANSFER_TIMEOUT`
+allows: see `throttle.py`."""
+
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES, CHUNK_STEP = 1 << 20, 64 << 20, 4096
+"""Smaller chunks cost more in messages than in bytes; larger ones hold too much staging memory and
+leave too much to fetch again. A multiple of the page, so that pieces of a tensor begin on one."""
 
 ENV_PREFIX = "NETLOADER_"
 
@@ -70,6 +83,13 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _not_bool(value: object) -> object:
+    """pydantic takes true for 1, and nobody who writes true for a number means 1."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
 def _check_port(endpoint: str) -> str:
     port = int(endpoint.rpartition(":")[2])
     if not 1 <= port <= MAX_PORT:
@@ -82,6 +102,7 @@ _Endpoint = Annotated[
     StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}$"),
     AfterValidator(_check_port),
 ]
+_Integer = Annotated[int, BeforeValidator(_not_bool)]
 _NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -129,6 +150,30 @@ class Config(BaseModel):
     transfer_timeout_s: float = Field(default=30.0, alias="TRANSFER_TIMEOUT", gt=0, le=3600)
     """Seconds without any progress after which a source, or a replica, is given up. Longer than
     the longest pause that a healthy process makes: a worker compiling holds the GIL for seconds."""
+    max_sources: _Integer = Field(default=4, alias="MAX_SOURCES", ge=1, le=MAX_SOURCES)
+    """Sources that a replica pulls from at once. Two fill a link; the others take over at once when
+    one is slow or dies, and spread the load of a fan-out."""
+    source_timeout_s: float = Field(default=10.0, alias="SOURCE_TIMEOUT", ge=0, le=3600)
+    """Seconds that a pull which has no source left waits for one, before storage fills the rest.
+    Long enough for a busy source to have a session free, or for a restarted one to be back."""
+    max_sessions: _Integer = Field(default=4, alias="MAX_SESSIONS", ge=1, le=MAX_SESSIONS)
+    """Replicas that one source serves at once. Two streams fill a link already: more only make
+    each slower, and what is not served here is served by those that were."""
+    rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
+    """Bytes per second that this worker hands out, all sessions and models together; default: as
+    many as the link takes. For links that the model's own traffic needs too."""
+    chunk_bytes: _Integer = Field(
+        default=CHUNK_BYTES,
+        alias="CHUNK_BYTES",
+        ge=MIN_CHUNK_BYTES,
+        le=MAX_CHUNK_BYTES,
+        multiple_of=CHUNK_STEP,
+    )
+    """Bytes of a chunk, the unit that is asked for and verified; 16..64 MiB are sensible. Has to be
+    the same on all peers: a source refuses a replica whose chunks are cut otherwise."""
+    verify: bool = Field(default=True, alias="VERIFY")
+    """Whether a replica compares the digest of what arrives with the promised one. Off saves a
+    read of every byte, and lets damaged bytes into the model."""
     digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
     """How checkpoint files are read for the content identity: a few KiB of every tensor, or all."""
     report_prefix: _NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
@@ -245,6 +290,13 @@ _ALLOWED = {
     "model) is added",
     "MESH": "true or false",
     "IDENTITY": "sample or full",
+    "MAX_SOURCES": f"an integer, 1..{MAX_SOURCES}",
+    "SOURCE_TIMEOUT": "seconds, 0..3600",
+    "MAX_SESSIONS": f"an integer, 1..{MAX_SESSIONS}",
+    "RATE_LIMIT": f"bytes per second, an integer, at least {MIN_RATE_LIMIT}",
+    "CHUNK_BYTES": f"bytes, a multiple of {CHUNK_STEP} in {MIN_CHUNK_BYTES}..{MAX_CHUNK_BYTES}, "
+    "the same on all peers",
+    "VERIFY": "true or false",
 }
 
 

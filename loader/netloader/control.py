@@ -8,7 +8,12 @@
     Want -------------------------->          chunk ids, in the order they shall be sent
           <-------------------- Have          more chunk ids, from a source that is still loading
     Done -------------------------->          everything arrived and is verified
-    Bye <------------------------->           this side gives the session up, and why
+    Bye <------------------------->           this side gives the session up, and why; a replica
+                                              names the chunk whose digest was wrong
+
+A chunk travels over the group as `ceil(nbytes / message_bytes)` messages, in order and all tagged
+with the chunk's id, cut as `data.split(message_bytes)` cuts it. `Accept` says the size: a source
+with a rate limit sends small messages, so that none is a burst.
 
 A message is one frame of JSON, two where an attachment is named in brackets. ZeroMQ carries it:
 DEALER at the replica, ROUTER at the source. Weights never travel here.
@@ -48,6 +53,9 @@ MAX_CHUNKS: Final = 1 << 20
 MAX_TEXT: Final = 2048
 MAX_NAME: Final = 512
 """Of the keys of a mapping: module paths, names of fields."""
+
+MAX_BULK_MESSAGE_BYTES: Final = 1 << 30
+"""Of one message over the group, and the default: no chunk is larger, so each travels whole."""
 
 _MAX_QUOTE: Final = 200
 """Characters of what is wrong with a message that end up in an error."""
@@ -102,6 +110,8 @@ class Accept(_Message):
     """What the two ranks authenticate their entries at the rendezvous with."""
     have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]
     """Chunks that can be asked for now, as half-open ranges of ids."""
+    message_bytes: Annotated[int, Field(ge=1, le=MAX_BULK_MESSAGE_BYTES)] = MAX_BULK_MESSAGE_BYTES
+    """Bytes of each message of a chunk, but for the last one, which may be shorter."""
 
 
 class Refuse(_Message):
@@ -148,6 +158,9 @@ class Bye(_Message):
     type: Literal["bye"] = "bye"
     session: _SessionId
     reason: _Text
+    bad_chunk: _ChunkId | None = None
+    """What the replica received of this chunk has another digest than the source promised. The
+    source then finds out whether its weights have changed."""
 
 
 Message = Hello | Accept | Refuse | Want | Have | Done | Bye

@@ -7,6 +7,7 @@ import pytest
 
 from netloader.config import Config, KeepMode
 from netloader.errors import ConfigError
+from netloader.manifest import CHUNK_BYTES
 
 NO_ENVIRONMENT: dict[str, str] = {}
 SOURCE = [{"device_id": 0, "sources": ["10.0.0.1:19374", "[::1]:19375"]}]
@@ -91,6 +92,39 @@ def test_environment_reaches_loader_and_mesh() -> None:
     assert config.mesh_settings.name == "blue"
 
 
+def test_transfer_settings_have_defaults_and_an_environment_variable_each() -> None:
+    config = load()
+    assert (config.max_sources, config.source_timeout_s, config.max_sessions) == (4, 10, 4)
+    assert (config.rate_limit, config.chunk_bytes, config.verify) == (None, CHUNK_BYTES, True)
+    config = load(
+        {
+            "NETLOADER_MAX_SOURCES": "64",
+            "NETLOADER_SOURCE_TIMEOUT": "0",
+            "NETLOADER_MAX_SESSIONS": "1",
+            "NETLOADER_RATE_LIMIT": "1000000",
+            "NETLOADER_CHUNK_BYTES": "16777216",
+            "NETLOADER_VERIFY": "off",
+        }
+    )
+    assert (config.max_sources, config.source_timeout_s, config.max_sessions) == (64, 0, 1)
+    assert (config.rate_limit, config.chunk_bytes, config.verify) == (1_000_000, 16 << 20, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("MAX_SOURCES", "an integer, 1..64"),
+        ("SOURCE_TIMEOUT", "seconds, 0..3600"),
+        ("MAX_SESSIONS", "an integer, 1..64"),
+        ("RATE_LIMIT", "bytes per second, an integer, at least 1000000"),
+        ("CHUNK_BYTES", "bytes, a multiple of 4096 in 1048576..67108864, the same on all peers"),
+        ("VERIFY", "true or false"),
+    ],
+)
+def test_bad_transfer_setting_says_what_is_allowed(key: str, allowed: str) -> None:
+    assert complaint(**{key: "much"}).allowed == allowed
+
+
 def test_upstreams_keys_have_no_environment_variable() -> None:
     assert load({"NETLOADER_MODEL": "m"}).model is None
 
@@ -120,6 +154,22 @@ def test_upstreams_keys_have_no_environment_variable() -> None:
         ("TRANSFER_TIMEOUT", 0),
         ("TRANSFER_TIMEOUT", "nan"),
         ("DISCOVERY_TIMEOUT", -1),
+        ("MAX_SOURCES", 0),
+        ("MAX_SOURCES", 65),
+        ("MAX_SOURCES", True),
+        ("MAX_SOURCES", 1.5),
+        ("SOURCE_TIMEOUT", -1),
+        ("SOURCE_TIMEOUT", 3601),
+        ("SOURCE_TIMEOUT", "nan"),
+        ("MAX_SESSIONS", 0),
+        ("MAX_SESSIONS", 65),
+        ("RATE_LIMIT", 999_999),
+        ("RATE_LIMIT", True),
+        ("RATE_LIMIT", "1 GB"),
+        ("CHUNK_BYTES", (1 << 20) - 4096),
+        ("CHUNK_BYTES", (64 << 20) + 4096),
+        ("CHUNK_BYTES", (1 << 20) + 1),
+        ("VERIFY", "perhaps"),
         ("CONFIG_FILE", 5),
     ],
 )

@@ -33,6 +33,8 @@ MESSAGES: list[control.Message] = [
     control.Have(session=SESSION, chunks=()),
     control.Done(session=SESSION),
     control.Bye(session=SESSION, reason="enough"),
+    control.Bye(session=SESSION, reason="wrong bytes", bad_chunk=5),
+    ACCEPT.model_copy(update={"message_bytes": 1 << 20}),
 ]
 
 
@@ -58,6 +60,15 @@ def test_numbers_are_not_turned_into_others(value: float) -> None:
     arrived = message.attributes["x"]
     assert type(arrived) is type(value)
     assert repr(arrived) == repr(value)
+
+
+def test_what_earlier_peers_leave_out_means_whole_chunks_and_no_accusation() -> None:
+    accept = json.loads(control.encode(ACCEPT)[0])
+    bye = json.loads(control.encode(MESSAGES[6])[0])
+    del accept["message_bytes"], bye["bad_chunk"]
+    for data, expected in ((accept, ACCEPT), (bye, MESSAGES[6])):
+        assert control.decode([json.dumps(data).encode()])[0] == expected
+    assert ACCEPT.message_bytes == control.MAX_BULK_MESSAGE_BYTES
 
 
 def changed(message: control.Message, **changes: object) -> bytes:
@@ -89,6 +100,10 @@ def changed(message: control.Message, **changes: object) -> bytes:
         changed(ACCEPT, port=65_536),
         changed(ACCEPT, have=[[0, 1, 2]]),
         changed(ACCEPT, attributes={"x": [1]}),
+        changed(ACCEPT, message_bytes=0),
+        changed(ACCEPT, message_bytes=(1 << 30) + 1),
+        changed(MESSAGES[6], bad_chunk=-1),
+        changed(MESSAGES[6], bad_chunk=control.MAX_CHUNKS),
         changed(MESSAGES[2], code="because"),
         changed(MESSAGES[2], retry_after_s=-1),
         changed(MESSAGES[2], retry_after_s=1e999),
