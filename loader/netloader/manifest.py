@@ -6,7 +6,9 @@ from it by the same rule, so that a chunk's number is all that has to be asked f
 
 The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
 least `PACK_BELOW` stand alone; the rest are packed together, in manifest order, up to
-`chunk_bytes`. Pieces that stand alone travel straight from and into the tensor's own memory.
+`chunk_bytes`, each starting at a multiple of `ALIGN`. Pieces that stand alone travel straight from
+and into the tensor's own memory; packed ones may too, where a model's tensors lie in memory as the
+chunk does (`arena.py`).
 
 Pure: knows neither torch nor vLLM. `weights.py` makes manifests from models.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import orjson
@@ -30,6 +33,10 @@ small enough that what a dead source leaves unfinished is little."""
 
 PACK_BELOW = 4 * 1024 * 1024
 """Tensors below this are packed: copying them costs less than a message of their own."""
+
+ALIGN = 256
+"""Tensors in a packed chunk start at multiples of this many bytes: what allocators of accelerators
+align to, so that kernels may use tensors in place. The gaps travel as zeros."""
 
 MAX_TENSORS = 1_000_000
 MAX_BYTES = 1 << 46
@@ -59,6 +66,8 @@ class Piece:
     start: int
     """First byte, counted in the tensor."""
     nbytes: int
+    offset: int = 0
+    """First byte, counted in the chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +76,30 @@ class Chunk:
 
     id: int
     pieces: tuple[Piece, ...]
+    """In order of their offsets, the first at 0."""
     nbytes: int
+    """What travels: from the first byte of the first piece to the last byte of the last, gaps
+    included."""
     packed: bool
-    """Travels through a staging buffer. Otherwise: one piece, straight from and into its tensor."""
+    """May hold several pieces. Otherwise: one, straight from and into its tensor."""
+
+    @property
+    def payload(self) -> int:
+        """Bytes of tensors in it: `nbytes` without the gaps."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Runs of bytes that belong to no tensor, as (first, end), counted in the chunk."""
+        end = 0
+        for piece in self.pieces:
+            if piece.offset > end:
+                yield end, piece.offset
+            end = piece.offset + piece.nbytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
-    """What a model's weights consist of."""
+    """What a model's weights consist of. Hash and chunk table are computed once."""
 
     layout: Literal["checkpoint", "runtime"]
     chunk_bytes: int
@@ -82,10 +107,10 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that travel, aliases counted once."""
+        """Bytes of all tensors, aliases counted once: the sum of the chunks' payloads."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """32 hex digits over everything: equal hashes have equal chunk tables."""
         return xxhash.xxh3_128_hexdigest(self.encode())
@@ -99,6 +124,10 @@ class Manifest:
 
     def chunks(self) -> tuple[Chunk, ...]:
         """The chunk table, in order of id."""
+        return self._chunks
+
+    @cached_property
+    def _chunks(self) -> tuple[Chunk, ...]:
         return tuple(_cut(self.tensors, self.chunk_bytes))
 
 
@@ -192,8 +221,10 @@ def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
                 yield Chunk(number, (Piece(position, start, size),), size, False)
                 number += 1
             continue
-        if packed + tensor.nbytes > chunk_bytes:
+        offset = -(-packed // ALIGN) * ALIGN
+        if offset + tensor.nbytes > chunk_bytes:
             yield from flush()
-        pack.append(Piece(position, 0, tensor.nbytes))
-        packed += tensor.nbytes
+            offset = 0
+        pack.append(Piece(position, 0, tensor.nbytes, offset))
+        packed = offset + tensor.nbytes
     yield from flush()

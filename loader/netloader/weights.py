@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,25 +42,57 @@ class Weights:
         """The bytes of one piece, shape [nbytes], uint8, in place."""
         return self.tensors[piece.tensor][piece.start : piece.start + piece.nbytes]
 
-    def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
-        """Copy a packed chunk into `staging` (uint8, at least `chunk.nbytes`) and return that part.
+    def contiguous(self, chunk: Chunk) -> torch.Tensor | None:
+        """Memory in which a chunk lies exactly as it travels: shape [chunk.nbytes], uint8.
 
-        A chunk that is not packed is returned as it lies in its tensor.
+        None for a packed chunk whose tensors lie elsewhere than the chunk has them. Where there is
+        memory, nothing needs packing: writing to it writes the model, gaps included.
         """
-        if not chunk.packed:
-            return self.view(chunk.pieces[0])
-        at = 0
+        return self._contiguous[chunk.id]
+
+    @cached_property
+    def _contiguous(self) -> tuple[torch.Tensor | None, ...]:
+        return tuple(
+            self._in_one_run(chunk) if chunk.packed else self.view(chunk.pieces[0])
+            for chunk in self.manifest.chunks()
+        )
+
+    def _in_one_run(self, chunk: Chunk) -> torch.Tensor | None:
+        first = self.tensors[chunk.pieces[0].tensor]
+        start, storage = first.data_ptr(), first.untyped_storage()
+        # A storage of just the chunk's size has nothing in the gaps: nobody else's bytes are read
+        # or written there.
+        if chunk.payload != chunk.nbytes and storage.nbytes() != chunk.nbytes:
+            return None
+        if first.storage_offset() + chunk.nbytes > storage.nbytes():
+            return None
         for piece in chunk.pieces:
-            _copy(staging[at : at + piece.nbytes], self.view(piece))
-            at += piece.nbytes
-        return staging[:at]
+            data = self.tensors[piece.tensor]
+            if data.data_ptr() != start + piece.offset:
+                return None
+            if data.untyped_storage().data_ptr() != storage.data_ptr():
+                return None
+        return first.as_strided((chunk.nbytes,), (1,))
+
+    def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        """A chunk as it travels: in place where it lies so, else copied into `staging`.
+
+        `staging` is uint8 and has at least `chunk.nbytes`; the part of it that is used is returned,
+        with zeros in the gaps.
+        """
+        in_place = self.contiguous(chunk)
+        if in_place is not None:
+            return in_place
+        for first, end in chunk.gaps():
+            staging[first:end].zero_()
+        for piece in chunk.pieces:
+            _copy(staging[piece.offset : piece.offset + piece.nbytes], self.view(piece))
+        return staging[: chunk.nbytes]
 
     def unpack(self, chunk: Chunk, staging: torch.Tensor) -> None:
-        """Copy a packed chunk from `staging` into the tensors."""
-        at = 0
+        """Copy a packed chunk from `staging` into the tensors. What is in the gaps is ignored."""
         for piece in chunk.pieces:
-            _copy(self.view(piece), staging[at : at + piece.nbytes])
-            at += piece.nbytes
+            _copy(self.view(piece), staging[piece.offset : piece.offset + piece.nbytes])
 
     def sha256(self) -> dict[str, str]:
         """SHA-256 of every tensor's bytes, by name. For reports; reads everything."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from netloader.errors import ManifestError
 from netloader.manifest import (
+    ALIGN,
     CHUNK_BYTES,
     PACK_BELOW,
     Manifest,
@@ -52,13 +53,13 @@ class TestChunks:
         made = manifest(*sizes, chunk_bytes=chunk_bytes)
         chunks = made.chunks()
         assert [chunk.id for chunk in chunks] == list(range(len(chunks)))
-        assert sum(chunk.nbytes for chunk in chunks) == made.nbytes == sum(sizes)
+        assert sum(chunk.payload for chunk in chunks) == made.nbytes == sum(sizes)
         for chunk in chunks:
             assert 0 < chunk.nbytes <= chunk_bytes
-            assert chunk.nbytes == sum(piece.nbytes for piece in chunk.pieces)
             assert all(piece.nbytes > 0 for piece in chunk.pieces)
             if not chunk.packed:
                 assert len(chunk.pieces) == 1
+                assert chunk.nbytes == chunk.payload
             else:
                 assert all(piece.start == 0 for piece in chunk.pieces)
                 assert all(piece.nbytes < PACK_BELOW for piece in chunk.pieces)
@@ -75,8 +76,33 @@ class TestChunks:
         chunks = manifest(10, PACK_BELOW, 20).chunks()
         assert [(chunk.nbytes, chunk.packed) for chunk in chunks] == [
             (PACK_BELOW, False),
-            (30, True),
+            (ALIGN + 20, True),
         ]
+
+    @given(sizes=st.lists(st.integers(0, 2000), max_size=60), chunk_bytes=st.integers(1, 6000))
+    def test_lay_tensors_out_aligned_and_as_close_as_that_allows(
+        self, sizes: list[int], chunk_bytes: int
+    ) -> None:
+        for chunk in manifest(*sizes, chunk_bytes=chunk_bytes).chunks():
+            end = 0
+            for piece in chunk.pieces:
+                assert piece.offset % ALIGN == 0
+                assert end <= piece.offset < end + ALIGN
+                end = piece.offset + piece.nbytes
+            assert chunk.nbytes == end
+
+    def test_gaps_are_what_no_piece_covers(self) -> None:
+        (chunk,) = manifest(10, ALIGN, 3).chunks()
+        assert list(chunk.gaps()) == [(10, ALIGN)]
+        assert (chunk.nbytes, chunk.payload) == (2 * ALIGN + 3, ALIGN + 13)
+
+    def test_a_tensor_that_fits_only_without_its_gap_starts_the_next(self) -> None:
+        chunks = manifest(10, 10, chunk_bytes=ALIGN + 9).chunks()
+        assert [(chunk.nbytes, chunk.packed) for chunk in chunks] == [(10, True), (10, True)]
+
+    def test_are_computed_once(self) -> None:
+        made = manifest(10, 20)
+        assert made.chunks() is made.chunks()
 
     def test_equal_hashes_have_equal_tables(self) -> None:
         assert manifest(10, 20).hash == manifest(10, 20).hash

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from netloader.errors import ManifestError
-from netloader.manifest import Piece
+from netloader.manifest import ALIGN, Chunk, Piece
 from netloader.weights import Weights, capture
 
 
@@ -122,6 +122,87 @@ class TestPacking:
         chunk = next(chunk for chunk in weights.manifest.chunks() if not chunk.packed)
         data = weights.pack(chunk, torch.empty(0, dtype=torch.uint8))
         assert data.data_ptr() == weights.view(chunk.pieces[0]).data_ptr()
+
+    def test_gaps_travel_as_zeros_whatever_the_staging_held(self) -> None:
+        weights = capture(holding(a=torch.full((10,), 1.0), b=torch.full((3,), 2.0)))
+        (chunk,) = weights.manifest.chunks()
+        staging = torch.full((1000,), 0xFF, dtype=torch.uint8)
+        data = weights.pack(chunk, staging)
+        assert not data[40:ALIGN].any()
+        assert torch.equal(data[ALIGN:].view(torch.float32), torch.full((3,), 2.0))
+
+    def test_what_arrives_in_gaps_is_ignored(self) -> None:
+        weights = capture(holding(a=torch.zeros(10), b=torch.zeros(3)))
+        (chunk,) = weights.manifest.chunks()
+        data = torch.full((chunk.nbytes,), 0xFF, dtype=torch.uint8)
+        data[:40] = 0
+        data[ALIGN:] = 0
+        weights.unpack(chunk, data)
+        assert all(not tensor.any() for tensor in weights.tensors)
+
+
+class TestContiguous:
+    """Tensors that lie in memory as their chunk travels."""
+
+    @staticmethod
+    def laid_out(storage: torch.Tensor, *places: tuple[int, int]) -> tuple[Weights, Chunk]:
+        parts = {f"t{at}": storage[at:end] for at, end in places}
+        weights = capture(holding(**parts))
+        (chunk,) = weights.manifest.chunks()
+        return weights, chunk
+
+    def test_direct_chunk_is_its_piece(self) -> None:
+        weights = toy_weights(1)
+        chunk = next(chunk for chunk in weights.manifest.chunks() if not chunk.packed)
+        data = weights.contiguous(chunk)
+        assert data is not None
+        assert data.data_ptr() == weights.view(chunk.pieces[0]).data_ptr()
+        assert data.shape == (chunk.nbytes,)
+
+    def test_chunk_of_scattered_tensors_is_nowhere(self) -> None:
+        weights = toy_weights(1)
+        packed = [chunk for chunk in weights.manifest.chunks() if len(chunk.pieces) > 1]
+        assert packed
+        assert all(weights.contiguous(chunk) is None for chunk in packed)
+
+    def test_packed_chunk_of_one_tensor_is_that_tensor(self) -> None:
+        weights, chunk = self.laid_out(torch.arange(9, dtype=torch.uint8), (2, 7))
+        assert chunk.packed
+        assert weights.pack(chunk, torch.empty(0, dtype=torch.uint8)).tolist() == [2, 3, 4, 5, 6]
+
+    def test_tensors_of_one_storage_in_the_chunks_layout(self) -> None:
+        storage = torch.zeros(ALIGN + 7, dtype=torch.uint8)
+        weights, chunk = self.laid_out(storage, (0, 10), (ALIGN, ALIGN + 7))
+        data = weights.contiguous(chunk)
+        assert data is not None and data.shape == (chunk.nbytes,)
+        data[ALIGN] = 5
+        assert weights.view(chunk.pieces[1])[0] == 5
+        assert weights.contiguous(chunk) is data
+
+    def test_storage_that_may_hold_others_in_the_gaps(self) -> None:
+        storage = torch.zeros(ALIGN + 8, dtype=torch.uint8)
+        weights, chunk = self.laid_out(storage, (0, 10), (ALIGN, ALIGN + 7))
+        assert weights.contiguous(chunk) is None
+
+    def test_larger_storage_is_fine_where_there_are_no_gaps(self) -> None:
+        storage = torch.arange(3 * ALIGN).to(torch.uint8)
+        weights, chunk = self.laid_out(storage, (ALIGN, 2 * ALIGN), (2 * ALIGN, 3 * ALIGN))
+        data = weights.contiguous(chunk)
+        assert data is not None and torch.equal(data, storage[ALIGN:])
+
+    def test_other_order_or_other_distance(self) -> None:
+        storage = torch.zeros(3 * ALIGN, dtype=torch.uint8)
+        for places in (((ALIGN, 2 * ALIGN), (0, ALIGN)), ((0, ALIGN), (2 * ALIGN, 3 * ALIGN))):
+            weights, chunk = self.laid_out(storage, *places)
+            assert weights.contiguous(chunk) is None
+
+    def test_neighbours_in_memory_that_are_two_storages(self) -> None:
+        memory = bytearray(2 * ALIGN)
+        halves = [
+            torch.frombuffer(memory, dtype=torch.uint8, count=ALIGN, offset=at) for at in (0, ALIGN)
+        ]
+        weights = capture(holding(a=halves[0], b=halves[1]))
+        assert weights.contiguous(weights.manifest.chunks()[0]) is None
 
 
 def test_sha256_is_that_of_the_bytes() -> None:
