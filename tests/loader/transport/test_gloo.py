@@ -12,7 +12,7 @@ import torch
 from tests.loader.support import descriptors, threads
 
 from netloader.transport import Group, Pending, Rendezvous, TransportError, join
-from netloader.transport.gloo import GlooBackend
+from netloader.transport.gloo import LANES, STRIPE_FROM, GlooBackend, stripes
 
 
 @dataclass
@@ -71,6 +71,59 @@ def test_messages_are_told_apart_by_their_tag_whatever_the_order(pair: Pair) -> 
     assert (first.item(), second.item()) == (1, 2)
 
 
+SIZES = (0, 1, 5000, STRIPE_FROM - 1, STRIPE_FROM, STRIPE_FROM + 1, 3 * STRIPE_FROM + 12_345)
+
+
+@pytest.mark.parametrize("nbytes", SIZES)
+@pytest.mark.parametrize("tag", [0, 1, 7, (1 << 20) - 1])
+def test_stripes_cover_a_message_once_and_no_two_share_a_page(nbytes: int, tag: int) -> None:
+    parts = list(stripes(nbytes, tag))
+    covered = [at for _, part in parts for at in (part.start, part.stop)]
+    assert (covered[0], covered[-1]) == (0, nbytes)
+    assert covered[1:-1:2] == covered[2:-1:2]
+    assert all(start % 4096 == 0 for start in covered[2:-1:2])
+    assert len({lane for lane, _ in parts}) == len(parts) == (1 if nbytes < STRIPE_FROM else LANES)
+
+
+def test_small_messages_take_every_lane_in_turn() -> None:
+    assert {lane for tag in range(LANES) for lane, _ in stripes(100, tag)} == set(range(LANES))
+
+
+@pytest.mark.parametrize("nbytes", SIZES[1:])
+def test_a_message_of_any_size_arrives_whole(pair: Pair, nbytes: int) -> None:
+    sent = torch.arange(nbytes, dtype=torch.int64).mul_(2_654_435_761).view(torch.uint8)[:nbytes]
+    target = torch.zeros(nbytes, dtype=torch.uint8)
+    arriving = pair.replica.recv(target, 3)
+    pair.source.send(sent, 3).wait(5)
+    arriving.wait(5)
+    assert torch.equal(sent, target)
+
+
+def test_messages_of_one_tag_keep_their_order_whatever_their_sizes(pair: Pair) -> None:
+    sizes = (100, STRIPE_FROM, 7, 2 * STRIPE_FROM + 1, 5000, STRIPE_FROM)
+    targets = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
+    arriving = [pair.replica.recv(target, 9) for target in targets]
+    leaving = [
+        pair.source.send(torch.full((size,), number + 1, dtype=torch.uint8), 9)
+        for number, size in enumerate(sizes)
+    ]
+    for pending in arriving + leaving:
+        pending.wait(5)
+    assert [set(target.unique().tolist()) for target in targets] == [
+        {number + 1} for number in range(len(sizes))
+    ]
+
+
+def test_an_error_on_one_lane_breaks_the_other_too(pair: Pair) -> None:
+    lanes = {tag % LANES: pair.source.recv(bytes_of(0), tag) for tag in range(LANES)}
+    silent = pair.replica.recv(bytes_of(0), 4)  # On the first lane.
+    fails_in(silent, 0.05)
+    for waiting in lanes.values():
+        assert fails_in(waiting, 10) < 2
+    with pytest.raises(TransportError, match="aborted"):
+        pair.replica.recv(bytes_of(0), 5)
+
+
 def test_silence_is_an_error_after_the_timeout(pair: Pair) -> None:
     waited = fails_in(pair.replica.recv(bytes_of(0), 1), 0.05)
     assert 0.04 < waited < 2
@@ -102,16 +155,37 @@ def test_peer_learns_of_an_abort_at_once_also_while_transfers_are_held(pair: Pai
     assert held is not None
 
 
-def test_nothing_is_written_after_an_abort_although_the_peer_still_sends() -> None:
-    for round_ in range(5):
+@pytest.mark.parametrize("nbytes", [STRIPE_FROM - 1, 2 * STRIPE_FROM])
+def test_nothing_is_written_after_an_abort_although_the_peer_still_sends(nbytes: int) -> None:
+    for round_ in range(8):
         pair = open_pair()
-        source, target = torch.ones(16 << 20).byte(), torch.zeros(16 << 20).byte()
-        held = pair.replica.recv(target, 1), pair.source.send(source, 1)
+        source = torch.ones(nbytes, dtype=torch.uint8)
+        target = torch.zeros(LANES * nbytes, dtype=torch.uint8)
+        held = [
+            pending
+            for tag, part in enumerate(target.split(nbytes))
+            for pending in (pair.replica.recv(part, tag), pair.source.send(source, tag))
+        ]
         time.sleep(0.001 * (round_ % 4))  # Somewhere in the middle: the race is the point.
         pair.replica.abort()
         target.fill_(9)
         with pytest.raises(TransportError):
-            pair.source.send(source, 2).wait(5)
+            pair.source.send(source, 2 + round_).wait(5)
+        assert bool((target == 9).all())
+        pair.abort()
+        del held
+
+
+def test_whoever_aborts_second_does_not_return_before_the_first_is_done() -> None:
+    for _ in range(5):
+        pair = open_pair()
+        source, target = torch.ones(32 << 20).byte(), torch.zeros(32 << 20).byte()
+        held = pair.replica.recv(target, 1), pair.source.send(source, 1)
+        first = threading.Thread(target=pair.replica.abort)
+        first.start()
+        pair.replica.abort()
+        target.fill_(9)
+        first.join()
         assert bool((target == 9).all())
         pair.abort()
         del held
