@@ -178,6 +178,8 @@ def _has_inner_tensors(tensor: torch.Tensor) -> bool:
 
 def _is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill a run of memory, in whatever order of dimensions."""
+    if tensor.is_contiguous():  # Nearly all are, and this is called for every tensor of a model.
+        return True
     expected = 1
     for stride, size in sorted(
         (stride, size)
