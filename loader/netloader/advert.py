@@ -17,10 +17,20 @@ from netmesh import JsonObject
 
 SCHEMA: Final = 1
 MAX_HOLDINGS: Final = 8
+MAX_ACCUSED: Final = 8
 
 State = Literal["loading", "ready", "unavailable"]
 
 _Text = Annotated[str, StringConstraints(max_length=1024)]
+
+
+class Accused(BaseModel):
+    """A process that was found to serve wrong bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    endpoint: _Text
+    generation: Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class Holding(BaseModel):
@@ -51,6 +61,10 @@ class Holding(BaseModel):
     """Replicas being served now."""
     pulling: Annotated[int, Field(ge=0)] = 0
     """Sources being pulled from now."""
+    chunk_bytes: Annotated[int, Field(ge=0)] = 0
+    """Size of its chunks: a replica must cut alike. 0: it did not say."""
+    accuses: Annotated[tuple[Accused, ...], Field(max_length=MAX_ACCUSED)] = ()
+    """Sources that sent this worker other bytes than they had promised, latest last."""
 
     @property
     def model(self) -> str:

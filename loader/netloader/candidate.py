@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BY_MESH = "mesh"
+
+Process = tuple[str, int]
+"""A source's endpoint and generation: one process, not whoever listens there next."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -12,6 +17,11 @@ class Candidate:
     endpoint: str
     """`host:port` of its listener."""
     found_by: str
-    """`mesh`, or the setting that named it."""
+    """`BY_MESH`, or the setting that named it."""
     generation: int | None = None
     """What the mesh says the process behind the endpoint is; None when nobody told."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether the operator named it: such sources go before those of the mesh."""
+        return self.found_by != BY_MESH

@@ -8,6 +8,7 @@
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
     │   └── DigestMismatch     the source sent bytes that are not the advertised ones
+    ├── NoSourceLeft           a pull ended before everything had come; storage is next
     └── ProtocolError          the peer sent something that is not in the grammar
 
 Only `ConfigError` reaches the operator as a failed start. The others end one attempt: the loader
@@ -15,6 +16,8 @@ logs them in one line and takes the next source, or storage.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class NetloaderError(Exception):
@@ -72,6 +75,16 @@ class DigestMismatch(TransferError):
         super().__init__(
             source, f"chunk {chunk} has digest {got}, the manifest promises {expected}"
         )
+
+
+class NoSourceLeft(NetloaderError):
+    """A pull ended before everything had come: nobody was left to ask."""
+
+    def __init__(self, had_one: bool, waited_s: float, failures: Sequence[object]) -> None:
+        self.reason = (
+            f"no source was left for {waited_s:g} s" if had_one else "no source could be used"
+        )
+        super().__init__("; ".join([self.reason, *map(str, failures)]))
 
 
 class ProtocolError(NetloaderError):

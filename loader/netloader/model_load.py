@@ -18,9 +18,8 @@ from tqdm.auto import tqdm
 from netloader import attributes, digests, originals
 from netloader.advert import Holding
 from netloader.attributes import Scalar
-from netloader.candidate import Candidate
 from netloader.config import Config, KeepMode
-from netloader.errors import ManifestError, TransferError
+from netloader.errors import ManifestError, NoSourceLeft
 from netloader.identity import Identity, Role
 from netloader.originals import Kept
 from netloader.poison import Poison
@@ -87,6 +86,7 @@ class ModelLoad:
                 content={str(kind): text for kind, text in identity.content.items()},
                 endpoint=self.source.endpoint if self.source is not None else "",
                 backend=backend.name if backend is not None else "",
+                chunk_bytes=self.worker.config.chunk_bytes,
             )
         )
 
@@ -157,7 +157,7 @@ class ModelLoad:
             self.skipped.append(self.cannot_share)
             return None
         try:
-            weights = capture(model)
+            weights = self._capture(model)
             candidates, self.skipped = self.worker.candidates(self.identity, self.backend.name)
         except ManifestError as error:
             self.skipped.append(str(error))
@@ -178,47 +178,57 @@ class ModelLoad:
             desc="Pulling weights from peers",
             disable=not self.use_tqdm or self.worker.rank != 0,
         ) as bar:
+            config = self.worker.config
             pull = Pull(
                 self.identity,
                 weights,
                 self.backend,
                 lambda: self.worker.security,
                 replica=self.worker.name,
-                timeout_s=self.worker.config.transfer_timeout_s,
+                timeout_s=config.transfer_timeout_s,
+                max_sources=config.max_sources,
+                verify=config.verify,
                 progress=bar.update,
+                on_lie=lambda source: self.worker.accuse(self.role, source),
+                on_sources=lambda count: self.worker.update(self.role, pulling=count),
             )
-            self._pull_from(candidates, pull, model)
+            self._run(pull, self.identity, self.backend, model)
         return pull
 
-    def _pull_from(self, candidates: tuple[Candidate, ...], pull: Pull, model: nn.Module) -> None:
-        """Ask one candidate after the other for what is still missing."""
+    def _run(self, pull: Pull, identity: Identity, backend: Backend, model: nn.Module) -> None:
+        """Fetch what the peers have, and say how that went."""
         started = time.monotonic()
-        self.worker.update(self.role, pulling=1)
-        for candidate in candidates:
-            try:
-                pull.from_source(candidate)
-                attributes.apply(model, pull.attributes)
-                self.origin = "peers"
-                break
-            except (TransferError, ManifestError) as error:
-                reason = f"{candidate.found_by}: {error}"
-            except Exception as error:  # noqa: BLE001
-                # A fault of ours must cost this peer, not the start: storage is still there.
-                _log.exception("pulling from %s failed", candidate.endpoint)
-                reason = f"{candidate.found_by}: {candidate.endpoint}: {error!r}"
-            _log.warning("%s", reason)
-            self.skipped.append(reason)
-        self.worker.update(self.role, pulling=0)
-        self.deliveries = tuple(pull.deliveries)
+        try:
+            pull.run(
+                lambda: self.worker.find(identity, backend.name),
+                self.worker.config.source_timeout_s,
+            )
+            attributes.apply(model, pull.attributes)
+            self.origin = "peers"
+        except NoSourceLeft as error:
+            _log.warning("%s", error.reason)
+            self.skipped += [*map(str, pull.failures), error.reason]
+        except ManifestError as error:
+            self.skipped.append(str(error))
+        except Exception as error:  # noqa: BLE001
+            # A fault of ours must cost the peers, not the start: storage is still there.
+            _log.exception("pulling failed")
+            self.skipped.append(repr(error))
+        else:
+            self.skipped += map(str, pull.failures)
+        self.deliveries = pull.deliveries
         if self.origin == "peers":
             self.seconds = time.monotonic() - started
-            self._digests, self._attributes = pull.digests, pull.attributes
+            self._digests, self._attributes = pull.digests, dict(pull.attributes)
             _log.info(
                 "pulled %s in %.2f s (%.2f GB/s) from %s",
                 _size(pull.nbytes),
                 self.seconds,
                 pull.nbytes / self.seconds / 1e9,
-                ", ".join(delivery.endpoint for delivery in pull.deliveries),
+                ", ".join(
+                    f"{delivery.endpoint} ({_size(delivery.nbytes)})"
+                    for delivery in pull.deliveries
+                ),
             )
 
     def _from_storage(self, model: nn.Module, storage: Storage, pull: Pull | None) -> None:
@@ -237,9 +247,12 @@ class ModelLoad:
         except ManifestError as error:
             self.cannot_share = self.cannot_share or str(error)
 
+    def _capture(self, model: nn.Module) -> Weights:
+        return capture(model, chunk_bytes=self.worker.config.chunk_bytes)
+
     def _keep(self, model: nn.Module) -> None:
         """Between loading and post-processing: take what peers will be served."""
-        weights = capture(model)
+        weights = self._capture(model)
         self.nbytes = weights.manifest.nbytes
         if self.cannot_share:
             return

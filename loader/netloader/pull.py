@@ -1,53 +1,44 @@
-"""The replica's side: ask a source for chunks, verify each, put it where it belongs.
+"""Bringing a model's weights from as many sources as are good for it.
 
-A `Pull` outlives its sources: what one delivered stays, and the next is asked only for the rest.
-Bytes of packed chunks enter the model after they are verified. Chunks that travel straight into a
-large tensor are remembered as unverified until they are, so that whoever gives up the pull knows
-which memory holds no usable bytes.
+A `Pull` outlives its sources. It opens streams to the best candidates, replaces those that end,
+takes in members that appear while it runs, and lets a source go that keeps the others waiting.
+What one delivered stays; the model is never built again. When no source is left it waits for one,
+for a bounded time, and then leaves the rest to storage.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-import zmq
-
-from netloader import attributes, control, digests, manifest
+from netloader import pages
 from netloader.attributes import Scalar
 from netloader.candidate import Candidate
-from netloader.connection import Connection
-from netloader.errors import (
-    DigestMismatch,
-    ManifestError,
-    Refused,
-    SourceLost,
-    TransferError,
-)
-from netloader.handshake import HELLO_TIMEOUT_S, greet
+from netloader.errors import DigestMismatch, NoSourceLeft, Refused, TransferError
 from netloader.identity import Identity
-from netloader.manifest import Chunk, Piece
-from netloader.transport import Backend, Group, Pending, TransportError, join
+from netloader.ledger import Ledger
+from netloader.manifest import Piece
+from netloader.prospects import Prospects
+from netloader.stream import Request, Stream
+from netloader.transport import Backend
 from netloader.weights import Weights
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
 
-WINDOW = 4
-"""Chunks asked for and not yet verified. Bounds the staging memory of a pull, and is enough for one
-chunk on the wire, one being verified and a round trip of requests between."""
+MAX_SOURCES = 4
+"""Sources at once. Two fill a 2-core machine's loopback; on a network each adds its own link until
+the replica's is full, and four leave something when one of them dies."""
 
-RENDEZVOUS_TIMEOUT_S = 10.0
+_LOOK_S = 0.25
+"""How often candidates are looked for while there is room for one more, and slow sources judged.
+Both are cheap, and what they find is worth seconds."""
 
-_LAST_WORDS_S = 0.2
-"""How long to listen for why a source broke the group: it says so, unless it died."""
-
-_MAX_QUOTE = 1024
-"""Characters of what a peer says that end up in an error."""
+_GOODBYE_S = 2.0
+"""How long streams may take to say that they are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +52,14 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class _Arriving:
-    """A chunk that was asked for."""
-
-    chunk: Chunk
-    pending: Pending
-    data: torch.Tensor
-    """Where it is received: part of `buffer`, or of a tensor."""
-    buffer: torch.Tensor | None
-    """Staging memory to give back, of a packed chunk."""
-
-
-@dataclass
-class _Stream:
-    """A session under way."""
+class Failure:
+    """A source that did not deliver, or not to the end, and why."""
 
     source: Candidate
-    session: str
-    group: Group
-    connection: Connection
-    available: set[int]
-    """Chunks the source has said it holds."""
-    in_flight: deque[_Arriving] = field(default_factory=deque)
+    error: TransferError
+
+    def __str__(self) -> str:
+        return f"{self.source.found_by}: {self.error}"
 
 
 class Pull:
@@ -97,293 +74,169 @@ class Pull:
         *,
         replica: str,
         timeout_s: float,
+        max_sources: int = MAX_SOURCES,
+        verify: bool = True,
         progress: Callable[[int], object] = lambda nbytes: None,
+        on_lie: Callable[[Candidate], object] = lambda source: None,
+        on_sources: Callable[[int], object] = lambda count: None,
     ) -> None:
         """`weights` are the tensors to fill. `security` gives the keys as they are now.
         `replica` names this worker in the source's log.
 
-        `timeout_s` bounds every wait for a source that makes no progress. `progress` is told the
-        bytes of each verified chunk.
+        `timeout_s` bounds every wait for a source that makes no progress. With `verify` off, bytes
+        are taken as they come. `progress` is told the bytes of each chunk, by one thread at a time.
+        `on_lie` is told of a source whose bytes were not what it had promised, `on_sources` the
+        number of sources being pulled from whenever it changes.
         """
         self.weights = weights
-        self.chunks = weights.manifest.chunks()
-        self.digests: tuple[bytes, ...] = ()
-        """By chunk id, as the first source promised them; empty until then."""
-        self.attributes: dict[str, Scalar] = {}
-        """What the source's `load_weights` had set besides tensors."""
-        self.deliveries: list[Delivery] = []
-        self._identity = identity
-        self._manifest_hash = weights.manifest.hash
-        self._backend = backend
-        self._security = security
-        self._replica = replica
-        self._timeout_s = timeout_s
-        self._progress = progress
-        self._promised = False  # Whether a source has said what the two above are.
-        self._missing = {chunk.id for chunk in self.chunks}
-        self._unverified: set[int] = set()
-        self._staging: list[torch.Tensor] = []
+        self.failures: list[Failure] = []
+        """Sources that did not deliver, or not to the end, in the order it happened."""
+        self._max_sources = max_sources
+        self._on_lie = on_lie
+        self._on_sources = on_sources
+        self._told_sources = 0
+        one_at_a_time = threading.Lock()
+
+        def told(nbytes: int) -> None:
+            with one_at_a_time:
+                progress(nbytes)
+
+        self._request = Request(identity, backend, security, replica, timeout_s, verify, told)
+        self._ledger = Ledger(weights)
+        self._streams: list[Stream] = []
+        self._ended: list[Stream] = []
+        self._brought: dict[str, Delivery] = {}
+        self._prospects = Prospects()
+        self._had_one = False  # Whether a source ever had something, were it only a busy line.
 
     @property
     def complete(self) -> bool:
         """Whether every chunk is verified and in place."""
-        return not self._missing and bool(self.digests or not self.chunks)
+        return self._ledger.complete
 
     @property
     def nbytes(self) -> int:
-        """Bytes verified so far."""
-        return sum(delivery.nbytes for delivery in self.deliveries)
+        """Bytes of weights in place so far."""
+        return self._ledger.arrived_bytes
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """By chunk id, as the sources promised them; empty until one has."""
+        promise = self._ledger.promise
+        return promise.digests if promise is not None else ()
+
+    @property
+    def attributes(self) -> Mapping[str, Scalar]:
+        """What the sources' `load_weights` had set besides tensors."""
+        promise = self._ledger.promise
+        return promise.attributes if promise is not None else {}
+
+    @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """What each source contributed, in the order in which sources ended."""
+        return tuple(self._brought.values())
 
     def unverified(self) -> tuple[Piece, ...]:
         """Parts of tensors that may hold bytes which nobody has verified."""
-        return tuple(
-            piece for number in sorted(self._unverified) for piece in self.chunks[number].pieces
-        )
+        return self._ledger.unverified()
 
-    def from_source(self, source: Candidate) -> None:
-        """Fetch everything that is missing from one source.
+    def run(self, find: Callable[[], Sequence[Candidate]], source_timeout_s: float = 0.0) -> None:
+        """Fetch what is missing. `find` gives the candidates as they are now, best first.
 
-        Raises `TransferError` when the source does not deliver all of it; what it did deliver
-        stays.
+        Raises `NoSourceLeft` when, for `source_timeout_s` after the last source ended, there was
+        none to go on with; at once when there never was one. When it returns or raises, nothing
+        writes to the tensors any more.
         """
-        started = time.monotonic()
-        missing_before = set(self._missing)
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        for data in self.weights.tensors:
+            pages.advise(data)
+        alone_since = time.monotonic()
+        self._ledger.begin()
         try:
-            connection, answer, attachment = greet(
-                context,
-                source.endpoint,
-                self._security,
-                self._hello(source),
-                min(HELLO_TIMEOUT_S, self._timeout_s),
-            )
-            try:
-                self._use(connection, source, answer, attachment)
-            finally:
-                connection.close()
+            while not self.complete:
+                self._settle()
+                if len(self._streams) < self._max_sources:
+                    self._open(find())
+                now = time.monotonic()
+                if any(stream.accepted for stream in self._streams):
+                    alone_since = now
+                elif not self._streams and (
+                    not self._had_one or now - alone_since >= source_timeout_s
+                ):
+                    raise NoSourceLeft(self._had_one, source_timeout_s, self.failures)
+                self._ledger.wait(_LOOK_S)
+                self._let_go()
+                self._tell()
         finally:
-            done = sum(self.chunks[number].nbytes for number in missing_before - self._missing)
-            if done:
-                self.deliveries.append(Delivery(source.endpoint, done, time.monotonic() - started))
-            context.destroy(linger=0)
+            self._stop()
 
-    def _hello(self, source: Candidate) -> control.Hello:
-        return control.Hello(
-            replica=self._replica,
-            generation=source.generation,
-            identity=self._identity.digest,
-            fields=self._identity.fields(),
-            content={str(kind): text for kind, text in self._identity.content.items()},
-            manifest=self._manifest_hash,
-            chunk_bytes=self.weights.manifest.chunk_bytes,
-            backend=self._backend.name,
-        )
+    def _open(self, candidates: Sequence[Candidate]) -> None:
+        """Fill the free places with the best that may be tried now."""
+        busy = {stream.name for stream in self._streams}
+        for candidate in self._prospects.usable(candidates, busy, time.monotonic()):
+            if len(self._streams) >= self._max_sources:
+                return
+            stream = Stream(candidate, self._request, self._ledger, self._on_end)
+            self._streams.append(stream)
+            stream.start()
 
-    def _use(
-        self,
-        connection: Connection,
-        source: Candidate,
-        answer: control.Message,
-        attachment: bytes,
-    ) -> None:
-        """Take up the session that hello was answered with, and fetch what is missing."""
-        match answer:
-            case control.Refuse():
-                raise Refused(
+    def _let_go(self) -> None:
+        """Drop a source whose chunks others would bring sooner."""
+        name = self._ledger.let_go()
+        for stream in self._streams:
+            if stream.name == name:
+                stream.abort("others deliver its last chunks sooner")
+
+    def _tell(self) -> None:
+        count = sum(stream.accepted for stream in self._streams)
+        if count != self._told_sources:
+            self._told_sources = count
+            self._on_sources(count)
+
+    def _on_end(self, stream: Stream) -> None:
+        """Called by a stream's thread."""
+        self._ended.append(stream)
+        self._ledger.nudge()
+
+    def _settle(self) -> None:
+        """Note what became of the streams that have ended."""
+        while self._ended:
+            stream = self._ended.pop()
+            self._streams.remove(stream)
+            source, error = stream.source, stream.error
+            self._prospects.ended(source, error, stream.nbytes, time.monotonic())
+            busy = isinstance(error, Refused) and error.retry_after_s is not None
+            self._had_one = self._had_one or stream.accepted or busy
+            if stream.nbytes:
+                before = self._brought.get(source.endpoint, Delivery(source.endpoint, 0, 0.0))
+                self._brought[source.endpoint] = Delivery(
                     source.endpoint,
-                    answer.reason + self._explain(answer, attachment),
-                    answer.retry_after_s,
+                    before.nbytes + stream.nbytes,
+                    before.seconds + stream.seconds,
                 )
-            case control.Accept():
-                pass
-            case _:
-                raise TransferError(source.endpoint, f"answered hello with {answer.type}")
-        stream = None
-        try:
-            stream = self._enter(connection, source, answer, attachment)
-            self._fetch(stream)
-            connection.send(control.Done(session=stream.session))
-        except TransferError as error:
-            self._say_bye(connection, answer.session, error)
-            raise
-        finally:
-            if stream is not None:
-                # Once the group and its receives are gone, nothing writes to tensors any more.
-                stream.group.abort()
-                stream.in_flight.clear()
-
-    def _enter(
-        self,
-        connection: Connection,
-        source: Candidate,
-        accept: control.Accept,
-        attachment: bytes,
-    ) -> _Stream:
-        """Take up the session that a source has opened."""
-        promised = self._check(source, accept, attachment)
-        try:
-            group = join(
-                accept.host, accept.port, accept.secret, self._backend, RENDEZVOUS_TIMEOUT_S
-            )
-        except TransportError as error:
-            raise SourceLost(source.endpoint, f"no process group: {error}") from None
-        self._promised = True
-        self.digests = promised
-        self.attributes = dict(accept.attributes)
-        available = {number for first, end in accept.have for number in range(first, end)}
-        return _Stream(source, accept.session, group, connection, available)
-
-    def _check(
-        self, source: Candidate, accept: control.Accept, attachment: bytes
-    ) -> tuple[bytes, ...]:
-        """The digests a source promises, once everything else it says fits."""
-        for what, mine, theirs in (
-            ("protocol version", control.VERSION, accept.version),
-            ("identity", self._identity.digest, accept.identity),
-            ("manifest", self._manifest_hash, accept.manifest),
-            ("generation", source.generation or accept.generation, accept.generation),
-            ("bytes of digests", len(self.chunks) * digests.DIGEST_BYTES, len(attachment)),
-        ):
-            if mine != theirs:
-                raise TransferError(
-                    source.endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
-                )
-        # In order and apart, so that a long list cannot stand for more work than there are chunks.
-        bounds = [bound for pair in accept.have for bound in pair]
-        if bounds != sorted(bounds) or any(not 0 <= at <= len(self.chunks) for at in bounds):
-            raise TransferError(
-                source.endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}"
-            )
-        promised = tuple(
-            attachment[at : at + digests.DIGEST_BYTES]
-            for at in range(0, len(attachment), digests.DIGEST_BYTES)
-        )
-        if self._promised and promised != self.digests:
-            raise TransferError(source.endpoint, "promises other digests than an earlier source")
-        # No digest covers these: what the sources agree on is all there is to go by.
-        if self._promised and (
-            different := attributes.difference(self.attributes, accept.attributes)
-        ):
-            raise TransferError(
-                source.endpoint, f"has other attributes than an earlier source ({different})"
-            )
-        return promised
-
-    def _explain(self, refusal: control.Refuse, attachment: bytes) -> str:
-        """The first difference between the manifests, when that is why a source refused."""
-        if refusal.code != "manifest" or not attachment:
-            return ""
-        try:
-            found = manifest.difference(self.weights.manifest, manifest.decode(attachment))
-        except ManifestError as error:
-            found = str(error)
-        return f" ({found})"[:_MAX_QUOTE]
-
-    def _fetch(self, stream: _Stream) -> None:
-        """Keep a window of chunks in flight until nothing is missing."""
-        waiting = deque(sorted(self._missing))
-        while waiting or stream.in_flight:
-            self._ask(stream, waiting)
-            if not stream.in_flight:
-                # Everything the source has is here; it is still loading the rest itself.
-                self._await_more(stream)
+            if error is None:
                 continue
-            arriving = stream.in_flight.popleft()
-            try:
-                arriving.pending.wait(self._timeout_s)
-            except TransportError as error:
-                raise SourceLost(stream.source.endpoint, self._last_words(stream, error)) from None
-            self._accept(stream, arriving)
+            (_log.debug if busy else _log.warning)("%s: %s", source.found_by, error)
+            failure = Failure(source, error)
+            # A busy source says so every second.
+            if str(failure) not in map(str, self.failures):
+                self.failures.append(failure)
+            if isinstance(error, DigestMismatch):
+                self._on_lie(source)
 
-    def _ask(self, stream: _Stream, waiting: deque[int]) -> None:
-        """Post receives for the next chunks, then ask for them."""
-        asked: list[int] = []
-        for _ in range(len(waiting)):
-            if len(stream.in_flight) >= WINDOW:
-                break
-            number = waiting.popleft()
-            if number not in stream.available:
-                waiting.append(number)
-                continue
-            chunk = self.chunks[number]
-            if chunk.packed:
-                buffer = self._buffer()
-                data = buffer[: chunk.nbytes]
-            else:
-                buffer = None
-                data = self.weights.view(chunk.pieces[0])
-                self._unverified.add(number)
-            try:
-                pending = stream.group.recv(data, number)
-            except TransportError as error:
-                raise SourceLost(stream.source.endpoint, str(error)) from None
-            stream.in_flight.append(_Arriving(chunk, pending, data, buffer))
-            asked.append(number)
-        if asked:
-            stream.connection.send(control.Want(session=stream.session, chunks=tuple(asked)))
-
-    def _accept(self, stream: _Stream, arrived: _Arriving) -> None:
-        """Verify one chunk that has arrived and put it in place."""
-        chunk = arrived.chunk
-        got, promised = digests.of_bytes(arrived.data), self.digests[chunk.id]
-        if got != promised:
-            raise DigestMismatch(stream.source.endpoint, chunk.id, promised.hex(), got.hex())
-        if arrived.buffer is not None:
-            self.weights.unpack(chunk, arrived.data)
-            self._staging.append(arrived.buffer)
-        self._unverified.discard(chunk.id)
-        self._missing.discard(chunk.id)
-        self._progress(chunk.nbytes)
-
-    def _buffer(self) -> torch.Tensor:
-        size = self.weights.manifest.chunk_bytes
-        return self._staging.pop() if self._staging else torch.empty(size, dtype=torch.uint8)
-
-    def _await_more(self, stream: _Stream) -> None:
-        """Wait until the source has a chunk that is missing here."""
-        deadline = time.monotonic() + self._timeout_s
-        while not stream.available & self._missing:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise SourceLost(
-                    stream.source.endpoint, f"no further chunk in {self._timeout_s:g} s"
-                )
-            self._hear(stream, left)
-
-    def _hear(self, stream: _Stream, timeout_s: float) -> None:
-        """Take one word from the source outside the group."""
-        heard = stream.connection.receive(timeout_s)
-        if heard is None:
-            raise SourceLost(stream.source.endpoint, f"silent for {timeout_s:.3g} s")
-        message, _ = heard
-        match message:
-            case control.Have() if message.session == stream.session:
-                stream.available.update(
-                    number for number in message.chunks if number < len(self.chunks)
-                )
-            case control.Bye() if message.session == stream.session:
-                raise SourceLost(stream.source.endpoint, f"ended the session: {message.reason}")
-            case _:
-                raise TransferError(stream.source.endpoint, f"sent {message.type} in a session")
-
-    def _last_words(self, stream: _Stream, error: TransportError) -> str:
-        """What broke, in the source's own words where it had time for some."""
-        deadline = time.monotonic() + _LAST_WORDS_S
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                heard = stream.connection.receive(left)
-            except TransferError as other:
-                _log.debug("after the group broke: %s", other)
-                break
-            if heard is None:
-                break
-            message, _ = heard
-            if isinstance(message, control.Bye) and message.session == stream.session:
-                return f"the source ended the session: {message.reason}"
-        return str(error)
-
-    def _say_bye(self, connection: Connection, session: str, error: TransferError) -> None:
-        try:
-            connection.send(control.Bye(session=session, reason=error.reason[:2048]))
-        except SourceLost as gone:
-            _log.debug("no way to say bye: %s", gone)
+    def _stop(self) -> None:
+        """End all streams. One that still greets its source receives nothing any more."""
+        complete = self.complete
+        self._ledger.end()
+        for stream in list(self._streams):
+            if not stream.receiving:
+                stream.abort("the pull is over")
+        for stream in list(self._streams):
+            if stream.receiving:
+                if complete:
+                    # It has nothing in flight and says goodbye.
+                    stream.join(_GOODBYE_S)
+                stream.abort("the pull is over")
+                stream.join()
+        self._settle()
+        self._streams.clear()
+        self._tell()

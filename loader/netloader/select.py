@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from ipaddress import ip_address
 
 from netloader.advert import Holding, decode
-from netloader.candidate import Candidate
+from netloader.candidate import BY_MESH, Candidate, Process
 from netloader.identity import Identity, mismatch
 from netmesh import Member, MemberId
 
@@ -21,37 +22,63 @@ class Choice:
     """One sentence a member."""
 
 
-def choose(members: Iterable[Member], identity: Identity, backend: str) -> Choice:
+def choose(
+    members: Iterable[Member],
+    identity: Identity,
+    backend: str,
+    chunk_bytes: int,
+    *,
+    liars: Collection[Process] = (),
+    read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
+) -> Choice:
     """Members that hold exactly these weights and can hand them out now.
 
-    Few sessions first, then the same host before others, then rendezvous hashing, so that many
-    replicas that start together spread over equal sources. A member never picks itself.
+    Few sessions first, then the same host, the same network, the rest; equals are ordered by
+    rendezvous hashing, so that many replicas that start together spread over them. Members that
+    another one accuses of wrong bytes come last: an accuser may be at fault itself. Those in
+    `liars`, whom this worker caught, are left out. A member never picks itself.
+
+    `read` gives the holdings of a member, so that a caller may remember them.
     """
-    found: list[tuple[tuple[int, bool, bytes], Candidate]] = []
+    found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
     rejected: list[str] = []
-    everybody = tuple(members)
-    me = next((member for member in everybody if member.me), None)
-    for member in everybody:
+    everybody = [(member, read(member)) for member in members]
+    me = next((member for member, _ in everybody if member.me), None)
+    accused = {
+        (one.endpoint, one.generation)
+        for member, holdings in everybody
+        if not member.me and member.selectable
+        for holding in holdings
+        for one in holding.accuses
+        if one.endpoint != holding.endpoint
+    }
+    for member, holdings in everybody:
         if member.me:
             continue
-        for holding in decode(member.advert):
+        for holding in holdings:
             if holding.model != identity.model or holding.role != identity.role:
                 continue
-            why_not = _unsuitable(member, holding, identity, backend)
+            process = (holding.endpoint, int(member.generation))
+            why_not = _unsuitable(member, holding, identity, backend, chunk_bytes)
+            if why_not is None and process in liars:
+                why_not = "sent other bytes than it had promised"
             if why_not is not None:
                 rejected.append(f"{member.id}: {why_not}")
                 continue
             key = (
+                process in accused,
                 holding.serving,
-                me is not None and member.host != me.host,
+                _distance(me.host, member.host) if me is not None else 0,
                 _weight(me.id if me is not None else None, member.id),
             )
-            found.append((key, Candidate(holding.endpoint, "mesh", member.generation)))
+            found.append((key, Candidate(holding.endpoint, BY_MESH, member.generation)))
     found.sort(key=lambda entry: entry[0])
     return Choice(tuple(candidate for _, candidate in found), tuple(rejected))
 
 
-def _unsuitable(member: Member, holding: Holding, identity: Identity, backend: str) -> str | None:
+def _unsuitable(
+    member: Member, holding: Holding, identity: Identity, backend: str, chunk_bytes: int
+) -> str | None:
     different = mismatch(identity, holding.fields, holding.content)
     if different is not None:
         return different
@@ -63,7 +90,24 @@ def _unsuitable(member: Member, holding: Holding, identity: Identity, backend: s
         return "has no listener"
     if holding.backend != backend:
         return f"backend: mine {backend}, theirs {holding.backend or 'none'}"
+    if holding.chunk_bytes not in (0, chunk_bytes):
+        return f"CHUNK_BYTES: mine {chunk_bytes}, theirs {holding.chunk_bytes}"
     return None
+
+
+def _distance(mine: str, theirs: str) -> int:
+    """0 on one host, 1 in one network, 2 beyond. Networks are /24 or /64, as operators cut them."""
+    if mine == theirs:
+        return 0
+    try:
+        here, there = ip_address(mine), ip_address(theirs)
+    except ValueError:
+        # A name. Who advertises one has not said where it is.
+        return 2
+    if here.version != there.version:
+        return 2
+    host_bits = 8 if here.version == 4 else 64
+    return 1 if int(here) >> host_bits == int(there) >> host_bits else 2
 
 
 def _weight(mine: MemberId | None, theirs: MemberId) -> bytes:

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import netmesh
 from netloader import advert, select
-from netloader.advert import Holding
-from netloader.candidate import Candidate
+from netloader.advert import MAX_ACCUSED, Accused, Holding
+from netloader.candidate import Candidate, Process
 from netloader.config import Config
 from netloader.control_port import ListenError
 from netloader.identity import Identity, Role
 from netloader.session import Offer
 from netloader.source import Source
-from netmesh import KeyWatch, Mesh, MeshError, SocketSecurity
+from netloader.throttle import Throttle
+from netmesh import KeyWatch, Member, MemberId, Mesh, MeshError, SocketSecurity
 from netmesh.bootstrap.advertise import choose_host
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ class Worker:
         self._lock = threading.Lock()
         self._holdings: dict[Role, Holding] = {}
         self._sources: dict[Role, Source] = {}
+        self._liars: set[Process] = set()
+        self._read: dict[MemberId, tuple[tuple[int, int], tuple[Holding, ...]]] = {}
+        self._throttle = Throttle(config.rate_limit) if config.rate_limit is not None else None
         self._generation = secrets.randbits(63)
         self._mesh = self._join() if config.mesh else None
         self._host = self._listen_host()
@@ -78,15 +82,10 @@ class Worker:
         """Sources for these weights, best first, and why others were skipped.
 
         In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Static lists
-        name the target's listeners: a draft is found through the mesh.
+        name the target's listeners: a draft is found through the mesh. Waits for the mesh to
+        answer, for `DISCOVERY_TIMEOUT` at most.
         """
-        own = self._sources.get(identity.role)
-        static = tuple(
-            Candidate(endpoint, origin)
-            for endpoint, origin in self.config.sources_of(self.rank)
-            # One list for all hosts names this worker too.
-            if identity.role == "target" and (own is None or endpoint != own.endpoint)
-        )
+        static = self._static(identity.role)
         skipped: list[str] = []
         listed = bool(self.config.source or self.config.file_source)
         if listed and identity.role == "target" and not static:
@@ -98,11 +97,61 @@ class Worker:
             skipped.append(
                 f"mesh: no contact answered within {self.config.discovery_timeout_s:g} s"
             )
-        choice = select.choose(self._mesh.members(), identity, backend)
+        choice = self._choose(self._mesh, identity, backend)
         skipped += [f"mesh: {reason}" for reason in choice.rejected]
         if not choice.candidates and not choice.rejected:
             skipped.append(f"mesh: nobody else holds {identity.model} ({identity.role})")
         return static + choice.candidates, skipped
+
+    def find(self, identity: Identity, backend: str) -> tuple[Candidate, ...]:
+        """The same sources as they are known at this moment. Never waits."""
+        static = self._static(identity.role)
+        if self._mesh is None:
+            return static
+        return static + self._choose(self._mesh, identity, backend).candidates
+
+    def accuse(self, role: Role, source: Candidate) -> None:
+        """Never ask this source again, and tell the mesh that it sent wrong bytes.
+
+        One from a static list whose generation nobody knows can only be avoided by the pull itself.
+        """
+        if source.generation is None:
+            return
+        self._liars.add((source.endpoint, source.generation))
+        accused = Accused(endpoint=source.endpoint, generation=source.generation)
+        with self._lock:
+            holding = self._holdings.get(role)
+            before = holding.accuses if holding is not None else ()
+        if accused not in before:
+            self.update(role, accuses=(*before, accused)[-MAX_ACCUSED:])
+
+    def _static(self, role: Role) -> tuple[Candidate, ...]:
+        own = self._sources.get(role)
+        return tuple(
+            Candidate(endpoint, origin)
+            for endpoint, origin in self.config.sources_of(self.rank)
+            # One list for all hosts names this worker too.
+            if role == "target" and (own is None or endpoint != own.endpoint)
+        )
+
+    def _choose(self, mesh: Mesh, identity: Identity, backend: str) -> select.Choice:
+        return select.choose(
+            mesh.members(),
+            identity,
+            backend,
+            self.config.chunk_bytes,
+            liars=self._liars,
+            read=self._holdings_of,
+        )
+
+    def _holdings_of(self, member: Member) -> tuple[Holding, ...]:
+        """What a member holds, read once for each version of its advert: a pull asks often."""
+        version = (int(member.generation), member.version)
+        known = self._read.get(member.id)
+        if known is None or known[0] != version:
+            known = (version, advert.decode(member.advert))
+            self._read[member.id] = known
+        return known[1]
 
     def listen(self, role: Role) -> Source | None:
         """The source for one of this worker's models, refusing replicas until it has an offer.
@@ -122,6 +171,11 @@ class Worker:
                 source_keys,
                 self.config.transfer_timeout_s,
                 lambda count: self.update(role, serving=count),
+                max_sessions=self.config.max_sessions,
+                throttle=self._throttle,
+                on_changed=lambda reason: self.update(
+                    role, state="unavailable", reason=reason[:1024]
+                ),
             )
         except ListenError as error:
             _log.warning("this worker will not be a source of its %s model: %s", role, error)

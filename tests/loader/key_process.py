@@ -14,7 +14,7 @@ import contextlib
 import json
 import sys
 
-from tests.loader.support import equal, identity, offer_of, pull_into, toy_weights, until
+from tests.loader.support import equal, identity, offer_of, pull_from, pull_into, toy_weights, until
 from tests.loader.test_advert import holding
 
 from netloader.candidate import Candidate
@@ -35,7 +35,7 @@ def serve(worker: Worker) -> None:
 def pull(worker: Worker, found: Candidate) -> str:
     replica = toy_weights()
     try:
-        pull_into(replica, security=lambda: worker.security).from_source(found)
+        pull_from(pull_into(replica, security=lambda: worker.security), found)
     except TransferError as error:
         return error.reason
     assert equal(replica, toy_weights(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ from torch._C._distributed_c10d import Store
 
 from netloader import control, digests
 from netloader.candidate import Candidate
+from netloader.errors import NoSourceLeft
 from netloader.identity import Evidence, Identity, Parallel
 from netloader.manifest import CHUNK_BYTES
 from netloader.pull import Pull
 from netloader.session import Offer
 from netloader.source import Source
-from netloader.transport import Backend, Group, Pending
+from netloader.transport import Backend, Group, Pending, TransportError
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import Weights, capture
 from netmesh import SocketSecurity
@@ -158,6 +160,7 @@ def pull_into(
     timeout_s: float = 5.0,
     security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
     progress: Callable[[int], object] = lambda nbytes: None,
+    **options: Any,
 ) -> Pull:
     return Pull(
         who or identity(),
@@ -167,7 +170,16 @@ def pull_into(
         replica="replica",
         timeout_s=timeout_s,
         progress=progress,
+        **options,
     )
+
+
+def pull_from(pull: Pull, *sources: Candidate) -> None:
+    """Run a pull with these candidates. When it fails, raise what ended its last stream."""
+    try:
+        pull.run(lambda: sources)
+    except NoSourceLeft:
+        raise pull.failures[-1].error from None
 
 
 OnSend = Callable[[int, torch.Tensor], torch.Tensor]
@@ -223,6 +235,18 @@ def wrong_byte_in(chunk: int) -> OnSend:
         wrong = data.clone()
         wrong[wrong.numel() // 2] ^= 0xFF
         return wrong
+
+    return on_send
+
+
+def cut_after(sends: int) -> OnSend:
+    """Break the group when chunk number `sends`, counted from 0, is to be sent."""
+    count = itertools.count()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        if next(count) >= sends:
+            raise TransportError("cut")
+        return data
 
     return on_send
 

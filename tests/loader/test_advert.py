@@ -35,7 +35,8 @@ def test_model_is_the_one_of_the_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"state": "sleeping"}, {"role": "both"}, {"serving": -1}, {"fields": 5}]
+    "change",
+    [{"state": "sleeping"}, {"role": "both"}, {"serving": -1}, {"fields": 5}, {"accuses": [{}]}],
 )
 def test_malformed_holding_is_left_out_and_the_others_read(change: dict[str, object]) -> None:
     made = advert.encode((holding(),))

@@ -20,6 +20,7 @@ from tests.loader.support import (
     equal,
     keys,
     offer_of,
+    pull_from,
     pull_into,
     serving,
     toy_weights,
@@ -28,7 +29,7 @@ from tests.loader.support import (
 
 from netloader import control, handshake
 from netloader import control_port as control_port_module
-from netloader import pull as pull_module
+from netloader import stream as stream_module
 from netloader.candidate import Candidate
 from netloader.control_port import ControlPort
 from netloader.errors import SourceLost
@@ -46,8 +47,9 @@ def complaint(endpoint: str, security: SocketSecurity = OPEN, timeout_s: float =
     """What a pull says that must fail fast."""
     started = time.monotonic()
     with pytest.raises(SourceLost) as caught:
-        pull_into(toy_weights(rows=10), security=security, timeout_s=timeout_s).from_source(
-            Candidate(endpoint, "test")
+        pull_from(
+            pull_into(toy_weights(rows=10), security=security, timeout_s=timeout_s),
+            Candidate(endpoint, "test"),
         )
     assert time.monotonic() - started < FAST_S
     assert endpoint in str(caught.value)
@@ -173,7 +175,7 @@ class TestHeldUp:
     """Python does nothing; ZeroMQ's own thread accepts and greets."""
 
     def test_hello_has_a_limit_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pull_module, "HELLO_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(stream_module, "HELLO_TIMEOUT_S", 0.2)
         port = ControlPort("127.0.0.1", None, OPEN)
         try:
             assert complaint(port.endpoint).startswith("silent for 0.2 s: it is connected but")
@@ -209,7 +211,7 @@ class TestHeldUp:
         with serving(offer_of(WEIGHTS), security=security) as source:
             timer = threading.Timer(1.0, held_up.set)
             timer.start()
-            pull_into(replica, security=security, timeout_s=30).from_source(candidate(source))
+            pull_from(pull_into(replica, security=security, timeout_s=30), candidate(source))
             assert held_up.is_set()
             until(lambda: source.sessions == 0)
         assert equal(replica, WEIGHTS)

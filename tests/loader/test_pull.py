@@ -25,10 +25,12 @@ from tests.loader.support import (
     TamperedBackend,
     big_weights,
     candidate,
+    cut_after,
     descriptors,
     equal,
     identity,
     offer_of,
+    pull_from,
     pull_into,
     serving,
     threads,
@@ -41,7 +43,8 @@ from netloader import control
 from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost, TransferError
 from netloader.identity import Evidence, Parallel
-from netloader.pull import WINDOW, Pull
+from netloader.pull import Pull
+from netloader.schedule import MAX_WINDOW
 from netloader.weights import Weights
 
 WEIGHTS = toy_weights(1)
@@ -61,7 +64,7 @@ def is_zero(weights: Weights, chunks: list[int]) -> bool:
 
 def test_the_toy_model_has_both_kinds_of_chunks() -> None:
     assert len(PACKED) >= 2
-    assert len(DIRECT) > WINDOW
+    assert len(DIRECT) > MAX_WINDOW
 
 
 class TestComplete:
@@ -69,7 +72,7 @@ class TestComplete:
         replica = toy_weights()
         pull = pull_into(replica)
         with serving(offer_of(WEIGHTS)) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert equal(replica, WEIGHTS)
         assert pull.complete
         assert pull.unverified() == ()
@@ -79,28 +82,28 @@ class TestComplete:
     def test_every_chunk_travels_once(self) -> None:
         log = SendLog()
         with serving(offer_of(WEIGHTS, backend=TamperedBackend(log))) as source:
-            pull_into(toy_weights()).from_source(candidate(source))
+            pull_from(pull_into(toy_weights()), candidate(source))
         assert sorted(log.sent) == [chunk.id for chunk in CHUNKS]
 
     def test_progress_adds_up_to_the_whole(self) -> None:
         steps: list[int] = []
         with serving(offer_of(WEIGHTS)) as source:
-            pull_into(toy_weights(), progress=steps.append).from_source(candidate(source))
+            pull_from(pull_into(toy_weights(), progress=steps.append), candidate(source))
         assert steps and sum(steps) == WEIGHTS.manifest.nbytes
 
     def test_chunks_of_the_real_size(self) -> None:
         weights, replica = big_weights(1, 24), big_weights(None, 24)
         with serving(offer_of(weights)) as source:
-            pull_into(replica).from_source(candidate(source))
+            pull_from(pull_into(replica), candidate(source))
         assert equal(replica, weights)
 
     def test_replica_serves_what_it_pulled_with_the_same_digests(self) -> None:
         middle, last = toy_weights(), toy_weights()
         first_pull, second_pull = pull_into(middle), pull_into(last)
         with serving(offer_of(WEIGHTS)) as source:
-            first_pull.from_source(candidate(source))
+            pull_from(first_pull, candidate(source))
         with serving(offer_of(middle)) as source:
-            second_pull.from_source(candidate(source))
+            pull_from(second_pull, candidate(source))
         assert equal(last, WEIGHTS)
         assert first_pull.digests == second_pull.digests
 
@@ -108,7 +111,7 @@ class TestComplete:
         replicas = [toy_weights(), toy_weights()]
         with serving(offer_of(WEIGHTS)) as source:
             at_once = [
-                threading.Thread(target=pull_into(replica).from_source, args=[candidate(source)])
+                threading.Thread(target=pull_from, args=[pull_into(replica), candidate(source)])
                 for replica in replicas
             ]
             for thread in at_once:
@@ -126,21 +129,21 @@ class TestComplete:
         nothing.empty = nn.Parameter(torch.empty(0, 3))
         pull = pull_into(capture(nothing))
         with serving(offer_of(capture(nothing))) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert pull.complete
 
     @pytest.mark.parametrize("value", [True, 3, 2.0, -0.5, "text", None, math.inf, -math.inf])
     def test_attributes_arrive_with_value_and_type(self, value: float | str | None) -> None:
         pull = pull_into(toy_weights())
         with serving(offer_of(WEIGHTS, attributes={"head.scale": value})) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert pull.attributes == {"head.scale": value}
         assert type(pull.attributes["head.scale"]) is type(value)
 
     def test_nan_arrives_as_nan(self) -> None:
         pull = pull_into(toy_weights())
         with serving(offer_of(WEIGHTS, attributes={"scale": math.nan})) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         arrived = pull.attributes["scale"]
         assert isinstance(arrived, float) and math.isnan(arrived)
 
@@ -155,7 +158,7 @@ class TestWrongBytes:
             serving(offer_of(WEIGHTS, backend=backend)) as source,
             pytest.raises(DigestMismatch) as caught,
         ):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert caught.value.chunk == bad
         assert is_zero(replica, [bad])
         assert not pull.complete
@@ -169,7 +172,7 @@ class TestWrongBytes:
             serving(offer_of(WEIGHTS, backend=backend)) as source,
             pytest.raises(DigestMismatch),
         ):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert CHUNKS[bad].pieces[0] in pull.unverified()
 
     def test_are_replaced_by_the_next_source(self) -> None:
@@ -181,9 +184,9 @@ class TestWrongBytes:
                 serving(offer_of(WEIGHTS, backend=backend)) as source,
                 pytest.raises(DigestMismatch),
             ):
-                pull.from_source(candidate(source))
+                pull_from(pull, candidate(source))
         with serving(offer_of(WEIGHTS)) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert equal(replica, WEIGHTS)
         assert pull.unverified() == ()
 
@@ -192,7 +195,7 @@ class TestWrongBytes:
         offer = offer_of(weights)
         weights.tensors[0][5] ^= 1
         with serving(offer) as source, pytest.raises(DigestMismatch):
-            pull_into(toy_weights()).from_source(candidate(source))
+            pull_from(pull_into(toy_weights()), candidate(source))
 
     def test_a_chunk_that_is_too_short_is_found(self) -> None:
         def cut(tag: int, data: torch.Tensor) -> torch.Tensor:
@@ -202,7 +205,7 @@ class TestWrongBytes:
             serving(offer_of(WEIGHTS, backend=TamperedBackend(cut))) as source,
             pytest.raises(DigestMismatch),
         ):
-            pull_into(toy_weights()).from_source(candidate(source))
+            pull_from(pull_into(toy_weights()), candidate(source))
 
 
 class TestLostSource:
@@ -211,25 +214,25 @@ class TestLostSource:
         steps: list[int] = []
         pull = pull_into(replica, progress=steps.append)
         with process_source(1, 5) as killed, pytest.raises(SourceLost):
-            pull.from_source(killed)
+            pull_from(pull, killed)
         arrived = pull.nbytes
         assert arrived < WEIGHTS.manifest.nbytes
         log = SendLog()
         with serving(offer_of(WEIGHTS, backend=TamperedBackend(log))) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert equal(replica, WEIGHTS)
         assert sum(steps) == WEIGHTS.manifest.nbytes
         assert len(set(log.sent)) == len(log.sent)
-        assert sum(CHUNKS[number].nbytes for number in log.sent) + arrived == sum(steps)
+        assert sum(CHUNKS[number].payload for number in log.sent) + arrived == sum(steps)
 
     def test_killed_in_the_middle_of_a_large_tensor(self) -> None:
         weights, replica = big_weights(1, 24), big_weights(None, 24)
         pull = pull_into(replica)
         with process_source(1, 2, 24) as killed, pytest.raises(SourceLost):
-            pull.from_source(killed)
+            pull_from(pull, killed)
         assert pull.unverified()
         with serving(offer_of(weights)) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert equal(replica, weights)
         assert pull.unverified() == ()
 
@@ -238,7 +241,7 @@ class TestLostSource:
         pull = pull_into(toy_weights(), timeout_s=0.2)
         with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
             with pytest.raises(SourceLost, match="Timed out"):
-                pull.from_source(candidate(source))
+                pull_from(pull, candidate(source))
             stuck.release.set()
 
     def test_withdrawal_ends_the_pull_with_the_sources_reason(self) -> None:
@@ -262,7 +265,7 @@ class TestLostSource:
             gone = candidate(source)
         started = time.monotonic()
         with pytest.raises(SourceLost, match="cannot connect"):
-            pull_into(toy_weights()).from_source(gone)
+            pull_from(pull_into(toy_weights()), gone)
         assert time.monotonic() - started < 1
 
     def test_listener_that_says_nothing_is_given_up_after_the_timeout(self) -> None:
@@ -271,12 +274,12 @@ class TestLostSource:
             silent.listen()
             endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(SourceLost, match=r"says nothing within 0\.1 s"):
-                pull_into(toy_weights(), timeout_s=0.1).from_source(Candidate(endpoint, "test"))
+                pull_from(pull_into(toy_weights(), timeout_s=0.1), Candidate(endpoint, "test"))
 
     @pytest.mark.parametrize("endpoint", ["", "host", "127.0.0.1:", "127.0.0.1:99999", "a\0b:1"])
     def test_endpoint_that_is_none_is_a_lost_source(self, endpoint: str) -> None:
         with pytest.raises(SourceLost, match="cannot connect"):
-            pull_into(toy_weights()).from_source(Candidate(endpoint, "test"))
+            pull_from(pull_into(toy_weights()), Candidate(endpoint, "test"))
 
 
 class TestRefused:
@@ -299,12 +302,12 @@ class TestRefused:
 
     def test_while_the_source_is_loading(self) -> None:
         with serving(None) as source, pytest.raises(Refused, match="still loading"):
-            pull_into(toy_weights()).from_source(candidate(source))
+            pull_from(pull_into(toy_weights()), candidate(source))
 
     def test_while_all_sessions_are_taken_with_a_time_to_ask_again(self) -> None:
         offer = offer_of(WEIGHTS)
         with serving(offer, max_sessions=0) as source, pytest.raises(Refused) as caught:
-            pull_into(toy_weights()).from_source(candidate(source))
+            pull_from(pull_into(toy_weights()), candidate(source))
         assert caught.value.retry_after_s == 1.0
 
     def test_without_a_tensor_being_touched(self) -> None:
@@ -350,13 +353,14 @@ class TestLyingSource:
 
     def test_other_digests_than_an_earlier_source(self) -> None:
         pull = pull_into(toy_weights())
-        with serving(offer_of(WEIGHTS)) as source:
-            pull.from_source(candidate(source))
+        broken = TamperedBackend(cut_after(3))
+        with serving(offer_of(WEIGHTS, backend=broken)) as source, pytest.raises(SourceLost):
+            pull_from(pull, candidate(source))
         with (
             serving(offer_of(toy_weights(2))) as source,
             pytest.raises(TransferError, match="other digests than an earlier source"),
         ):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
 
     @pytest.mark.parametrize(
         ("first", "second", "said"),
@@ -372,21 +376,21 @@ class TestLyingSource:
     ) -> None:
         replica = toy_weights()
         pull = pull_into(replica)
-        lost = TamperedBackend(wrong_byte_in(DIRECT[1]))
+        broken = TamperedBackend(cut_after(3))
         with (
-            serving(offer_of(WEIGHTS, backend=lost, attributes=first)) as source,
-            pytest.raises(DigestMismatch),
+            serving(offer_of(WEIGHTS, backend=broken, attributes=first)) as source,
+            pytest.raises(SourceLost),
         ):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         with (
             serving(offer_of(WEIGHTS, attributes=second)) as source,
             pytest.raises(TransferError, match="has other attributes than an earlier") as caught,
         ):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert said in str(caught.value)
         assert pull.attributes == first
         with serving(offer_of(WEIGHTS, attributes=first)) as source:
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(source))
         assert equal(replica, WEIGHTS)
 
     def test_replica_says_bye_so_that_the_session_is_free_again(self) -> None:
@@ -402,7 +406,7 @@ class TestSourceThatIsStillLoading:
     def test_have_makes_the_rest_available(self) -> None:
         with loading_source(have=3, later=True) as source:
             replica = toy_weights()
-            pull_into(replica).from_source(source)
+            pull_from(pull_into(replica), source)
         assert equal(replica, WEIGHTS)
 
     def test_empty_promises_do_not_hold_a_replica(self) -> None:
@@ -410,9 +414,9 @@ class TestSourceThatIsStillLoading:
             pull = pull_into(toy_weights(), timeout_s=0.3)
             started = time.monotonic()
             with pytest.raises(SourceLost, match=r"no further chunk in 0\.3 s|silent"):
-                pull.from_source(source)
+                pull_from(pull, source)
         assert time.monotonic() - started < 2
-        assert pull.nbytes == sum(chunk.nbytes for chunk in CHUNKS[:3])
+        assert pull.nbytes == sum(chunk.payload for chunk in CHUNKS[:3])
 
 
 def test_fifty_sessions_leave_no_threads_and_no_descriptors() -> None:
@@ -421,7 +425,7 @@ def test_fifty_sessions_leave_no_threads_and_no_descriptors() -> None:
     with serving(offer_of(small)) as source:
 
         def once() -> None:
-            pull_into(replica).from_source(candidate(source))
+            pull_from(pull_into(replica), candidate(source))
             until(lambda: source.sessions == 0)
 
         once()
@@ -440,7 +444,7 @@ def test_failed_sessions_leave_no_threads_and_no_descriptors() -> None:
 
         def once() -> None:
             with pytest.raises(DigestMismatch):
-                pull_into(toy_weights()).from_source(candidate(source))
+                pull_from(pull_into(toy_weights()), candidate(source))
             until(lambda: source.sessions == 0)
 
         once()
@@ -462,7 +466,7 @@ def settle() -> None:
 
 def failure(pull: Pull, endpoint: str) -> NetloaderError:
     try:
-        pull.from_source(Candidate(endpoint, "test", GENERATION))
+        pull_from(pull, Candidate(endpoint, "test", GENERATION))
     except NetloaderError as error:
         return error
     raise AssertionError("the pull succeeded")
@@ -470,7 +474,7 @@ def failure(pull: Pull, endpoint: str) -> NetloaderError:
 
 def refused(pull: Pull, generation: int | None = GENERATION) -> Refused:
     with serving(offer_of(WEIGHTS)) as source, pytest.raises(Refused) as caught:
-        pull.from_source(candidate(source, generation))
+        pull_from(pull, candidate(source, generation))
     return caught.value
 
 
@@ -541,8 +545,8 @@ def pull_from_script(answer: list[bytes], *, heard: list[control.Message] | None
     thread.start()
     replica = toy_weights()
     try:
-        pull_into(replica, timeout_s=0.5).from_source(
-            Candidate(f"127.0.0.1:{port}", "test", GENERATION)
+        pull_from(
+            pull_into(replica, timeout_s=0.5), Candidate(f"127.0.0.1:{port}", "test", GENERATION)
         )
     finally:
         thread.join()

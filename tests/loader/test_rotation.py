@@ -24,6 +24,7 @@ from tests.loader.support import (
     hello,
     keys,
     offer_of,
+    pull_from,
     pull_into,
     serving,
     threads,
@@ -36,7 +37,8 @@ from netloader import source as source_module
 from netloader.config import Config
 from netloader.control_port import ControlPort
 from netloader.errors import NetloaderError, SourceLost
-from netloader.pull import WINDOW, Pull
+from netloader.pull import Pull
+from netloader.schedule import MAX_WINDOW
 from netloader.source import Source
 from netloader.worker import Worker
 from netmesh import SocketSecurity, generate_key
@@ -50,7 +52,7 @@ WEIGHTS = toy_weights(1, rows=10)
 def can_pull(source: Source, security: SocketSecurity) -> bool:
     replica = toy_weights(rows=10)
     try:
-        pull_into(replica, security=security).from_source(candidate(source))
+        pull_from(pull_into(replica, security=security), candidate(source))
     except SourceLost as error:
         assert "did not accept this worker's cluster key" in str(error)
         return False
@@ -93,12 +95,12 @@ def pulling_half_way(security: SocketSecurity) -> Iterator[tuple[Source, list[ob
 
     def pull(source: Source) -> None:
         try:
-            pull_into(replica, security=security).from_source(candidate(source))
+            pull_from(pull_into(replica, security=security), candidate(source))
             results.append(equal(replica, weights))
         except NetloaderError as error:
             results.append(error)
 
-    assert len(weights.manifest.chunks()) > WINDOW + 2  # There is more to ask for.
+    assert len(weights.manifest.chunks()) > MAX_WINDOW + 2  # There is more to ask for.
     offer = offer_of(weights, backend=TamperedBackend(stuck))
     with serving(offer, security=security) as source:
         thread = threading.Thread(target=pull, args=[source])
@@ -235,7 +237,7 @@ def test_a_source_without_a_key_is_not_given_one() -> None:
     with serving(offer_of(WEIGHTS)) as source:
         source.rekey(STEPS[0])
         replica = toy_weights(rows=10)
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
         assert equal(replica, WEIGHTS)
 
 
@@ -243,11 +245,14 @@ def test_pull_asks_for_the_keys_again_with_each_source() -> None:
     now = [STEPS[0]]
     replica = toy_weights(rows=10)
     pull = pull_into(replica, security=lambda: now[0])
-    with serving(offer_of(WEIGHTS), security=STEPS[3]) as source:
+    with (
+        serving(offer_of(WEIGHTS), security=STEPS[3]) as first,
+        serving(offer_of(WEIGHTS), security=STEPS[3]) as second,
+    ):
         with pytest.raises(SourceLost, match="cluster key"):
-            pull.from_source(candidate(source))
+            pull_from(pull, candidate(first))
         now[0] = STEPS[2]
-        pull.from_source(candidate(source))
+        pull_from(pull, candidate(second))
     assert equal(replica, WEIGHTS)
 
 
@@ -271,7 +276,7 @@ class Host:
 
     def pull(self, source: Source) -> Pull:
         pull = pull_into(toy_weights(rows=10), security=lambda: self.worker.security)
-        pull.from_source(candidate(source, None))
+        pull_from(pull, candidate(source, None))
         return pull
 
 

@@ -7,7 +7,8 @@ from tests.loader.support import identity
 from tests.loader.test_advert import holding
 
 from netloader import advert
-from netloader.select import Choice, choose
+from netloader.advert import Accused, Holding
+from netloader.select import Choice, _distance, choose
 from netmesh import Generation, Member, MemberId, Status
 
 
@@ -27,11 +28,12 @@ def member(
     )
 
 
+CHUNK = 32 << 20
 ME = member("10.0.0.1:17946", me=True, state="loading")
 
 
 def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
-    choice = choose([ME, member()], identity(), "gloo")
+    choice = choose([ME, member()], identity(), "gloo", CHUNK)
     assert [(found.endpoint, found.generation) for found in choice.candidates] == [
         ("10.0.0.2:2000", 11)
     ]
@@ -40,7 +42,7 @@ def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
 
 
 def test_member_never_picks_itself() -> None:
-    assert choose([member(me=True)], identity(), "gloo").candidates == ()
+    assert choose([member(me=True)], identity(), "gloo", CHUNK).candidates == ()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ def test_member_never_picks_itself() -> None:
         ({"backend": "nccl"}, "backend: mine gloo, theirs nccl"),
         ({"backend": ""}, "backend: mine gloo, theirs none"),
         ({"endpoint": ""}, "has no listener"),
+        ({"chunk_bytes": 16 << 20}, "CHUNK_BYTES: mine 33554432, theirs 16777216"),
         ({"fields": identity(dtype="int8").fields()}, "dtype: mine 'float32', theirs 'int8'"),
         ({"content": {"commit": "x"}}, "checkpoint content cannot be compared: I know sample, "),
     ],
@@ -61,7 +64,7 @@ def test_member_never_picks_itself() -> None:
 def test_unsuitable_member_is_rejected_with_the_reason(
     change: dict[str, object], reason: str
 ) -> None:
-    choice = choose([ME, member(**change)], identity(), "gloo")  # type: ignore[arg-type]
+    choice = choose([ME, member(**change)], identity(), "gloo", CHUNK)  # type: ignore[arg-type]
     assert choice.candidates == ()
     assert choice.rejected[0].startswith(f"10.0.0.2:17946: {reason}")
 
@@ -71,7 +74,7 @@ def test_other_models_and_roles_are_passed_over_in_silence() -> None:
         member(fields=identity(model="other").fields()),
         member("10.0.0.3:1", role="draft"),
     ]
-    choice = choose([ME, *others], identity(), "gloo")
+    choice = choose([ME, *others], identity(), "gloo", CHUNK)
     assert choice == Choice((), ())
 
 
@@ -83,7 +86,7 @@ def test_fewest_sessions_first_then_the_same_host() -> None:
         member("10.0.0.1:2"),
         member("10.0.0.1:3", serving=2),
     ]
-    choice = choose(everybody, identity(), "gloo")
+    choice = choose(everybody, identity(), "gloo", CHUNK)
     assert [found.endpoint for found in choice.candidates] == [
         "10.0.0.1:2000",
         "10.0.0.3:2000",
@@ -94,16 +97,82 @@ def test_fewest_sessions_first_then_the_same_host() -> None:
 
 def test_order_does_not_depend_on_the_order_of_members() -> None:
     everybody = [ME, *(member(f"10.0.1.{number}:1") for number in range(20))]
-    assert choose(everybody, identity(), "gloo") == choose(everybody[::-1], identity(), "gloo")
+    assert choose(everybody, identity(), "gloo", CHUNK) == choose(
+        everybody[::-1], identity(), "gloo", CHUNK
+    )
 
 
 def test_many_replicas_spread_over_equal_sources() -> None:
     sources = [member(f"10.0.1.{number}:1") for number in range(10)]
     first = Counter(
-        choose([member(f"10.0.2.{number}:1", me=True), *sources], identity(), "gloo")
+        choose([member(f"10.0.2.{number}:1", me=True), *sources], identity(), "gloo", CHUNK)
         .candidates[0]
         .endpoint
         for number in range(200)
     )
     assert len(first) == 10
     assert max(first.values()) < 50
+
+
+def test_the_same_network_before_others() -> None:
+    far = [member(f"10.0.{number}.9:1") for number in range(1, 30)]
+    near = member("10.0.0.77:1")
+    choice = choose([ME, *far, near], identity(), "gloo", CHUNK)
+    assert choice.candidates[0].endpoint == "10.0.0.77:2000"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "distance"),
+    [
+        ("10.0.0.1", "10.0.0.1", 0),
+        ("node-a", "node-a", 0),
+        ("10.0.0.1", "10.0.0.254", 1),
+        ("10.0.0.1", "10.0.1.1", 2),
+        ("2001:db8::1", "2001:db8::2:3", 1),
+        ("2001:db8::1", "2001:db8:0:1::1", 2),
+        ("10.0.0.1", "2001:db8::1", 2),
+        ("node-a", "node-b", 2),
+    ],
+)
+def test_distance(mine: str, theirs: str, distance: int) -> None:
+    assert _distance(mine, theirs) == distance
+
+
+class TestLiars:
+    LIAR, HONEST = "10.0.0.2:1", "10.0.0.3:1"
+    ACCUSED = Accused(endpoint="10.0.0.2:2000", generation=11)
+
+    def test_caught_by_this_worker_is_left_out_and_named(self) -> None:
+        choice = choose(
+            [ME, member(self.LIAR)], identity(), "gloo", CHUNK, liars={("10.0.0.2:2000", 11)}
+        )
+        assert choice.candidates == ()
+        assert choice.rejected == ("10.0.0.2:1: sent other bytes than it had promised",)
+
+    def test_whoever_follows_on_its_endpoint_is_another_process(self) -> None:
+        liars = {("10.0.0.2:2000", 10)}
+        choice = choose([ME, member(self.LIAR)], identity(), "gloo", CHUNK, liars=liars)
+        assert len(choice.candidates) == 1
+
+    def test_accused_by_another_member_comes_last(self) -> None:
+        accuser = member("10.0.0.9:1", state="loading", accuses=(self.ACCUSED,))
+        members = [ME, member(self.LIAR), member(self.HONEST, serving=9), accuser]
+        choice = choose(members, identity(), "gloo", CHUNK)
+        assert [one.endpoint for one in choice.candidates] == ["10.0.0.3:2000", "10.0.0.2:2000"]
+
+    def test_a_dead_accuser_does_not_count(self) -> None:
+        accuser = member("10.0.0.9:1", status=Status.DEAD, accuses=(self.ACCUSED,))
+        members = [ME, member(self.LIAR), member(self.HONEST, serving=9), accuser]
+        choice = choose(members, identity(), "gloo", CHUNK)
+        assert choice.candidates[0].endpoint == "10.0.0.2:2000"
+
+
+def test_holdings_are_read_by_the_callers_reader() -> None:
+    asked: list[MemberId] = []
+
+    def read(member: Member) -> tuple[Holding, ...]:
+        asked.append(member.id)
+        return ()
+
+    assert choose([ME, member()], identity(), "gloo", CHUNK, read=read) == Choice((), ())
+    assert asked == [ME.id, member().id]

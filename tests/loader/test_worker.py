@@ -14,6 +14,7 @@ from tests.loader.support import (
     equal,
     identity,
     offer_of,
+    pull_from,
     pull_into,
     toy_weights,
     until,
@@ -114,7 +115,7 @@ def test_two_workers_find_each_other_and_share(start: Start) -> None:
     assert found.generation == first.generation
     assert skipped == []
     replica = toy_weights()
-    pull_into(replica).from_source(found)
+    pull_from(pull_into(replica), found)
     assert equal(replica, WEIGHTS)
 
 
@@ -127,7 +128,7 @@ def test_nobody_with_these_weights_is_said(start: Start) -> None:
 def test_source_refuses_who_expects_another_process(start: Start) -> None:
     source = serve(start(0, MESH=False))
     with pytest.raises(Exception, match=f"not {GENERATION}: restarted"):
-        pull_into(toy_weights()).from_source(candidate(source))
+        pull_from(pull_into(toy_weights()), candidate(source))
 
 
 def test_every_loader_of_a_process_gets_the_same_worker(monkeypatch: pytest.MonkeyPatch) -> None:

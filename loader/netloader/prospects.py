@@ -1,0 +1,71 @@
+"""Which candidates may be tried now, by what became of earlier tries. Pure.
+
+A source that is busy said when to come again. One that was lost may be back: a link that was cut,
+a process that was held up; it is tried a few more times, ever later. One that sent wrong bytes or
+refused for good is not tried again. Sources that the operator listed go before the mesh: as long as
+one of them can be used, only they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from netloader.candidate import Candidate
+from netloader.errors import Refused, SourceLost, TransferError
+
+MAX_LOSSES = 3
+"""Times that a source may be lost without having delivered anything in between."""
+
+LOST_PAUSE_S = 1.0
+"""Before a lost source is tried again; doubled with each loss."""
+
+_NEVER = float("inf")
+
+
+@dataclass
+class _Record:
+    losses: int = 0
+    not_before: float = 0.0
+
+
+class Prospects:
+    """Remembers each candidate's failures. Time is passed in, in seconds."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, int | None], _Record] = {}
+
+    def usable(
+        self, candidates: Sequence[Candidate], busy: Collection[str], now: float
+    ) -> list[Candidate]:
+        """Those that may be tried now, in the order given, without the endpoints in `busy`."""
+        ready = [
+            candidate
+            for candidate in candidates
+            if candidate.endpoint not in busy and self._of(candidate).not_before <= now
+        ]
+        listed = [candidate for candidate in candidates if candidate.listed]
+        if any(candidate.endpoint in busy or candidate in ready for candidate in listed):
+            return [candidate for candidate in ready if candidate.listed]
+        return ready
+
+    def ended(
+        self, candidate: Candidate, error: TransferError | None, nbytes: int, now: float
+    ) -> None:
+        """A try of `candidate` is over: what it brought, and why it brought no more."""
+        record = self._of(candidate)
+        if nbytes:
+            record.losses = 0
+        match error:
+            case Refused(retry_after_s=float() as pause):
+                record.not_before = now + pause
+            case SourceLost():
+                record.losses += 1
+                pause = LOST_PAUSE_S * 2 ** (record.losses - 1)
+                record.not_before = now + pause if record.losses < MAX_LOSSES else _NEVER
+            case _:
+                record.not_before = _NEVER
+
+    def _of(self, candidate: Candidate) -> _Record:
+        # Another generation is another process: what its predecessor did says nothing about it.
+        return self._records.setdefault((candidate.endpoint, candidate.generation), _Record())

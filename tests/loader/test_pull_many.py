@@ -1,0 +1,327 @@
+"""Pulls from several sources at once: real sessions, real Gloo groups, on loopback."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from tests.loader.support import (
+    OnSend,
+    SendLog,
+    Stuck,
+    TamperedBackend,
+    candidate,
+    cut_after,
+    equal,
+    offer_of,
+    pull_into,
+    serving,
+    toy_weights,
+    until,
+    wrong_byte_in,
+)
+from tests.loader.test_pull import process_source
+
+from netloader.candidate import Candidate
+from netloader.errors import DigestMismatch, NoSourceLeft, Refused
+from netloader.pull import Pull
+from netloader.source import Source
+
+WEIGHTS = toy_weights(1, rows=8000)
+CHUNKS = WEIGHTS.manifest.chunks()
+
+
+def slowed(seconds: float, log: SendLog | None = None) -> OnSend:
+    """Every send takes this much longer."""
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        time.sleep(seconds)
+        return log(tag, data) if log is not None else data
+
+    return on_send
+
+
+_HONEST = slowed(0.001)
+
+
+@dataclass
+class Sources:
+    """Several sources of the same weights, each with its own log and its own fault."""
+
+    sources: list[Source] = field(default_factory=list)
+    logs: list[SendLog] = field(default_factory=list)
+
+    def candidates(self) -> tuple[Candidate, ...]:
+        return tuple(map(candidate, self.sources))
+
+    @property
+    def sent(self) -> list[int]:
+        return [chunk for log in self.logs for chunk in log.sent]
+
+
+@contextmanager
+def sources(*faults: OnSend | None, **options: object) -> Iterator[Sources]:
+    """One source for each fault; None: an honest one that takes a millisecond a chunk."""
+    made = Sources()
+    with ExitStack() as stack:
+        for fault in faults:
+            log = SendLog()
+
+            def on_send(
+                tag: int,
+                data: torch.Tensor,
+                log: SendLog = log,
+                fault: OnSend = fault or _HONEST,
+            ) -> torch.Tensor:
+                return fault(tag, log(tag, data))
+
+            offer = offer_of(WEIGHTS, backend=TamperedBackend(on_send))
+            made.sources.append(stack.enter_context(serving(offer, **options)))
+            made.logs.append(log)
+        yield made
+
+
+def run(pull: Pull, find: Callable[[], Sequence[Candidate]], wait_s: float = 0.0) -> Pull:
+    pull.run(find, wait_s)
+    return pull
+
+
+def test_all_sources_contribute_and_no_chunk_travels_twice() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(None, None, None) as made:
+        pull = run(pull_into(replica), made.candidates)
+    assert equal(replica, WEIGHTS)
+    assert sorted(made.sent) == list(range(len(CHUNKS)))
+    assert {delivery.endpoint for delivery in pull.deliveries} == {
+        source.endpoint for source in made.sources
+    }
+    assert sum(delivery.nbytes for delivery in pull.deliveries) == WEIGHTS.manifest.nbytes
+    assert pull.failures == []
+
+
+def test_no_more_sources_than_allowed_at_once() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(None, None, None) as made:
+        pull = run(pull_into(replica, max_sources=2), made.candidates)
+    assert equal(replica, WEIGHTS)
+    assert len(pull.deliveries) == 2
+    assert made.logs[2].sent == []
+
+
+def test_a_slow_source_gets_less() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(slowed(0.02), None) as made:
+        run(pull_into(replica), made.candidates)
+    slow, fast = (len(log.sent) for log in made.logs)
+    assert equal(replica, WEIGHTS)
+    assert 0 < slow < fast
+
+
+def test_a_source_that_stalls_is_let_go_and_its_chunks_come_from_the_other() -> None:
+    replica = toy_weights(rows=8000)
+    stuck = Stuck(after=2)
+    with sources(stuck, None) as made:
+        # Far below the timeout of 5 s, after which the stalled source would be given up anyway.
+        started = time.monotonic()
+        pull = run(pull_into(replica), made.candidates)
+        seconds = time.monotonic() - started
+        stuck.release.set()
+    assert equal(replica, WEIGHTS)
+    assert seconds < 3
+    (failure,) = pull.failures
+    assert "others deliver its last chunks sooner" in str(failure)
+
+
+@pytest.mark.parametrize("sends", [0, 1, 5, 20])
+def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> None:
+    replica = toy_weights(rows=8000)
+    steps: list[int] = []
+    with sources(cut_after(sends), None) as made:
+        pull = run(pull_into(replica, progress=steps.append), made.candidates)
+    assert equal(replica, WEIGHTS)
+    assert sum(steps) == WEIGHTS.manifest.nbytes
+    assert len(steps) == len(CHUNKS)
+    assert pull.unverified() == ()
+
+
+def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
+    weights, replica = toy_weights(1), toy_weights()
+    steps: list[int] = []
+    offer = offer_of(weights, backend=TamperedBackend(slowed(0.01)))
+    with serving(offer) as source, process_source(1, 3) as killed:
+        pull = run(pull_into(replica, progress=steps.append), lambda: (killed, candidate(source)))
+    assert equal(replica, weights)
+    assert len(steps) == len(weights.manifest.chunks())
+    assert str(pull.failures[0].error).startswith(f"source {killed.endpoint}")
+
+
+def test_a_withdrawing_source_is_replaced() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(slowed(0.005), slowed(0.005)) as made:
+        first = made.sources[0]
+        withdrawing = threading.Thread(
+            target=lambda: (until(lambda: made.logs[0].sent[2:]), first.withdraw("it sleeps"))
+        )
+        withdrawing.start()
+        pull = run(pull_into(replica), made.candidates)
+        withdrawing.join()
+    assert equal(replica, WEIGHTS)
+    assert "it sleeps" in str(pull.failures[0])
+
+
+def test_a_member_that_appears_in_the_middle_joins() -> None:
+    replica = toy_weights(rows=8000)
+    known: list[Candidate] = []
+    with sources(slowed(0.02), None) as made:
+        first, second = made.candidates()
+        known.append(first)
+        appearing = threading.Thread(
+            target=lambda: (until(lambda: made.logs[0].sent[3:]), known.append(second))
+        )
+        appearing.start()
+        pull = run(pull_into(replica), lambda: tuple(known))
+        appearing.join()
+    assert equal(replica, WEIGHTS)
+    assert {one.endpoint for one in pull.deliveries} == {first.endpoint, second.endpoint}
+
+
+class TestWrongBytes:
+    def test_are_found_and_fetched_elsewhere_and_the_liar_is_named(self) -> None:
+        replica = toy_weights(rows=8000)
+        caught: list[Candidate] = []
+        with sources(wrong_byte_in(0), None) as made:
+            liar = made.candidates()[0]
+            pull = run(
+                pull_into(replica, on_lie=caught.append), lambda: (liar, made.candidates()[1])
+            )
+        assert equal(replica, WEIGHTS)
+        lies = [f for f in pull.failures if isinstance(f.error, DigestMismatch)]
+        if made.logs[0].sent.count(0):
+            assert [failure.source for failure in lies] == [liar]
+            assert caught == [liar]
+        assert pull.unverified() == ()
+
+    def test_every_chunk_of_a_liar_alone_is_worth_nothing(self) -> None:
+        """It promised the digests itself, and then broke that promise."""
+        replica, other = toy_weights(rows=8000), toy_weights(2, rows=8000)
+        pull = pull_into(replica)
+        last = max(chunk.id for chunk in CHUNKS if not chunk.packed)
+        lying = TamperedBackend(wrong_byte_in(last))
+        with serving(offer_of(other, backend=lying)) as source, pytest.raises(NoSourceLeft):
+            pull.run(lambda: (candidate(source),))
+        assert pull.nbytes == 0
+        arrived = sum(len(chunk.pieces) for chunk in CHUNKS[: last + 1])
+        assert len(pull.unverified()) >= arrived
+        with sources(None) as made:
+            run(pull, made.candidates)
+        assert equal(replica, WEIGHTS)
+        assert pull.unverified() == ()
+
+    def test_with_verification_off_they_are_taken(self) -> None:
+        replica = toy_weights(rows=8000)
+        with sources(wrong_byte_in(0)) as made:
+            run(pull_into(replica, verify=False), made.candidates)
+        assert not equal(replica, WEIGHTS)
+
+
+class TestNobodyLeft:
+    def test_a_source_that_comes_in_time_is_waited_for(self) -> None:
+        replica = toy_weights(rows=8000)
+        known: list[Candidate] = []
+        with sources(cut_after(4), None) as made:
+            first, second = made.candidates()
+            known.append(first)
+            appearing = threading.Timer(0.5, lambda: known.append(second))
+            appearing.start()
+            run(pull_into(replica), lambda: tuple(known), wait_s=10.0)
+            appearing.join()
+        assert equal(replica, WEIGHTS)
+
+    def test_nobody_at_all_ends_the_pull_at_once(self) -> None:
+        started = time.monotonic()
+        with pytest.raises(NoSourceLeft, match="no source could be used"):
+            run(pull_into(toy_weights()), lambda: (), wait_s=10.0)
+        assert time.monotonic() - started < 1
+
+    def test_the_wait_is_bounded(self) -> None:
+        started = time.monotonic()
+        with (
+            sources(cut_after(4)) as made,
+            pytest.raises(NoSourceLeft, match=r"no source was left for 0\.5 s"),
+        ):
+            run(pull_into(toy_weights(rows=8000)), made.candidates, wait_s=0.5)
+        assert 0.5 <= time.monotonic() - started < 3
+
+    def test_a_busy_source_is_asked_again(self) -> None:
+        first, second = toy_weights(rows=8000), toy_weights(rows=8000)
+        with sources(slowed(0.01), max_sessions=1) as made:
+            (only,) = made.candidates()
+            pulling = threading.Thread(target=lambda: run(pull_into(first), lambda: (only,)))
+            pulling.start()
+            until(lambda: made.logs[0].sent)
+            pull = run(pull_into(second), lambda: (only,), wait_s=20.0)
+            pulling.join()
+        assert equal(first, WEIGHTS) and equal(second, WEIGHTS)
+        (failure,) = pull.failures
+        assert isinstance(failure.error, Refused)
+
+    def test_a_source_that_was_lost_may_come_back(self) -> None:
+        replica = toy_weights(rows=8000)
+        cut, count = cut_after(4), iter(range(1000))
+
+        def cut_once(tag: int, data: torch.Tensor) -> torch.Tensor:
+            return cut(tag, data) if next(count) <= 4 else data
+
+        with sources(cut_once) as made:
+            pull = run(pull_into(replica), made.candidates, wait_s=10.0)
+        assert equal(replica, WEIGHTS)
+        assert len(pull.failures) == 1
+
+
+def test_listed_sources_go_before_the_mesh() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(None, None) as made:
+        listed, meshed = made.candidates()
+        meshed = Candidate(meshed.endpoint, "mesh", meshed.generation)
+        run(pull_into(replica), lambda: (listed, meshed))
+    assert made.logs[1].sent == []
+    assert equal(replica, WEIGHTS)
+
+
+def test_the_mesh_is_asked_when_the_listed_sources_fail() -> None:
+    replica = toy_weights(rows=8000)
+    with sources(cut_after(3), None) as made:
+        listed, meshed = made.candidates()
+        meshed = Candidate(meshed.endpoint, "mesh", meshed.generation)
+        run(pull_into(replica), lambda: (listed, meshed))
+    assert equal(replica, WEIGHTS)
+
+
+def test_the_number_of_sources_is_told() -> None:
+    told: list[int] = []
+    with sources(slowed(0.01), slowed(0.01)) as made:
+        run(pull_into(toy_weights(rows=8000), on_sources=told.append), made.candidates)
+    assert max(told) == 2
+    assert told[-1] == 0
+
+
+def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
+    """Sources die at random moments; one stays. Everybody ends with the right bytes."""
+    rng = random.Random(4)
+    replicas = [toy_weights(rows=8000) for _ in range(10)]
+    with sources(None, *(cut_after(rng.randrange(60)) for _ in range(2)), max_sessions=10) as made:
+        threads = [
+            threading.Thread(target=lambda r=r: run(pull_into(r), made.candidates, wait_s=5.0))
+            for r in replicas
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert all(equal(replica, WEIGHTS) for replica in replicas)
