@@ -29,6 +29,10 @@ _HANDSHAKE_MS = 3_000
 """What a stranger's connection may cost. A source whose thread is held up for longer loses the
 honest ones as well: replicas come again (`handshake.py`)."""
 
+_QUEUED = 32
+"""Messages of one connection that wait, in either direction. A replica has a few; the default of
+1,000 lets one that floods, or does not read, take gigabytes."""
+
 _LAST_WORDS_MS = 200
 """How long what was said last on a ROUTER may take to leave."""
 
@@ -93,7 +97,10 @@ class ControlPort:
             if self._zap is not None and ready is self._zap.socket:
                 self._zap.handle()
             elif ready is self._router or ready in self._retired:
-                connection, *frames = ready.recv_multipart()
+                try:
+                    connection, *frames = ready.recv_multipart(zmq.DONTWAIT)
+                except zmq.Again:  # Its sender is gone: what it said went with it.
+                    continue
                 said.append((Caller(ready, connection), frames))
         return said
 
@@ -103,14 +110,15 @@ class ControlPort:
 
     def reply(
         self, caller: Caller, message: control.Message, attachment: bytes | None = None
-    ) -> None:
-        """Say something, unless the replica is gone or does not read."""
+    ) -> bool:
+        """Say something. False when the replica is gone or does not read."""
         frames: Sequence[bytes] = [caller.connection, *control.encode(message, attachment)]
         try:
             caller.router.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError as error:
-            # Its session, if any, ends by its own timeout.
             _log.debug("could not answer a replica: %s", error)
+            return False
+        return True
 
     def rekey(self, security: SocketSecurity) -> None:
         """Let in by these keys from now on. Raises `zmq.ZMQError` or `OSError`, and then nothing
@@ -150,6 +158,8 @@ class ControlPort:
             (zmq.ROUTER_MANDATORY, 1),
             (zmq.BACKLOG, _BACKLOG),
             (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
+            (zmq.SNDHWM, _QUEUED),
+            (zmq.RCVHWM, _QUEUED),
             (zmq.MAXMSGSIZE, control.MAX_MESSAGE_BYTES),
             (zmq.IPV6, int(":" in self._host)),
             (zmq.USE_FD, shared),

@@ -2,6 +2,7 @@
 
 vLLM calls `register` in the API server, the engine core and each worker, sometimes more than once.
 It must be cheap and idempotent: nothing starts here, the mesh is joined when a model is loaded.
+In the API server it comes before vLLM binds workers to cores, so that is noted here.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ def register() -> None:
     """Make `--load-format netloader` mean this package's loader."""
     from vllm.model_executor import model_loader
 
+    from netloader import cores
     from netloader.loader import NetLoader
 
+    cores.remember()
     if model_loader._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT) is NetLoader:
         return
     _share_logging()

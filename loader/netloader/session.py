@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,12 @@ from functools import cached_property
 
 import torch
 
+from netloader import control, cores
 from netloader.attributes import Scalar
 from netloader.identity import Identity
 from netloader.manifest import Chunk
+from netloader.pace import Usage
+from netloader.throttle import Throttle
 from netloader.transport import Backend, Group, Pending, Rendezvous, TransportError
 from netloader.weights import Weights
 
@@ -29,6 +33,13 @@ _log = logging.getLogger(__name__)
 WINDOW = 2
 """Sends under way at once: one on the wire while the next is packed. Bounds the staging memory of
 a session to WINDOW chunks."""
+
+_REPEATS = 4
+"""How often a replica may ask for each chunk, on average. It needs each once: without a bound one
+could hold its place for ever by asking for the same."""
+
+_MAX_QUOTE = 500
+"""Characters of what a replica says that end up in a log."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,11 @@ class Offer:
         """Hash of the weights' manifest: every replica is asked for it."""
         return self.weights.manifest.hash
 
+    @cached_property
+    def encoded_manifest(self) -> bytes:
+        """What a replica with another manifest is sent. Made when the first one asks."""
+        return self.weights.manifest.encode()
+
 
 class Session:
     """Serves chunks to one replica until it is done."""
@@ -65,20 +81,34 @@ class Session:
         rendezvous: Rendezvous,
         timeout_s: float,
         on_end: Callable[[Session, str | None], None],
+        *,
+        throttle: Throttle | None = None,
     ) -> None:
         """`on_end` is called once, from the session's thread, with what went wrong or None."""
         self.id = session_id
         self.replica = replica
+        self.offer = offer
         self.sent_bytes = 0
-        self._offer = offer
+        """Handed to the replica's connection."""
+        self.message_bytes = (
+            control.MAX_BULK_MESSAGE_BYTES if throttle is None else throttle.message_bytes
+        )
+        """What chunks are cut into: the replica has to be told."""
         self._rendezvous = rendezvous
         self._timeout_s = timeout_s
         self._on_end = on_end
-        # None asks the thread to end. Bounded: a replica may want each chunk a few times, no more.
-        self._wants: queue.Queue[int | None] = queue.Queue(maxsize=4 * len(offer.chunks) + 64)
+        self._throttle = throttle
+        # None asks the thread to end.
+        self._wants: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._may_want = _REPEATS * len(offer.chunks) + 64
+        self._sent: set[int] = set()
+        self._idle_s = 0.0
+        self._idle_since: float | None = time.monotonic()
+        self._held_s = 0.0
         self._lock = threading.Lock()  # Guards the two below: abort may come while a group opens.
         self._group: Group | None = None
         self._abort_reason: str | None = None
+        self._aborted = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"netloader-session-{session_id[:6]}", daemon=True
         )
@@ -88,21 +118,29 @@ class Session:
 
     def want(self, chunks: Sequence[int]) -> str | None:
         """Queue chunks for sending. Returns what is wrong with the request, if anything."""
-        if any(chunk >= len(self._offer.chunks) for chunk in chunks):
-            return f"there are only {len(self._offer.chunks)} chunks"
-        try:
-            for chunk in chunks:
-                self._wants.put_nowait(chunk)
-        except queue.Full:
-            return "too many chunks asked for at once"
+        if any(chunk >= len(self.offer.chunks) for chunk in chunks):
+            return f"there are only {len(self.offer.chunks)} chunks"
+        if len(chunks) > self._may_want:
+            return f"asked for each chunk more than {_REPEATS} times"
+        self._may_want -= len(chunks)
+        for chunk in chunks:
+            self._wants.put(chunk)
         return None
+
+    def has_sent(self, chunk: int) -> bool:
+        """Whether this replica can have received the chunk."""
+        return chunk in self._sent
+
+    def usage(self) -> Usage:
+        """What the session has done with its place until now."""
+        now = time.monotonic()
+        since = self._idle_since
+        idle_s = self._idle_s + (now - since if since is not None else 0.0)
+        return Usage(now, self.sent_bytes, idle_s, self._held_s)
 
     def finish(self) -> None:
         """Let the session end once what was asked for is sent."""
-        try:
-            self._wants.put_nowait(None)
-        except queue.Full:
-            self.abort("the replica is done with requests outstanding")
+        self._wants.put(None)
 
     def abort(self, reason: str) -> None:
         """End the session now, from any thread. The first reason counts."""
@@ -110,13 +148,11 @@ class Session:
             if self._abort_reason is None:
                 self._abort_reason = reason
             group = self._group
+        self._aborted.set()
         if group is not None:
             group.abort()
         self._rendezvous.close()
-        try:
-            self._wants.put_nowait(None)
-        except queue.Full:
-            _log.debug("session %s has requests left and drops them", self.id)
+        self._wants.put(None)
 
     def join(self, timeout_s: float) -> bool:
         """Wait until the session reads no weights any more. False when that took too long."""
@@ -126,7 +162,9 @@ class Session:
     def _run(self) -> None:
         reason: str | None = None
         try:
-            group = self._rendezvous.open(self._offer.backend)
+            # Before the group opens: its threads inherit where this one runs.
+            cores.step_aside(background=True)
+            group = self._rendezvous.open(self.offer.backend)
             with self._lock:
                 self._group = group
             self._serve(group)
@@ -134,7 +172,7 @@ class Session:
             reason = str(error)
         except Exception as error:  # noqa: BLE001
             # The serving process must outlive whatever a session trips over.
-            _log.exception("session %s with %s failed", self.id, self.replica)
+            _log.exception("session %s with %.*r failed", self.id, _MAX_QUOTE, self.replica)
             reason = f"{type(error).__name__}: {error}"
         finally:
             if self._group is not None:
@@ -143,45 +181,70 @@ class Session:
             self._on_end(self, self._abort_reason or reason)
 
     def _serve(self, group: Group) -> None:
-        offer = self._offer
         staging: list[torch.Tensor] = []
-        under_way: deque[tuple[Pending, torch.Tensor | None]] = deque()
+        under_way: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
 
         def settle() -> None:
-            pending, buffer = under_way.popleft()
+            pending, nbytes, buffer = under_way.popleft()
             pending.wait(self._timeout_s)
+            self.sent_bytes += nbytes
             if buffer is not None:
                 staging.append(buffer)
 
         while (number := self._next(bool(under_way))) is not None:
-            if self._abort_reason is not None:
-                raise TransportError("aborted")
+            self._check()
             if number == _IDLE:
                 settle()
                 continue
             while len(under_way) >= WINDOW:
                 settle()
-            chunk = offer.chunks[number]
-            buffer = None
-            if chunk.packed:
-                size = offer.weights.manifest.chunk_bytes
-                buffer = staging.pop() if staging else torch.empty(size, dtype=torch.uint8)
-                data = offer.weights.pack(chunk, buffer)
-            else:
-                data = offer.weights.view(chunk.pieces[0])
-            under_way.append((group.send(data, number), buffer))
-            self.sent_bytes += chunk.nbytes
+            chunk = self.offer.chunks[number]
+            data, buffer = self._bytes_of(chunk, staging)
+            self._sent.add(number)
+            for start in range(0, chunk.nbytes, self.message_bytes):
+                message = data[start : start + self.message_bytes]
+                while len(under_way) >= WINDOW:
+                    settle()
+                if self._throttle is not None:
+                    self._held_s += self._throttle.wait(message.numel(), self._aborted)
+                    self._check()
+                # Staging memory is free again when the last message of the chunk has left.
+                free = buffer if start + self.message_bytes >= chunk.nbytes else None
+                under_way.append((group.send(message, number), message.numel(), free))
         while under_way:
             settle()
+
+    def _bytes_of(
+        self, chunk: Chunk, staging: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A chunk as it travels, and the staging memory that it was packed into, if it had to."""
+        weights = self.offer.weights
+        in_place = weights.contiguous(chunk)
+        if in_place is not None:
+            return in_place, None
+        size = weights.manifest.chunk_bytes
+        buffer = staging.pop() if staging else torch.empty(size, dtype=torch.uint8)
+        return weights.pack(chunk, buffer), buffer
+
+    def _check(self) -> None:
+        if self._aborted.is_set():
+            raise TransportError("aborted")
 
     def _next(self, busy: bool) -> int | None:
         """The next chunk to send; `_IDLE` when none is asked for but sends are under way."""
         try:
-            return self._wants.get_nowait() if busy else self._wants.get(timeout=self._timeout_s)
+            if busy:
+                return self._wants.get_nowait()
+            if self._idle_since is None:
+                self._idle_since = time.monotonic()
+            number = self._wants.get(timeout=self._timeout_s)
         except queue.Empty:
             if busy:
                 return _IDLE
             raise TransportError(f"nothing asked for in {self._timeout_s:g} s") from None
+        since, self._idle_since = self._idle_since, None
+        self._idle_s += time.monotonic() - since
+        return number
 
 
 _IDLE = -1

@@ -2,6 +2,11 @@
 
 One thread owns the sockets and decides; sessions have threads of their own (`session.py`). Without
 an offer (still loading, or weights that cannot be served) every request is refused with the reason.
+
+Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
+and a session that does nothing with its place loses it to those that wait (`pace.py`). A replica
+that was promised other bytes than it got says so, and the source looks whether its weights are
+still what they were (`audit.py`).
 """
 
 from __future__ import annotations
@@ -15,19 +20,22 @@ from dataclasses import dataclass
 
 import zmq
 
-from netloader import control
+from netloader import admission, control, cores
+from netloader.audit import CHANGED, Audit
 from netloader.control_port import Caller, ControlPort
 from netloader.errors import ProtocolError
-from netloader.identity import fields_digest, mismatch
 from netloader.inbox import Inbox
+from netloader.pace import Usage, waste
 from netloader.session import Offer, Session
+from netloader.throttle import Bucket, Throttle
 from netloader.transport import Rendezvous
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
 
 MAX_SESSIONS = 4
-"""Replicas served at once. Two streams fill a link already; more only make each slower."""
+"""Replicas served at once, unless the operator wants another number. Two streams fill a link
+already; more only make each slower."""
 
 RETRY_AFTER_S = 1.0
 """What a replica is told when all sessions are taken."""
@@ -37,6 +45,13 @@ RENDEZVOUS_TIMEOUT_S = 10.0
 
 _CLOSE_TIMEOUT_S = 1.0
 """How long ending sessions may take. Aborting wakes them: they need milliseconds."""
+
+_MANIFEST_BYTES_S = control.MAX_ATTACHMENT_BYTES
+"""Bytes per second of manifests sent to replicas that have another one. They are for the log only,
+and up to 20 MB each: hellos that ask for nothing but them must not keep this thread busy."""
+
+_MAX_QUOTE = 500
+"""Characters of what a replica says that end up in a log."""
 
 _REKEY_AGAIN_S = 1.0
 """When to try once more what failed for want of descriptors."""
@@ -48,6 +63,8 @@ class _Client:
 
     session: Session
     caller: Caller
+    seen: Usage
+    """What it had done when its use of its place was last judged."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +108,17 @@ class Source:
         on_sessions: Callable[[int], None] = lambda count: None,
         *,
         max_sessions: int = MAX_SESSIONS,
+        throttle: Throttle | None = None,
+        on_changed: Callable[[str], None] = lambda reason: None,
         rendezvous_timeout_s: float = RENDEZVOUS_TIMEOUT_S,
     ) -> None:
         """Listen on `host`, on any free port when `port` is None.
 
         `generation` says who this process is now (the mesh may change it once).
         `on_sessions` is told the number of sessions whenever it changes, from the source's thread.
+        `throttle` limits the bytes per second; a worker's sources share one. None: no limit.
+        `on_changed` is called, from a thread of its own, when this source has found that its
+        weights are no longer those it promised, and has withdrawn: with the reason.
         Raises `ListenError` when the port is taken or the address is not ours.
         """
         self._generation = generation
@@ -104,13 +126,18 @@ class Source:
         self._timeout_s = timeout_s
         self._on_sessions = on_sessions
         self._max_sessions = max_sessions
+        self._throttle = throttle
+        self._on_changed = on_changed
         self._rendezvous_timeout_s = rendezvous_timeout_s
         self._offer: Offer | None = None
         self._unready = "the source is still loading"
         self._clients: dict[str, _Client] = {}
         self._new_keys: SocketSecurity | None = None
         self._rekey_at = 0.0
-        self._port = ControlPort(host, port, security)
+        self._manifests = Bucket(_MANIFEST_BYTES_S, 0.0)
+        self._audit = Audit(lambda: self._offer, self._changed)
+        # ZeroMQ starts threads there, which should not run on an inference core either.
+        self._port = cores.elsewhere(lambda: ControlPort(host, port, security))
         self._inbox: Inbox[_Close | _Withdraw | _Rekey | _Ended] = Inbox()
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
@@ -139,10 +166,8 @@ class Source:
 
         When this returns no session reads the weights any more: they may be changed or unmapped.
         """
-        self._unready = reason
-        self._offer = None
-        done = threading.Event()
-        if self._inbox.post(_Withdraw(reason, done)) and not done.wait(2 * _CLOSE_TIMEOUT_S):
+        ended = self._withdraw(reason)
+        if not (self._audit.settle(_CLOSE_TIMEOUT_S) and ended):
             _log.warning("sessions did not end in time: weights may be read while they change")
 
     def rekey(self, security: SocketSecurity) -> None:
@@ -157,7 +182,26 @@ class Source:
         self._inbox.post(_Close())
         self._thread.join(2 * _CLOSE_TIMEOUT_S)
 
+    def _withdraw(self, reason: str) -> bool:
+        """Refuse requests and end sessions. False when one did not end in time."""
+        self._unready = reason
+        self._offer = None
+        done = threading.Event()
+        return not self._inbox.post(_Withdraw(reason, done)) or done.wait(2 * _CLOSE_TIMEOUT_S)
+
+    def _changed(self, offer: Offer) -> None:
+        """Called by the audit's thread: these are not the weights that were promised."""
+        if self._offer is not offer:
+            return  # The worker has withdrawn meanwhile: it knows.
+        self._withdraw(CHANGED)
+        try:
+            self._on_changed(CHANGED)
+        except Exception:  # noqa: BLE001
+            # Nothing is served any more, published or not.
+            _log.exception("could not publish that the weights have changed")
+
     def _run(self) -> None:
+        cores.step_aside(background=True)
         self._port.watch(self._inbox)
         try:
             while True:
@@ -227,7 +271,10 @@ class Source:
         try:
             match message:
                 case control.Hello():
-                    self._port.reply(caller, *self._answer(caller, message))
+                    answer, attachment = self._answer(caller, message)
+                    heard = self._port.reply(caller, answer, attachment)
+                    if isinstance(answer, control.Accept) and not heard:
+                        self._clients[answer.session].session.abort("the replica is gone")
                 case control.Want() | control.Done() | control.Bye():
                     self._steer(caller, message)
                 case _:
@@ -249,66 +296,69 @@ class Source:
         if self._port.retired(caller):
             return control.Refuse(code="keys", reason="my keys have changed: connect again"), None
         offer = self._offer
-        refusal = self._refusal(offer, hello)
+        refusal = admission.refusal(hello, offer, self._generation(), self._unready)
         if refusal is not None or offer is None:
             return refusal or control.Refuse(code="not-ready", reason=self._unready), (
-                offer.weights.manifest.encode()
+                self._manifest(offer)
                 if offer is not None and refusal is not None and refusal.code == "manifest"
                 else None
             )
-        rendezvous = Rendezvous(self._host, self._rendezvous_timeout_s)
-        session = Session(
-            secrets.token_hex(16), hello.replica, offer, rendezvous, self._timeout_s, self._ended
-        )
-        accept = control.Accept(
-            session=session.id,
-            generation=self._generation(),
-            identity=offer.identity.digest,
-            manifest=offer.manifest_hash,
-            attributes=dict(offer.attributes),
-            host=rendezvous.host,
-            port=rendezvous.port,
-            secret=rendezvous.secret,
-            have=((0, len(offer.chunks)),),
-        )
-        session.start()
-        self._clients[session.id] = _Client(session, caller)
-        self._tell()
-        _log.info("serving %r: %d bytes", hello.replica, offer.weights.manifest.nbytes)
-        return accept, b"".join(offer.digests)
-
-    def _refusal(self, offer: Offer | None, hello: control.Hello) -> control.Refuse | None:
-        """Why a replica is not served, or None."""
-        if hello.version != control.VERSION:
-            return control.Refuse(
-                code="version",
-                reason=f"mine is version {control.VERSION}, yours {hello.version}",
-            )
-        if hello.generation is not None and hello.generation != self._generation():
-            return control.Refuse(
-                code="generation",
-                reason=f"I am generation {self._generation()}, not {hello.generation}: restarted",
-            )
-        if offer is None:
-            return control.Refuse(code="not-ready", reason=self._unready)
-        if fields_digest(hello.fields) != hello.identity:
-            return control.Refuse(code="identity", reason="your fields have another digest")
-        different = mismatch(offer.identity, hello.fields, hello.content)
-        if different is not None:
-            return control.Refuse(code="identity", reason=different[:2048])
-        if hello.backend != offer.backend.name:
-            return control.Refuse(
-                code="backend", reason=f"mine {offer.backend.name}, theirs {hello.backend}"
-            )
-        if hello.manifest != offer.manifest_hash:
-            return control.Refuse(code="manifest", reason="our tensors differ")
         if len(self._clients) >= self._max_sessions:
+            self._make_room()
             return control.Refuse(
                 code="busy",
                 reason=f"all {self._max_sessions} sessions are taken",
                 retry_after_s=RETRY_AFTER_S,
+            ), None
+        rendezvous = Rendezvous(self._host, self._rendezvous_timeout_s)
+        try:
+            session = Session(
+                secrets.token_hex(16),
+                hello.replica,
+                offer,
+                rendezvous,
+                self._timeout_s,
+                self._ended,
+                throttle=self._throttle,
             )
-        return None
+            accept = control.Accept(
+                session=session.id,
+                generation=self._generation(),
+                identity=offer.identity.digest,
+                manifest=offer.manifest_hash,
+                attributes=dict(offer.attributes),
+                host=rendezvous.host,
+                port=rendezvous.port,
+                secret=rendezvous.secret,
+                have=((0, len(offer.chunks)),),
+                message_bytes=session.message_bytes,
+            )
+            session.start()
+        except BaseException:
+            rendezvous.close()
+            raise
+        self._clients[session.id] = _Client(session, caller, session.usage())
+        self._tell()
+        _log.info(
+            "serving %.*r: %d bytes", _MAX_QUOTE, hello.replica, offer.weights.manifest.nbytes
+        )
+        return accept, b"".join(offer.digests)
+
+    def _manifest(self, offer: Offer) -> bytes | None:
+        """What shows a replica how its manifest differs, unless too many have been sent lately."""
+        data = offer.encoded_manifest
+        return data if self._manifests.take(len(data), time.monotonic()) else None
+
+    def _make_room(self) -> None:
+        """End a session that does nothing with its place, since somebody waits for it."""
+        for client in self._clients.values():
+            now = client.session.usage()
+            wasted = waste(client.seen, now, self._timeout_s)
+            if wasted is not None:
+                client.session.abort(wasted)
+                return
+            if now.at - client.seen.at >= self._timeout_s:
+                client.seen = now
 
     def _steer(self, caller: Caller, message: control.Want | control.Done | control.Bye) -> None:
         client = self._clients.get(message.session)
@@ -323,7 +373,21 @@ class Source:
             case control.Done():
                 client.session.finish()
             case control.Bye():
-                client.session.abort(f"the replica gave up: {message.reason}")
+                if message.bad_chunk is not None:
+                    self._suspect(client.session, message.bad_chunk)
+                client.session.abort(f"the replica gave up: {message.reason!r:.{_MAX_QUOTE}}")
+
+    def _suspect(self, session: Session, chunk: int) -> None:
+        """A replica has found other bytes than it was promised."""
+        offer = self._offer
+        # An accusation costs a reading: only of what the replica can have received, and of what is
+        # still served.
+        if offer is None or offer is not session.offer or not session.has_sent(chunk):
+            _log.info(
+                "%.*r complains about chunk %d without ground", _MAX_QUOTE, session.replica, chunk
+            )
+            return
+        self._audit.accuse(session.replica, offer, chunk)
 
     def _ended(self, session: Session, problem: str | None) -> None:
         """Called by a session's thread. Nobody listens when the source has closed."""
@@ -342,10 +406,14 @@ class Source:
             return
         session = client.session
         if problem is None:
-            _log.info("served %r: %d bytes", session.replica, session.sent_bytes)
+            _log.info("served %.*r: %d bytes", _MAX_QUOTE, session.replica, session.sent_bytes)
         else:
             _log.warning(
-                "serving %r ended after %d bytes: %s", session.replica, session.sent_bytes, problem
+                "serving %.*r ended after %d bytes: %s",
+                _MAX_QUOTE,
+                session.replica,
+                session.sent_bytes,
+                problem,
             )
             self._port.reply(client.caller, control.Bye(session=session_id, reason=problem[:2048]))
         self._keep_connections()

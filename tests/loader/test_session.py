@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -17,6 +18,7 @@ from tests.loader.support import (
 
 from netloader.manifest import CHUNK_BYTES
 from netloader.session import Offer, Session
+from netloader.throttle import Throttle
 from netloader.transport import Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
 
@@ -24,11 +26,25 @@ from netloader.transport.gloo import GlooBackend
 class Watched:
     """A session and what became of it."""
 
-    def __init__(self, offer: Offer, timeout_s: float = 5.0, opening_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        offer: Offer,
+        timeout_s: float = 5.0,
+        opening_s: float = 5.0,
+        throttle: Throttle | None = None,
+    ) -> None:
         self.ended = threading.Event()
         self.problem: str | None = None
         self.rendezvous = Rendezvous("127.0.0.1", opening_s)
-        self.session = Session("0" * 32, "replica", offer, self.rendezvous, timeout_s, self._on_end)
+        self.session = Session(
+            "0" * 32,
+            "replica",
+            offer,
+            self.rendezvous,
+            timeout_s,
+            self._on_end,
+            throttle=throttle,
+        )
         self.session.start()
 
     def join(self) -> Group:
@@ -63,6 +79,84 @@ def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
     assert watched.ends_in(2) is None
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
     assert watched.session.sent_bytes == chunk.nbytes
+    assert watched.session.has_sent(chunk.id)
+    assert not watched.session.has_sent(chunk.id + 1)
+
+
+def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -> None:
+    offer = offer_of(big_weights(1, 2))
+    throttle = Throttle(5_000_000)
+    assert throttle.message_bytes == 98_304
+    watched = Watched(offer, throttle=throttle)
+    group = watched.join()
+    chunk = offer.chunks[0]
+    target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+    started = time.monotonic()
+    arriving = [group.recv(part, 0) for part in target.split(throttle.message_bytes)]
+    watched.session.want([0])
+    for part in arriving:
+        part.wait(5)
+    took_s = time.monotonic() - started
+    usage = watched.session.usage()
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
+    # 2 MiB at 5 MB/s, less the first message and one turn made up for.
+    assert took_s > 0.35
+    assert usage.held_s > 0.3
+    group.abort()
+
+
+def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
+    weights = toy_weights(1)
+    offer = offer_of(weights)
+    packed = [chunk for chunk in offer.chunks if len(chunk.pieces) > 1]
+    assert packed
+    watched = Watched(offer)
+    watched.session.message_bytes = 1000
+    group = watched.join()
+    staging = torch.empty(weights.manifest.chunk_bytes, dtype=torch.uint8)
+    for chunk in packed * 2:
+        target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+        arriving = [group.recv(part, chunk.id) for part in target.split(1000)]
+        watched.session.want([chunk.id])
+        for part in arriving:
+            part.wait(5)
+        assert torch.equal(target, weights.pack(chunk, staging))
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_abort_does_not_wait_for_a_turn() -> None:
+    throttle = Throttle(1_000_000)
+    throttle.wait(10_000_000, threading.Event())  # The next turn is ten seconds away.
+    watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
+    group = watched.join()
+    watched.session.want([0])
+    time.sleep(0.05)
+    watched.session.abort("enough")
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_time_without_requests_is_counted_as_idle() -> None:
+    watched = Watched(offer_of(toy_weights(1)))
+    group = watched.join()
+    time.sleep(0.1)
+    assert watched.session.usage().idle_s >= 0.1
+    stuck_at = watched.session.usage()
+    target = torch.zeros(watched.session.offer.chunks[0].nbytes, dtype=torch.uint8)
+    arriving = group.recv(target, 0)
+    watched.session.want([0])
+    arriving.wait(5)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    ended = watched.session.usage()
+    assert ended.sent_bytes == target.numel()
+    assert ended.idle_s >= stuck_at.idle_s
+    assert ended.held_s == 0
+    group.abort()
 
 
 def test_replica_that_never_asks_is_given_up(offer: Offer) -> None:
@@ -109,6 +203,14 @@ def test_abort_ends_a_session_that_waits_for_a_send() -> None:
     group.abort()
 
 
+def test_a_replica_that_connects_to_the_rendezvous_and_says_nothing_is_given_up(
+    offer: Offer,
+) -> None:
+    watched = Watched(offer, opening_s=0.3)
+    with socket.create_connection(("127.0.0.1", watched.rendezvous.port)):
+        assert watched.ends_in(3) is not None
+
+
 def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
     watched = Watched(offer, opening_s=30)
     watched.session.abort("enough")
@@ -139,35 +241,40 @@ def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Off
     group.abort()
 
 
-def test_abort_with_a_full_queue_still_ends_the_session() -> None:
+def test_abort_with_much_left_to_send_still_ends_the_session() -> None:
     stuck = Stuck()
     offer = offer_of(toy_weights(1), backend=TamperedBackend(stuck))
     watched = Watched(offer, timeout_s=30)
     group = watched.join()
-    watched.session.want([0])
+    watched.session.want([0] * 50)
     assert stuck.reached.wait(5)
-    while watched.session.want([0]) is None:
-        pass
     watched.session.abort("enough")
     stuck.release.set()
     assert watched.ends_in(2) == "enough"
     group.abort()
 
 
-def test_more_requests_than_are_ever_needed_are_turned_away(offer: Offer) -> None:
+def test_requests_in_all_are_limited_however_they_are_spread() -> None:
+    offer = offer_of(toy_weights(1))
     watched = Watched(offer)
-    many = [0] * (4 * len(offer.chunks) + 65)
-    assert watched.session.want(many) == "too many chunks asked for at once"
+    allowed = 4 * len(offer.chunks) + 64
+    for _ in range(allowed):
+        assert watched.session.want([0]) is None
+    assert watched.session.want([]) is None
+    assert watched.session.want([0]) == "asked for each chunk more than 4 times"
     watched.session.abort("enough")
-    watched.ends_in(2)
+    assert watched.ends_in(2) == "enough"
 
 
-def test_done_with_a_full_queue_is_an_abort(offer: Offer) -> None:
+def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
     watched = Watched(offer)
-    while watched.session.want([0]) is None:
-        pass
+    group = watched.join()
     watched.session.finish()
-    assert watched.ends_in(2) == "the replica is done with requests outstanding"
+    watched.session.finish()
+    assert watched.session.want([0]) is None
+    assert watched.ends_in(2) is None
+    assert watched.session.sent_bytes == 0
+    group.abort()
 
 
 def test_a_fault_of_ours_ends_the_session_and_nothing_else(offer: Offer) -> None:
