@@ -19,6 +19,7 @@ from tests.loader.support import (
     hello,
     identity,
     offer_of,
+    pull_from,
     pull_into,
     serving,
     start_source,
@@ -206,7 +207,7 @@ def test_asking_for_more_than_is_ever_needed_ends_the_session() -> None:
         session = caller.accepted(WEIGHTS).session
         ended = caller.ask(control.Want(session=session, chunks=(0,) * 60_000))
         assert isinstance(ended, control.Bye)
-        assert ended.reason == "too many chunks asked for at once"
+        assert ended.reason == "asked for each chunk more than 4 times"
         until(lambda: source.sessions == 0, 2)
 
 
@@ -229,7 +230,7 @@ def test_rubbish_on_the_control_port_does_not_end_the_source() -> None:
             with socket.create_connection(("127.0.0.1", source.port)) as stranger:
                 stranger.sendall(rubbish)
         replica = toy_weights()
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
     assert equal(replica, WEIGHTS)
 
 
@@ -246,7 +247,7 @@ def test_a_listener_for_session_counts_that_fails_does_not_end_the_source() -> N
 
     replica = toy_weights()
     with serving(offer_of(WEIGHTS), on_sessions=fail) as source:
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
         until(lambda: source.sessions == 0)
     assert equal(replica, WEIGHTS)
 
@@ -254,7 +255,7 @@ def test_a_listener_for_session_counts_that_fails_does_not_end_the_source() -> N
 def test_session_counts_are_told_and_end_at_zero() -> None:
     counts: list[int] = []
     with serving(offer_of(WEIGHTS), on_sessions=counts.append) as source:
-        pull_into(toy_weights()).from_source(candidate(source))
+        pull_from(pull_into(toy_weights()), candidate(source))
         until(lambda: len(counts) == 2)
     assert counts == [1, 0]
 
@@ -276,7 +277,7 @@ def test_source_can_serve_again_after_a_withdrawal() -> None:
     with serving(offer) as source:
         source.withdraw("asleep")
         source.serve(offer)
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
     assert equal(replica, WEIGHTS)
 
 
@@ -312,10 +313,10 @@ def test_cluster_key_lets_its_holders_in_and_nobody_else() -> None:
     with serving(offer_of(WEIGHTS), security=ours) as source:
         for stranger in (OPEN, other):
             with pytest.raises(NetloaderError):
-                pull_into(toy_weights(), security=stranger, timeout_s=0.2).from_source(
-                    candidate(source)
+                pull_from(
+                    pull_into(toy_weights(), security=stranger, timeout_s=0.2), candidate(source)
                 )
-        pull_into(replica, security=ours).from_source(candidate(source))
+        pull_from(pull_into(replica, security=ours), candidate(source))
     assert equal(replica, WEIGHTS)
 
 
@@ -343,7 +344,7 @@ def test_ipv6_loopback_can_be_listened_on() -> None:
     try:
         source.serve(offer_of(WEIGHTS))
         assert source.endpoint == f"[::1]:{source.port}"
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
     finally:
         source.close()
     assert equal(replica, WEIGHTS)
@@ -354,5 +355,5 @@ def test_model_stays_alive_while_it_is_served() -> None:
     del model
     with serving(offer_of(toy_weights(3))) as source:
         replica = toy_weights()
-        pull_into(replica).from_source(candidate(source))
+        pull_from(pull_into(replica), candidate(source))
     assert equal(replica, toy_weights(3))
