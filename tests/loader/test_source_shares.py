@@ -1,0 +1,365 @@
+"""What replicas share of a source: its places, its bytes per second, and its good name."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import torch
+from tests.loader.support import (
+    Caller,
+    big_weights,
+    calling,
+    hello,
+    offer_of,
+    serving,
+    toy_weights,
+    until,
+)
+
+from netloader import control
+from netloader.audit import CHANGED
+from netloader.session import Offer
+from netloader.source import Source
+from netloader.throttle import Throttle
+from netloader.transport import Group, join
+from netloader.transport.gloo import GlooBackend
+from netloader.weights import Weights
+
+WEIGHTS = toy_weights(1)
+
+
+class Replica:
+    """A session from the replica's end, doing just what a test says."""
+
+    def __init__(self, caller: Caller, weights: Weights) -> None:
+        self.caller = caller
+        self.chunks = weights.manifest.chunks()
+        self.accept = caller.accepted(weights)
+        self.session = self.accept.session
+        self.group: Group = join(
+            self.accept.host, self.accept.port, self.accept.secret, GlooBackend(), 5
+        )
+
+    def fetch(self, chunk: int, timeout_s: float = 5.0) -> torch.Tensor:
+        data = torch.zeros(self.chunks[chunk].nbytes, dtype=torch.uint8)
+        arriving = [self.group.recv(part, chunk) for part in self._messages(data)]
+        self.want(chunk)
+        for part in arriving:
+            part.wait(timeout_s)
+        return data
+
+    def want(self, *chunks: int) -> None:
+        self.caller.send(control.Want(session=self.session, chunks=chunks))
+
+    def bye(self, bad_chunk: int | None) -> None:
+        self.caller.send(
+            control.Bye(session=self.session, reason="wrong bytes", bad_chunk=bad_chunk)
+        )
+
+    def _messages(self, data: torch.Tensor) -> list[torch.Tensor]:
+        size = self.accept.message_bytes
+        return [data[start : start + size] for start in range(0, data.numel(), size)]
+
+
+@contextmanager
+def replica_of(source: Source, weights: Weights = WEIGHTS) -> Iterator[Replica]:
+    with calling(source) as caller:
+        replica = Replica(caller, weights)
+        try:
+            yield replica
+        finally:
+            replica.group.abort()
+
+
+def refusal_of(caller: Caller, weights: Weights = WEIGHTS) -> control.Refuse:
+    answer = caller.ask(hello(weights))
+    assert isinstance(answer, control.Refuse), answer
+    return answer
+
+
+# Weights that have changed.
+
+
+@contextmanager
+def changing() -> Iterator[tuple[Source, Offer, list[str]]]:
+    """A source of its own weights, and what it says when they have changed."""
+    reasons: list[str] = []
+    offer = offer_of(toy_weights(1))
+    with serving(offer, on_changed=reasons.append) as source:
+        yield source, offer, reasons
+
+
+def test_source_whose_weights_have_changed_withdraws_when_a_replica_complains() -> None:
+    with (
+        changing() as (source, offer, reasons),
+        replica_of(source) as replica,
+        replica_of(source) as other,
+    ):
+        offer.weights.view(offer.chunks[2].pieces[0])[5] ^= 1
+        replica.fetch(2)
+        replica.bye(bad_chunk=2)
+        until(lambda: reasons)
+        assert reasons == [CHANGED]
+        ended = other.caller.receive()
+        assert isinstance(ended, control.Bye)
+        assert ended.reason == CHANGED
+        until(lambda: source.sessions == 0)
+        refused = refusal_of(other.caller)
+        assert (refused.code, refused.reason) == ("not-ready", CHANGED)
+
+
+def test_a_complaint_about_right_bytes_costs_nobody_but_its_replica(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        changing() as (source, _, reasons),
+        replica_of(source) as replica,
+        replica_of(source) as other,
+        caplog.at_level(logging.WARNING),
+    ):
+        replica.fetch(2)
+        replica.bye(bad_chunk=2)
+        until(lambda: "mine is right" in caplog.text)
+        assert reasons == []
+        assert other.fetch(1).numel() == other.chunks[1].nbytes
+        assert source.sessions == 1
+
+
+@pytest.mark.parametrize("chunk", [2, 100_000], ids=["not sent", "none"])
+def test_a_complaint_about_what_was_not_sent_is_not_looked_into(
+    chunk: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        changing() as (source, offer, reasons),
+        replica_of(source) as replica,
+        caplog.at_level(logging.INFO, "netloader.source"),
+    ):
+        offer.weights.view(offer.chunks[2].pieces[0])[5] ^= 1
+        replica.fetch(1)
+        replica.bye(bad_chunk=chunk)
+        until(lambda: source.sessions == 0)
+        assert f"complains about chunk {chunk} without ground" in caplog.text
+        assert reasons == []
+
+
+def test_a_complaint_about_weights_of_before_says_nothing_of_those_of_now() -> None:
+    with changing() as (source, offer, reasons), replica_of(source) as replica:
+        replica.fetch(2)
+        offer.weights.view(offer.chunks[2].pieces[0])[5] ^= 1
+        source.serve(offer_of(toy_weights(1)))
+        replica.bye(bad_chunk=2)
+        until(lambda: source.sessions == 0)
+        with replica_of(source) as other:
+            other.fetch(2)
+        assert reasons == []
+
+
+def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None:
+    def fail(reason: str) -> None:
+        raise RuntimeError("the mesh is gone")
+
+    offer = offer_of(toy_weights(1))
+    with serving(offer, on_changed=fail) as source, replica_of(source) as replica:
+        offer.weights.view(offer.chunks[0].pieces[0])[0] ^= 1
+        replica.fetch(0)
+        replica.bye(bad_chunk=0)
+        assert isinstance(replica.caller.receive(), control.Bye)
+        until(lambda: source.sessions == 0)
+        assert refusal_of(replica.caller).reason == CHANGED
+
+
+# Bytes per second.
+
+
+def test_sources_of_one_worker_share_its_rate_limit() -> None:
+    weights = big_weights(1, 4)
+    throttle = Throttle(10_000_000)
+    took_s: list[float] = []
+
+    def fetch(replica: Replica) -> None:
+        started = time.monotonic()
+        data = replica.fetch(0, 10)
+        took_s.append(time.monotonic() - started)
+        assert torch.equal(data, weights.view(replica.chunks[0].pieces[0]))
+
+    with ExitStack() as stack:
+        replicas = []
+        for _ in range(2):
+            source = stack.enter_context(serving(offer_of(weights), throttle=throttle))
+            replicas.append(stack.enter_context(replica_of(source, weights)))
+        assert replicas[0].accept.message_bytes == throttle.message_bytes
+        threads = [threading.Thread(target=fetch, args=(replica,)) for replica in replicas]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    # Two times 4 MiB at 10 MB/s take 0.84 s, and neither waits for the other to be done.
+    assert len(took_s) == 2
+    assert min(took_s) > 0.6
+
+
+def test_without_a_limit_a_chunk_is_one_message() -> None:
+    with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
+        assert caller.accepted(WEIGHTS).message_bytes == control.MAX_BULK_MESSAGE_BYTES
+
+
+# Places.
+
+
+def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -> None:
+    with (
+        serving(offer_of(WEIGHTS), timeout_s=0.4, max_sessions=1) as source,
+        replica_of(source) as trickle,
+        calling(source) as newcomer,
+    ):
+        for _ in range(4):  # Just often enough not to be given up.
+            trickle.fetch(0)
+            time.sleep(0.2)
+        assert source.sessions == 1
+        assert refusal_of(newcomer).code == "busy"
+        ended = trickle.caller.receive()
+        assert isinstance(ended, control.Bye)
+        assert "while others waited" in ended.reason
+        until(lambda: source.sessions == 0)
+        assert isinstance(newcomer.ask(hello(WEIGHTS)), control.Accept)
+
+
+def test_a_session_that_asks_for_nothing_stays_while_nobody_waits() -> None:
+    with (
+        serving(offer_of(WEIGHTS), timeout_s=0.4, max_sessions=1) as source,
+        replica_of(source) as trickle,
+    ):
+        for _ in range(4):
+            trickle.fetch(0)
+            time.sleep(0.2)
+        assert trickle.fetch(0).numel()
+
+
+def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
+    weights = big_weights(1, 8)
+    with (
+        serving(
+            offer_of(weights), timeout_s=0.3, max_sessions=1, throttle=Throttle(1_000_000)
+        ) as source,
+        replica_of(source, weights) as slow,
+        calling(source) as newcomer,
+    ):
+        data = torch.zeros(slow.chunks[0].nbytes, dtype=torch.uint8)
+        for part in slow._messages(data):
+            slow.group.recv(part, 0)
+        slow.want(0)
+        for _ in range(10):
+            assert refusal_of(newcomer, weights).code == "busy"
+            time.sleep(0.1)
+        assert source.sessions == 1
+        assert slow.caller.hears_nothing(0)
+
+
+def test_a_session_that_is_busy_keeps_its_place_however_many_wait() -> None:
+    with (
+        serving(offer_of(WEIGHTS), timeout_s=0.2, max_sessions=1) as source,
+        replica_of(source) as replica,
+        calling(source) as newcomer,
+    ):
+        until_s = time.monotonic() + 1
+        number = 0
+        while time.monotonic() < until_s:
+            # As a pull does: the next is asked for before the last has arrived.
+            chunks = [number % 4, (number + 1) % 4]
+            arriving = []
+            for chunk in chunks:
+                data = torch.zeros(replica.chunks[chunk].nbytes, dtype=torch.uint8)
+                arriving.append(replica.group.recv(data, chunk))
+            replica.want(*chunks)
+            for part in arriving:
+                part.wait(5)
+            number += 1
+            if number > 20:
+                break
+            assert refusal_of(newcomer).code == "busy"
+        assert source.sessions == 1
+
+
+# What a replica may do wrong.
+
+
+def test_hellos_that_ask_for_manifests_get_few_of_them() -> None:
+    """Each is up to 20 MB for a large model."""
+    offer = offer_of(WEIGHTS)
+    other = hello(toy_weights(rows=999))
+    offer.__dict__["encoded_manifest"] = bytes(control.MAX_ATTACHMENT_BYTES)
+    with serving(offer) as source, calling(source) as caller:
+        sizes = []
+        for _ in range(10):
+            caller.send(other)
+            assert caller._dealer.poll(5000)
+            sizes.append(sum(map(len, caller._dealer.recv_multipart()[1:])))
+    assert sizes[0] == control.MAX_ATTACHMENT_BYTES
+    assert sizes.count(0) >= 8
+
+
+def test_a_replica_that_asks_on_and_on_and_reads_nothing_costs_little() -> None:
+    offer = offer_of(WEIGHTS)
+    with serving(offer, max_sessions=1) as source, calling(source) as flood:
+        for _ in range(5000):
+            flood.send(control.Done(session="0" * 32))
+        with replica_of(source) as replica:
+            assert replica.fetch(0).numel()
+
+
+def test_a_replica_that_leaves_without_a_word_frees_its_place() -> None:
+    with serving(offer_of(WEIGHTS), max_sessions=1, rendezvous_timeout_s=0.3) as source:
+        for step in ("accepted", "connected", "grouped", "asked"):
+            with calling(source) as caller:
+                accept = caller.accepted(WEIGHTS)
+                if step == "connected":
+                    socket.create_connection((accept.host, accept.port)).close()
+                if step in ("grouped", "asked"):
+                    group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
+                    if step == "asked":
+                        caller.send(control.Want(session=accept.session, chunks=(0, 1, 2)))
+                    group.abort()
+                    caller.send(control.Want(session=accept.session, chunks=(3,)))
+            until(lambda: source.sessions == 0)
+
+
+def test_words_after_the_end_change_nothing() -> None:
+    with serving(offer_of(WEIGHTS)) as source, replica_of(source) as replica:
+        replica.fetch(0)
+        replica.caller.send(control.Done(session=replica.session))
+        until(lambda: source.sessions == 0)
+        for message in (
+            control.Want(session=replica.session, chunks=(0,)),
+            control.Done(session=replica.session),
+            control.Bye(session=replica.session, reason="late", bad_chunk=0),
+        ):
+            answer = replica.caller.ask(message)
+            assert isinstance(answer, control.Bye)
+            assert answer.reason == "no such session"
+        with replica_of(source) as other:
+            other.fetch(0)
+
+
+def test_what_a_replica_says_cannot_forge_lines_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forged = "\n2026-01-01 ERROR all is lost\x1b[2J" * 40
+    with (
+        serving(offer_of(WEIGHTS)) as source,
+        calling(source) as caller,
+        caplog.at_level(logging.DEBUG),
+    ):
+        answer = caller.ask(hello(WEIGHTS, replica=forged))
+        assert isinstance(answer, control.Accept)
+        caller.send(control.Bye(session=answer.session, reason=forged, bad_chunk=0))
+        until(lambda: source.sessions == 0)
+    assert "the replica gave up" in caplog.text
+    for record in caplog.records:
+        assert record.getMessage().isprintable()
+        assert len(record.getMessage()) < 1500
