@@ -1,9 +1,10 @@
 """Proof that storage has overwritten what an abandoned pull left behind.
 
-A chunk that was under way into a large tensor when its source died has left some of its bytes
+A chunk that was under way into a model's memory when its source died has left some of its bytes
 there, verified by nobody. Storage is read next and overwrites them, unless the checkpoint does not
-carry all of that tensor (padding, say). So these places are filled with a random word first, and
-must have lost every copy of it after.
+carry all of that tensor (padding, say). Small tensors, which checkpoints leave out most often, get
+back what they held before. The others are filled with a random word first, and must have lost every
+copy of it after.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from netloader.weights import Weights, capture
 
 _WORD_BYTES = 8
 """Random, and long enough that no weights hold it by chance. A run of leftover bytes shorter than
-twice this can go unnoticed; what checkpoints leave out are whole rows."""
+twice this can go unnoticed, but for pieces that are shorter themselves; what checkpoints leave out
+are whole rows."""
 
 
 class LeftoverError(NetloaderError):
@@ -37,15 +39,23 @@ class Poison:
 
     @classmethod
     def over(cls, weights: Weights, pieces: tuple[Piece, ...]) -> Poison:
-        """Fill `pieces` of `weights`."""
+        """Fill `pieces` of `weights`; those whose first contents are known get these back."""
         word = torch.frombuffer(bytearray(secrets.token_bytes(_WORD_BYTES)), dtype=torch.uint8)
+        # No boolean has such a byte, and one byte may be all there is to recognise.
+        word.bitwise_or_(2)
+        unknown: list[Piece] = []
         for piece in pieces:
             view = weights.view(piece)
+            initial = weights.initial.get(piece.tensor)
+            if initial is not None:
+                view.copy_(initial[piece.start : piece.start + piece.nbytes])
+                continue
+            unknown.append(piece)
             word = word.to(view.device)
             whole = view.numel() - view.numel() % _WORD_BYTES
             view[:whole].view(-1, _WORD_BYTES).copy_(word)
             view[whole:].copy_(word[: view.numel() - whole])
-        names = tuple((weights.manifest.tensors[piece.tensor].name, piece) for piece in pieces)
+        names = tuple((weights.manifest.tensors[piece.tensor].name, piece) for piece in unknown)
         return cls(names, word)
 
     def check_gone(self, model: nn.Module) -> None:
@@ -59,10 +69,18 @@ class Poison:
             if position is None:
                 continue
             data = now.tensors[position][piece.start : piece.start + piece.nbytes]
-            whole = data.numel() - data.numel() % _WORD_BYTES
-            if bool((data[:whole].view(-1, _WORD_BYTES) == self.word).all(dim=1).any()):
+            if _holds(data, self.word):
                 raise LeftoverError(
                     f"{name} was half received from a peer that died and the checkpoint does not "
                     "fill all of it, so its contents are lost: start again, with MESH off if it "
                     "happens again"
                 )
+
+
+def _holds(data: torch.Tensor, word: torch.Tensor) -> bool:
+    """Whether a copy of `word` is left where `data` was filled with it."""
+    if 0 < data.numel() < _WORD_BYTES:
+        # The same few bytes by chance cost one more read of storage, and nothing else.
+        return torch.equal(data, word[: data.numel()])
+    whole = data.numel() - data.numel() % _WORD_BYTES
+    return bool((data[:whole].view(-1, _WORD_BYTES) == word).all(dim=1).any())

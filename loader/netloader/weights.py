@@ -13,8 +13,8 @@ torchao), tensors with gaps, tensors off the model's device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,10 @@ class Weights:
     manifest: Manifest
     tensors: tuple[torch.Tensor, ...]
     """Flat views, one dimension, dtype uint8: writing to them writes the model."""
+    initial: Mapping[int, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+    """What small tensors held before anything was received into them, by position, as `tensors`:
+    a checkpoint need not have them (scales, rotary caches), so whoever gives up a chunk that was
+    under way into them puts this back. `arrange` fills it; empty otherwise."""
 
     def view(self, piece: Piece) -> torch.Tensor:
         """The bytes of one piece, shape [nbytes], uint8, in place."""
@@ -107,6 +111,15 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
 
     Raises `ManifestError` naming the first tensor that cannot travel and why.
     """
+    manifest, tensors = inventory(model, chunk_bytes)
+    return Weights(manifest, tuple(flat_bytes(tensor) for tensor in tensors))
+
+
+def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.Tensor]]:
+    """The manifest of `model` in the checkpoint layout, and its tensors in the same order.
+
+    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    """
     first: dict[int, int] = {}
     rows: list[tuple[str, Kind, torch.Tensor, list[str]]] = []
     for name, kind, tensor in _named_tensors(model):
@@ -117,7 +130,7 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
         first[id(tensor)] = len(rows)
         rows.append((name, kind, tensor, []))
     device = next((row[2].device for row in rows), torch.device("cpu"))
-    tensors = tuple(
+    described = tuple(
         Tensor(
             name=name,
             kind=kind,
@@ -130,8 +143,12 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
         for name, kind, tensor, aliases in rows
         if _check(name, tensor, device)
     )
-    flat = tuple(_flat_bytes(tensor) for _, _, tensor, _ in rows)
-    return Weights(Manifest("checkpoint", chunk_bytes, tensors), flat)
+    return Manifest("checkpoint", chunk_bytes, described), [row[2] for row in rows]
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a dense tensor: shape [nbytes], uint8, in the order in which it lies."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def host_buffer(data: torch.Tensor) -> memoryview:
@@ -190,7 +207,3 @@ def _is_dense(tensor: torch.Tensor) -> bool:
             return tensor.numel() == 0
         expected *= size
     return True
-
-
-def _flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)

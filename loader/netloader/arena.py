@@ -1,0 +1,162 @@
+"""Small tensors of a model, moved together so that a chunk of them travels without a copy.
+
+Packing costs a pass over the bytes at the source and another at the replica, and a receive into
+many small places is slow on every backend. So before a model is filled, the tensors of each packed
+chunk get one storage between them, in the layout in which the chunk travels. They arrive there, the
+model uses them there, and when this replica becomes a source they leave from there.
+
+Nothing but a tensor's address changes: it is the same object, with the same type, attributes,
+shape, stride and contents. Addresses matter to those who hold them, so only tensors move whose
+memory nobody else refers to, as far as torch can tell: no view, no detached or numpy tensor, none
+handed to another library. That is the case right after a model was built, and not much later.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from netloader import pages
+from netloader.manifest import CHUNK_BYTES, Chunk, Manifest
+from netloader.pages import PageMap
+from netloader.weights import Weights, flat_bytes, inventory
+
+_REMEMBER_BELOW = 64 * 1024
+"""Parameters below this many bytes are remembered as they were, like all buffers: what checkpoints
+leave out besides buffers are scales and the like."""
+
+
+def arrange(model: nn.Module, chunk_bytes: int = CHUNK_BYTES) -> Weights:
+    """Capture `model` after the tensors of each packed chunk were moved into one storage.
+
+    Call after the model was built and before it is filled. A chunk stays as it is when one of its
+    tensors must not move, or when it already lies as it travels. What cannot move costs nothing but
+    the copy into a staging buffer later.
+
+    Memory: while a chunk is being moved, the touched part of it exists twice. What buffers and
+    small parameters held before lives as long as the result does (`Weights.initial`). On
+    accelerators the allocator may keep the old places until its cache is emptied. A chunk's
+    storage, at most `chunk_bytes`, lives as long as any of its tensors: when post-processing
+    replaces some of them, their bytes stay until all are gone.
+
+    Raises `ManifestError` as `capture` does. An error half-way leaves a model that is as good as it
+    was: each tensor is moved as a whole or not at all.
+    """
+    manifest, tensors = inventory(model, chunk_bytes)
+    device = tensors[0].device if tensors else torch.device("cpu")
+    alone = _Holders.of(torch.empty(1, device=device))
+    flat: list[torch.Tensor | None] = [None] * len(tensors)
+    initial: dict[int, torch.Tensor] = {}
+    with PageMap() as page_map:
+        for chunk in manifest.chunks():
+            numbers = [piece.tensor for piece in chunk.pieces]
+            if len(numbers) < 2 or not all(
+                _is_movable(tensors[number], alone) for number in numbers
+            ):
+                continue
+            for number in numbers:
+                if _is_remembered(manifest, number):
+                    initial[number] = flat_bytes(tensors[number])
+            for number, place in zip(numbers, _places(chunk, device), strict=True):
+                _move(tensors[number], place, page_map)
+                flat[number] = place
+    whole = tuple(
+        flat_bytes(tensor) if place is None else place
+        for tensor, place in zip(tensors, flat, strict=True)
+    )
+    return Weights(manifest, whole, initial)
+
+
+def zero_gaps(weights: Weights) -> None:
+    """Write zeros between the tensors of every chunk that lies as it travels.
+
+    Call after a model was filled from storage: a pull that was given up may have left bytes there,
+    and digests cover what lies between the tensors.
+    """
+    for chunk in weights.manifest.chunks():
+        if not chunk.packed:
+            continue
+        data = weights.contiguous(chunk)
+        if data is None:
+            continue
+        # Gaps are many and tiny: numpy has a fraction of torch's cost a call.
+        memory = data.numpy() if data.device.type == "cpu" else data
+        for first, end in chunk.gaps():
+            memory[first:end] = 0
+
+
+def _places(chunk: Chunk, device: torch.device) -> list[torch.Tensor]:
+    """One new storage for a chunk, as one flat uint8 tensor for each of its pieces. All zeros."""
+    if device.type == "cpu":
+        storage = pages.fresh(chunk.nbytes)
+    else:
+        storage = torch.zeros(chunk.nbytes, dtype=torch.uint8, device=device)
+    starts = [piece.offset for piece in chunk.pieces]
+    ends = [*starts[1:], chunk.nbytes]
+    # Split in one call, gaps included: thousands of slices would take as long as the transfer.
+    sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+    return [
+        part[: piece.nbytes] if part.numel() != piece.nbytes else part
+        for part, piece in zip(torch.split(storage, sizes), chunk.pieces, strict=True)
+    ]
+
+
+def _move(tensor: torch.Tensor, place: torch.Tensor, page_map: PageMap) -> None:
+    """Give `tensor` the memory of `place`, which holds zeros, and its contents."""
+    old = flat_bytes(tensor)
+    if tensor.device.type != "cpu":
+        place.copy_(old)
+    else:
+        source, target = old.numpy(), place.numpy()
+        for first, end in page_map.touched(old):
+            # An allocator's own notes touch a page as well: writing zeros would cost a fault.
+            if source[first:end].any():
+                np.copyto(target[first:end], source[first:end])
+    moved = place.view(tensor.dtype)
+    tensor.data = moved.as_strided(tensor.shape, tensor.stride(), moved.storage_offset())
+
+
+def _is_remembered(manifest: Manifest, number: int) -> bool:
+    tensor = manifest.tensors[number]
+    return tensor.kind == "buffer" or tensor.nbytes < _REMEMBER_BELOW
+
+
+def _is_movable(tensor: torch.Tensor, alone: _Holders) -> bool:
+    """Whether `tensor` is plain, fills its storage, and is the only one that refers to it.
+
+    `alone`: the holders of a tensor of which that is known.
+    """
+    if _Holders.of(tensor) != alone:
+        return False
+    storage = tensor.untyped_storage()
+    return (
+        tensor.storage_offset() == 0
+        and storage.nbytes() == tensor.numel() * tensor.element_size()
+        # Otherwise: memory that torch did not allocate, or that was handed to numpy at some time.
+        and storage.resizable()
+        and tensor.is_leaf
+        and tensor.grad is None
+        and not (tensor.is_inference() or tensor.is_conj() or tensor.is_neg())
+        and not (tensor.device.type == "cpu" and (storage.is_shared() or tensor.is_pinned()))
+    )
+
+
+class _Holders(NamedTuple):
+    """How many refer to a tensor's memory. Counting adds to the counts: compare them only."""
+
+    storage: int
+    """Tensors inside torch, views and detached ones included."""
+    tensor: int
+    """What holds the tensor inside torch: more than its Python object, where it was exported."""
+    python: int
+    """Python references to the storage object."""
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Holders:
+        storage = tensor.untyped_storage()
+        shared = torch._C._storage_Use_Count(storage._cdata)
+        return cls(shared, int(tensor._use_count()), sys.getrefcount(storage))  # type: ignore[attr-defined]
