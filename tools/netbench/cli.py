@@ -1,0 +1,167 @@
+"""The command line: `python -m netbench <benchmark>`.
+
+exit status   0     measured and printed
+              1     something failed on the way
+              64    the command line cannot be used
+              77    this machine does not let the benchmark do what it has to
+              130   interrupted; 143 when by SIGTERM
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NoReturn
+
+import torch
+
+from netbench.child import ChildError, Json
+from netbench.pair import Pair
+from netbench.render import write
+from netbench.shapes import ShapeError
+from netbench.upstream import UpstreamError
+from netloader.errors import NetloaderError
+
+PROGRAM: Final = "netbench"
+
+
+class Exit(IntEnum):
+    """What the exit status means."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 64
+    NOT_PERMITTED = 77
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class _Stop(BaseException):
+    """A signal asked for the end: everything that was made is taken away on the way out."""
+
+    def __init__(self, status: Exit) -> None:
+        self.status = status
+        super().__init__()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one benchmark and return the exit status; leaves by SystemExit on a usage error."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    # Transfers do not compute. A pool of threads here would only stand in their way.
+    torch.set_num_threads(1)
+    try:
+        write(options.run(options), as_json=options.json)
+    except ShapeError as error:
+        return _say(Exit.USAGE, error)
+    except (ChildError, NetloaderError, UpstreamError, OSError, RuntimeError) as error:
+        return _say(Exit.FAILED, error)
+    except _Stop as stop:
+        return stop.status
+    return Exit.OK
+
+
+def _stop(number: int, frame: object) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)  # Tidying up is not interrupted.
+    raise _Stop(Exit.INTERRUPTED if number == signal.SIGINT else Exit.TERMINATED)
+
+
+def _say(status: Exit, error: Exception) -> Exit:
+    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description=__doc__.split("\n\n")[0] + "\n\nGB is 1e9 bytes.",
+        epilog=__doc__.split("\n\n")[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="benchmark", required=True)
+    _add_pair(commands)
+    return parser
+
+
+def _add_pair(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "pair",
+        help="one source, one replica, loopback",
+        description="One source and one replica on loopback, beside plain Gloo and upstream.",
+        allow_abbrev=False,
+    )
+    _add_shape(command, "llama")
+    command.add_argument(
+        "--cold", action="store_true", help="into memory that was never touched, new each time"
+    )
+    _add_common(command, repeat=5)
+    command.set_defaults(run=_pair)
+
+
+def _pair(options: argparse.Namespace) -> Json:
+    return Pair(options.shape, options.bytes, cold=options.cold).run(options.repeat)
+
+
+def _add_shape(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--shape",
+        default=default,
+        metavar="llama|moe|FILE",
+        help="171 tensors like a Llama's, experts of 200 KB, or a file with a row "
+        "`name dtype shape` per tensor, as in `lm_head.weight bfloat16 32000x4096`; "
+        f"default: {default}",
+    )
+    command.add_argument(
+        "--bytes",
+        type=_bytes,
+        metavar="N",
+        help="size of llama (default 1GiB) or moe (default 1GB); suffixes MB, MiB, GB, GiB",
+    )
+
+
+def _add_common(command: argparse.ArgumentParser, *, repeat: int) -> None:
+    command.add_argument(
+        "--repeat",
+        type=_count,
+        default=repeat,
+        metavar="R",
+        help=f"repetitions, interleaved (default: {repeat})",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document, every repetition")
+
+
+_UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_BINARY_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _bytes(text: str) -> int:
+    number = text.rstrip("KMGiB")
+    unit = (_UNITS | _BINARY_UNITS).get(text[len(number) :])
+    try:
+        value = int(float(number) * unit) if unit is not None else 0
+    except (ValueError, OverflowError):
+        value = 0
+    if not 0 < value < 1 << 44:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 512MB, 1GiB or 1000000")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value

@@ -1,0 +1,55 @@
+"""Models made of a list of tensors: filled for a source, untouched for a replica."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from netbench.shapes import Row
+from netloader.weights import Weights
+
+_M_MMAP_THRESHOLD = -3
+
+
+def empty_model(rows: Sequence[Row]) -> nn.Module:
+    """Parameters as `torch.empty` makes them: no byte of them was touched."""
+    model = nn.Module()
+    for row in rows:
+        *path, name = row.name.split(".")
+        module = model
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        data = torch.empty(row.shape, dtype=row.dtype)
+        module.register_parameter(name, nn.Parameter(data, requires_grad=False))
+    return model
+
+
+def fill(weights: Weights, seed: int) -> None:
+    """Random bytes: equal seeds give equal bytes."""
+    generator = np.random.Generator(np.random.SFC64(seed))
+    for data in weights.tensors:
+        words = generator.integers(0, 1 << 64, -(-data.numel() // 8), dtype=np.uint64)
+        data.numpy()[:] = words.view(np.uint8)[: data.numel()]
+
+
+def clear(weights: Weights) -> None:
+    """Zeros: nothing that was there before can pass for something that arrived."""
+    for data in weights.tensors:
+        data.numpy().fill(0)
+
+
+def fresh_memory_only() -> None:
+    """From now on memory that is freed goes back to the kernel, and new memory is new.
+
+    glibc otherwise raises the size from which it maps memory to the largest that was freed, up to
+    32 MiB, and hands out pages again that are already there. That cannot be undone in a process.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
+    libc.malloc_trim(0)

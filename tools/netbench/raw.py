@@ -1,0 +1,72 @@
+"""The raw limit: plain Gloo between two processes, nothing verified, nothing else done.
+
+64 MiB messages through groups that are open already, with torch's own classes and none of ours, so
+that it stays a limit whatever our transport does. Several single-lane groups take the messages in
+turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, TCPStore
+
+MESSAGE_BYTES: Final = 64 * 1024 * 1024
+
+SENDER: Final = 0
+RECEIVER: Final = 1
+
+_TIMEOUT: Final = timedelta(seconds=300)
+
+
+class RawLink:
+    """One end of some groups between two processes."""
+
+    def __init__(self, store: TCPStore, rank: int, host: str, lanes: int) -> None:
+        """Blocks until the other end is there. `host` is this end's own address."""
+        self._peer = 1 - rank
+        self._groups: list[Any] = [_open(store, rank, host, lane) for lane in range(lanes)]
+        self._store = store
+
+    def send(self, data: torch.Tensor) -> None:
+        """Send a flat uint8 tensor; returns when all of it has left."""
+        self._all(data, lambda group, part, tag: group.send([part], self._peer, tag))
+
+    def receive(self, data: torch.Tensor, ready: Callable[[], object]) -> None:
+        """Fill a flat uint8 tensor. `ready` is called when all receives are posted."""
+        self._all(data, lambda group, part, tag: group.recv([part], self._peer, tag), ready)
+
+    def _all(
+        self,
+        data: torch.Tensor,
+        start: Callable[[Any, torch.Tensor, int], Any],
+        ready: Callable[[], object] = lambda: None,
+    ) -> None:
+        works = [
+            start(self._groups[number % len(self._groups)], part, number)
+            for number, part in enumerate(torch.split(data, MESSAGE_BYTES))
+        ]
+        ready()
+        for work in works:
+            work.wait(_TIMEOUT)
+
+
+def listen(host: str) -> TCPStore:
+    """The store of a link to come: the other end needs its `port`."""
+    return TCPStore(host, 0, 2, True, timeout=_TIMEOUT, wait_for_workers=False)
+
+
+def meet(host: str, port: int) -> TCPStore:
+    """The other end of `listen`."""
+    return TCPStore(host, port, 2, False, timeout=_TIMEOUT)
+
+
+def _open(store: TCPStore, rank: int, host: str, lane: int) -> ProcessGroupGloo:
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._timeout = _TIMEOUT
+    options._threads = 1
+    options._devices = [ProcessGroupGloo.create_device(hostname=host)]
+    return ProcessGroupGloo(PrefixStore(f"lane{lane}", store), rank, 2, options)

@@ -1,0 +1,38 @@
+"""The receiving end of plain Gloo, wherever the replica runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from netbench import raw
+
+
+class RawEnd:
+    """Links to one source process, one with each number of lanes."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._links: dict[int, raw.RawLink] = {}
+        self._warm: torch.Tensor | None = None
+
+    def open(self, lanes: int, host: str, port: int, mine: str) -> None:
+        """Join the link that the source listens for at `host:port`. `mine`: this end's address."""
+        self._links[lanes] = raw.RawLink(raw.meet(host, port), raw.RECEIVER, mine, lanes)
+
+    def warm(self, lanes: int, ready: Callable[[], object]) -> float:
+        """Seconds to receive into memory that is in use. `ready`: the source may send."""
+        if self._warm is None:
+            self._warm = torch.zeros(self._nbytes, dtype=torch.uint8)
+        return self._receive(self._warm, lanes, ready)
+
+    def fresh(self, lanes: int, ready: Callable[[], object]) -> float:
+        """Seconds to receive into a new `torch.empty`."""
+        return self._receive(torch.empty(self._nbytes, dtype=torch.uint8), lanes, ready)
+
+    def _receive(self, data: torch.Tensor, lanes: int, ready: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        self._links[lanes].receive(data, ready)
+        return time.perf_counter() - started

@@ -1,0 +1,78 @@
+"""A replica's pull, timed from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
+from netbench.watch import Watch, WatchedBackend
+from netloader.candidate import Candidate
+from netloader.pull import Pull
+from netloader.transport.gloo import GlooBackend
+from netloader.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What was seen of one pull."""
+
+    seconds: float
+    """From tensors that are there to tensors that are filled, sessions and all."""
+    setup_s: float
+    """Until the first receive was posted: hello, its answer, the rendezvous and the process group.
+    All that happens before bytes can flow."""
+    chunks: int
+    """In the manifest."""
+    verified: int
+    """Chunks that the pull reported as verified, however often each."""
+    surplus_bytes: int
+    """Received beyond what each chunk has."""
+    sources: dict[str, int]
+    """Bytes by endpoint."""
+    failures: tuple[str, ...]
+
+
+def pull(
+    weights: Weights,
+    endpoints: Sequence[str],
+    *,
+    verify: bool = True,
+    source_timeout_s: float = 0.0,
+    progress: Callable[[int], object] = lambda nbytes: None,
+) -> Pulled:
+    """Fill `weights` from these sources, from all at once. Raises `TransferError`."""
+    verified = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal verified
+        verified += 1
+        progress(nbytes)
+
+    watch = Watch()
+    candidates = [Candidate(endpoint, "netbench", GENERATION) for endpoint in endpoints]
+    started = time.perf_counter()
+    one = Pull(
+        IDENTITY,
+        weights,
+        WatchedBackend(GlooBackend(), watch),
+        lambda: OPEN,
+        replica="netbench",
+        timeout_s=TIMEOUT_S,
+        max_sources=len(endpoints),
+        verify=verify,
+        progress=count,
+    )
+    one.run(lambda: candidates, source_timeout_s)
+    seconds = time.perf_counter() - started
+    chunks = weights.manifest.chunks()
+    return Pulled(
+        seconds,
+        (watch.first_receive or started) - started,
+        len(chunks),
+        verified,
+        sum(max(0, watch.received[chunk.id] - chunk.nbytes) for chunk in chunks),
+        {delivery.endpoint: delivery.nbytes for delivery in one.deliveries},
+        tuple(str(failure) for failure in one.failures),
+    )

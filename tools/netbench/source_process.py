@@ -1,0 +1,79 @@
+"""A source in a process of its own: Netloader's, upstream's and plain Gloo's.
+
+python -m netbench.source_process '{"shape": ..., "bytes": ..., "host": ..., "seed": ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+
+import torch
+
+from netbench import memory, raw
+from netbench.child import Json, obey, say
+from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S, lay_out
+from netbench.models import empty_model, fill
+from netbench.shapes import rows_of
+from netbench.upstream import UpstreamSource
+from netloader import digests
+from netloader.session import Offer
+from netloader.source import Source
+from netloader.transport.gloo import GlooBackend
+from netloader.weights import capture
+
+
+@dataclass
+class _RawEnd:
+    """The sending end of plain Gloo."""
+
+    host: str
+    nbytes: int
+    _links: dict[int, raw.RawLink] = field(default_factory=dict)
+    _data: torch.Tensor | None = None
+
+    def open(self, lanes: int) -> Json:
+        """Answers with the port to meet at, and again when the other end is there."""
+        store = raw.listen(self.host)
+        say({"port": store.port})
+        self._links[lanes] = raw.RawLink(store, raw.SENDER, self.host, lanes)
+        if self._data is None:
+            self._data = torch.ones(self.nbytes, dtype=torch.uint8)
+        return {}
+
+    def send(self, lanes: int) -> None:
+        assert self._data is not None
+        self._links[lanes].send(self._data)
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    rows = rows_of(spec["shape"], spec["bytes"])
+    weights = lay_out(empty_model(rows))
+    fill(weights, spec["seed"])
+    backend = GlooBackend()
+    source = Source(spec["host"], None, lambda: GENERATION, OPEN, TIMEOUT_S)
+    chunks = weights.manifest.chunks()
+    source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
+    # Upstream sends a model from where torch has put it.
+    model = empty_model(rows)
+    fill(capture(model), spec["seed"])
+    upstream = UpstreamSource(spec["host"], model)
+    raw_end = _RawEnd(spec["host"], weights.manifest.nbytes)
+    say({"endpoint": source.endpoint, "upstream": upstream.endpoint})
+    obey(
+        {
+            "raw_open": raw_end.open,
+            "raw_send": raw_end.send,
+            "sha256": weights.sha256,
+            "mark_memory": lambda: {"bytes": memory.mark()},
+            "peak_memory": lambda: {"bytes": memory.peak()},
+        }
+    )
+    upstream.close()
+    source.close()
+
+
+if __name__ == "__main__":
+    main()

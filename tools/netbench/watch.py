@@ -1,0 +1,73 @@
+"""A transport with a clock and a counter on it, which changes nothing of what it does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+from torch._C._distributed_c10d import Store
+
+from netloader.transport import Backend, Group, Pending
+
+
+@dataclass
+class Watch:
+    """What has been seen so far. Several groups may report to one."""
+
+    first_receive: float | None = None
+    """When the first receive was posted, by `time.perf_counter`."""
+    received: Counter[int] = field(default_factory=Counter)
+    """Bytes of receives that completed, by chunk."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def posted(self) -> None:
+        if self.first_receive is None:
+            self.first_receive = time.perf_counter()
+
+    def completed(self, tag: int, nbytes: int) -> None:
+        with self._lock:
+            self.received[tag] += nbytes
+
+
+class WatchedBackend:
+    """Opens groups of `inner` that report to `watch`."""
+
+    def __init__(self, inner: Backend, watch: Watch) -> None:
+        self.name = inner.name
+        self.inner = inner
+        self.watch = watch
+
+    def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+        return _WatchedGroup(self.inner.open(store, rank, host, timeout), self.watch)
+
+
+@dataclass(frozen=True)
+class _WatchedGroup:
+    inner: Group
+    watch: Watch
+
+    def send(self, data: torch.Tensor, tag: int) -> Pending:
+        return self.inner.send(data, tag)
+
+    def recv(self, data: torch.Tensor, tag: int) -> Pending:
+        self.watch.posted()
+        return _WatchedPending(self.inner.recv(data, tag), self.watch, tag, data.numel())
+
+    def abort(self) -> None:
+        self.inner.abort()
+
+
+@dataclass(frozen=True)
+class _WatchedPending:
+    inner: Pending
+    watch: Watch
+    tag: int
+    nbytes: int
+
+    def wait(self, timeout_s: float) -> None:
+        self.inner.wait(timeout_s)
+        self.watch.completed(self.tag, self.nbytes)
