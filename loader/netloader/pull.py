@@ -37,9 +37,6 @@ _LOOK_S = 0.25
 """How often candidates are looked for while there is room for one more, and slow sources judged.
 Both are cheap, and what they find is worth seconds."""
 
-_GOODBYE_S = 2.0
-"""How long streams may take to say that they are done."""
-
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -202,41 +199,47 @@ class Pull:
         while self._ended:
             stream = self._ended.pop()
             self._streams.remove(stream)
+            self._note_delivery(stream)
             source, error = stream.source, stream.error
             self._prospects.ended(source, error, stream.nbytes, time.monotonic())
             busy = isinstance(error, Refused) and error.retry_after_s is not None
             self._had_one = self._had_one or stream.accepted or busy
-            if stream.nbytes:
-                before = self._brought.get(source.endpoint, Delivery(source.endpoint, 0, 0.0))
-                self._brought[source.endpoint] = Delivery(
-                    source.endpoint,
-                    before.nbytes + stream.nbytes,
-                    before.seconds + stream.seconds,
-                )
             if error is None:
                 continue
-            (_log.debug if busy else _log.warning)("%s: %s", source.found_by, error)
             failure = Failure(source, error)
             # A busy source says so every second.
             if str(failure) not in map(str, self.failures):
+                (_log.info if busy else _log.warning)("%s", failure)
                 self.failures.append(failure)
             if isinstance(error, DigestMismatch):
                 self._on_lie(source)
 
+    def _note_delivery(self, stream: Stream) -> None:
+        if not stream.nbytes:
+            return
+        endpoint = stream.source.endpoint
+        before = self._brought.get(endpoint, Delivery(endpoint, 0, 0.0))
+        self._brought[endpoint] = Delivery(
+            endpoint, before.nbytes + stream.nbytes, before.seconds + stream.seconds
+        )
+
     def _stop(self) -> None:
-        """End all streams. One that still greets its source receives nothing any more."""
+        """See to it that nothing writes to the tensors any more, and let the streams end.
+
+        When everything has arrived there is nothing under way: they say goodbye by themselves,
+        which nobody has to wait for. Nor for one that still greets its source: it will find the
+        pull over before it receives anything.
+        """
         complete = self.complete
         self._ledger.end()
-        for stream in list(self._streams):
-            if not stream.receiving:
-                stream.abort("the pull is over")
-        for stream in list(self._streams):
-            if stream.receiving:
-                if complete:
-                    # It has nothing in flight and says goodbye.
-                    stream.join(_GOODBYE_S)
-                stream.abort("the pull is over")
-                stream.join()
+        if not complete:
+            for stream in self._streams:
+                stream.abort("the pull was given up")
+            for stream in self._streams:
+                if stream.receiving:
+                    stream.join()
         self._settle()
+        for stream in self._streams:
+            self._note_delivery(stream)
         self._streams.clear()
         self._tell()

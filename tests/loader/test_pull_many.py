@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from tests.loader import wrong_bytes
 from tests.loader.support import (
     OnSend,
     SendLog,
@@ -325,3 +326,10 @@ def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
         for thread in threads:
             thread.join(60)
     assert all(equal(replica, WEIGHTS) for replica in replicas)
+
+
+def test_a_wrong_byte_is_found_every_time() -> None:
+    """`python -m tests.loader.wrong_bytes --trials 1000` is the long form."""
+    result = wrong_bytes.run(trials=20, seed=7)
+    assert result.injected == result.detected == result.refetched == result.trials == 20
+    assert result.digests_ok
