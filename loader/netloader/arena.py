@@ -68,7 +68,7 @@ def arrange(model: nn.Module, chunk_bytes: int = CHUNK_BYTES) -> Weights:
         flat_bytes(tensor) if place is None else place
         for tensor, place in zip(tensors, flat, strict=True)
     )
-    return Weights(manifest, whole, initial)
+    return Weights(manifest, whole, device.type, initial)
 
 
 def zero_gaps(weights: Weights) -> None:

@@ -37,6 +37,8 @@ class Weights:
     manifest: Manifest
     tensors: tuple[torch.Tensor, ...]
     """Flat views, one dimension, dtype uint8: writing to them writes the model."""
+    device_type: str = "cpu"
+    """Where the model is, by which digests are made: tensors kept for peers may be elsewhere."""
     initial: Mapping[int, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
     """What small tensors held before anything was received into them, by position, as `tensors`:
     a checkpoint need not have them (scales, rotary caches), so whoever gives up a chunk that was
@@ -112,7 +114,8 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
     Raises `ManifestError` naming the first tensor that cannot travel and why.
     """
     manifest, tensors = inventory(model, chunk_bytes)
-    return Weights(manifest, tuple(flat_bytes(tensor) for tensor in tensors))
+    flat = tuple(flat_bytes(tensor) for tensor in tensors)
+    return Weights(manifest, flat, flat[0].device.type if flat else "cpu")
 
 
 def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.Tensor]]:
