@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,9 +20,10 @@ from netloader.digests import of_weights
 from netloader.errors import ManifestError
 from netloader.weights import Weights
 
-_COPY_BELOW = 1024 * 1024
-"""Tensors below this many bytes are copied rather than referenced: vLLM writes scales and other
-small tensors in place, and large ones it replaces."""
+_COPY_BELOW = 64 * 1024
+"""Tensors below this many bytes are copied rather than referenced. What vLLM writes in place while
+it post-processes are scales, of a few bytes for a tensor to some KiB for one a channel; larger
+tensors it replaces. One that it writes in place all the same is found by `changed`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
 def settle(kept: Kept, model: nn.Module) -> Originals:
     """What can be served now that `model` has been post-processed.
 
+    Parameters that stayed as they were are served from where they are, beside those of their
+    chunk, and their copies dropped. Buffers keep theirs: models may write to them while they run
+    (scales of a KV cache that are measured on the first request).
+
     Raises `ManifestError` when originals are gone that were not kept, naming how many, the first,
     and the setting that would have kept them.
     """
@@ -77,8 +83,13 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
     for tensor, data, copy in zip(
         kept.before.manifest.tensors, kept.before.tensors, kept.copies, strict=True
     ):
+        # Where tensors share a storage, one that is in use keeps the others, too.
         survived = tensor.nbytes == 0 or data.untyped_storage().data_ptr() in in_use
         if copy is not None:
+            # What was copied off an accelerator and is not in use there shall not be held there.
+            may_stay = tensor.kind == "parameter" and (survived or copy.device == data.device)
+            if copy is not data and may_stay and _equal(copy, data):
+                copy = data
             serve.append(copy)
             if not survived or copy is not data:
                 extra += tensor.nbytes
@@ -91,7 +102,8 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
             f"post-processing replaced {len(gone)} tensors ({gone[0]} first) whose originals are "
             "not kept: set INT8_CACHE to dram or hbm and let INT8_CACHE_NAME match them"
         )
-    return Originals(Weights(kept.before.manifest, tuple(serve)), extra)
+    before = kept.before
+    return Originals(Weights(before.manifest, tuple(serve), before.device_type), extra)
 
 
 def changed(weights: Weights, digests: Sequence[bytes]) -> list[str]:
@@ -106,6 +118,14 @@ def changed(weights: Weights, digests: Sequence[bytes]) -> list[str]:
         if now != digests[chunk.id]
         for piece in chunk.pieces
     ]
+
+
+def _equal(copy: torch.Tensor, data: torch.Tensor) -> bool:
+    """Whether two flat uint8 tensors hold the same bytes."""
+    if copy.device.type == data.device.type == "cpu":
+        # Not torch's pool of threads, which on CPU belongs to inference.
+        return np.array_equal(copy.numpy(), data.numpy())
+    return torch.equal(copy, data.to(copy.device))
 
 
 def _storages(model: nn.Module) -> frozenset[int]:

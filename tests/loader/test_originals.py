@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from netloader.arena import arrange
 from netloader.config import KeepMode
 from netloader.digests import of_weights
 from netloader.errors import ManifestError
 from netloader.originals import changed, keep, settle
 from netloader.weights import capture
 
-LARGE = 1 << 20
+LARGE = 64 * 1024
 """Bytes from which on a tensor is referenced rather than copied."""
 
 
@@ -49,7 +52,7 @@ def test_replaced_tensor_that_was_kept_is_served_and_costs_its_bytes(mode: KeepM
     made.large = nn.Parameter(torch.empty(0))
     originals = settle(kept, made)
     assert originals.weights.sha256() == before
-    assert originals.extra_bytes == LARGE + 8  # The small one is a copy.
+    assert originals.extra_bytes == LARGE
 
 
 def test_small_tensor_rewritten_in_place_is_served_as_it_was() -> None:
@@ -58,7 +61,86 @@ def test_small_tensor_rewritten_in_place_is_served_as_it_was() -> None:
     kept = keep(capture(made), KeepMode.DRAM, None)
     with torch.no_grad():
         made.small.mul_(2)
-    assert settle(kept, made).weights.sha256() == before
+    originals = settle(kept, made)
+    assert originals.weights.sha256() == before
+    assert originals.extra_bytes == 8
+
+
+def test_small_tensor_that_was_left_alone_is_not_held_twice() -> None:
+    made = model()
+    kept = keep(capture(made), KeepMode.DRAM, None)
+    originals = settle(kept, made)
+    assert originals.extra_bytes == 0
+    assert originals.weights.tensors[1].data_ptr() == made.small.data_ptr()
+
+
+def test_small_buffer_is_served_as_it_was_whatever_inference_writes_to_it() -> None:
+    made = model()
+    made.register_buffer("scale", torch.ones(4))
+    before = capture(made).sha256()
+    originals = settle(keep(capture(made), KeepMode.DRAM, None), made)
+    made.scale.fill_(2)  # type: ignore[operator]
+    assert originals.weights.sha256() == before
+    assert originals.extra_bytes == 16
+
+
+def test_replaced_small_tensor_is_served_from_where_it_was_loaded() -> None:
+    made = model()
+    kept = keep(capture(made), KeepMode.DRAM, None)
+    made.small = nn.Parameter(torch.empty(0))
+    originals = settle(kept, made)
+    assert originals.extra_bytes == 8
+    assert originals.weights.tensors[1] is kept.before.tensors[1]
+
+
+def test_originals_know_where_the_model_was() -> None:
+    made = model()
+    before = dataclasses.replace(capture(made), device_type="accelerator")
+    assert settle(keep(before, KeepMode.DRAM, None), made).weights.device_type == "accelerator"
+
+
+class TestSharedStorage:
+    """Tensors that `arrange` has put together."""
+
+    def test_chunk_still_lies_as_it_travels(self) -> None:
+        made = model()
+        arrange(made)
+        originals = settle(keep(capture(made), KeepMode.DRAM, None), made)
+        (chunk,) = originals.weights.manifest.chunks()
+        assert originals.weights.contiguous(chunk) is not None
+
+    @pytest.mark.parametrize("name", ["large", "small"])
+    def test_chunk_still_does_when_one_was_replaced(self, name: str) -> None:
+        made = model()
+        before = arrange(made).sha256()
+        kept = keep(capture(made), KeepMode.NO, None)
+        setattr(made, name, nn.Parameter(torch.empty(0)))
+        originals = settle(kept, made)
+        (chunk,) = originals.weights.manifest.chunks()
+        assert originals.weights.contiguous(chunk) is not None
+        assert originals.weights.sha256() == before
+        assert originals.extra_bytes == 0  # Its neighbour holds that memory anyway.
+
+    def test_chunk_is_packed_when_one_was_rewritten(self) -> None:
+        made = model()
+        before = arrange(made).sha256()
+        weights = capture(made)
+        promised = of_weights(weights, weights.manifest.chunks())
+        kept = keep(weights, KeepMode.DRAM, None)
+        made.small.data.mul_(2)
+        originals = settle(kept, made)
+        (chunk,) = originals.weights.manifest.chunks()
+        assert originals.weights.contiguous(chunk) is None
+        assert originals.weights.sha256() == before
+        assert changed(originals.weights, promised) == []
+
+    def test_all_of_them_are_gone_when_all_were_replaced(self) -> None:
+        made = model()
+        arrange(made)
+        kept = keep(capture(made), KeepMode.NO, None)
+        made.large = made.small = nn.Parameter(torch.empty(0))
+        with pytest.raises(ManifestError, match="replaced 2 tensors"):
+            settle(kept, made)
 
 
 def test_names_choose_what_is_kept() -> None:
