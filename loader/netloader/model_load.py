@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from netloader import attributes, digests, originals
 from netloader.advert import Holding
+from netloader.arena import arrange, zero_gaps
 from netloader.attributes import Scalar
 from netloader.config import Config, KeepMode
 from netloader.errors import ManifestError, NoSourceLeft
@@ -97,7 +98,8 @@ class ModelLoad:
 
     def fill(self, model: nn.Module, storage: Storage) -> None:
         """Fill `model` from peers, else from storage, and hold on to what peers will be served."""
-        pull = self._pull(model) if self._ask_peers else None
+        weights = self._arrange(model)
+        pull = self._pull(model, weights) if self._ask_peers and weights is not None else None
         if self.origin == "storage":
             self._from_storage(model, storage, pull)
         try:
@@ -148,20 +150,32 @@ class ModelLoad:
         except OSError as error:
             _log.warning("REPORT_PREFIX: cannot write the report: %s", error)
 
-    def _pull(self, model: nn.Module) -> Pull | None:
-        """Fill `model` from peers as far as they go; `origin` says whether all of it came.
-
-        None when nobody could be asked.
-        """
+    def _arrange(self, model: nn.Module) -> Weights | None:
+        """Lay the empty model out as chunks travel. None when its tensors cannot travel."""
         if self.cannot_share or self.identity is None or self.backend is None:
             self.skipped.append(self.cannot_share)
             return None
         try:
-            weights = self._capture(model)
-            candidates, self.skipped = self.worker.candidates(self.identity, self.backend.name)
+            return arrange(model, self.worker.config.chunk_bytes)
         except ManifestError as error:
             self.skipped.append(str(error))
+        except Exception as error:  # noqa: BLE001
+            # The model is as good as it was: it can still be filled, only not shared.
+            _log.exception("cannot lay out the model's tensors")
+            self.cannot_share = repr(error)
+            self.skipped.append(self.cannot_share)
+        return None
+
+    def _pull(self, model: nn.Module, weights: Weights) -> Pull | None:
+        """Fill `model` from peers as far as they go; `origin` says whether all of it came.
+
+        None when nobody could be asked.
+        """
+        if self.identity is None or self.backend is None:
             return None
+        try:
+            candidates, found = self.worker.candidates(self.identity, self.backend.name)
+            self.skipped += found
         except Exception as error:  # noqa: BLE001
             # Nothing was received yet, and storage needs no peers.
             _log.exception("looking for peers failed")
@@ -247,16 +261,14 @@ class ModelLoad:
         except ManifestError as error:
             self.cannot_share = self.cannot_share or str(error)
 
-    def _capture(self, model: nn.Module) -> Weights:
-        return capture(model, chunk_bytes=self.worker.config.chunk_bytes)
-
     def _keep(self, model: nn.Module) -> None:
         """Between loading and post-processing: take what peers will be served."""
-        weights = self._capture(model)
+        weights = capture(model, chunk_bytes=self.worker.config.chunk_bytes)
         self.nbytes = weights.manifest.nbytes
         if self.cannot_share:
             return
         if self.origin == "storage":
+            zero_gaps(weights)
             self._digests = digests.of_weights(weights, weights.manifest.chunks())
         config = self.worker.config
         self._kept = originals.keep(weights, _keep_mode(config, weights), config.int8_cache_name)

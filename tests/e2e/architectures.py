@@ -36,10 +36,11 @@ from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 import netloader.worker
 from netloader import attributes
+from netloader.config import Config
 from netloader.poison import LeftoverError, Poison
 from netloader.transport.base import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
-from netloader.weights import capture
+from netloader.worker import Worker, _Process
 from tests.e2e.servers import free_port
 
 _COMMON = {
@@ -99,10 +100,6 @@ def main() -> None:
     """`architectures.py FOLDER [NAME ...]`: prints `{"name": ..., ...}` lines."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     folder = Path(sys.argv[1])
-    # Tiny models, so tiny chunks: several of each kind, and something to lose half-way.
-    capture_defaults = capture.__kwdefaults__
-    assert capture_defaults is not None
-    capture_defaults["chunk_bytes"] = 128 * 1024
     load_general_plugins()
     # As vLLM's own CPU worker does.
     _set_torch_accelerator_to_noop()
@@ -110,6 +107,10 @@ def main() -> None:
     for name in sys.argv[2:] or ARCHITECTURES:
         model_dir = _make(folder / name, ARCHITECTURES[name]())
         print(json.dumps({"name": name, **_compare(model_dir, folder)}), flush=True)
+
+
+_CHUNK_BYTES = 128 * 1024
+"""Tiny models, so tiny chunks: several of each kind, and something to lose half-way."""
 
 
 def _make(folder: Path, config: PretrainedConfig) -> Path:
@@ -153,6 +154,8 @@ class _Loaded:
             "MESH": False,
             "REPORT_PREFIX": str(prefix),
             "SOURCE": [{"device_id": 0, "sources": sources}],
+            # A source that broke would be asked again.
+            "SOURCE_TIMEOUT": 0,
         }
         config = EngineArgs(
             model=str(model_dir),
@@ -164,7 +167,8 @@ class _Loaded:
             max_model_len=64,
         ).create_engine_config()
         # Stands for another process: a worker never pulls from itself.
-        netloader.worker._current = None
+        tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
+        netloader.worker._current = _Process(os.getpid(), Worker(tiny, 0))
         with set_current_vllm_config(config):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.
             destroy_model_parallel()
