@@ -68,7 +68,14 @@ def arrange(model: nn.Module, chunk_bytes: int = CHUNK_BYTES) -> Weights:
         flat_bytes(tensor) if place is None else place
         for tensor, place in zip(tensors, flat, strict=True)
     )
-    return Weights(manifest, whole, device.type, initial)
+    weights = Weights(manifest, whole, device.type, initial)
+    for chunk in manifest.chunks():
+        # Those that lie as they travel without having been moved: alone in their chunk, mostly.
+        if chunk.packed and weights.contiguous(chunk) is not None:
+            for piece in chunk.pieces:
+                if piece.tensor not in initial and _is_remembered(manifest, piece.tensor):
+                    initial[piece.tensor] = whole[piece.tensor].clone()
+    return weights
 
 
 def zero_gaps(weights: Weights) -> None:

@@ -330,3 +330,23 @@ class TestAbandoned:
         memory.fill_(0xAA)
         Poison.over(weights, chunk.pieces).check_gone(model)
         assert bool((model.cache == 5).all())  # type: ignore[arg-type]
+
+    def test_tensor_alone_in_its_chunk_gets_its_contents_back_too(self) -> None:
+        model = nn.Module()
+        model.only = nn.Parameter(torch.full((5,), 3.0), requires_grad=False)
+        weights = arrange(model)
+        (chunk,) = weights.manifest.chunks()
+        weights.view(chunk.pieces[0]).fill_(0xAA)
+        Poison.over(weights, chunk.pieces)
+        assert model.only.tolist() == [3.0] * 5
+
+    def test_model_that_was_arranged_before_gets_its_contents_back_too(self) -> None:
+        model = Pair()
+        arrange(model)
+        weights = arrange(model)
+        (chunk,) = weights.manifest.chunks()
+        memory = weights.contiguous(chunk)
+        assert memory is not None
+        memory.fill_(0xAA)
+        Poison.over(weights, chunk.pieces)
+        assert model.one.tolist() == list(range(10))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -72,6 +74,34 @@ def test_tiny_pieces(nbytes: int) -> None:
     poison = Poison.over(capture(made), (Piece(0, 3, nbytes),))
     made.weight.data.zero_()
     poison.check_gone(made)
+
+
+@pytest.mark.parametrize("nbytes", [1, 2, 7])
+def test_tiny_tensor_that_storage_leaves_out_is_an_error(nbytes: int) -> None:
+    made = model(nbytes)
+    poison = Poison.over(capture(made), (Piece(0, 0, nbytes),))
+    with pytest.raises(LeftoverError):
+        poison.check_gone(made)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_boolean_is_never_taken_for_a_leftover(value: int) -> None:
+    for _ in range(50):
+        made = model(1)
+        poison = Poison.over(capture(made), (Piece(0, 0, 1),))
+        made.weight.data.fill_(value)
+        poison.check_gone(made)
+
+
+def test_tensor_whose_first_contents_are_known_gets_them_back() -> None:
+    made = model()
+    weights = capture(made)
+    first = torch.arange(1000).to(torch.uint8)
+    weights = dataclasses.replace(weights, initial={0: first})
+    made.weight.data.fill_(9)
+    Poison.over(weights, (Piece(0, 100, 500),)).check_gone(made)
+    assert torch.equal(made.weight[100:600], first[100:600])
+    assert bool((made.weight[:100] == 9).all()) and bool((made.weight[600:] == 9).all())
 
 
 def test_nothing_to_fill() -> None:
