@@ -52,7 +52,9 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={"TORCH_CPP_LOG_LEVEL": "ERROR"}
+            | os.environ
+            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
 
     @property

@@ -19,12 +19,15 @@ from typing import Final, NoReturn
 
 import torch
 
+from netbench import kill, pair, sources
 from netbench.child import ChildError, Json
-from netbench.pair import Pair
+from netbench.hosts import HostsError, RateError, bits_per_second
 from netbench.render import write
 from netbench.shapes import ShapeError
+from netbench.task import Task
 from netbench.upstream import UpstreamError
 from netloader.errors import NetloaderError
+from netloader.manifest import CHUNK_BYTES
 
 PROGRAM: Final = "netbench"
 
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(options.run(options), as_json=options.json)
     except ShapeError as error:
         return _say(Exit.USAGE, error)
+    except HostsError as error:
+        return _say(Exit.NOT_PERMITTED, error)
     except (ChildError, NetloaderError, UpstreamError, OSError, RuntimeError) as error:
         return _say(Exit.FAILED, error)
     except _Stop as stop:
@@ -94,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="benchmark", required=True)
     _add_pair(commands)
+    _add_sources(commands)
+    _add_kill(commands)
     return parser
 
 
@@ -104,7 +111,7 @@ def _add_pair(commands: argparse._SubParsersAction[_Parser]) -> None:
         description="One source and one replica on loopback, beside plain Gloo and upstream.",
         allow_abbrev=False,
     )
-    _add_shape(command, "llama")
+    _add_task(command, "llama", None)
     command.add_argument(
         "--cold", action="store_true", help="into memory that was never touched, new each time"
     )
@@ -113,10 +120,69 @@ def _add_pair(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _pair(options: argparse.Namespace) -> Json:
-    return Pair(options.shape, options.bytes, cold=options.cold).run(options.repeat)
+    return pair.measure(_task(options), cold=options.cold, repeat=options.repeat)
 
 
-def _add_shape(command: argparse.ArgumentParser, default: str) -> None:
+def _add_sources(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "sources",
+        help="several sources, each behind a link of its own (needs root)",
+        description="1, 2, 4, ... sources, each on a host of its own (a network namespace) whose "
+        "sending is limited, and one replica without limit.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--sources", type=_count, default=4, metavar="K", help="at most (default: 4)"
+    )
+    command.add_argument(
+        "--rate", type=_rate, default="400mbit", metavar="RATE", help="default: 400mbit"
+    )
+    _add_task(command, "llama", "400MB")
+    _add_common(command, repeat=3)
+    command.set_defaults(run=_sources)
+
+
+def _sources(options: argparse.Namespace) -> Json:
+    return sources.measure(
+        _task(options), sources=options.sources, rate=options.rate, repeat=options.repeat
+    )
+
+
+def _add_kill(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "kill",
+        help="a source is killed in the middle of a load",
+        description="Source processes on loopback, one of which is killed by SIGKILL at a random "
+        "moment of a load.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--trials", type=_count, default=10, metavar="T", help="loads disturbed (default: 10)"
+    )
+    command.add_argument(
+        "--sources", type=_several, default=2, metavar="K", help="at least 2 (default: 2)"
+    )
+    command.add_argument(
+        "--seed", type=_count, metavar="N", help="draw the victims and moments of that run again"
+    )
+    _add_task(command, "llama", "512MB")
+    _add_json(command)
+    command.set_defaults(run=_kill)
+
+
+def _kill(options: argparse.Namespace) -> Json:
+    return kill.measure(
+        _task(options), sources=options.sources, trials=options.trials, seed=options.seed
+    )
+
+
+def _task(options: argparse.Namespace) -> Task:
+    task = Task(options.shape, options.bytes, options.chunk_bytes)
+    _ = task.rows  # An error in it is found before anything starts.
+    return task
+
+
+def _add_task(command: argparse.ArgumentParser, default: str, size: str | None) -> None:
     command.add_argument(
         "--shape",
         default=default,
@@ -129,7 +195,16 @@ def _add_shape(command: argparse.ArgumentParser, default: str) -> None:
         "--bytes",
         type=_bytes,
         metavar="N",
-        help="size of llama (default 1GiB) or moe (default 1GB); suffixes MB, MiB, GB, GiB",
+        default=size,
+        help="size of llama or moe, with a suffix like MB or GiB if you like; default: "
+        + (size or "1GiB and 1GB"),
+    )
+    command.add_argument(
+        "--chunk-bytes",
+        type=_bytes,
+        default=CHUNK_BYTES,
+        metavar="N",
+        help=f"of the unit that is asked for and verified (default: {CHUNK_BYTES})",
     )
 
 
@@ -141,6 +216,10 @@ def _add_common(command: argparse.ArgumentParser, *, repeat: int) -> None:
         metavar="R",
         help=f"repetitions, interleaved (default: {repeat})",
     )
+    _add_json(command)
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON document, every repetition")
 
 
@@ -160,8 +239,23 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _rate(text: str) -> str:
+    try:
+        bits_per_second(text)
+    except RateError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _several(text: str) -> int:
+    value = _count(text)
+    if value < kill.MIN_SOURCES:
+        raise argparse.ArgumentTypeError("with a single source there is none left to go on with")
+    return value
+
+
 def _count(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return value

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from netloader.arena import arrange
 from netloader.identity import Evidence, Identity, Parallel
-from netloader.weights import Weights
 from netmesh import SocketSecurity
 
 GENERATION = 1
@@ -28,8 +24,3 @@ IDENTITY = Identity(
     vllm_version="",
     content={Evidence.SAMPLE: "0" * 32},
 )
-
-
-def lay_out(model: nn.Module) -> Weights:
-    """The model's weights, laid out as the loader does it before it fills them."""
-    return arrange(model)

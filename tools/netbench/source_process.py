@@ -1,6 +1,6 @@
 """A source in a process of its own: Netloader's, upstream's and plain Gloo's.
 
-python -m netbench.source_process '{"shape": ..., "bytes": ..., "host": ..., "seed": ...}'
+python -m netbench.source_process '{"task": [...], "host": ...}'
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 
 from netbench import memory, raw
 from netbench.child import Json, obey, say
-from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S, lay_out
-from netbench.models import empty_model, fill
-from netbench.shapes import rows_of
+from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
+from netbench.models import fill
+from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
 from netloader import digests
 from netloader.session import Offer
@@ -49,18 +49,18 @@ class _RawEnd:
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
-    rows = rows_of(spec["shape"], spec["bytes"])
-    weights = lay_out(empty_model(rows))
-    fill(weights, spec["seed"])
+    task = Task.of_spec(spec)
+    weights = task.lay_out(task.model())
+    fill(weights, SEED)
     backend = GlooBackend()
     source = Source(spec["host"], None, lambda: GENERATION, OPEN, TIMEOUT_S)
     chunks = weights.manifest.chunks()
     source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
     # Upstream sends a model from where torch has put it.
-    model = empty_model(rows)
-    fill(capture(model), spec["seed"])
+    model = task.model()
+    fill(capture(model), SEED)
     upstream = UpstreamSource(spec["host"], model)
-    raw_end = _RawEnd(spec["host"], weights.manifest.nbytes)
+    raw_end = _RawEnd(spec["host"], task.nbytes)
     say({"endpoint": source.endpoint, "upstream": upstream.endpoint})
     obey(
         {

@@ -1,0 +1,56 @@
+"""A replica in a process of its own, on a host of its own.
+
+python -m netbench.replica_process '{"task": [...]}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from netbench import upstream
+from netbench.child import Json, obey, say
+from netbench.models import clear
+from netbench.raw_end import RawEnd
+from netbench.replica import pull
+from netbench.task import Task
+from netloader.weights import capture
+
+
+def main() -> None:
+    task = Task.of_spec(json.loads(sys.argv[1]))
+    weights = task.lay_out(task.model())
+    theirs = task.model()
+    raw = RawEnd(task.nbytes)
+    for touched in (weights, capture(theirs)):
+        clear(touched)
+
+    def ours(endpoints: list[str]) -> Json:
+        clear(weights)
+        pulled = pull(weights, endpoints)
+        return {"seconds": pulled.seconds, "setup_s": pulled.setup_s, "sources": pulled.sources}
+
+    def load_upstream(endpoint: str) -> Json:
+        started = time.perf_counter()
+        upstream.load(endpoint, theirs)
+        return {"seconds": time.perf_counter() - started}
+
+    def receive(lanes: int) -> Json:
+        """Says "ready" when the source may send."""
+        return {"seconds": raw.warm(lanes, lambda: say({"ready": True}))}
+
+    say({})
+    obey(
+        {
+            "raw_open": raw.open,
+            "raw_receive": receive,
+            "pull": ours,
+            "upstream": load_upstream,
+            "sha256": weights.sha256,
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The repetitions of `pair`: everything once, in turns, into warm memory or into new memory."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from torch import nn
+
+from netbench import memory, upstream
+from netbench.child import Child, Json
+from netbench.models import clear, fresh_memory_only
+from netbench.raw_end import RawEnd
+from netbench.replica import Pulled, pull
+from netbench.task import Task
+from netloader.weights import Weights, capture
+
+_TOUCHED: Final = 0.05
+"""Share of new memory that may be there before anything was received: allocators' own notes."""
+
+
+@dataclass
+class Seen:
+    """What was seen, in order of repetition."""
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    setup_s: list[float] = field(default_factory=list)
+    layout_s: list[float] = field(default_factory=list)
+    replica_bytes: list[int] = field(default_factory=list)
+    source_bytes: list[int] = field(default_factory=list)
+    untouched: list[bool] = field(default_factory=list)
+    bytes_ok: list[bool] = field(default_factory=list)
+
+
+class _Rounds:
+    """What both kinds share."""
+
+    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+        self.seen = Seen()
+        self._task = task
+        self._source = source
+        self._endpoint: str = ready["endpoint"]
+        self._upstream: str = ready["upstream"]
+        self._raw = raw
+        self._truth = source.ask("sha256")
+
+    def _note(self, name: str, seconds: float) -> None:
+        self.seen.seconds[name].append(seconds)
+
+    def _plain(self, name: str, lanes: int, *, fresh: bool) -> None:
+        receive = self._raw.fresh if fresh else self._raw.warm
+        self._note(name, receive(lanes, partial(self._source.tell, "raw_send", lanes=lanes)))
+        self._source.hear()
+
+    def _pull(self, weights: Weights, before: int) -> Pulled:
+        """One verified pull, with an eye on memory: `before` bytes were resident here."""
+        there = self._source.ask("mark_memory")["bytes"]
+        pulled = pull(weights, [self._endpoint])
+        self.seen.replica_bytes.append(memory.peak() - before)
+        self.seen.source_bytes.append(self._source.ask("peak_memory")["bytes"] - there)
+        self.seen.setup_s.append(pulled.setup_s)
+        return pulled
+
+    def _load_upstream(self, model: nn.Module) -> float:
+        started = time.perf_counter()
+        upstream.load(self._upstream, model)
+        return time.perf_counter() - started
+
+    def _lay_out(self, model: nn.Module) -> tuple[Weights, float]:
+        started = time.perf_counter()
+        weights = self._task.lay_out(model)
+        return weights, time.perf_counter() - started
+
+    def _check(self, weights: Weights) -> None:
+        self.seen.bytes_ok.append(weights.sha256() == self._truth)
+
+
+class Warm(_Rounds):
+    """Into the same memory again and again."""
+
+    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+        super().__init__(task, source, ready, raw)
+        self._weights, layout_s = self._lay_out(task.model())
+        self.seen.layout_s.append(layout_s)
+        self._model = task.model()
+        theirs = capture(self._model)
+        for weights in (self._weights, theirs):
+            clear(weights)
+        # Once before it counts: both touch what they will use again, and show that they deliver.
+        pull(self._weights, [self._endpoint])
+        self._check(self._weights)
+        self._load_upstream(self._model)
+        self._check(theirs)
+
+    def round(self) -> None:
+        self._plain("raw_one", 1, fresh=False)
+        self._plain("raw_two", 2, fresh=False)
+        self._note("netloader", self._pull(self._weights, memory.mark()).seconds)
+        self._note("upstream", self._load_upstream(self._model))
+        unverified = pull(self._weights, [self._endpoint], verify=False)
+        self._note("netloader_unverified", unverified.seconds)
+
+
+class Cold(_Rounds):
+    """Into memory that was never touched."""
+
+    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+        super().__init__(task, source, ready, raw)
+        fresh_memory_only()
+
+    def round(self) -> None:
+        self._plain("raw_one", 1, fresh=False)
+        self._plain("raw_two", 2, fresh=False)
+        self._plain("plain", 1, fresh=True)
+        self._plain("plain_two", 2, fresh=True)
+        self._ours("netloader", verify=True)
+        self._theirs()
+        self._ours("netloader_unverified", verify=False)
+
+    def _ours(self, name: str, *, verify: bool) -> None:
+        model, before = self._new()
+        weights, layout_s = self._lay_out(model)
+        if verify:
+            self.seen.layout_s.append(layout_s)
+            pulled = self._pull(weights, before + self._task.nbytes)
+        else:
+            pulled = pull(weights, [self._endpoint], verify=False)
+        self._note(name, layout_s + pulled.seconds)
+        self._check(weights)
+
+    def _theirs(self) -> None:
+        model, _ = self._new()
+        self._note("upstream", self._load_upstream(model))
+        self._check(capture(model))
+
+    def _new(self) -> tuple[nn.Module, int]:
+        """A model of which no byte is there yet, and how much memory was there before it."""
+        gc.collect()  # What the last transfer left must not lend its pages.
+        before = memory.mark()
+        model = self._task.model()
+        touched = memory.resident() - before
+        self.seen.untouched.append(touched < max(_TOUCHED * self._task.nbytes, memory.MIB))
+        return model, before
