@@ -10,6 +10,10 @@ notes it in the environment, which workers inherit, forked or spawned (`remember
 serves replicas takes what no inference thread of this worker or its siblings is bound to; one that
 loads may take all, since nothing is inferred meanwhile.
 
+Where no core is left over, priority decides. Threads that move bytes get a lower one (`elsewhere`).
+Python threads do not: one that has to wait for a core while it holds the interpreter would make the
+model's main thread wait with it.
+
 On other systems than Linux, or where it is forbidden, threads stay where they are.
 """
 
@@ -36,8 +40,11 @@ _BINDERS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 was meant (numactl, a scheduler), and counts."""
 
 NICE = 10
-"""How much lower than the model's the priority of a thread is that serves: about a tenth of a core
-against one that is busy, all of it against an idle one."""
+"""How much lower than the model's the priority of a thread is that moves bytes: about a tenth of a
+core against one that is busy, all of it against an idle one."""
+
+OURS = "netloader-"
+"""How the names of our threads begin."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class Running:
     """One thread of this worker or of a sibling."""
 
     cores: frozenset[int]
-    background: bool
-    """Of lower priority than its process: one of ours, or started by one of ours."""
+    ours: bool
+    """Placed by this module."""
 
 
 def away_from(original: frozenset[int], threads: Iterable[Running]) -> frozenset[int]:
@@ -56,7 +63,7 @@ def away_from(original: frozenset[int], threads: Iterable[Running]) -> frozenset
     """
     bound: set[int] = set()
     for thread in threads:
-        if not thread.background and thread.cores < original:
+        if not thread.ours and thread.cores < original:
             bound |= thread.cores
     return (original - bound) or original
 
@@ -108,35 +115,42 @@ def original() -> frozenset[int]:
 
 
 def step_aside(*, background: bool) -> None:
-    """Move the calling thread off the inference cores. Threads that it starts inherit this.
+    """Move the calling thread, one of ours, off the inference cores. Threads that it starts inherit
+    this.
 
     `background`: it serves others while this worker infers, so it goes where no inference thread is
-    bound to, at a lower priority. Otherwise it loads while nothing is inferred yet, and may use all
-    cores. What is not possible here is left as it is.
+    bound to. Otherwise it loads while nothing is inferred yet, and may use all cores. What is not
+    possible here is left as it is.
     """
     given = original()
     if not given:
         return
     try:
         os.sched_setaffinity(0, away_from(given, _running()) if background else given)
-        if background:
-            here = threading.get_native_id()
-            wanted = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICE)
-            os.setpriority(os.PRIO_PROCESS, here, wanted)
     except OSError as error:
         _log.debug("a thread stays where it is: %s", error)
 
 
 def elsewhere(make: Callable[[], T]) -> T:
-    """Call `make` in a thread that has stepped aside: for libraries that start threads of their
-    own. Returns, and raises, what it does."""
+    """Call `make` in a thread that has stepped aside and has a lower priority: for libraries that
+    start threads of their own to move bytes, which inherit both. Returns, and raises, what it does.
+    """
 
     def aside() -> T:
         step_aside(background=True)
+        _lower_priority()
         return make()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="netloader-aside") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix=f"{OURS}aside") as pool:
         return pool.submit(aside).result()
+
+
+def _lower_priority() -> None:
+    try:
+        wanted = min(19, os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICE)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), wanted)
+    except (AttributeError, OSError) as error:
+        _log.debug("a thread keeps its priority: %s", error)
 
 
 def _running() -> Iterator[Running]:
@@ -155,10 +169,12 @@ def _threads(pid: int, *, everyone: bool) -> Iterator[Running]:
     except OSError as error:
         _log.debug("process %d cannot be looked at: %s", pid, error)
         return
+    python = {one.native_id for one in threading.enumerate() if one.name.startswith(OURS)}
     for tid in tids if everyone else [pid]:
         try:
             cores = frozenset(os.sched_getaffinity(tid))
-            yield Running(cores, os.getpriority(os.PRIO_PROCESS, tid) > normal)
+            # Those that ours have started are told by their priority.
+            yield Running(cores, tid in python or os.getpriority(os.PRIO_PROCESS, tid) > normal)
         except OSError as error:
             _log.debug("thread %d has ended: %s", tid, error)
 

@@ -4,6 +4,10 @@ A session has a thread of its own, because sends block. The thread ends, and the
 the replica says it is done, when a send fails or makes no progress for the timeout, when nothing is
 asked for during the timeout, or when the source aborts it. Nothing a replica does or omits keeps it
 longer, and no error leaves it.
+
+Gloo does not wake who waits for a message that was half sent when its connection broke, whether the
+replica died or the group was aborted: then the thread ends with the timeout only, and its place is
+taken until then. No weights are read in the meantime (`quiet`).
 """
 
 from __future__ import annotations
@@ -109,6 +113,7 @@ class Session:
         self._group: Group | None = None
         self._abort_reason: str | None = None
         self._aborted = threading.Event()
+        self._reading = threading.Lock()  # Held while this thread itself reads weights.
         self._thread = threading.Thread(
             target=self._run, name=f"netloader-session-{session_id[:6]}", daemon=True
         )
@@ -154,17 +159,26 @@ class Session:
         self._rendezvous.close()
         self._wants.put(None)
 
+    def quiet(self, timeout_s: float) -> bool:
+        """Wait, after `abort`, until no weights are read any more. False when that took too long.
+
+        The group is closed and reads nothing; what is left is a chunk that is being packed.
+        """
+        if not self._reading.acquire(timeout=timeout_s):
+            return False
+        self._reading.release()
+        return True
+
     def join(self, timeout_s: float) -> bool:
-        """Wait until the session reads no weights any more. False when that took too long."""
+        """Wait until the thread has ended. False when that took too long."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         reason: str | None = None
         try:
-            # Before the group opens: its threads inherit where this one runs.
             cores.step_aside(background=True)
-            group = self._rendezvous.open(self.offer.backend)
+            group = cores.elsewhere(lambda: self._rendezvous.open(self.offer.backend))
             with self._lock:
                 self._group = group
             self._serve(group)
@@ -192,14 +206,15 @@ class Session:
                 staging.append(buffer)
 
         while (number := self._next(bool(under_way))) is not None:
-            self._check()
             if number == _IDLE:
                 settle()
                 continue
             while len(under_way) >= WINDOW:
                 settle()
             chunk = self.offer.chunks[number]
-            data, buffer = self._bytes_of(chunk, staging)
+            with self._reading:
+                self._check()
+                data, buffer = self._bytes_of(chunk, staging)
             self._sent.add(number)
             for start in range(0, chunk.nbytes, self.message_bytes):
                 message = data[start : start + self.message_bytes]

@@ -14,13 +14,16 @@ from tests.loader.support import (
     big_weights,
     offer_of,
     toy_weights,
+    until,
 )
+from torch import nn
 
-from netloader.manifest import CHUNK_BYTES
+from netloader.manifest import CHUNK_BYTES, Chunk
 from netloader.session import Offer, Session
 from netloader.throttle import Throttle
 from netloader.transport import Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
+from netloader.weights import Weights, capture
 
 
 class Watched:
@@ -209,6 +212,48 @@ def test_a_replica_that_connects_to_the_rendezvous_and_says_nothing_is_given_up(
     watched = Watched(offer, opening_s=0.3)
     with socket.create_connection(("127.0.0.1", watched.rendezvous.port)):
         assert watched.ends_in(3) is not None
+
+
+def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_waits_on() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(256, 1 << 18))
+    watched = Watched(offer_of(capture(model, chunk_bytes=64 << 20)), timeout_s=2)
+    group = watched.join()
+    targets = [torch.zeros(64 << 20, dtype=torch.uint8) for _ in range(4)]
+    arriving = [group.recv(target, number) for number, target in enumerate(targets)]
+    watched.session.want(range(4))
+    until(lambda: watched.session.sent_bytes)
+    started = time.monotonic()
+    watched.session.abort("enough")
+    assert watched.session.quiet(1)
+    assert time.monotonic() - started < 0.5
+    assert watched.ends_in(4) == "enough"
+    group.abort()
+    del arriving
+
+
+def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(
+    offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing, go_on = threading.Event(), threading.Event()
+    pack = Weights.pack
+
+    def slowly(weights: Weights, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        packing.set()
+        go_on.wait(5)
+        return pack(weights, chunk, staging)
+
+    monkeypatch.setattr(Weights, "pack", slowly)
+    watched = Watched(offer)
+    group = watched.join()
+    watched.session.want([len(offer.chunks) - 1])
+    assert packing.wait(5)
+    watched.session.abort("enough")
+    assert not watched.session.quiet(0.05)
+    go_on.set()
+    assert watched.session.quiet(5)
+    assert watched.ends_in(2) == "enough"
+    group.abort()
 
 
 def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:

@@ -261,31 +261,6 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
         assert slow.caller.hears_nothing(0)
 
 
-def test_a_session_that_is_busy_keeps_its_place_however_many_wait() -> None:
-    with (
-        serving(offer_of(WEIGHTS), timeout_s=0.2, max_sessions=1) as source,
-        replica_of(source) as replica,
-        calling(source) as newcomer,
-    ):
-        until_s = time.monotonic() + 1
-        number = 0
-        while time.monotonic() < until_s:
-            # As a pull does: the next is asked for before the last has arrived.
-            chunks = [number % 4, (number + 1) % 4]
-            arriving = []
-            for chunk in chunks:
-                data = torch.zeros(replica.chunks[chunk].nbytes, dtype=torch.uint8)
-                arriving.append(replica.group.recv(data, chunk))
-            replica.want(*chunks)
-            for part in arriving:
-                part.wait(5)
-            number += 1
-            if number > 20:
-                break
-            assert refusal_of(newcomer).code == "busy"
-        assert source.sessions == 1
-
-
 # What a replica may do wrong.
 
 
