@@ -14,9 +14,12 @@ PROMPT = "The mesh knows who is alive"
 
 
 def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home: Path) -> None:
+    armed = home / "armed"
+    armed.touch()
     faults = {
         "PYTHONPATH": str(Path(__file__).parent / "faults"),
-        "FAULT_KILL_AFTER_SENDS": "8",
+        "FAULT_KILL_AFTER_SENDS": "3",
+        "FAULT_ARMED_BY": str(armed),
         "NETLOADER_MESH_NAME": "doomed",
     }
     with (
@@ -26,7 +29,7 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
             models / "one",
             home,
             report=True,
-            env={"NETLOADER_MESH_NAME": "doomed"},
+            env={"NETLOADER_MESH_NAME": "doomed", "NETLOADER_SOURCE_TIMEOUT": "1"},
             start=False,
         ) as survivor,
     ):

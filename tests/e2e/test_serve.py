@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROMPT = "The mesh knows who is alive"
 
+_CHUNKS = {"NETLOADER_CHUNK_BYTES": str(1 << 20)}
+"""Small, so that a small model has chunks for several sources."""
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -32,25 +35,43 @@ class Fleet:
     """Knows the first from a list, and has the mesh off."""
     impostor: Server
     """Same name, other weights; asks the first both ways."""
+    doomed: Server
+    """Started like the first. Ends by SIGKILL in the middle of serving, once `armed` exists."""
+    armed: Path
 
 
 @pytest.fixture(scope="module")
 def fleet(models: Path, home: Path) -> Iterator[Fleet]:
     with ExitStack() as stack:
 
-        def serve(name: str, model: str = "one", extra: dict[str, object] | None = None) -> Server:
-            return stack.enter_context(Server(name, models / model, home, report=True, extra=extra))
+        def serve(
+            name: str,
+            model: str = "one",
+            extra: dict[str, object] | None = None,
+            **env: str,
+        ) -> Server:
+            server = Server(
+                name, models / model, home, report=True, extra=extra, env=_CHUNKS | env
+            )
+            return stack.enter_context(server)
 
         first = serve("first").wait_ready()
         alone = tuple(inspect(home))
         source = [{"device_id": 0, "sources": [first.report()["endpoint"]]}]
         prefix = str(home / "static.")
+        armed = home / "armed"
         others = (
             serve("second"),
             serve("static", extra={"MESH": False, "SOURCE": source, "OUTPUT_PREFIX": prefix}),
             serve("impostor", "two", {"MODEL": str(models / "one"), "SOURCE": source}),
+            serve(
+                "doomed",
+                PYTHONPATH=str(Path(__file__).parent / "faults"),
+                FAULT_KILL_AFTER_SENDS="8",
+                FAULT_ARMED_BY=str(armed),
+            ),
         )
-        yield Fleet(first, alone, *(server.wait_ready() for server in others))
+        yield Fleet(first, alone, *(server.wait_ready() for server in others), armed)
 
 
 def inspect(home: Path) -> list[dict[str, object]]:
@@ -81,7 +102,11 @@ def test_a_second_server_takes_its_weights_from_the_first(fleet: Fleet, home: Pa
     mine, theirs = fleet.second.report(), fleet.first.report()
 
     assert mine["origin"] == "peers"
-    assert fleet.second.delivered() == {str(theirs["endpoint"]): theirs["nbytes"]}
+    delivered = fleet.second.delivered()
+    # `doomed` starts at the same time: if it was ready first, it helped.
+    assert str(theirs["endpoint"]) in delivered
+    assert delivered.keys() <= {theirs["endpoint"], fleet.doomed.report()["endpoint"]}
+    assert sum(delivered.values()) == theirs["nbytes"]
     assert mine["tensors"] == theirs["tensors"] != {}
     text = fleet.first.complete(PROMPT)
     assert text
@@ -121,3 +146,28 @@ def test_equal_names_with_other_weights_are_refused(fleet: Fleet) -> None:
         != (theirs["model.layers.0.mlp.down_proj.weight"])
     )
     assert fleet.impostor.complete(PROMPT) != fleet.first.complete(PROMPT)
+
+
+def test_a_fourth_server_pulls_from_three_of_which_one_is_killed(
+    fleet: Fleet, models: Path, home: Path
+) -> None:
+    """Two real sources that stay and one that dies by SIGKILL while it sends."""
+    sources = (fleet.first, fleet.second, fleet.doomed)
+    endpoints = {str(server.report()["endpoint"]) for server in sources}
+    doomed = str(fleet.doomed.report()["endpoint"])
+    fleet.armed.touch()
+
+    with Server("fourth", models / "one", home, report=True, env=_CHUNKS) as fourth:
+        fourth.wait_ready()
+        report, delivered = fourth.report(), fourth.delivered()
+
+        assert report["origin"] == "peers"
+        assert delivered.keys() == endpoints
+        assert all(delivered.values())
+        assert sum(delivered.values()) == report["nbytes"]
+        skipped = report["skipped"]
+        assert isinstance(skipped, list)
+        assert any(doomed in reason for reason in skipped)
+        assert fourth.sha256() == fleet.first.sha256()
+        assert fourth.complete(PROMPT) == fleet.first.complete(PROMPT)
+    assert doomed not in {member["endpoint"] for member in inspect(home) if member["ready"]}
