@@ -35,6 +35,7 @@ _STYLES: Final = {
     "unavailable": "yellow",
     "stalled": "yellow",
     "suspect": "yellow",
+    "accused": "red",
     "dead": "red",
     "left": "dim",
 }
@@ -71,7 +72,11 @@ def _identity(row: Row) -> str:
 
 
 def _reason(row: Row) -> str:
-    return "" if row.holding is None else row.holding.reason
+    if row.holding is None:
+        return ""
+    if row.condition == "accused":
+        return f"sent wrong bytes to {_count(row.accusers, 'member')}"
+    return row.holding.reason
 
 
 def _nbytes(row: Row) -> str:
@@ -232,6 +237,7 @@ def _entry(row: Row) -> dict[str, object]:
         "age_s": round(member.age_s, 3),
         "state": None if holding is None else holding.state,
         "reason": _reason(row) or None,
+        "accused_by": row.accusers,
         "origin": _origin(row) or None,
         "weights_layout": row.weights_layout,
     }

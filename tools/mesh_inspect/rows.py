@@ -6,6 +6,7 @@ said (escaping is the renderer's task), what it says badly is unknown: `None`, n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -42,6 +43,8 @@ class Row:
 
     member: Member
     holding: Holding | None
+    accusers: int = 0
+    """Members that this process has sent other bytes than it had promised."""
 
     @property
     def model(self) -> str | None:
@@ -75,10 +78,12 @@ class Row:
 
     @property
     def condition(self) -> str:
-        """The one word that matters most: what is wrong with the member, else what its weights
-        are doing, else that it is alive."""
+        """The one word that matters most: what is wrong with the member, else that its bytes were
+        wrong, else what its weights are doing, else that it is alive."""
         if self.member.status is not Status.ALIVE or self.holding is None:
             return self.status
+        if self.accusers and self.holding.state == "ready":
+            return "accused"
         return self.holding.state
 
     @property
@@ -110,8 +115,21 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, .
 
     `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
     """
+    held = [(member, decode(member.advert)) for member in members]
+    accused = Counter(
+        (one.endpoint, one.generation)
+        for member, holdings in held
+        if member.selectable
+        for one in {one for holding in holdings for one in holding.accuses}
+    )
     rows = [
-        Row(member, holding) for member in members for holding in decode(member.advert) or (None,)
+        Row(
+            member,
+            holding,
+            0 if holding is None else accused[holding.endpoint, int(member.generation)],
+        )
+        for member, holdings in held
+        for holding in holdings or (None,)
     ]
     return tuple(sorted((row for row in rows if _matches(row, model)), key=_order))
 

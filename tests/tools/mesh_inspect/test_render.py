@@ -147,6 +147,7 @@ def test_the_document_has_every_key() -> None:
                 "age_s": 125.25,
                 "state": "ready",
                 "reason": None,
+                "accused_by": 0,
                 "origin": "storage",
                 "weights_layout": "checkpoint",
             }

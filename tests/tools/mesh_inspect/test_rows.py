@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh_inspect.rows import MAX_COUNT, Place, Row, rows_of
+from netloader.advert import Accused
 from netloader.identity import Parallel
 from netmesh import JsonObject, Status
 
-from .support import holding, member
+from .support import GENERATION, holding, member
 
 
 def only(rows: tuple[Row, ...]) -> Row:
@@ -110,3 +111,25 @@ def test_no_advert_makes_it_fail(changes: JsonObject) -> None:
     row = only(rows_of([member(raw=raw)]))
     assert isinstance(row.ready, bool)
     assert row.nbytes >= 0
+
+
+def test_an_accused_source_is_shown_as_such() -> None:
+    accused = Accused(endpoint="a:31000", generation=int(GENERATION))
+    liar = member(holding(endpoint="a:31000"), id="a:1")
+    accuser = member(holding(endpoint="b:31000", accuses=(accused,)), id="b:1")
+    rows = {row.member.id: row for row in rows_of([liar, accuser])}
+    assert (rows["a:1"].accusers, rows["a:1"].condition) == (1, "accused")
+    assert (rows["b:1"].accusers, rows["b:1"].condition) == (0, "ready")
+
+
+def test_accusations_of_another_generation_or_by_the_dead_do_not_count() -> None:
+    earlier = Accused(endpoint="a:31000", generation=1)
+    accused = Accused(endpoint="a:31000", generation=int(GENERATION))
+    rows = rows_of(
+        [
+            member(holding(endpoint="a:31000"), id="a:1"),
+            member(holding(endpoint="b:31000", accuses=(earlier,)), id="b:1"),
+            member(holding(endpoint="c:1", accuses=(accused,)), id="c:1", status=Status.DEAD),
+        ]
+    )
+    assert {row.accusers for row in rows} == {0}
