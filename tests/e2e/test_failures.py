@@ -18,7 +18,7 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
     armed.touch()
     faults = {
         "PYTHONPATH": str(Path(__file__).parent / "faults"),
-        "FAULT_KILL_AFTER_SENDS": "3",
+        "FAULT_KILL_AFTER_SENDS": "8",
         "FAULT_ARMED_BY": str(armed),
         "NETLOADER_MESH_NAME": "doomed",
     }
