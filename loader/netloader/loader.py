@@ -2,14 +2,15 @@
 
     identify    which weights does this rank need
     find        SOURCE of CONFIG_FILE, SOURCE, the mesh
-    pull        from one source after the other, until every chunk is verified
+    pull        from many sources at once, until every chunk is verified
     else        from storage, as vLLM always does
     apply       vLLM's own post-processing, on either
     serve       become a source for the next replica
 
-Nothing that goes wrong on the way to a peer stops the start: it costs that peer, then storage is
-read. The model is built once, by vLLM; peers and storage fill the same tensors, so a pull that was
-given up leaves nothing behind in vLLM's registries (docs/adr/0003, with the one exception).
+Nothing that goes wrong on the way to a peer stops the start: it costs that peer, and when none is
+left storage is read. The model is built once, by vLLM; peers and storage fill the same tensors, so
+a pull that was given up leaves nothing behind in vLLM's registries (docs/adr/0003, with the one
+exception).
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class NetLoader(BaseModelLoader):
             self._storage().load_weights(model, model_config)
 
         if self._load is None:
+            self._withdraw(model_config)
             storage(model)
         else:
             self._load.fill(model, storage)
@@ -95,9 +97,13 @@ class NetLoader(BaseModelLoader):
         self, model_config: ModelConfig, model: nn.Module
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
         """The checkpoint's tensors, for vLLM's `reload_weights`."""
+        self._withdraw(model_config)
+        yield from self._storage().get_all_weights(model_config, model)
+
+    def _withdraw(self, model_config: ModelConfig) -> None:
+        """Before the weights that peers are served are written to."""
         worker = get_worker(self.config, _global_rank())
         worker.withdraw(role_of(model_config), "its weights are being reloaded")
-        yield from self._storage().get_all_weights(model_config, model)
 
     def _identify(
         self, load: ModelLoad, vllm_config: VllmConfig, model_config: ModelConfig
