@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -136,13 +136,19 @@ def elsewhere(make: Callable[[], T]) -> T:
     start threads of their own to move bytes, which inherit both. Returns, and raises, what it does.
     """
 
-    def aside() -> T:
+    made: Future[T] = Future()
+
+    def aside() -> None:
         step_aside(background=True)
         _lower_priority()
-        return make()
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001 - raised by `result` below.
+            made.set_exception(error)
 
-    with ThreadPoolExecutor(1, thread_name_prefix=f"{OURS}aside") as pool:
-        return pool.submit(aside).result()
+    # No pool: the interpreter waits for the threads of pools when it ends, however long they take.
+    threading.Thread(target=aside, name=f"{OURS}aside", daemon=True).start()
+    return made.result()
 
 
 def _lower_priority() -> None:

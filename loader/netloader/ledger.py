@@ -37,7 +37,7 @@ class _Kept:
     """The promise that the pull goes by, and who stands for it."""
 
     promise: Promise
-    sources: set[str] = field(default_factory=set)
+    endpoints: set[str] = field(default_factory=set)
 
 
 class Ledger:
@@ -83,24 +83,28 @@ class Ledger:
             piece for number in sorted(self._unverified) for piece in self.chunks[number].pieces
         )
 
-    def enter(self, source: str, promise: Promise, available: Iterable[int]) -> None:
-        """A source is ready to send. Raises `TransferError` when it promises other weights than
-        those before it, or the pull is over."""
+    def enter(self, source: str, endpoint: str, promise: Promise, available: Iterable[int]) -> None:
+        """A source is ready to send. `source` is what it is called from now on: another name each
+        time that one comes.
+
+        Raises `TransferError` when it promises other weights than those before it, or the pull is
+        over.
+        """
         with self._changed:
             if self._over:
-                raise TransferError(source, "came when the pull was over")
+                raise TransferError(endpoint, "came when the pull was over")
             if self._kept is None:
                 self._kept = _Kept(promise)
             kept = self._kept.promise
             if promise.digests != kept.digests:
-                raise TransferError(source, "promises other digests than an earlier source")
+                raise TransferError(endpoint, "promises other digests than an earlier source")
             # No digest covers these: what the sources agree on is all there is to go by.
             different = attributes.difference(kept.attributes, promise.attributes)
             if different is not None:
                 raise TransferError(
-                    source, f"has other attributes than an earlier source ({different})"
+                    endpoint, f"has other attributes than an earlier source ({different})"
                 )
-            self._kept.sources.add(source)
+            self._kept.endpoints.add(endpoint)
             self._schedule.join(source, available, time.monotonic())
             self._changed.notify_all()
 
@@ -151,18 +155,18 @@ class Ledger:
             self._schedule.leave(source)
             self._changed.notify_all()
 
-    def lied(self, source: str) -> None:
-        """`source` sent other bytes than it promised. Call before `leave`.
+    def lied(self, endpoint: str) -> None:
+        """This source sent other bytes than it promised. Call before `leave`.
 
         When nobody else stands for that promise it is worth nothing, and neither is what was
         verified by it: the pull starts over with the next source.
         """
         with self._changed:
             kept = self._kept
-            if kept is None or source not in kept.sources:
+            if kept is None or endpoint not in kept.endpoints:
                 return
-            kept.sources.remove(source)
-            if not kept.sources:
+            kept.endpoints.remove(endpoint)
+            if not kept.endpoints:
                 self._kept = None
                 self._unverified |= self._schedule.done
                 self._schedule.disown(self._schedule.done)

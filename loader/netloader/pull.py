@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from netloader import pages
 from netloader.attributes import Scalar
 from netloader.candidate import Candidate
-from netloader.errors import DigestMismatch, NoSourceLeft, Refused, TransferError
+from netloader.errors import DigestMismatch, NoSourceLeft, Refused, SourceLost, TransferError
 from netloader.identity import Identity
 from netloader.ledger import Ledger
 from netloader.manifest import Piece
@@ -168,7 +168,7 @@ class Pull:
 
     def _open(self, candidates: Sequence[Candidate]) -> None:
         """Fill the free places with the best that may be tried now."""
-        busy = {stream.name for stream in self._streams}
+        busy = {stream.source.endpoint for stream in self._streams}
         for candidate in self._prospects.usable(candidates, busy, time.monotonic()):
             if len(self._streams) >= self._max_sources:
                 return
@@ -179,9 +179,11 @@ class Pull:
     def _let_go(self) -> None:
         """Drop a source whose chunks others would bring sooner."""
         name = self._ledger.let_go()
-        for stream in self._streams:
-            if stream.name == name:
-                stream.abort("others deliver its last chunks sooner")
+        for stream in [stream for stream in self._streams if stream.name == name]:
+            reason = "others deliver its last chunks sooner"
+            stream.abandon(reason)
+            # Its thread may hang for a while: for this pull it has ended.
+            self._end(stream, SourceLost(stream.source.endpoint, reason))
 
     def _tell(self) -> None:
         count = sum(stream.accepted for stream in self._streams)
@@ -198,21 +200,25 @@ class Pull:
         """Note what became of the streams that have ended."""
         while self._ended:
             stream = self._ended.pop()
-            self._streams.remove(stream)
-            self._note_delivery(stream)
-            source, error = stream.source, stream.error
-            self._prospects.ended(source, error, stream.nbytes, time.monotonic())
-            busy = isinstance(error, Refused) and error.retry_after_s is not None
-            self._had_one = self._had_one or stream.accepted or busy
-            if error is None:
-                continue
-            failure = Failure(source, error)
-            # A busy source says so every second.
-            if str(failure) not in map(str, self.failures):
-                (_log.info if busy else _log.warning)("%s", failure)
-                self.failures.append(failure)
-            if isinstance(error, DigestMismatch):
-                self._on_lie(source)
+            if stream in self._streams:
+                self._end(stream, stream.error)
+
+    def _end(self, stream: Stream, error: TransferError | None) -> None:
+        source = stream.source
+        self._streams.remove(stream)
+        self._note_delivery(stream)
+        self._prospects.ended(source, error, stream.nbytes, time.monotonic())
+        busy = isinstance(error, Refused) and error.retry_after_s is not None
+        self._had_one = self._had_one or stream.accepted or busy
+        if error is None:
+            return
+        failure = Failure(source, error)
+        # A busy source says so every second.
+        if str(failure) not in map(str, self.failures):
+            (_log.info if busy else _log.warning)("%s", failure)
+            self.failures.append(failure)
+        if isinstance(error, DigestMismatch):
+            self._on_lie(source)
 
     def _note_delivery(self, stream: Stream) -> None:
         if not stream.nbytes:
@@ -234,10 +240,7 @@ class Pull:
         self._ledger.end()
         if not complete:
             for stream in self._streams:
-                stream.abort("the pull was given up")
-            for stream in self._streams:
-                if stream.receiving:
-                    stream.join()
+                stream.abandon("the pull was given up")
         self._settle()
         for stream in self._streams:
             self._note_delivery(stream)

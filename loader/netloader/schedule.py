@@ -103,11 +103,15 @@ class Schedule:
 
     def offer(self, source: str, chunks: Iterable[int]) -> None:
         """A source has more chunks than it had."""
-        self._sources[source].available.update(chunks)
+        this = self._sources.get(source)
+        if this is not None:
+            this.available.update(chunks)
 
     def take(self, source: str, now: float) -> int | None:
-        """The chunk to ask `source` for next; None: nothing now."""
-        this = self._sources[source]
+        """The chunk to ask `source` for next; None: nothing now, or it has left."""
+        this = self._sources.get(source)
+        if this is None:
+            return None
         limit = self._window if this.seconds_per_byte is not None else UNPROVEN_WINDOW
         if len(this.in_flight) >= limit:
             return None
@@ -122,8 +126,8 @@ class Schedule:
 
     def starved(self, source: str) -> bool:
         """Whether chunks wait to be given out, and `source` has none of them."""
-        available = self._sources[source].available
-        return bool(self._waiting) and available.isdisjoint(self._waiting)
+        this = self._sources.get(source)
+        return this is not None and bool(self._waiting) and this.available.isdisjoint(self._waiting)
 
     def arrived(self, source: str, chunk: int, now: float) -> None:
         """`source` has delivered a chunk, and it was verified."""

@@ -68,6 +68,8 @@ class _Client:
     caller: Caller
     seen: Usage
     """What it had done when its use of its place was last judged."""
+    told: bool = False
+    """Whether the replica has heard why it ends: it may take the session's thread a while to."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Source:
         """
         ended = self._withdraw(reason)
         if not (self._audit.settle(_CLOSE_TIMEOUT_S) and ended):
-            _log.warning("sessions did not end in time: weights may be read while they change")
+            _log.warning("a session is slow to end: weights may be read while they change")
 
     def rekey(self, security: SocketSecurity) -> None:
         """Let replicas in by these keys from now on. Sessions under way are not touched.
@@ -186,7 +188,7 @@ class Source:
         self._thread.join(2 * _CLOSE_TIMEOUT_S)
 
     def _withdraw(self, reason: str) -> bool:
-        """Refuse requests and end sessions. False when one did not end in time."""
+        """Refuse requests and end sessions. False when one may still read weights."""
         self._unready = reason
         self._offer = None
         done = threading.Event()
@@ -252,14 +254,29 @@ class Source:
 
     def _end_sessions(self, reason: str) -> bool:
         """Abort all sessions. False when one may still read weights."""
-        sessions = [client.session for client in self._clients.values()]
-        if not sessions:
+        clients = list(self._clients.values())
+        if not clients:
             return True
+        for client in clients:
+            self._say_bye(client, reason)
         # Side by side: closing a Gloo group takes some ten milliseconds of waiting.
         with ThreadPoolExecutor(_CLOSERS, thread_name_prefix="netloader-close") as pool:
-            list(pool.map(lambda session: session.abort(reason), sessions))
+            list(pool.map(lambda client: client.session.abort(reason), clients))
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
-        return all(session.quiet(max(0.0, deadline - time.monotonic())) for session in sessions)
+        return all(
+            client.session.quiet(max(0.0, deadline - time.monotonic())) for client in clients
+        )
+
+    def _abort(self, client: _Client, reason: str) -> None:
+        self._say_bye(client, reason)
+        client.session.abort(reason)
+
+    def _say_bye(self, client: _Client, reason: str) -> None:
+        """Tell a replica why its session ends, once."""
+        if not client.told:
+            client.told = True
+            bye = control.Bye(session=client.session.id, reason=reason[: control.MAX_TEXT])
+            self._port.reply(client.caller, bye)
 
     def _handle_request(self, caller: Caller, frames: list[bytes]) -> None:
         try:
@@ -361,7 +378,7 @@ class Source:
             now = client.session.usage()
             wasted = waste(client.seen, now, self._timeout_s)
             if wasted is not None:
-                client.session.abort(wasted)
+                self._abort(client, wasted)
                 return
             if now.at - client.seen.at >= self._timeout_s:
                 client.seen = now
@@ -375,7 +392,7 @@ class Source:
             case control.Want():
                 wrong = client.session.want(message.chunks)
                 if wrong is not None:
-                    client.session.abort(wrong)
+                    self._abort(client, wrong)
             case control.Done():
                 client.session.finish()
             case control.Bye():
@@ -421,7 +438,7 @@ class Source:
                 session.sent_bytes,
                 problem,
             )
-            self._port.reply(client.caller, control.Bye(session=session_id, reason=problem[:2048]))
+            self._say_bye(client, problem)
         self._keep_connections()
         self._tell()
 

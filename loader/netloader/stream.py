@@ -1,12 +1,17 @@
 """The replica's end of one session: ask a source for chunks, verify each, put it where it belongs.
 
 A stream has a thread of its own, because receives block. Which chunks it asks for, and whether it
-is still wanted, the ledger says. However it ends, its group is gone when it does, so that nothing
-of it is written to any more, and only then do its unfinished chunks go to others.
+is still wanted, the ledger says. However it ends, its group is gone before its unfinished chunks go
+to others, so that nothing of it is written to any more.
+
+Gloo does not wake who waits for a message that has arrived in part when we abort the group. So who
+drops a stream (`abandon`) does not wait for its thread: that ends with the timeout, and finds
+itself without anything to do.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -91,6 +96,9 @@ class _Session:
     in_flight: deque[_Arriving] = field(default_factory=deque)
 
 
+_numbers = itertools.count()
+
+
 class Stream:
     """Brings chunks from one source until the pull is over or the source fails."""
 
@@ -114,38 +122,34 @@ class Stream:
         self._request = request
         self._ledger = ledger
         self._on_end = on_end
+        # Of this stream, not of its source: an abandoned one may end when the next has begun.
+        self.name = f"{source.endpoint}#{next(_numbers)}"
+        """By which the ledger knows it."""
+        self._endpoint = source.endpoint
         self._lock = threading.Lock()  # Guards the two below: abort may come while a group opens.
         self._group: Group | None = None
         self._abort_reason: str | None = None
+        self._placing = threading.Lock()  # Held while this thread itself writes to tensors.
         self._thread = threading.Thread(
             target=self._run, name=f"netloader-pull-{source.endpoint}", daemon=True
         )
 
-    @property
-    def name(self) -> str:
-        """By which the ledger knows it."""
-        return self.source.endpoint
-
-    @property
-    def receiving(self) -> bool:
-        """Whether it may write to tensors, now or later: not while it still greets its source."""
-        return self._group is not None
-
     def start(self) -> None:
         self._thread.start()
 
-    def abort(self, reason: str) -> None:
-        """End it now, from any thread. The first reason counts."""
+    def abandon(self, reason: str) -> None:
+        """Take its unfinished chunks away from it, from any thread. The first reason counts.
+
+        When this returns nothing of it is written to any more, then or later.
+        """
         with self._lock:
             if self._abort_reason is None:
                 self._abort_reason = reason
             group = self._group
         if group is not None:
             group.abort()
-
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait until its thread has ended."""
-        self._thread.join(timeout_s)
+        with self._placing:
+            self._ledger.leave(self.name)
 
     def _run(self) -> None:
         cores.step_aside(background=False)
@@ -156,11 +160,11 @@ class Stream:
             self.error = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001
             # A fault of ours must cost this source, not the start: there are others, and storage.
-            _log.exception("pulling from %s failed", self.name)
-            self.error = TransferError(self.name, repr(error))
+            _log.exception("pulling from %s failed", self._endpoint)
+            self.error = TransferError(self._endpoint, repr(error))
         finally:
             if isinstance(self.error, DigestMismatch):
-                self._ledger.lied(self.name)
+                self._ledger.lied(self._endpoint)
             self._ledger.leave(self.name)
             self._on_end(self)
 
@@ -206,14 +210,14 @@ class Stream:
         match answer:
             case control.Refuse():
                 raise Refused(
-                    self.name,
+                    self._endpoint,
                     answer.reason + self._explain(answer, attachment),
                     answer.retry_after_s,
                 )
             case control.Accept():
                 self.accepted = True
             case _:
-                raise TransferError(self.name, f"answered hello with {answer.type}")
+                raise TransferError(self._endpoint, f"answered hello with {answer.type}")
         session = None
         try:
             session = self._enter(connection, answer, attachment)
@@ -240,14 +244,14 @@ class Stream:
                 min(RENDEZVOUS_TIMEOUT_S, self._request.timeout_s),
             )
         except TransportError as error:
-            raise SourceLost(self.name, f"no process group: {error}") from None
+            raise SourceLost(self._endpoint, f"no process group: {error}") from None
         try:
             with self._lock:
                 if self._abort_reason is not None:
-                    raise SourceLost(self.name, self._abort_reason)
+                    raise SourceLost(self._endpoint, self._abort_reason)
                 self._group = group
             available = (number for first, end in accept.have for number in range(first, end))
-            self._ledger.enter(self.name, promise, available)
+            self._ledger.enter(self.name, self._endpoint, promise, available)
         except TransferError:
             group.abort()
             raise
@@ -265,12 +269,14 @@ class Stream:
         ):
             if mine != theirs:
                 raise TransferError(
-                    self.name, f"accepted with another {what}: mine {mine}, theirs {theirs}"
+                    self._endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
                 )
         # In order and apart, so that a long list cannot stand for more work than there are chunks.
         bounds = [bound for pair in accept.have for bound in pair]
         if bounds != sorted(bounds) or any(not 0 <= at <= len(chunks) for at in bounds):
-            raise TransferError(self.name, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}")
+            raise TransferError(
+                self._endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}"
+            )
         promised = tuple(
             attachment[at : at + digests.DIGEST_BYTES]
             for at in range(0, len(attachment), digests.DIGEST_BYTES)
@@ -297,15 +303,17 @@ class Stream:
                 self.seconds = time.monotonic() - started
                 silent_since = time.monotonic()
                 continue
+            if self._abort_reason is not None:
+                raise SourceLost(self._endpoint, self._abort_reason)
             if self._ledger.over:
                 return
-            if self._abort_reason is not None:
-                raise SourceLost(self.name, self._abort_reason)
             self._hear(session)
             if self._ledger.starved(self.name) and (
                 time.monotonic() - silent_since > self._request.timeout_s
             ):
-                raise SourceLost(self.name, f"no further chunk in {self._request.timeout_s:g} s")
+                raise SourceLost(
+                    self._endpoint, f"no further chunk in {self._request.timeout_s:g} s"
+                )
 
     def _ask(self, session: _Session) -> None:
         """Post receives for the next chunks, then ask for them."""
@@ -331,12 +339,15 @@ class Stream:
         except TransportError as error:
             raise self._lost(session, error) from None
         chunk = arriving.chunk
-        if self._request.verify:
-            self._verify(chunk, arriving.data)
-        if arriving.buffer is not None:
-            self._ledger.weights.unpack(chunk, arriving.data)
-        self.nbytes += chunk.payload
-        self._ledger.arrived(self.name, chunk, arriving.buffer)
+        with self._placing:
+            if self._abort_reason is not None:
+                raise SourceLost(self._endpoint, self._abort_reason)
+            if self._request.verify:
+                self._verify(chunk, arriving.data)
+            if arriving.buffer is not None:
+                self._ledger.weights.unpack(chunk, arriving.data)
+            self.nbytes += chunk.payload
+            self._ledger.arrived(self.name, chunk, arriving.buffer)
         self._request.progress(chunk.payload)
 
     def _verify(self, chunk: Chunk, data: torch.Tensor) -> None:
@@ -344,7 +355,7 @@ class Stream:
         promised = promise.digests[chunk.id] if promise is not None else b""
         got = digests.of_bytes(data)
         if got != promised:
-            raise DigestMismatch(self.name, chunk.id, promised.hex(), got.hex())
+            raise DigestMismatch(self._endpoint, chunk.id, promised.hex(), got.hex())
 
     def _hear(self, session: _Session) -> None:
         """Take one word from the source outside the group, if it says one."""
@@ -357,14 +368,14 @@ class Stream:
                 known = len(self._ledger.chunks)
                 self._ledger.offer(self.name, (n for n in message.chunks if n < known))
             case control.Bye() if message.session == session.id:
-                raise SourceLost(self.name, f"ended the session: {message.reason}")
+                raise SourceLost(self._endpoint, f"ended the session: {message.reason}")
             case _:
-                raise TransferError(self.name, f"sent {message.type} in a session")
+                raise TransferError(self._endpoint, f"sent {message.type} in a session")
 
     def _lost(self, session: _Session, error: TransportError) -> SourceLost:
         """What broke: why we broke it, or the source's own words where it had time for some."""
         if self._abort_reason is not None:
-            return SourceLost(self.name, self._abort_reason)
+            return SourceLost(self._endpoint, self._abort_reason)
         deadline = time.monotonic() + _LAST_WORDS_S
         while (left := deadline - time.monotonic()) > 0:
             try:
@@ -376,8 +387,8 @@ class Stream:
                 break
             message, _ = heard
             if isinstance(message, control.Bye) and message.session == session.id:
-                return SourceLost(self.name, f"the source ended the session: {message.reason}")
-        return SourceLost(self.name, str(error))
+                return SourceLost(self._endpoint, f"the source ended the session: {message.reason}")
+        return SourceLost(self._endpoint, str(error))
 
     def _say_bye(self, connection: Connection, session: str, error: TransferError) -> None:
         bad_chunk = error.chunk if isinstance(error, DigestMismatch) else None

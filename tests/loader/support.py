@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -180,6 +183,35 @@ def pull_from(pull: Pull, *sources: Candidate) -> None:
         pull.run(lambda: sources)
     except NoSourceLeft:
         raise pull.failures[-1].error from None
+
+
+@contextmanager
+def source_process(
+    seed: int, sends: int, mebibytes: int = 0
+) -> Iterator[tuple[Candidate, subprocess.Popen[str]]]:
+    """A source in a process of its own, which ends by SIGKILL when it starts its n-th send."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.loader.source_process",
+            str(seed),
+            str(sends),
+            str(mebibytes),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        text=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    with process.stdin, process.stdout:
+        try:
+            yield Candidate(process.stdout.readline().strip(), "test", GENERATION), process
+        finally:
+            process.kill()
+            process.wait()
 
 
 OnSend = Callable[[int, torch.Tensor], torch.Tensor]

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +29,7 @@ from tests.loader.support import (
     pull_from,
     pull_into,
     serving,
+    source_process,
     threads,
     toy_weights,
     until,
@@ -51,7 +48,6 @@ WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
 PACKED = [chunk.id for chunk in CHUNKS if chunk.packed]
 DIRECT = [chunk.id for chunk in CHUNKS if not chunk.packed]
-ROOT = Path(__file__).parents[2]
 
 
 def is_zero(weights: Weights, chunks: list[int]) -> bool:
@@ -213,7 +209,7 @@ class TestLostSource:
         replica = toy_weights()
         steps: list[int] = []
         pull = pull_into(replica, progress=steps.append)
-        with process_source(1, 5) as killed, pytest.raises(SourceLost):
+        with doomed(1, 5) as killed, pytest.raises(SourceLost):
             pull_from(pull, killed)
         arrived = pull.nbytes
         assert arrived < WEIGHTS.manifest.nbytes
@@ -228,7 +224,7 @@ class TestLostSource:
     def test_killed_in_the_middle_of_a_large_tensor(self) -> None:
         weights, replica = big_weights(1, 24), big_weights(None, 24)
         pull = pull_into(replica)
-        with process_source(1, 2, 24) as killed, pytest.raises(SourceLost):
+        with doomed(1, 2, 24) as killed, pytest.raises(SourceLost):
             pull_from(pull, killed)
         assert pull.unverified()
         with serving(offer_of(weights)) as source:
@@ -479,33 +475,11 @@ def refused(pull: Pull, generation: int | None = GENERATION) -> Refused:
 
 
 @contextmanager
-def process_source(seed: int, sends: int, mebibytes: int = 0) -> Iterator[Candidate]:
+def doomed(seed: int, sends: int, mebibytes: int = 0) -> Iterator[Candidate]:
     """A source that is SIGKILLed when it starts its send number `sends`."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.loader.source_process",
-            str(seed),
-            str(sends),
-            str(mebibytes),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield Candidate(process.stdout.readline().strip(), "test", GENERATION)
+    with source_process(seed, sends, mebibytes) as (found, process):
+        yield found
         assert process.wait(5) == -signal.SIGKILL
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def digests_of(chunks: int) -> bytes:

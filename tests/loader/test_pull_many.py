@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,19 @@ from tests.loader.support import (
     SendLog,
     Stuck,
     TamperedBackend,
+    big_weights,
     candidate,
     cut_after,
     equal,
     offer_of,
     pull_into,
     serving,
+    source_process,
     toy_weights,
     until,
     wrong_byte_in,
 )
-from tests.loader.test_pull import process_source
+from tests.loader.test_pull import doomed
 
 from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NoSourceLeft, Refused
@@ -139,6 +142,32 @@ def test_a_source_that_stalls_is_let_go_and_its_chunks_come_from_the_other() -> 
     assert "others deliver its last chunks sooner" in str(failure)
 
 
+def test_a_source_that_is_stopped_in_the_middle_of_a_message_costs_little() -> None:
+    """By SIGSTOP: its connections stay, and a message has arrived in part."""
+    mebibytes = 64
+    weights, replica = big_weights(1, mebibytes), big_weights(None, mebibytes)
+    steps: list[int] = []
+    offer = offer_of(weights, backend=TamperedBackend(slowed(0.05)))
+    with serving(offer) as source, source_process(1, 1 << 30, mebibytes) as (stopped, process):
+
+        def progress(nbytes: int) -> None:
+            steps.append(nbytes)
+            if len(steps) == 1:
+                process.send_signal(signal.SIGSTOP)
+
+        # Far below the timeout, after which it would be given up anyway.
+        started = time.monotonic()
+        pull = run(
+            pull_into(replica, timeout_s=30.0, progress=progress),
+            lambda: (stopped, candidate(source)),
+        )
+        seconds = time.monotonic() - started
+    assert equal(replica, weights)
+    assert len(steps) == len(weights.manifest.chunks())
+    assert seconds < 15
+    assert pull.unverified() == ()
+
+
 @pytest.mark.parametrize("sends", [0, 1, 5, 20])
 def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> None:
     replica = toy_weights(rows=8000)
@@ -155,7 +184,7 @@ def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
     weights, replica = toy_weights(1), toy_weights()
     steps: list[int] = []
     offer = offer_of(weights, backend=TamperedBackend(slowed(0.01)))
-    with serving(offer) as source, process_source(1, 3) as killed:
+    with serving(offer) as source, doomed(1, 3) as killed:
         pull = run(pull_into(replica, progress=steps.append), lambda: (killed, candidate(source)))
     assert equal(replica, weights)
     assert len(steps) == len(weights.manifest.chunks())
@@ -331,5 +360,5 @@ def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
 def test_a_wrong_byte_is_found_every_time() -> None:
     """`python -m tests.loader.wrong_bytes --trials 1000` is the long form."""
     result = wrong_bytes.run(trials=20, seed=7)
-    assert result.injected == result.detected == result.refetched == result.trials == 20
+    assert result.injected == result.detected == result.refetched == 20
     assert result.digests_ok

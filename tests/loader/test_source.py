@@ -199,7 +199,7 @@ def test_asking_for_a_chunk_that_does_not_exist_ends_the_session() -> None:
         ended = caller.ask(control.Want(session=session, chunks=(100_000,)))
         assert isinstance(ended, control.Bye)
         assert "there are only" in ended.reason
-        assert source.sessions == 0
+        until(lambda: source.sessions == 0, 2)
 
 
 def test_asking_for_more_than_is_ever_needed_ends_the_session() -> None:

@@ -128,7 +128,7 @@ def test_a_complaint_about_right_bytes_costs_nobody_but_its_replica(
         until(lambda: "mine is right" in caplog.text)
         assert reasons == []
         assert other.fetch(1).numel() == other.chunks[1].nbytes
-        assert source.sessions == 1
+        until(lambda: source.sessions == 1)
 
 
 @pytest.mark.parametrize("chunk", [2, 100_000], ids=["not sent", "none"])
@@ -259,6 +259,21 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
             time.sleep(0.1)
         assert source.sessions == 1
         assert slow.caller.hears_nothing(0)
+
+
+def test_a_replica_in_the_middle_of_a_message_hears_at_once_why_its_session_ends() -> None:
+    weights = big_weights(1, 64)
+    with serving(offer_of(weights), timeout_s=3) as source, replica_of(source, weights) as replica:
+        data = [torch.zeros(chunk.nbytes, dtype=torch.uint8) for chunk in replica.chunks]
+        arriving = [replica.group.recv(one, number) for number, one in enumerate(data)]
+        replica.want(*range(len(data)))
+        arriving[0].wait(5)
+        started = time.monotonic()
+        source.withdraw("its weights are about to change")
+        assert time.monotonic() - started < 1
+        ended = replica.caller.receive(0.5)
+        assert isinstance(ended, control.Bye)
+        assert ended.reason == "its weights are about to change"
 
 
 # What a replica may do wrong.

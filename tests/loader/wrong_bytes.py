@@ -30,14 +30,15 @@ from netloader.errors import DigestMismatch
 
 ROWS: Final = 3000
 FIRST_SENDS: Final = 2
-"""Each source is asked for at least so many chunks, so one of these is always sent."""
+"""A source is asked for so many chunks at once, so one of these is nearly always sent."""
 
 
 @dataclass
 class Result:
     """What came of all trials."""
 
-    trials: int = 0
+    pulls: int = 0
+    """More than `injected` when the honest source was so early that the other sent too little."""
     injected: int = 0
     detected: int = 0
     refetched: int = 0
@@ -68,7 +69,7 @@ class Injector:
 
 
 def run(trials: int, seed: int) -> Result:
-    """Run all trials one after the other."""
+    """Run pulls one after the other until so many had a byte damaged."""
     truth = toy_weights(1, rows=ROWS)
     injector = Injector(random.Random(seed))
     honest_sent: list[int] = []
@@ -82,19 +83,21 @@ def run(trials: int, seed: int) -> Result:
     honest_offer = offer_of(truth, backend=TamperedBackend(note))
     with serving(liar_offer) as liar, serving(honest_offer) as honest:
         sources = (candidate(liar), candidate(honest))
-        for _ in range(trials):
+        while result.injected < trials and result.pulls < 2 * trials:
             injector.arm()
             honest_sent.clear()
             replica = toy_weights(rows=ROWS)
             pull = pull_into(replica)
             pull.run(lambda: sources)
             until(lambda: liar.sessions == honest.sessions == 0)
-            result.trials += 1
-            result.injected += injector.chunk is not None
+            result.pulls += 1
+            result.digests_ok = result.digests_ok and equal(replica, truth)
+            if injector.chunk is None:
+                continue
+            result.injected += 1
             lies = [f.error for f in pull.failures if isinstance(f.error, DigestMismatch)]
             result.detected += [lie.chunk for lie in lies] == [injector.chunk]
             result.refetched += injector.chunk in honest_sent
-            result.digests_ok = result.digests_ok and equal(replica, truth)
     return result
 
 
