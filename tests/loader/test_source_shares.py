@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -353,3 +356,34 @@ def test_what_a_replica_says_cannot_forge_lines_in_the_log(
     for record in caplog.records:
         assert record.getMessage().isprintable()
         assert len(record.getMessage()) < 1500
+
+
+_SHORT_RECEIVE = """
+import sys, torch
+from netloader.transport import join
+from netloader.transport.gloo import GlooBackend
+group = join(sys.argv[1], int(sys.argv[2]), sys.argv[3], GlooBackend(), 10)
+pending = group.recv(torch.zeros(10, dtype=torch.uint8), 0)
+print("ready", flush=True)
+pending.wait(20)
+"""
+
+
+@pytest.mark.slow  # A process that imports torch.
+def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_source() -> None:
+    """Gloo terminates a process that gets more than it has posted for: the receiver's, that is."""
+    with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
+        accept = caller.accepted(WEIGHTS)
+        command = [accept.host, str(accept.port), accept.secret]
+        with subprocess.Popen(
+            [sys.executable, "-c", _SHORT_RECEIVE, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            caller.send(control.Want(session=accept.session, chunks=(0, 1, 2)))
+            assert process.wait(20) == -signal.SIGABRT
+        until(lambda: source.sessions == 0, 10)
+        with replica_of(source) as other:
+            assert other.fetch(0).numel()
