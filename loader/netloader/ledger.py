@@ -50,7 +50,10 @@ class Ledger:
         self._schedule = Schedule(
             [chunk.nbytes for chunk in self.chunks], weights.manifest.chunk_bytes, staged
         )
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self.changed = threading.Event()
+        """Set when something happened that matters to the pull as a whole."""
+        self._device = next((data.device for data in weights.tensors), torch.device("cpu"))
         self._over = False
         self._kept: _Kept | None = None
         self._unverified: set[int] = set()
@@ -74,7 +77,7 @@ class Ledger:
     @property
     def arrived_bytes(self) -> int:
         """Bytes of weights verified so far."""
-        with self._changed:
+        with self._lock:
             return sum(self.chunks[chunk].payload for chunk in self._schedule.done)
 
     def unverified(self) -> tuple[Piece, ...]:
@@ -90,7 +93,7 @@ class Ledger:
         Raises `TransferError` when it promises other weights than those before it, or the pull is
         over.
         """
-        with self._changed:
+        with self._lock:
             if self._over:
                 raise TransferError(endpoint, "came when the pull was over")
             if self._kept is None:
@@ -106,22 +109,21 @@ class Ledger:
                 )
             self._kept.endpoints.add(endpoint)
             self._schedule.join(source, available, time.monotonic())
-            self._changed.notify_all()
 
     def offer(self, source: str, chunks: Iterable[int]) -> None:
         """A source has more chunks than it had."""
-        with self._changed:
+        with self._lock:
             self._schedule.offer(source, chunks)
 
     def starved(self, source: str) -> bool:
         """Whether chunks are missing that nobody brings, and `source` has none of them."""
-        with self._changed:
+        with self._lock:
             return self._schedule.starved(source)
 
     def take(self, source: str) -> tuple[Chunk, torch.Tensor, torch.Tensor | None] | None:
         """The next chunk to ask `source` for, where to receive it, and the staging memory that is
         part of, if it is. None: nothing now."""
-        with self._changed:
+        with self._lock:
             if self._over:
                 return None
             number = self._schedule.take(source, time.monotonic())
@@ -135,57 +137,50 @@ class Ledger:
             buffer = (
                 self._staging.pop()
                 if self._staging
-                else torch.empty(self.weights.manifest.chunk_bytes, dtype=torch.uint8)
+                else torch.empty(
+                    self.weights.manifest.chunk_bytes, dtype=torch.uint8, device=self._device
+                )
             )
             return chunk, buffer[: chunk.nbytes], buffer
 
     def arrived(self, source: str, chunk: Chunk, buffer: torch.Tensor | None) -> None:
         """A chunk is verified and in place; its staging memory, if any, is free again."""
-        with self._changed:
+        with self._lock:
             self._unverified.discard(chunk.id)
             if buffer is not None:
                 self._staging.append(buffer)
             self._schedule.arrived(source, chunk.id, time.monotonic())
             if self._schedule.complete:
-                self._changed.notify_all()
+                self.changed.set()
 
     def leave(self, source: str) -> None:
         """Nothing more comes from `source`, and nothing of it is written to any more."""
-        with self._changed:
+        with self._lock:
             self._schedule.leave(source)
-            self._changed.notify_all()
+            self.changed.set()
 
-    def lied(self, endpoint: str) -> None:
+    def lied(self, endpoint: str) -> bool:
         """This source sent other bytes than it promised. Call before `leave`.
 
         When nobody else stands for that promise it is worth nothing, and neither is what was
-        verified by it: the pull starts over with the next source.
+        verified by it: the pull starts over with the next source. Returns whether that is so.
         """
-        with self._changed:
+        with self._lock:
             kept = self._kept
             if kept is None or endpoint not in kept.endpoints:
-                return
+                return False
             kept.endpoints.remove(endpoint)
-            if not kept.endpoints:
-                self._kept = None
-                self._unverified |= self._schedule.done
-                self._schedule.disown(self._schedule.done)
+            if kept.endpoints:
+                return False
+            self._kept = None
+            self._unverified |= self._schedule.done
+            self._schedule.disown(self._schedule.done)
+            return True
 
     def let_go(self) -> str | None:
         """A source that keeps the others waiting (`Schedule.let_go`)."""
-        with self._changed:
+        with self._lock:
             return None if self._over else self._schedule.let_go(time.monotonic())
-
-    def wait(self, timeout_s: float) -> None:
-        """Until something that matters to the pull as a whole has happened."""
-        with self._changed:
-            if not self.complete:
-                self._changed.wait(timeout_s)
-
-    def nudge(self) -> None:
-        """Wake who waits."""
-        with self._changed:
-            self._changed.notify_all()
 
     def begin(self) -> None:
         """Let streams enter, after an `end` as well: what has arrived stays."""
@@ -193,7 +188,6 @@ class Ledger:
 
     def end(self) -> None:
         """Let nobody begin anything any more."""
-        with self._changed:
+        with self._lock:
             self._over = True
             self._staging.clear()
-            self._changed.notify_all()

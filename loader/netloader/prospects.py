@@ -1,7 +1,7 @@
 """Which candidates may be tried now, by what became of earlier tries. Pure.
 
 A source that is busy said when to come again. One that was lost may be back: a link that was cut,
-a process that was held up; it is tried a few more times, ever later. One that sent wrong bytes or
+a process that was held up; it is tried once more after a pause, and again if it has delivered since. One that sent wrong bytes or
 refused for good is not tried again. Sources that the operator listed go before the mesh: as long as
 one of them can be used, only they are.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from netloader.candidate import Candidate
 from netloader.errors import Refused, SourceLost, TransferError
 
-MAX_LOSSES = 3
+MAX_LOSSES = 2
 """Times that a source may be lost without having delivered anything in between."""
 
 LOST_PAUSE_S = 1.0

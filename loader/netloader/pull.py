@@ -150,6 +150,7 @@ class Pull:
         self._ledger.begin()
         try:
             while not self.complete:
+                self._ledger.changed.clear()
                 self._settle()
                 if len(self._streams) < self._max_sources:
                     self._open(find())
@@ -160,7 +161,7 @@ class Pull:
                     not self._had_one or now - alone_since >= source_timeout_s
                 ):
                     raise NoSourceLeft(self._had_one, source_timeout_s, self.failures)
-                self._ledger.wait(_LOOK_S)
+                self._ledger.changed.wait(_LOOK_S)
                 self._let_go()
                 self._tell()
         finally:
@@ -194,7 +195,7 @@ class Pull:
     def _on_end(self, stream: Stream) -> None:
         """Called by a stream's thread."""
         self._ended.append(stream)
-        self._ledger.nudge()
+        self._ledger.changed.set()
 
     def _settle(self) -> None:
         """Note what became of the streams that have ended."""

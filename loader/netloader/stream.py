@@ -163,8 +163,8 @@ class Stream:
             _log.exception("pulling from %s failed", self._endpoint)
             self.error = TransferError(self._endpoint, repr(error))
         finally:
-            if isinstance(self.error, DigestMismatch):
-                self._ledger.lied(self._endpoint)
+            if isinstance(self.error, DigestMismatch) and self._ledger.lied(self._endpoint):
+                self.nbytes = 0
             self._ledger.leave(self.name)
             self._on_end(self)
 

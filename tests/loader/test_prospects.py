@@ -47,7 +47,7 @@ def test_the_next_process_on_the_same_endpoint_is_another_one() -> None:
     assert prospects.usable([restarted], (), 0.0) == [restarted]
 
 
-def test_a_lost_source_is_tried_ever_later_and_then_no_more() -> None:
+def test_a_lost_source_is_tried_again_after_a_pause_and_then_no_more() -> None:
     prospects = Prospects()
     now = 0.0
     for loss in range(MAX_LOSSES - 1):
