@@ -1,9 +1,9 @@
 """Which candidates may be tried now, by what became of earlier tries. Pure.
 
-A source that is busy said when to come again. One that was lost may be back: a link that was cut,
-a process that was held up; it is tried once more after a pause, and again if it has delivered since. One that sent wrong bytes or
-refused for good is not tried again. Sources that the operator listed go before the mesh: as long as
-one of them can be used, only they are.
+A source that is busy said when to come again. One that was lost may be back, from a link that was
+cut or a process that was held up: it is tried once more after a pause, and again if it has
+delivered since. One that sent wrong bytes or refused for good is not tried again. Sources that the
+operator listed go before the mesh: as long as one of them can be used, only they are.
 """
 
 from __future__ import annotations
