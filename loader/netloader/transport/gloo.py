@@ -5,11 +5,17 @@ there are two. So a group opens a connection per lane, each with an event loop o
 large message travels in halves, one on each. What goes where follows from a message's size and tag
 alone, so both ends decide alike without a word, and messages of one tag keep their order on every
 lane they use.
+
+Gloo wakes who waits for a message that has not begun when its connection breaks, not for one of
+which a part is here. So the last bytes of every part travel as a message of their own, and those
+are waited for first: a receiver hears at once that its peer has died. A sender may still wait for
+its timeout.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -33,8 +39,12 @@ what the second lane brings; there every other tag takes the other lane."""
 _ALIGNMENT: Final = 4096
 """Halves begin on a page, so that the lanes never write the same one."""
 
-_ABORT_TAG: Final = 1 << 29
-"""A tag that no chunk has: their ids end far below."""
+_TAIL: Final = 64
+"""Bytes of the message of its own that ends each part."""
+
+_ABORT_TAGS: Final = range(1 << 28, 1 << 29)
+"""Tags that no chunk has: their ids end far below. One is drawn at random, so that a peer cannot
+have posted the counterpart."""
 
 _ABORT_WAIT: Final = timedelta(milliseconds=1)
 
@@ -94,22 +104,28 @@ class GlooGroup:
                 return
             for lane in range(LANES):
                 try:
-                    never = group.recv(
-                        [torch.empty(1, dtype=torch.uint8)], self._peer, _lane_tag(_ABORT_TAG, lane)
-                    )
+                    # A send, because a message longer than what was posted for it would terminate
+                    # the process that receives it.
+                    tag = _lane_tag(secrets.choice(_ABORT_TAGS), lane)
+                    never = group.send([torch.empty(1, dtype=torch.uint8)], self._peer, tag)
                     never.wait(_ABORT_WAIT)
                 except RuntimeError as closed:
                     _log.debug("lane %d aborted: %s", lane, _first_line(closed))
 
     def _start(self, transfer: Any, data: torch.Tensor, tag: int) -> Pending:
-        works: list[Work] = []
+        bodies: list[Work] = []
+        tails: list[Work] = []
         try:
             for lane, part in stripes(data.numel(), tag):
-                works.append(transfer([data[part]], self._peer, _lane_tag(tag, lane)))
+                whole = data[part]
+                middle = max(0, whole.numel() - _TAIL)
+                if middle:
+                    bodies.append(transfer([whole[:middle]], self._peer, _lane_tag(tag, lane)))
+                tails.append(transfer([whole[middle:]], self._peer, _lane_tag(tag, lane)))
         except RuntimeError as error:
             self.abort()
             raise TransportError(_first_line(error)) from None
-        return GlooPending(self, works, data)
+        return GlooPending(self, tails + bodies, data)
 
     def _alive(self) -> Any:
         if self._group is None:
