@@ -221,3 +221,36 @@ def test_groups_leave_no_threads_and_descriptors() -> None:
         open_pair().abort()
     # A thread that was joined takes a moment to be gone from the process.
     until(lambda: descriptors() <= before[0] and threads() <= before[1])
+
+
+def test_receiver_hears_at_once_that_its_peer_died_in_the_middle_of_a_message(pair: Pair) -> None:
+    data = torch.zeros(256 << 20, dtype=torch.uint8)
+    target = torch.zeros_like(data)
+    arriving = pair.replica.recv(target, 1)
+    sending = pair.source.send(data, 1)
+    time.sleep(0.01)
+    started = time.monotonic()
+    pair.source.abort()
+    with pytest.raises(TransportError):
+        arriving.wait(10)
+    assert time.monotonic() - started < 2
+    del sending
+
+
+def test_abort_posts_nothing_that_a_peer_could_send_too_much_to() -> None:
+    """A message longer than what was posted for it terminates the process that receives it."""
+    posted: list[tuple[str, int]] = []
+
+    class Recorder:
+        def send(self, tensors: list[torch.Tensor], rank: int, tag: int) -> None:
+            posted.append(("send", tag))
+            raise RuntimeError("closed")
+
+        def recv(self, tensors: list[torch.Tensor], rank: int, tag: int) -> None:
+            posted.append(("recv", tag))
+            raise RuntimeError("closed")
+
+    for _ in range(2):
+        GlooGroup(Recorder(), 1).abort()
+    assert [what for what, _ in posted] == ["send"] * 2 * LANES
+    assert len({tag for _, tag in posted}) == 2 * LANES  # Drawn anew: not to be guessed.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.loader.transport.test_gloo import bytes_of, fails_in, open_pair
+from tests.loader.transport.test_gloo import bytes_of, open_pair
 
 from netloader.transport import Group, TransportError, join
 from netloader.transport.gloo import STRIPE_FROM, GlooBackend
