@@ -13,7 +13,9 @@ handed to another library. That is the case right after a model was built, and n
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,47 +25,61 @@ from torch import nn
 from netloader import pages
 from netloader.manifest import CHUNK_BYTES, Chunk, Manifest
 from netloader.pages import PageMap
-from netloader.weights import Weights, flat_bytes, inventory
+from netloader.weights import Contents, Weights, flat_bytes, inventory
 
 _REMEMBER_BELOW = 64 * 1024
-"""Parameters below this many bytes are remembered as they were, like all buffers: what checkpoints
-leave out besides buffers are scales and the like."""
+"""Parameters below this many bytes are remembered as they were, like all buffers, also where there
+is too much to remember everything: what checkpoints leave out are scales and the like."""
+
+_MOSTLY_EMPTY = 4
+"""A chunk of which less than one part in this many was touched is remembered as a whole."""
 
 
-def arrange(model: nn.Module, chunk_bytes: int = CHUNK_BYTES) -> Weights:
+def arrange(
+    model: nn.Module, chunk_bytes: int = CHUNK_BYTES, *, leave_empty: bool = False
+) -> Weights:
     """Capture `model` after the tensors of each packed chunk were moved into one storage.
 
     Call after the model was built and before it is filled. A chunk stays as it is when one of its
     tensors must not move, or when it already lies as it travels. What cannot move costs nothing but
     the copy into a staging buffer later.
 
-    Memory: while a chunk is being moved, the touched part of it exists twice. What buffers and
-    small parameters held before lives as long as the result does (`Weights.initial`). On
-    accelerators the allocator may keep the old places until its cache is emptied. A chunk's
-    storage, at most `chunk_bytes`, lives as long as any of its tensors: when post-processing
-    replaces some of them, their bytes stay until all are gone.
+    `leave_empty`: do not write the little that an otherwise untouched chunk holds into its new
+    memory. Peers overwrite it, and to write one byte costs a page of 2 MiB. Whoever then fills the
+    model in another way must call `Weights.put_back_all` first, without fail.
 
-    Raises `ManifestError` as `capture` does. An error half-way leaves a model that is as good as it
-    was: each tensor is moved as a whole or not at all.
+    Memory: while a chunk is being moved, the touched part of it exists twice; what is remembered
+    lives as long as the result does (`Weights.initial`: at most a quarter of what moved, besides
+    buffers and small parameters). On accelerators the allocator may keep the old places until its
+    cache is emptied. A chunk's storage, at most `chunk_bytes`, lives as long as any of its tensors:
+    when post-processing replaces some of them, their bytes stay until all are gone.
+
+    Raises `ManifestError` as `capture` does. Without `leave_empty`, any other error half-way leaves
+    a model that is as good as it was.
     """
     manifest, tensors = inventory(model, chunk_bytes)
     device = tensors[0].device if tensors else torch.device("cpu")
     alone = _Holders.of(torch.empty(1, device=device))
     flat: list[torch.Tensor | None] = [None] * len(tensors)
-    initial: dict[int, torch.Tensor] = {}
+    initial: dict[int, Contents] = {}
     with PageMap() as page_map:
         for chunk in manifest.chunks():
-            numbers = [piece.tensor for piece in chunk.pieces]
-            if len(numbers) < 2 or not all(
-                _is_movable(tensors[number], alone) for number in numbers
-            ):
+            movers = [tensors[piece.tensor] for piece in chunk.pieces]
+            if len(movers) < 2 or not all(_is_movable(tensor, alone) for tensor in movers):
                 continue
-            for number in numbers:
-                if _is_remembered(manifest, number):
-                    initial[number] = flat_bytes(tensors[number])
-            for number, place in zip(numbers, _places(chunk, device), strict=True):
-                _move(tensors[number], place, page_map)
-                flat[number] = place
+            storage = _new(chunk.nbytes, device)
+            places = _places(chunk, storage)
+            held = _contents(chunk, movers, page_map)
+            if held is None or not leave_empty:
+                for tensor, place in zip(movers, places, strict=True):
+                    _copy(tensor, place, page_map)
+            for piece, tensor, place in zip(chunk.pieces, movers, places, strict=True):
+                if held is not None:
+                    initial[piece.tensor] = held[piece.tensor]
+                elif _is_remembered(manifest, piece.tensor):
+                    initial[piece.tensor] = ((0, flat_bytes(tensor)),)
+                flat[piece.tensor] = place
+            _point(movers, chunk, storage)
     whole = tuple(
         flat_bytes(tensor) if place is None else place
         for tensor, place in zip(tensors, flat, strict=True)
@@ -74,7 +90,7 @@ def arrange(model: nn.Module, chunk_bytes: int = CHUNK_BYTES) -> Weights:
         if chunk.packed and weights.contiguous(chunk) is not None:
             for piece in chunk.pieces:
                 if piece.tensor not in initial and _is_remembered(manifest, piece.tensor):
-                    initial[piece.tensor] = whole[piece.tensor].clone()
+                    initial[piece.tensor] = ((0, whole[piece.tensor].clone()),)
     return weights
 
 
@@ -96,12 +112,15 @@ def zero_gaps(weights: Weights) -> None:
             memory[first:end] = 0
 
 
-def _places(chunk: Chunk, device: torch.device) -> list[torch.Tensor]:
-    """One new storage for a chunk, as one flat uint8 tensor for each of its pieces. All zeros."""
+def _new(nbytes: int, device: torch.device) -> torch.Tensor:
+    """A new storage, flat, uint8, all zeros."""
     if device.type == "cpu":
-        storage = pages.fresh(chunk.nbytes)
-    else:
-        storage = torch.zeros(chunk.nbytes, dtype=torch.uint8, device=device)
+        return pages.fresh(nbytes)
+    return torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+
+def _places(chunk: Chunk, storage: torch.Tensor) -> list[torch.Tensor]:
+    """Where each piece of `chunk` comes to lie in `storage`, flat uint8."""
     starts = [piece.offset for piece in chunk.pieces]
     ends = [*starts[1:], chunk.nbytes]
     # Split in one call, gaps included: thousands of slices would take as long as the transfer.
@@ -112,19 +131,49 @@ def _places(chunk: Chunk, device: torch.device) -> list[torch.Tensor]:
     ]
 
 
-def _move(tensor: torch.Tensor, place: torch.Tensor, page_map: PageMap) -> None:
-    """Give `tensor` the memory of `place`, which holds zeros, and its contents."""
+def _contents(
+    chunk: Chunk, tensors: Sequence[torch.Tensor], page_map: PageMap
+) -> dict[int, Contents] | None:
+    """What the tensors of a mostly empty chunk hold, by position in the manifest."""
+    if tensors[0].device.type != "cpu":
+        return None
+    left = chunk.nbytes // _MOSTLY_EMPTY
+    found: dict[int, Contents] = {}
+    for piece, tensor in zip(chunk.pieces, tensors, strict=True):
+        begin = tensor.data_ptr()
+        touched = list(page_map.touched(begin, piece.nbytes))
+        left -= sum(end - first for first, end in touched)
+        if left < 0:
+            return None
+        found[piece.tensor] = tuple(
+            (first, ctypes.string_at(begin + first, end - first)) for first, end in touched
+        )
+    return found
+
+
+def _copy(tensor: torch.Tensor, place: torch.Tensor, page_map: PageMap) -> None:
+    """Write the contents of `tensor` to `place`, which holds zeros."""
     old = flat_bytes(tensor)
     if tensor.device.type != "cpu":
         place.copy_(old)
-    else:
-        source, target = old.numpy(), place.numpy()
-        for first, end in page_map.touched(old):
-            # An allocator's own notes touch a page as well: writing zeros would cost a fault.
-            if source[first:end].any():
-                np.copyto(target[first:end], source[first:end])
-    moved = place.view(tensor.dtype)
-    tensor.data = moved.as_strided(tensor.shape, tensor.stride(), moved.storage_offset())
+        return
+    source, target = old.numpy(), place.numpy()
+    for first, end in page_map.touched(old.data_ptr(), old.numel()):
+        # An allocator's own notes touch a page as well: writing zeros would cost a fault.
+        if source[first:end].any():
+            np.copyto(target[first:end], source[first:end])
+
+
+def _point(tensors: Sequence[torch.Tensor], chunk: Chunk, storage: torch.Tensor) -> None:
+    """Let `tensors` use their places in `storage`."""
+    typed: dict[torch.dtype, torch.Tensor] = {}
+    for piece, tensor in zip(chunk.pieces, tensors, strict=True):
+        size = tensor.element_size()
+        if tensor.dtype not in typed:
+            typed[tensor.dtype] = storage[: chunk.nbytes // size * size].view(tensor.dtype)
+        tensor.data = typed[tensor.dtype].as_strided(
+            tensor.shape, tensor.stride(), piece.offset // size
+        )
 
 
 def _is_remembered(manifest: Manifest, number: int) -> bool:

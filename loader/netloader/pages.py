@@ -111,12 +111,11 @@ class PageMap:
             os.close(self._file)
             self._file = -1
 
-    def touched(self, data: torch.Tensor) -> Iterator[tuple[int, int]]:
-        """The parts of a flat uint8 host tensor that may hold anything but zeros: (first, end).
+    def touched(self, begin: int, nbytes: int) -> Iterator[tuple[int, int]]:
+        """The parts of `nbytes` at address `begin` that may hold anything but zeros: (first, end).
 
-        Whole pages, but for the tensor's ends.
+        Counted from `begin`. Whole pages, but for the ends.
         """
-        begin, nbytes = data.data_ptr(), data.numel()
         if nbytes == 0:
             return
         first = begin // _PAGE

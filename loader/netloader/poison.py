@@ -2,9 +2,8 @@
 
 A chunk that was under way into a model's memory when its source died has left some of its bytes
 there, verified by nobody. Storage is read next and overwrites them, unless the checkpoint does not
-carry all of that tensor (padding, say). Small tensors, which checkpoints leave out most often, get
-back what they held before. The others are filled with a random word first, and must have lost every
-copy of it after.
+carry all of that tensor (padding, say). Where it is known what a tensor held before, that is put
+back. The others are filled with a random word first, and must have lost every copy of it after.
 """
 
 from __future__ import annotations
@@ -45,12 +44,10 @@ class Poison:
         word.bitwise_or_(2)
         unknown: list[Piece] = []
         for piece in pieces:
-            view = weights.view(piece)
-            initial = weights.initial.get(piece.tensor)
-            if initial is not None:
-                view.copy_(initial[piece.start : piece.start + piece.nbytes])
+            if weights.put_back(piece):
                 continue
             unknown.append(piece)
+            view = weights.view(piece)
             word = word.to(view.device)
             whole = view.numel() - view.numel() % _WORD_BYTES
             view[:whole].view(-1, _WORD_BYTES).copy_(word)

@@ -26,6 +26,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from netloader.errors import ManifestError
 from netloader.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
 
+Contents = tuple[tuple[int, bytes | torch.Tensor], ...]
+"""A tensor's bytes: runs of them, each with the position of its first; zeros in between."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -39,10 +42,10 @@ class Weights:
     """Flat views, one dimension, dtype uint8: writing to them writes the model."""
     device_type: str = "cpu"
     """Where the model is, by which digests are made: tensors kept for peers may be elsewhere."""
-    initial: Mapping[int, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
-    """What small tensors held before anything was received into them, by position, as `tensors`:
-    a checkpoint need not have them (scales, rotary caches), so whoever gives up a chunk that was
-    under way into them puts this back. `arrange` fills it; empty otherwise."""
+    initial: Mapping[int, Contents] = field(default_factory=dict, compare=False, repr=False)
+    """What tensors held before anything was received into them, by position, as far as `arrange`
+    knows it: a checkpoint need not have all of a model (scales, rotary caches, padding), so whoever
+    gives up a pull puts this back."""
 
     def view(self, piece: Piece) -> torch.Tensor:
         """The bytes of one piece, shape [nbytes], uint8, in place."""
@@ -100,6 +103,33 @@ class Weights:
         for piece in chunk.pieces:
             _copy(self.view(piece), staging[piece.offset : piece.offset + piece.nbytes])
 
+    def put_back(self, piece: Piece) -> bool:
+        """Give a piece its `initial` contents. False, and nothing done, where these are unknown."""
+        contents = self.initial.get(piece.tensor)
+        if contents is None:
+            return False
+        self.view(piece).zero_()
+        end = piece.start + piece.nbytes
+        for first, data in contents:
+            run = _as_tensor(data)
+            start, stop = max(first, piece.start), min(first + run.numel(), end)
+            if start < stop:
+                part = run[start - first : stop - first]
+                self.view(Piece(piece.tensor, start, stop - start)).copy_(part)
+        return True
+
+    def put_back_all(self) -> None:
+        """Give all tensors their `initial` contents, where these are no zeros.
+
+        Before storage is read, and only then: what has arrived is overwritten.
+        """
+        for number, contents in self.initial.items():
+            for first, data in contents:
+                # Zeros are there already; writing them again would be the first touch.
+                if isinstance(data, torch.Tensor) or data.count(0) != len(data):
+                    run = _as_tensor(data)
+                    self.view(Piece(number, first, run.numel())).copy_(run)
+
     def sha256(self) -> dict[str, str]:
         """SHA-256 of every tensor's bytes, by name. For reports; reads everything."""
         return {
@@ -135,13 +165,13 @@ def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.
     device = next((row[2].device for row in rows), torch.device("cpu"))
     described = tuple(
         Tensor(
-            name=name,
-            kind=kind,
-            shape=tuple(tensor.shape),
-            stride=tuple(tensor.stride()),
-            dtype=str(tensor.dtype).removeprefix("torch."),
-            nbytes=tensor.numel() * tensor.element_size(),
-            aliases=tuple(aliases),
+            name,
+            kind,
+            tuple(tensor.shape),
+            tensor.stride(),
+            str(tensor.dtype).removeprefix("torch."),
+            tensor.numel() * tensor.element_size(),
+            tuple(aliases),
         )
         for name, kind, tensor, aliases in rows
         if _check(name, tensor, device)
@@ -157,6 +187,12 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def host_buffer(data: torch.Tensor) -> memoryview:
     """The memory of a flat uint8 host tensor, without copying."""
     return data.numpy().data
+
+
+def _as_tensor(data: bytes | torch.Tensor) -> torch.Tensor:
+    if isinstance(data, torch.Tensor):
+        return data
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -176,7 +212,8 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]
 
 
 def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
-    if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+    is_plain = type(tensor) in (nn.Parameter, torch.Tensor)  # Saves a look at the others' marks.
+    if not is_plain and isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
         reason = "it gets its shape only while it is loaded"
     elif _has_inner_tensors(tensor):
         reason = f"{type(tensor).__name__} keeps its bytes in inner tensors"
@@ -193,7 +230,8 @@ def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
 
 def _has_inner_tensors(tensor: torch.Tensor) -> bool:
     """torchao's wrappers, and vLLM's `SharedWeightParameter` with its partitions."""
-    return bool(is_traceable_wrapper_subclass(tensor)) or hasattr(tensor, "partitions")
+    is_wrapper = type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor)
+    return bool(is_wrapper) or hasattr(tensor, "partitions")
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
+import mmap
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -309,9 +312,20 @@ class TestAbandoned:
         assert not any(memory[first:end].any() for first, end in chunk.gaps())
         poison.check_gone(model)
 
-    def test_larger_parameters_must_come_from_storage(self) -> None:
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs to know what was touched")
+    def test_larger_parameters_do_where_most_of_the_chunk_was_empty(self) -> None:
+        model, first = self.mostly_empty()
+        weights = arrange(model)
+        (chunk,) = weights.manifest.chunks()
+        memory = weights.contiguous(chunk)
+        assert memory is not None
+        memory.fill_(0xAA)
+        Poison.over(weights, chunk.pieces).check_gone(model)
+        assert torch.equal(model.large, first)  # type: ignore[arg-type]
+
+    def test_larger_parameters_must_come_from_storage_where_it_was_full(self) -> None:
         model = Pair()
-        model.large = nn.Parameter(torch.zeros(64 * 1024, dtype=torch.uint8), requires_grad=False)
+        model.large = nn.Parameter(torch.ones(64 * 1024, dtype=torch.uint8), requires_grad=False)
         weights = arrange(model)
         (chunk,) = weights.manifest.chunks()
         poison = Poison.over(weights, chunk.pieces)
@@ -319,6 +333,40 @@ class TestAbandoned:
             poison.check_gone(model)
         model.large.data.zero_()
         poison.check_gone(model)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs to know what was touched")
+    def test_little_is_written_only_when_it_is_asked_for(self) -> None:
+        model, first = self.mostly_empty()
+        weights = arrange(model, leave_empty=True)
+        assert not any(data.any() for data in weights.tensors)
+        weights.put_back_all()
+        assert torch.equal(model.large, first)  # type: ignore[arg-type]
+        assert model.one.tolist() == list(range(10))
+
+    def test_much_is_written_at_once(self) -> None:
+        model = Pair()
+        weights = arrange(model, leave_empty=True)
+        assert model.one.tolist() == list(range(10))
+        weights.put_back_all()
+        assert model.one.tolist() == list(range(10))
+
+    @staticmethod
+    def mostly_empty() -> tuple[Pair, torch.Tensor]:
+        """A model with a large parameter of which two places were touched, and what it holds."""
+        model = Pair()
+        large = torch.empty(3 << 20, dtype=torch.uint8)
+        # torch may hand out memory that was in use before: give its pages back to the system.
+        first, page = large.data_ptr(), mmap.PAGESIZE
+        start, end = -(-first // page) * page, (first + large.numel()) // page * page
+        large[: start - first] = large[end - first :] = 0
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        assert madvise(start, end - start, 4) == 0
+        large[5], large[2 << 20] = 7, 9
+        model.large = nn.Parameter(large, requires_grad=False)
+        held = torch.zeros_like(large)  # No clone: reading is touching.
+        held[5], held[2 << 20] = 7, 9
+        return model, held
 
     def test_buffers_get_theirs_back_whatever_their_size(self) -> None:
         model = Pair()

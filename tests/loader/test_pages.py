@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import mmap
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ class TestPageMap:
     def test_new_memory_is_untouched(self) -> None:
         data = fresh(10 * PAGE)
         with PageMap() as page_map:
-            assert list(page_map.touched(data)) == []
+            assert list(touched(page_map, data)) == []
 
     def test_written_pages_are_found(self) -> None:
         mapping = mmap.mmap(-1, 10 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -96,16 +97,16 @@ class TestPageMap:
         data[4 * PAGE] = 1
         data[10 * PAGE - 1] = 1
         with PageMap() as page_map:
-            assert list(page_map.touched(data)) == [
+            assert list(touched(page_map, data)) == [
                 (0, PAGE),
                 (3 * PAGE, 5 * PAGE),
                 (9 * PAGE, 10 * PAGE),
             ]
-            assert list(page_map.touched(data[100 : 3 * PAGE + 7])) == [
+            assert list(touched(page_map, data[100 : 3 * PAGE + 7])) == [
                 (0, PAGE - 100),
                 (3 * PAGE - 100, 3 * PAGE - 93),
             ]
-            assert list(page_map.touched(data[PAGE : 2 * PAGE])) == []
+            assert list(touched(page_map, data[PAGE : 2 * PAGE])) == []
 
     def test_nothing_outside_the_ranges_differs_from_zero(self) -> None:
         held = [torch.empty(50_000 + 1000 * number, dtype=torch.uint8) for number in range(50)]
@@ -114,7 +115,7 @@ class TestPageMap:
         with PageMap() as page_map:
             for data in held:
                 left = data.clone()
-                for first, end in page_map.touched(data):
+                for first, end in touched(page_map, data):
                     left[first:end] = 0
                 assert not left.any()
 
@@ -125,13 +126,13 @@ class TestPageMap:
             mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
         data = torch.frombuffer(mapping, dtype=torch.uint8)
         with PageMap() as page_map:
-            assert list(page_map.touched(data)) == [(0, 16384)]
+            assert list(touched(page_map, data)) == [(0, 16384)]
 
     def test_shared_memory_counts_as_touched(self) -> None:
         mapping = mmap.mmap(-1, 4 * PAGE)
         data = torch.frombuffer(mapping, dtype=torch.uint8)
         with PageMap() as page_map:
-            assert list(page_map.touched(data)) == [(0, 4 * PAGE)]
+            assert list(touched(page_map, data)) == [(0, 4 * PAGE)]
 
     def test_memory_mapped_since_counts_as_touched(self) -> None:
         with PageMap() as page_map:
@@ -139,11 +140,15 @@ class TestPageMap:
                 mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS),
                 dtype=torch.uint8,
             )
-            assert list(page_map.touched(data)) == [(0, 64 << 20)]
+            assert list(touched(page_map, data)) == [(0, 64 << 20)]
 
     def test_without_a_page_map_everything_counts_as_touched(self) -> None:
-        assert list(PageMap().touched(fresh(PAGE))) == [(0, PAGE)]
-        assert list(PageMap().touched(fresh(0))) == []
+        assert list(touched(PageMap(), fresh(PAGE))) == [(0, PAGE)]
+        assert list(touched(PageMap(), fresh(0))) == []
+
+
+def touched(page_map: PageMap, data: torch.Tensor) -> Iterator[tuple[int, int]]:
+    return page_map.touched(data.data_ptr(), data.numel())
 
 
 def _thp() -> str:

@@ -97,7 +97,7 @@ def test_tensor_whose_first_contents_are_known_gets_them_back() -> None:
     made = model()
     weights = capture(made)
     first = torch.arange(1000).to(torch.uint8)
-    weights = dataclasses.replace(weights, initial={0: first})
+    weights = dataclasses.replace(weights, initial={0: ((0, first),)})
     made.weight.data.fill_(9)
     Poison.over(weights, (Piece(0, 100, 500),)).check_gone(made)
     assert torch.equal(made.weight[100:600], first[100:600])
