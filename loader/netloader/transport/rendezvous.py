@@ -7,8 +7,7 @@ authenticated with the session's secret. That travels on the control connection 
 who does not know it can leave no entry that counts.
 
 The source listens before the replica is told the address: no race for a free port, and no
-connection attempt that comes too early. Nothing listens any more once the group is formed. The
-connection stays, silent, as the group's tether (`tether.py`).
+connection attempt that comes too early. Nothing listens any more once the group is formed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from datetime import timedelta
 from torch._C._distributed_c10d import Store
 
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group, TransportError
-from netloader.transport.tether import Tethered
 
 _STRANGER_S = 1.0
 """How long somebody who connects may take to prove that he is the replica. Loopback and any network
@@ -66,13 +64,7 @@ class Rendezvous:
         deadline = time.monotonic() + self._timeout_s
         try:
             entries = self._meet(deadline)
-            group = _open(backend, entries, SOURCE, self.host, self._timeout_s)
-            tether, self._peer = entries.peer, None
-            try:
-                return Tethered(group, tether)
-            except OSError:
-                group.abort()
-                raise TransportError("the rendezvous was closed") from None
+            return _open(backend, entries, SOURCE, self.host, self._timeout_s)
         finally:
             self.close()
 
@@ -118,10 +110,9 @@ def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) 
         mine = str(peer.getsockname()[0])
         entries = _Entries(peer, secret, REPLICA, deadline)
         entries.set(_PROOF, "")
-        return Tethered(_open(backend, entries, REPLICA, mine, timeout_s), peer)
-    except BaseException:
+        return _open(backend, entries, REPLICA, mine, timeout_s)
+    finally:
         _hang_up(peer)
-        raise
 
 
 def _open(backend: Backend, entries: _Entries, rank: int, host: str, timeout_s: float) -> Group:
@@ -138,7 +129,7 @@ class _Entries(Store):
 
     def __init__(self, peer: socket.socket, secret: str, rank: int, deadline: float) -> None:
         super().__init__()
-        self.peer = peer
+        self._peer = peer
         self._secret = secret.encode()
         self._rank = rank
         self._deadline = deadline
@@ -149,8 +140,8 @@ class _Entries(Store):
         data = value.encode() if isinstance(value, str) else bytes(value)
         body = struct.pack("!H", len(key)) + key.encode() + data
         try:
-            self.peer.settimeout(max(0.001, self._deadline - time.monotonic()))
-            self.peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
+            self._peer.settimeout(max(0.001, self._deadline - time.monotonic()))
+            self._peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
         except OSError as error:
             raise TransportError(f"the peer left the rendezvous: {error}") from None
         self._mine[key] = data
@@ -185,8 +176,8 @@ class _Entries(Store):
         data = b""
         while len(data) < size:
             try:
-                self.peer.settimeout(max(0.001, deadline - time.monotonic()))
-                part = self.peer.recv(size - len(data))
+                self._peer.settimeout(max(0.001, deadline - time.monotonic()))
+                part = self._peer.recv(size - len(data))
             except TimeoutError:
                 raise TransportError("the peer went silent at the rendezvous") from None
             except OSError as error:

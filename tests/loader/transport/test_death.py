@@ -1,4 +1,4 @@
-"""A peer that is gone is known at once, whatever its group makes of it."""
+"""A source that is killed in the middle of a transfer is missed at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.loader.transport.test_gloo import bytes_of, open_pair
 
 from netloader.transport import Group, TransportError, join
 from netloader.transport.gloo import STRIPE_FROM, GlooBackend
-from netloader.transport.tether import Tethered
 
 GROUPS = 6
 
@@ -38,40 +36,6 @@ for _ in range({GROUPS}):
     threading.Thread(target=send, args=(rendezvous,), daemon=True).start()
 sys.stdin.read()
 """
-
-
-def test_the_group_breaks_when_the_tether_does_although_its_own_connections_stand() -> None:
-    pair = open_pair()
-    waiting = pair.replica.recv(bytes_of(0), 1)
-    assert isinstance(pair.source, Tethered)
-    pair.source._tether.shutdown(2)
-    with pytest.raises(TransportError, match="the peer is gone"):
-        waiting.wait(10)
-    with pytest.raises(TransportError, match="the peer is gone"):
-        pair.replica.recv(bytes_of(0), 2)
-    pair.abort()
-
-
-def test_who_aborts_itself_is_not_told_that_the_peer_is_gone() -> None:
-    pair = open_pair()
-    pair.replica.abort()
-    with pytest.raises(TransportError, match="the group was aborted"):
-        pair.replica.send(bytes_of(0), 1)
-    pair.abort()
-
-
-def test_nothing_is_written_any_more_once_the_peer_is_known_to_be_gone() -> None:
-    pair = open_pair()
-    target = torch.zeros(2 * STRIPE_FROM, dtype=torch.uint8)
-    held = pair.replica.recv(target, 1), pair.source.send(torch.ones_like(target), 1)
-    pair.source.abort()
-    with pytest.raises(TransportError):
-        pair.replica.recv(bytes_of(0), 2).wait(5)
-    pair.replica.abort()
-    target.fill_(9)
-    time.sleep(0.02)
-    assert bool((target == 9).all())
-    del held
 
 
 @pytest.mark.slow  # an interpreter of its own, and torch in it
