@@ -19,10 +19,11 @@ from typing import Final, NoReturn
 
 import torch
 
-from netbench import kill, pair, sources
+from netbench import kill, pair, serving, sources
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
 from netbench.render import write
+from netbench.server import ServerError
 from netbench.shapes import ShapeError
 from netbench.task import Task
 from netbench.upstream import UpstreamError
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(Exit.USAGE, error)
     except HostsError as error:
         return _say(Exit.NOT_PERMITTED, error)
-    except (ChildError, NetloaderError, UpstreamError, OSError, RuntimeError) as error:
+    except (ChildError, NetloaderError, ServerError, UpstreamError, OSError, RuntimeError) as error:
         return _say(Exit.FAILED, error)
     except _Stop as stop:
         return stop.status
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pair(commands)
     _add_sources(commands)
     _add_kill(commands)
+    _add_serving(commands)
     return parser
 
 
@@ -173,6 +175,40 @@ def _add_kill(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _kill(options: argparse.Namespace) -> Json:
     return kill.measure(
         _task(options), sources=options.sources, trials=options.trials, seed=options.seed
+    )
+
+
+def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "serving",
+        help="time between tokens of a server that serves its weights (needs vLLM)",
+        description="Time between tokens of real servers: idle, while a replica pulls from them, "
+        "and while one pulls below a RATE_LIMIT.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--bytes", type=_bytes, default="300MB", metavar="N", help="of the model (default: 300MB)"
+    )
+    command.add_argument(
+        "--rate-limit",
+        type=_bytes,
+        default="100MB",
+        metavar="N",
+        help="bytes per second of the second server (default: 100MB)",
+    )
+    command.add_argument(
+        "--seconds", type=_count, default=20, metavar="S", help="of a phase (default: 20)"
+    )
+    _add_common(command, repeat=3)
+    command.set_defaults(run=_serving)
+
+
+def _serving(options: argparse.Namespace) -> Json:
+    return serving.measure(
+        nbytes=options.bytes,
+        rate_limit=options.rate_limit,
+        seconds=options.seconds,
+        repeat=options.repeat,
     )
 
 

@@ -33,7 +33,7 @@ from netbench.models import clear
 from netbench.raw_end import RawEnd
 from netbench.replica import Pulled, pull
 from netbench.task import Task
-from netloader.errors import TransferError
+from netloader.errors import NetloaderError
 from netloader.weights import Weights, capture
 
 _HOST: Final = "127.0.0.1"
@@ -114,7 +114,7 @@ def _disturbed(weights: Weights, alive: _Sources, victim: int, moment: float) ->
     problem = ""
     try:
         pulled = pull(weights, alive.endpoints, progress=progress)
-    except TransferError as error:
+    except NetloaderError as error:
         problem = str(error)
     seconds = time.perf_counter() - started
     timer.join()

@@ -1,0 +1,248 @@
+"""Each benchmark once, small but real: what it reports, and that it leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netbench import cli
+from netbench.hosts import Hosts, HostsError
+from netbench.serving import percentile
+from netbench.sources import counts_up_to
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(300)]  # processes that import torch
+
+Report = dict[str, Any]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "netbench", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def report(*arguments: str) -> Report:
+    """A process of its own: some benchmarks change how its memory is handled for good."""
+    done = subprocess.run(
+        command(*arguments, "--json"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: Report = json.loads(done.stdout)
+    return found
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == cli.Exit.USAGE
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("pair", "--bytes", "much"), "is not a size like 512MB"),
+        (("pair", "--bytes", "0"), "is not a size like 512MB"),
+        (("pair", "--repeat", "0"), "is not a whole number above 0"),
+        (("sources", "--rate", "fast"), "is not a rate like 400mbit"),
+        (("kill", "--sources", "1"), "there is none left"),
+        (("fly",), "invalid choice"),
+    ],
+)
+def test_a_bad_argument_is_explained(
+    arguments: tuple[str, ...], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert what in usage_error(capsys, *arguments)
+
+
+def test_a_bad_row_list_is_an_error_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows").write_text("a bfloat16\n")
+    assert cli.main(["pair", "--shape", str(tmp_path / "rows")]) == cli.Exit.USAGE
+    assert "rows:1: 'a bfloat16' is not" in capsys.readouterr().err
+
+
+def test_sizes_are_read_with_their_units() -> None:
+    sizes = ("1000", "2KB", "1.5MB", "1GiB")
+    assert [cli._bytes(size) for size in sizes] == [1000, 2000, 1_500_000, 1 << 30]
+
+
+def test_counts_of_sources_double_and_end_with_the_number() -> None:
+    assert [counts_up_to(number) for number in (1, 2, 4, 6)] == [
+        [1],
+        [1, 2],
+        [1, 2, 4],
+        [1, 2, 4, 6],
+    ]
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    assert percentile([1.0], 0.99) == 1.0
+    assert percentile([float(number) for number in range(200)], 0.99) == 198.0
+
+
+class TestPair:
+    pytestmark = SLOW
+
+    def test_warm_of_a_row_list(self, tmp_path: Path) -> None:
+        rows = tmp_path / "rows"
+        rows.write_text("a.big bfloat16 3000x700\na.small float32 100\nb float32 -\nc int8 70000\n")
+        found = report("pair", "--shape", str(rows), "--repeat", "2")
+        assert (found["benchmark"], found["memory"]) == ("pair", "warm")
+        assert (found["tensors"], found["bytes"]) == (4, 4_270_404)
+        check_pair(found, 2)
+        assert "plain_gbps" not in found
+
+    def test_cold(self) -> None:
+        found = report("pair", "--bytes", "8MB", "--cold", "--repeat", "1")
+        assert (found["memory"], found["tensors"]) == ("cold", 171)
+        check_pair(found, 1)
+        assert found["untouched"] is True
+        assert found["ratio_plain"] == pytest.approx(
+            found["netloader_gbps"] / found["plain_gbps"], rel=0.01
+        )
+
+    def test_text_names_the_figures(self) -> None:
+        done = subprocess.run(
+            command("pair", "--shape", "moe", "--bytes", "2MB", "--repeat", "1"),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=True,
+        )
+        lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
+        assert lines["tensors"].strip() == "10"
+        assert float(lines["ratio_raw"]) > 0
+        assert "repetitions" not in done.stdout
+
+
+def check_pair(found: Report, repeat: int) -> None:
+    assert found["bytes_ok"] is True
+    rates = found["repetitions_gbps"]
+    assert {len(values) for values in rates.values()} == {repeat}
+    assert found["raw_gbps"] == max(median(rates["raw_one"]), median(rates["raw_two"]))
+    for name in ("netloader", "upstream"):
+        assert found[f"{name}_gbps"] == median(rates[name])
+    ratio = found["netloader_gbps"] / found["raw_gbps"]
+    assert found["ratio_raw"] == pytest.approx(ratio, rel=0.01)
+    assert found["setup_ms"] > 0
+    assert {"digest_overhead", "extra_replica_mib", "extra_source_mib"} <= found.keys()
+
+
+def median(values: list[float]) -> Any:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[half]
+    return pytest.approx((ordered[half - 1] + ordered[half]) / 2, rel=0.01)
+
+
+class TestSources:
+    pytestmark = SLOW
+
+    @pytest.fixture(autouse=True)
+    def permitted(self) -> None:
+        try:
+            Hosts(1).remove()
+        except HostsError as error:
+            pytest.skip(str(error))
+
+    def test_every_count_is_run_and_all_sources_deliver(self) -> None:
+        found = report(
+            *("sources", "--sources", "2", "--rate", "200mbit", "--bytes", "8MB"),
+            *("--chunk-bytes", "256KiB", "--repeat", "1"),
+        )
+        assert set(found["by_sources"]) == {"1", "2"}
+        assert found["by_sources"]["1"]["share"] == 1.0
+        assert found["by_sources"]["2"]["all_delivered"] is True
+        assert found["bytes_ok"] is True
+        # The limit holds: nothing was faster than the link, but for what its bucket lets through.
+        assert found["raw_seconds"] > 0.8 * found["ideal_s"]
+        assert found["by_sources"]["1"]["seconds"] > 0.8 * found["ideal_s"]
+
+    def test_nothing_is_left_when_it_is_interrupted(self) -> None:
+        process = subprocess.Popen(
+            command("sources", "--bytes", "8MB", "--rate", "1mbit"),
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not namespaces(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert namespaces(process.pid)
+        process.terminate()
+        assert process.wait(60) == cli.Exit.TERMINATED
+        assert not namespaces(process.pid)
+        assert not children_of(process.pid)
+
+
+def namespaces(pid: int) -> list[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    return [line for line in listed.stdout.splitlines() if line.startswith(f"nb{pid}")]
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_without_root_the_reason_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["sources"]) == cli.Exit.NOT_PERMITTED
+    err = capsys.readouterr().err
+    assert "root" in err or "iproute2" in err
+
+
+class TestKill:
+    pytestmark = SLOW
+
+    def test_a_load_survives_its_source(self) -> None:
+        found = report(
+            *("kill", "--trials", "2", "--bytes", "64MB", "--chunk-bytes", "1MiB", "--seed", "7")
+        )
+        assert (found["trials"], found["completed"]) == (2, 2)
+        assert found["digests_ok"] is True
+        assert found["refetched_chunks"] == 0
+        assert len(found["all_trials"]) == 2
+        assert found["raw_gbps"] > 0
+        assert found["upstream_gbps"] > 0
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+def test_serving_reports_every_phase() -> None:
+    pytest.importorskip("vllm")
+    found = report(
+        *("serving", "--bytes", "40MB", "--rate-limit", "20MB"),
+        *("--seconds", "3", "--repeat", "1"),
+    )
+    phases = found["phases"]
+    assert set(phases) == {"idle_uncapped", "uncapped", "idle_capped", "capped"}
+    assert all(phase["tokens"] > 0 for phase in phases.values())
+    assert phases["uncapped"]["pulled_gbps"] > 0
+    # A bucket may let one turn more through than its rate.
+    assert 0 < phases["capped"]["pulled_gbps"] < 0.022

@@ -1,0 +1,125 @@
+"""A replica without a model: pulls what some server holds, again and again.
+
+It learns from the mesh who holds what, and from a refusal which tensors: a source that is asked
+with another manifest answers with its own.
+
+    python -m netbench.puller '{"directory": the mesh's same-host directory}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+import zmq
+
+from netbench.child import Json, obey, say
+from netbench.common import OPEN, TIMEOUT_S
+from netloader import advert, control, manifest
+from netloader.advert import Holding
+from netloader.candidate import Candidate
+from netloader.handshake import HELLO_TIMEOUT_S, greet
+from netloader.identity import Evidence, Identity, Parallel
+from netloader.pull import Pull
+from netloader.transport.gloo import GlooBackend
+from netloader.weights import Weights
+from netmesh import MeshSettings, NoMeshError, observe
+
+_FIND_TIMEOUT_S = 60.0
+
+
+class PullerError(Exception):
+    """Nobody there, or not what was expected."""
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    spec = json.loads(sys.argv[1])
+    holding = _find(Path(spec["directory"]))
+    weights = _weights_of(_ask_manifest(holding))
+
+    def pull_for(seconds: float) -> Json:
+        """Pull everything, and again, until the time is over; the last one is finished."""
+        started = time.perf_counter()
+        pulls = 0
+        while time.perf_counter() - started < seconds:
+            pull = Pull(
+                _identity_of(holding),
+                weights,
+                GlooBackend(),
+                lambda: OPEN,
+                replica="netbench",
+                timeout_s=TIMEOUT_S,
+            )
+            pull.run(lambda: [Candidate(holding.endpoint, "netbench")])
+            pulls += 1
+        took = time.perf_counter() - started
+        return {"pulls": pulls, "bytes": pulls * weights.manifest.nbytes, "seconds": took}
+
+    say({"bytes": weights.manifest.nbytes, "tensors": len(weights.tensors)})
+    obey({"pull": pull_for})
+
+
+def _find(directory: Path) -> Holding:
+    """What the first member that is ready holds."""
+    settings = MeshSettings.load({"MESH_DIRECTORY": str(directory)})
+    deadline = time.monotonic() + _FIND_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            for member in observe(settings, 3.0):
+                for holding in advert.decode(member.advert):
+                    if holding.state == "ready":
+                        return holding
+        except NoMeshError:
+            pass
+        time.sleep(0.2)
+    raise PullerError(f"nobody in {directory} holds weights")
+
+
+def _ask_manifest(holding: Holding) -> manifest.Manifest:
+    identity = _identity_of(holding)
+    hello = control.Hello(
+        replica="netbench",
+        generation=None,
+        identity=identity.digest,
+        fields=identity.fields(),
+        content=dict(holding.content),
+        manifest="0" * 32,
+        chunk_bytes=holding.chunk_bytes or manifest.CHUNK_BYTES,
+        backend=holding.backend,
+    )
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        connection, answer, attachment = greet(
+            context, holding.endpoint, lambda: OPEN, hello, HELLO_TIMEOUT_S
+        )
+        connection.close()
+    finally:
+        context.destroy(linger=0)
+    if not isinstance(answer, control.Refuse) or answer.code != "manifest":
+        raise PullerError(f"the source did not say which tensors it has: {answer}")
+    return manifest.decode(attachment)
+
+
+def _weights_of(found: manifest.Manifest) -> Weights:
+    """Memory for these tensors, in use already."""
+    return Weights(found, tuple(torch.zeros(t.nbytes, dtype=torch.uint8) for t in found.tensors))
+
+
+def _identity_of(holding: Holding) -> Identity:
+    rest = dict(holding.fields)
+    parallel = {field.name: rest.pop(field.name) for field in fields(Parallel)}
+    # They came over the network; the source compares them with its own.
+    return Identity(
+        **rest,  # type: ignore[arg-type]
+        parallel=Parallel(**parallel),  # type: ignore[arg-type]
+        content={Evidence(kind): text for kind, text in holding.content.items()},
+    )
+
+
+if __name__ == "__main__":
+    main()

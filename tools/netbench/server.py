@@ -1,0 +1,137 @@
+"""A real `vllm serve` that serves its weights too, and how long its tokens take."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_FLAGS: Final = (
+    "--enforce-eager",
+    "--dtype=bfloat16",
+    "--max-model-len=256",
+    "--kv-cache-memory-bytes=134217728",
+    "--max-num-seqs=4",
+)
+_START_TIMEOUT_S: Final = 300.0
+_STOP_TIMEOUT_S: Final = 20.0
+_NAME: Final = "bench"
+_TOKENS: Final = 200
+
+
+class ServerError(Exception):
+    """The server did not come up, or does not answer."""
+
+
+class Server:
+    """One server in a process group of its own, ended with the context."""
+
+    def __init__(self, model: Path, home: Path, extra: Mapping[str, object]) -> None:
+        home.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = int(probe.getsockname()[1])
+        self._log = home / "log"
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("NETLOADER_")}
+        environment = kept | {
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(home),
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        command = ["vllm", "serve", str(model), "--load-format=netloader", f"--port={self._port}"]
+        command += [f"--served-model-name={_NAME}", *_FLAGS]
+        command.append(f"--model-loader-extra-config={json.dumps(dict(extra))}")
+        with self._log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=home,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise ServerError("`vllm` is not installed") from None
+
+    def wait_ready(self) -> None:
+        """Block until it is healthy. Raises `ServerError` with the end of its log."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                url = f"http://127.0.0.1:{self._port}/health"
+                with urllib.request.urlopen(url, timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            time.sleep(0.25)
+        end = "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+        raise ServerError(f"the server did not come up:\n{end}")
+
+    def token_gaps(self, seconds: float) -> list[float]:
+        """Stream completions for about this long; the seconds between consecutive tokens."""
+        gaps: list[float] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            gaps += self._stream(end)
+        return gaps
+
+    def _stream(self, end: float) -> list[float]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        body = {"model": _NAME, "prompt": "The mesh", "max_tokens": _TOKENS, "temperature": 0}
+        body |= {"ignore_eos": True, "stream": True}
+        headers = {"Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/v1/completions", json.dumps(body), headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ServerError(f"a completion failed: {answer.status} {answer.read(300)!r}")
+            seen: list[float] = []
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    seen.append(time.perf_counter())
+                if time.monotonic() > end:
+                    break
+        finally:
+            connection.close()
+        return [later - earlier for earlier, later in pairwise(seen)]
+
+    def close(self) -> None:
+        """End it and all it started: politely, then not."""
+        group = self._process.pid
+        for number, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline:
+                self._process.poll()
+                try:
+                    os.killpg(group, 0)
+                except ProcessLookupError:
+                    return
+                time.sleep(0.05)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
