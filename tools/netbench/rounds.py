@@ -22,6 +22,9 @@ from netloader.weights import Weights, capture
 _TOUCHED: Final = 0.05
 """Share of new memory that may be there before anything was received: allocators' own notes."""
 
+_OBJECT_BYTES: Final = 16 * 1024
+"""Of a tensor's Python objects, generously."""
+
 
 @dataclass
 class Seen:
@@ -143,5 +146,6 @@ class Cold(_Rounds):
         before = memory.mark()
         model = self._task.model()
         touched = memory.resident() - before
-        self.seen.untouched.append(touched < max(_TOUCHED * self._task.nbytes, memory.MIB))
+        objects = _OBJECT_BYTES * len(self._task.rows)
+        self.seen.untouched.append(touched < _TOUCHED * self._task.nbytes + objects)
         return model, before
