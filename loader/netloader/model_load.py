@@ -23,7 +23,7 @@ from netloader.config import Config, KeepMode
 from netloader.errors import ManifestError, NoSourceLeft
 from netloader.identity import Identity, Role
 from netloader.originals import Kept
-from netloader.poison import Poison
+from netloader.poison import LeftoverError, Poison
 from netloader.pull import Delivery, Pull
 from netloader.report import Report
 from netloader.session import Offer
@@ -101,6 +101,8 @@ class ModelLoad:
         weights = self._arrange(model)
         pull = self._pull(model, weights) if self._ask_peers and weights is not None else None
         if self.origin == "storage":
+            if weights is not None:
+                weights.put_back_all()
             self._from_storage(model, storage, pull)
         try:
             self._keep(model)
@@ -151,20 +153,23 @@ class ModelLoad:
             _log.warning("REPORT_PREFIX: cannot write the report: %s", error)
 
     def _arrange(self, model: nn.Module) -> Weights | None:
-        """Lay the empty model out as chunks travel. None when its tensors cannot travel."""
+        """Lay the empty model out as chunks travel. None when its tensors cannot travel.
+
+        What little it holds must be put back before storage fills it. Raises `LeftoverError`.
+        """
         if self.cannot_share or self.identity is None or self.backend is None:
             self.skipped.append(self.cannot_share)
             return None
         try:
-            return arrange(model, self.worker.config.chunk_bytes)
+            return arrange(model, self.worker.config.chunk_bytes, leave_empty=True)
         except ManifestError as error:
             self.skipped.append(str(error))
-        except Exception as error:  # noqa: BLE001
-            # The model is as good as it was: it can still be filled, only not shared.
+            return None
+        except Exception as error:
+            # Some of what the model held may be lost: it has to be built again.
             _log.exception("cannot lay out the model's tensors")
-            self.cannot_share = repr(error)
-            self.skipped.append(self.cannot_share)
-        return None
+            self.cannot_share = f"its tensors cannot be laid out: {error!r}"
+            raise LeftoverError(self.cannot_share) from error
 
     def _pull(self, model: nn.Module, weights: Weights) -> Pull | None:
         """Fill `model` from peers as far as they go; `origin` says whether all of it came.
