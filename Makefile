@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := tests/env/requirements.lock
 
-.PHONY: help venv demo test test-unit test-e2e check format sim sim-day fuzz clean
+.PHONY: help venv demo test test-unit test-e2e check format soak sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: venv  ## 1,000 sessions, 1,000 wrong bytes, 100 killed sources (ten minutes)
+	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/test_many_sessions.py
+	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
+	$(BIN)/python -m netbench kill --trials 100
 
 sim: venv  ## the mesh's targets at full size, each beside memberlist's figure (over an hour)
 	$(BIN)/python -m netmesh.sim.evidence

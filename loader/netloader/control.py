@@ -39,7 +39,8 @@ from pydantic import (
 
 from netloader.errors import ProtocolError
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: packed chunks have gaps, so that their tensors are aligned."""
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024

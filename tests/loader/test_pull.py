@@ -326,7 +326,7 @@ class TestLyingSource:
     @pytest.mark.parametrize(
         ("change", "complaint"),
         [
-            ({"version": 2}, "another protocol version"),
+            ({"version": 3}, "another protocol version"),
             ({"identity": "0" * 32}, "another identity"),
             ({"manifest": "0" * 32}, "another manifest"),
             ({"generation": 8}, "another generation"),
@@ -393,7 +393,7 @@ class TestLyingSource:
         said: list[control.Message] = []
         with pytest.raises(TransferError):
             pull_from_script(
-                control.encode(acceptance(version=2), digests_of(len(CHUNKS))), heard=said
+                control.encode(acceptance(version=3), digests_of(len(CHUNKS))), heard=said
             )
         assert [message.type for message in said] == ["hello", "bye"]
 
