@@ -20,7 +20,6 @@ sums make the places of lanes and blocks matter.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import xxhash
 
+from netloader import cores
 from netloader.manifest import Chunk
 from netloader.weights import Weights, host_buffer
 
@@ -80,8 +80,11 @@ def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
         # In the caller's thread: another one has a stream of its own, on which what is still being
         # written need not be there yet.
         return tuple(of_chunk(weights, chunk) for chunk in chunks)
-    threads = min(_THREADS, len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="netloader-digest") as pool:
+    # Nothing is inferred yet: not only on the core that vLLM has bound this thread to.
+    threads = min(_THREADS, len(cores.original()) or 1)
+    with ThreadPoolExecutor(
+        threads, f"{cores.OURS}digest", initializer=lambda: cores.step_aside(background=False)
+    ) as pool:
         return tuple(pool.map(lambda chunk: of_chunk(weights, chunk), chunks))
 
 
