@@ -93,7 +93,8 @@ def _say(status: Exit, error: Exception) -> Exit:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
-        description=__doc__.split("\n\n")[0] + "\n\nGB is 1e9 bytes.",
+        description="What a transfer of weights costs, beside plain Gloo and upstream's algorithm, "
+        "in one run.\nGB is 1e9 bytes.",
         epilog=__doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

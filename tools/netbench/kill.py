@@ -6,10 +6,10 @@ started again. Plain Gloo and upstream, undisturbed and from one source, run in 
 What upstream does about a dead source needs no clock: its load fails, and the model comes from
 storage.
 
-`refetched_chunks` counts chunks verified a second time, `surplus_bytes` what arrived
-beyond the weights, in messages that arrived whole. `digests_ok` compares the SHA-256 of every tensor with the source's, after every
-disturbed load into memory that had been zeroed. `extra_s` is the median of the disturbed loads'
-seconds above the median of the undisturbed.
+`refetched_chunks` counts chunks verified a second time, `surplus_bytes` what arrived beyond the
+weights, in messages that arrived whole. `digests_ok` compares the SHA-256 of every tensor with the
+source's, after every disturbed load into memory that had been zeroed. `extra_s` is the median of
+the disturbed loads' seconds above the median of the undisturbed.
 """
 
 from __future__ import annotations
