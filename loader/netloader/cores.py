@@ -40,8 +40,9 @@ _BINDERS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
 was meant (numactl, a scheduler), and counts."""
 
 NICE = 10
-"""How much lower than the model's the priority of a thread is that moves bytes: about a tenth of a
-core against one that is busy, all of it against an idle one."""
+"""How much lower than the model's the priority of a thread is that moves bytes on a core of the
+model's: about a tenth of it while that is busy, all of it while it is idle. Where there are other
+cores, or nothing is bound to any, it would only yield to strangers."""
 
 OURS = "netloader-"
 """How the names of our threads begin."""
@@ -61,11 +62,21 @@ def away_from(original: frozenset[int], threads: Iterable[Running]) -> frozenset
 
     A thread that may run on all cores is bound to none.
     """
-    bound: set[int] = set()
-    for thread in threads:
-        if not thread.ours and thread.cores < original:
-            bound |= thread.cores
-    return (original - bound) or original
+    return (original - _bound(original, threads)) or original
+
+
+def crowded(original: frozenset[int], threads: Iterable[Running]) -> bool:
+    """Whether inference threads are bound to every core there is."""
+    return original <= _bound(original, threads)
+
+
+def _bound(original: frozenset[int], threads: Iterable[Running]) -> set[int]:
+    return {
+        core
+        for thread in threads
+        if not thread.ours and thread.cores < original
+        for core in thread.cores
+    }
 
 
 def originally(own: frozenset[int], environ: Mapping[str, str]) -> frozenset[int]:
@@ -132,15 +143,17 @@ def step_aside(*, background: bool) -> None:
 
 
 def elsewhere(make: Callable[[], T]) -> T:
-    """Call `make` in a thread that has stepped aside and has a lower priority: for libraries that
-    start threads of their own to move bytes, which inherit both. Returns, and raises, what it does.
+    """Call `make` in a thread that has stepped aside and, where it shares the model's cores all the
+    same, has a lower priority: for libraries that start threads of their own to move bytes, which
+    inherit both. Returns, and raises, what it does.
     """
 
     made: Future[T] = Future()
 
     def aside() -> None:
         step_aside(background=True)
-        _lower_priority()
+        if crowded(original(), _running()):
+            _lower_priority()
         try:
             made.set_result(make())
         except BaseException as error:  # noqa: BLE001 - raised by `result` below.

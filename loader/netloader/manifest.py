@@ -5,18 +5,19 @@ manifest writes that down: an ordered list of tensors, and a table of chunks tha
 from it by the same rule, so that a chunk's number is all that has to be asked for.
 
 The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
-least `PACK_BELOW` stand alone; the rest are packed together, in manifest order, up to
-`chunk_bytes`, each starting at a multiple of `ALIGN`. Pieces that stand alone travel straight from
-and into the tensor's own memory; packed ones may too, where a model's tensors lie in memory as the
-chunk does (`arena.py`).
+least `PACK_BELOW` stand alone; the rest are packed, the tiny ones, other parameters and other buffers
+apart, in manifest order, up to `chunk_bytes`, each starting at a multiple of `ALIGN`. Pieces that stand alone
+travel straight from and into the tensor's own memory; packed ones do too, where a model's tensors
+lie in memory as the chunk does (`arena.py`).
 
 Pure: knows neither torch nor vLLM. `weights.py` makes manifests from models.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -31,8 +32,14 @@ CHUNK_BYTES = 32 * 1024 * 1024
 """Default size of a chunk: large enough that a message's fixed cost (0.2 ms on Gloo) vanishes,
 small enough that what a dead source leaves unfinished is little."""
 
-PACK_BELOW = 4 * 1024 * 1024
-"""Tensors below this are packed: copying them costs less than a message of their own."""
+PACK_BELOW = 16 * 1024 * 1024
+"""Tensors below this are packed: large messages keep a link full. Packing costs nothing where they
+lie as they travel, and a copy where they do not."""
+
+TINY_BELOW = 64 * 1024
+"""Tensors below this are packed with others as tiny. Norms and scales live as long as the model,
+linear weights are often replaced after loading: a chunk that held both would keep all its memory
+for the sake of a few bytes."""
 
 ALIGN = 256
 """Tensors in a packed chunk start at multiples of this many bytes: what allocators of accelerators
@@ -199,32 +206,44 @@ def _dims(value: object) -> tuple[int, ...]:
 
 
 def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
-    number = 0
-    pack: list[Piece] = []
-    packed = 0
-
+    numbers = itertools.count()
+    packs: dict[str, _Pack] = {}
     # Never a pack above `chunk_bytes`, however small that is: staging buffers have that size.
     stands_alone = min(PACK_BELOW, chunk_bytes)
-
-    def flush() -> Iterator[Chunk]:
-        nonlocal number, pack, packed
-        if pack:
-            yield Chunk(number, tuple(pack), packed, True)
-            number, pack, packed = number + 1, [], 0
-
     for position, tensor in enumerate(tensors):
         if tensor.nbytes == 0:
             continue
         if tensor.nbytes >= stands_alone:
             for start in range(0, tensor.nbytes, chunk_bytes):
                 size = min(chunk_bytes, tensor.nbytes - start)
-                yield Chunk(number, (Piece(position, start, size),), size, False)
-                number += 1
+                yield Chunk(next(numbers), (Piece(position, start, size),), size, False)
             continue
-        offset = -(-packed // ALIGN) * ALIGN
-        if offset + tensor.nbytes > chunk_bytes:
-            yield from flush()
-            offset = 0
-        pack.append(Piece(position, 0, tensor.nbytes, offset))
-        packed = offset + tensor.nbytes
-    yield from flush()
+        # Buffers are often shared between layers, and then keep their whole chunk from being moved.
+        kind = "tiny" if tensor.nbytes < TINY_BELOW else tensor.kind
+        pack = packs.setdefault(kind, _Pack())
+        if pack.offset + tensor.nbytes > chunk_bytes:
+            yield pack.close(next(numbers))
+            pack = packs[kind] = _Pack()
+        pack.add(position, tensor.nbytes)
+    for pack in packs.values():
+        yield pack.close(next(numbers))
+
+
+@dataclass
+class _Pack:
+    """A packed chunk that is still being put together."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    nbytes: int = 0
+
+    @property
+    def offset(self) -> int:
+        """Where the next tensor starts."""
+        return -(-self.nbytes // ALIGN) * ALIGN
+
+    def add(self, tensor: int, nbytes: int) -> None:
+        self.pieces.append(Piece(tensor, 0, nbytes, self.offset))
+        self.nbytes = self.pieces[-1].offset + nbytes
+
+    def close(self, number: int) -> Chunk:
+        return Chunk(number, tuple(self.pieces), self.nbytes, True)

@@ -34,9 +34,12 @@ from netloader.weights import Weights
 
 _log = logging.getLogger(__name__)
 
-WINDOW = 2
-"""Sends under way at once: one on the wire while the next is packed. Bounds the staging memory of
-a session to WINDOW chunks."""
+WINDOW = 4
+"""Sends under way at once: the link must find the next one ready."""
+
+STAGED = 2
+"""Of these, chunks that had to be packed: one on the wire while the next is packed. Bounds the
+staging memory of a session to so many chunks."""
 
 _REPEATS = 4
 """How often a replica may ask for each chunk, on average. It needs each once: without a bound one
@@ -195,15 +198,19 @@ class Session:
             self._on_end(self, self._abort_reason or reason)
 
     def _serve(self, group: Group) -> None:
+        weights = self.offer.weights
         staging: list[torch.Tensor] = []
+        taken = 0
         under_way: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
 
         def settle() -> None:
+            nonlocal taken
             pending, nbytes, buffer = under_way.popleft()
             pending.wait(self._timeout_s)
             self.sent_bytes += nbytes
             if buffer is not None:
                 staging.append(buffer)
+                taken -= 1
 
         while (number := self._next(bool(under_way))) is not None:
             if number == _IDLE:
@@ -212,9 +219,16 @@ class Session:
             while len(under_way) >= WINDOW:
                 settle()
             chunk = self.offer.chunks[number]
+            buffer = None
+            if weights.contiguous(chunk) is None:
+                while taken >= STAGED:
+                    settle()
+                size = weights.manifest.chunk_bytes
+                buffer = staging.pop() if staging else torch.empty(size, dtype=torch.uint8)
+                taken += 1
             with self._reading:
                 self._check()
-                data, buffer = self._bytes_of(chunk, staging)
+                data = self._bytes_of(chunk, buffer)
             self._sent.add(number)
             for start in range(0, chunk.nbytes, self.message_bytes):
                 message = data[start : start + self.message_bytes]
@@ -229,17 +243,14 @@ class Session:
         while under_way:
             settle()
 
-    def _bytes_of(
-        self, chunk: Chunk, staging: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A chunk as it travels, and the staging memory that it was packed into, if it had to."""
+    def _bytes_of(self, chunk: Chunk, buffer: torch.Tensor | None) -> torch.Tensor:
+        """A chunk as it travels: where it lies, or packed into `buffer`."""
         weights = self.offer.weights
-        in_place = weights.contiguous(chunk)
-        if in_place is not None:
-            return in_place, None
-        size = weights.manifest.chunk_bytes
-        buffer = staging.pop() if staging else torch.empty(size, dtype=torch.uint8)
-        return weights.pack(chunk, buffer), buffer
+        if buffer is not None:
+            return weights.pack(chunk, buffer)
+        data = weights.contiguous(chunk)
+        assert data is not None
+        return data
 
     def _check(self) -> None:
         if self._aborted.is_set():

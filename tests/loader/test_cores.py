@@ -132,13 +132,8 @@ def test_a_thread_of_a_bound_worker_gets_the_cores_that_are_free(background: boo
     code = _IN_A_WORKER.format(how="fork", code="", background=background)
     everything = sorted(os.sched_getaffinity(0))
     normal = os.getpriority(os.PRIO_PROCESS, 0)
-    lower = min(19, normal + cores.NICE)
     # The thread itself, one that makes something elsewhere, and one started there.
-    expected: list[object] = (
-        [everything[1:], normal] + [everything[1:], lower] * 2
-        if background
-        else [everything, normal]
-    )
+    expected: list[object] = [everything[1:], normal] * 3 if background else [everything, normal]
     seen = in_process(code)
     assert isinstance(seen, list)
     # Twice; the main thread stays bound.
@@ -170,12 +165,26 @@ def in_thread(function: Callable[[], T]) -> T:
         return pool.submit(function).result()
 
 
-def test_made_elsewhere_means_by_a_thread_that_stepped_aside() -> None:
+@pytest.mark.parametrize("every_core", [True, False])
+def test_priority_is_lower_only_on_cores_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, every_core: bool
+) -> None:
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("needs Linux")
+    monkeypatch.setattr(cores, "crowded", lambda *args: every_core)
     here = os.getpriority(os.PRIO_PROCESS, os.getpid())
     there = cores.elsewhere(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-    assert there == min(19, here + cores.NICE)
+    assert there == (min(19, here + cores.NICE) if every_core else here)
+
+
+def test_crowded_means_that_no_core_is_left() -> None:
+    assert cores.crowded(ALL, [bound(0, 1), bound(2, 3)])
+    assert not cores.crowded(ALL, [bound(0, 1), bound(2)])
+    assert not cores.crowded(ALL, [bound(0, 1), bound(2, 3, ours=True)])
+    assert not cores.crowded(ALL, [])
+
+
+def test_what_is_made_elsewhere_may_fail() -> None:
     with pytest.raises(ZeroDivisionError):
         cores.elsewhere(lambda: 1 // 0)
 

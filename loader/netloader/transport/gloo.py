@@ -54,9 +54,8 @@ def stripes(nbytes: int, tag: int) -> Iterator[tuple[int, slice]]:
     if nbytes < STRIPE_FROM:
         yield tag % LANES, slice(0, nbytes)
         return
-    middle = nbytes // 2 // _ALIGNMENT * _ALIGNMENT
-    yield 0, slice(0, middle)
-    yield 1, slice(middle, nbytes)
+    bounds = [nbytes * lane // LANES // _ALIGNMENT * _ALIGNMENT for lane in range(LANES)]
+    yield from enumerate(map(slice, bounds, [*bounds[1:], nbytes]))
 
 
 class GlooPending:
