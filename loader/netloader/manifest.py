@@ -5,10 +5,10 @@ manifest writes that down: an ordered list of tensors, and a table of chunks tha
 from it by the same rule, so that a chunk's number is all that has to be asked for.
 
 The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
-least `PACK_BELOW` stand alone; the rest are packed, the tiny ones, other parameters and other buffers
-apart, in manifest order, up to `chunk_bytes`, each starting at a multiple of `ALIGN`. Pieces that stand alone
-travel straight from and into the tensor's own memory; packed ones do too, where a model's tensors
-lie in memory as the chunk does (`arena.py`).
+least `PACK_BELOW` stand alone; the rest are packed, the tiny ones, other parameters and other
+buffers apart, in manifest order, up to `chunk_bytes`, each starting at a multiple of `ALIGN`.
+Pieces that stand alone travel straight from and into the tensor's own memory; packed ones do too,
+where a model's tensors lie in memory as the chunk does (`arena.py`).
 
 Pure: knows neither torch nor vLLM. `weights.py` makes manifests from models.
 """

@@ -13,7 +13,7 @@ from tests.loader.support import CHUNK, Toy, equal
 from torch import nn
 
 from netloader.arena import arrange, zero_gaps
-from netloader.manifest import ALIGN
+from netloader.manifest import ALIGN, TINY_BELOW, Chunk
 from netloader.poison import LeftoverError, Poison
 from netloader.weights import Weights, capture
 
@@ -25,6 +25,17 @@ class Pair(nn.Module):
         super().__init__()
         self.one = nn.Parameter(torch.arange(10, dtype=torch.float32))
         self.two = nn.Parameter(torch.arange(6, dtype=torch.int64), requires_grad=False)
+
+
+def chunk_of(weights: Weights, *names: str) -> Chunk:
+    """The chunk that holds these tensors and no others."""
+    tensors = weights.manifest.tensors
+    (chunk,) = (
+        chunk
+        for chunk in weights.manifest.chunks()
+        if {tensors[piece.tensor].name for piece in chunk.pieces} == set(names)
+    )
+    return chunk
 
 
 def moved(model: nn.Module) -> bool:
@@ -316,31 +327,41 @@ class TestAbandoned:
     def test_larger_parameters_do_where_most_of_the_chunk_was_empty(self) -> None:
         model, first = self.mostly_empty()
         weights = arrange(model)
-        (chunk,) = weights.manifest.chunks()
+        chunk = chunk_of(weights, "large", "full")
         memory = weights.contiguous(chunk)
         assert memory is not None
         memory.fill_(0xAA)
         Poison.over(weights, chunk.pieces).check_gone(model)
         assert torch.equal(model.large, first)  # type: ignore[arg-type]
+        assert bool((model.full == 3).all())  # type: ignore[arg-type]
 
     def test_larger_parameters_must_come_from_storage_where_it_was_full(self) -> None:
         model = Pair()
-        model.large = nn.Parameter(torch.ones(64 * 1024, dtype=torch.uint8), requires_grad=False)
+        model.large = nn.Parameter(torch.ones(TINY_BELOW, dtype=torch.uint8), requires_grad=False)
+        model.full = nn.Parameter(torch.ones(TINY_BELOW, dtype=torch.uint8), requires_grad=False)
         weights = arrange(model)
-        (chunk,) = weights.manifest.chunks()
-        poison = Poison.over(weights, chunk.pieces)
+        assert weights.contiguous(chunk_of(weights, "large", "full")) is not None
+        every = [piece for chunk in weights.manifest.chunks() for piece in chunk.pieces]
+        poison = Poison.over(weights, tuple(every))
+        assert model.one.tolist() == list(range(10))
         with pytest.raises(LeftoverError, match="large"):
             poison.check_gone(model)
         model.large.data.zero_()
+        with pytest.raises(LeftoverError, match="full"):
+            poison.check_gone(model)
+        model.full.data.zero_()
         poison.check_gone(model)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs to know what was touched")
     def test_little_is_written_only_when_it_is_asked_for(self) -> None:
         model, first = self.mostly_empty()
         weights = arrange(model, leave_empty=True)
-        assert not any(data.any() for data in weights.tensors)
+        chunk = chunk_of(weights, "large", "full")
+        assert weights.contiguous(chunk) is not None
+        assert not any(weights.view(piece).any() for piece in chunk.pieces)
         weights.put_back_all()
         assert torch.equal(model.large, first)  # type: ignore[arg-type]
+        assert bool((model.full == 3).all())  # type: ignore[arg-type]
         assert model.one.tolist() == list(range(10))
 
     def test_much_is_written_at_once(self) -> None:
@@ -352,7 +373,10 @@ class TestAbandoned:
 
     @staticmethod
     def mostly_empty() -> tuple[Pair, torch.Tensor]:
-        """A model with a large parameter of which two places were touched, and what it holds."""
+        """A model with a large parameter of which two places were touched, and what it holds.
+
+        A small part of its chunk, `full`, holds threes.
+        """
         model = Pair()
         large = torch.empty(3 << 20, dtype=torch.uint8)
         # torch may hand out memory that was in use before: give its pages back to the system.
@@ -364,6 +388,8 @@ class TestAbandoned:
         assert madvise(start, end - start, 4) == 0
         large[5], large[2 << 20] = 7, 9
         model.large = nn.Parameter(large, requires_grad=False)
+        full = torch.full((TINY_BELOW,), 3, dtype=torch.uint8)
+        model.full = nn.Parameter(full, requires_grad=False)
         held = torch.zeros_like(large)  # No clone: reading is touching.
         held[5], held[2 << 20] = 7, 9
         return model, held
@@ -371,13 +397,15 @@ class TestAbandoned:
     def test_buffers_get_theirs_back_whatever_their_size(self) -> None:
         model = Pair()
         model.register_buffer("cache", torch.full((300_000,), 5, dtype=torch.uint8))
+        model.register_buffer("mask", torch.full((TINY_BELOW,), 6, dtype=torch.uint8))
         weights = arrange(model)
-        (chunk,) = weights.manifest.chunks()
+        chunk = chunk_of(weights, "cache", "mask")
         memory = weights.contiguous(chunk)
         assert memory is not None
         memory.fill_(0xAA)
         Poison.over(weights, chunk.pieces).check_gone(model)
         assert bool((model.cache == 5).all())  # type: ignore[arg-type]
+        assert bool((model.mask == 6).all())  # type: ignore[arg-type]
 
     def test_tensor_alone_in_its_chunk_gets_its_contents_back_too(self) -> None:
         model = nn.Module()

@@ -10,8 +10,9 @@ from netloader.arena import arrange
 from netloader.config import KeepMode
 from netloader.digests import of_weights
 from netloader.errors import ManifestError
+from netloader.manifest import Chunk
 from netloader.originals import changed, keep, settle
-from netloader.weights import capture
+from netloader.weights import Weights, capture
 
 LARGE = 64 * 1024
 """Bytes from which on a tensor is referenced rather than copied."""
@@ -100,46 +101,67 @@ def test_originals_know_where_the_model_was() -> None:
 
 
 class TestSharedStorage:
-    """Tensors that `arrange` has put together."""
+    """Tensors that `arrange` has put together: large ones in one chunk, small ones in another."""
 
-    def test_chunk_still_lies_as_it_travels(self) -> None:
-        made = model()
+    class Twins(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("large", "small"):
+                twin = nn.Parameter(getattr(self, name).clone(), requires_grad=False)
+                setattr(self, f"{name}_twin", twin)
+
+    @staticmethod
+    def chunk_of(weights: Weights, name: str) -> Chunk:
+        """The chunk that holds `name` and its twin, and no others."""
+        tensors = weights.manifest.tensors
+        (chunk,) = (
+            chunk
+            for chunk in weights.manifest.chunks()
+            if [tensors[piece.tensor].name for piece in chunk.pieces] == [name, f"{name}_twin"]
+        )
+        return chunk
+
+    @pytest.mark.parametrize("name", ["large", "small"])
+    def test_chunk_still_lies_as_it_travels(self, name: str) -> None:
+        made = self.Twins()
         arrange(made)
         originals = settle(keep(capture(made), KeepMode.DRAM, None), made)
-        (chunk,) = originals.weights.manifest.chunks()
+        chunk = self.chunk_of(originals.weights, name)
         assert originals.weights.contiguous(chunk) is not None
 
     @pytest.mark.parametrize("name", ["large", "small"])
     def test_chunk_still_does_when_one_was_replaced(self, name: str) -> None:
-        made = model()
+        made = self.Twins()
         before = arrange(made).sha256()
         kept = keep(capture(made), KeepMode.NO, None)
         setattr(made, name, nn.Parameter(torch.empty(0)))
         originals = settle(kept, made)
-        (chunk,) = originals.weights.manifest.chunks()
+        chunk = self.chunk_of(originals.weights, name)
         assert originals.weights.contiguous(chunk) is not None
         assert originals.weights.sha256() == before
         assert originals.extra_bytes == 0  # Its neighbour holds that memory anyway.
 
     def test_chunk_is_packed_when_one_was_rewritten(self) -> None:
-        made = model()
+        made = self.Twins()
         before = arrange(made).sha256()
         weights = capture(made)
         promised = of_weights(weights, weights.manifest.chunks())
         kept = keep(weights, KeepMode.DRAM, None)
         made.small.data.mul_(2)
         originals = settle(kept, made)
-        (chunk,) = originals.weights.manifest.chunks()
-        assert originals.weights.contiguous(chunk) is None
+        assert originals.weights.contiguous(self.chunk_of(originals.weights, "small")) is None
+        assert originals.weights.contiguous(self.chunk_of(originals.weights, "large")) is not None
         assert originals.weights.sha256() == before
         assert changed(originals.weights, promised) == []
 
-    def test_all_of_them_are_gone_when_all_were_replaced(self) -> None:
-        made = model()
+    @pytest.mark.parametrize("name", ["large", "small"])
+    def test_all_of_them_are_gone_when_all_were_replaced(self, name: str) -> None:
+        made = self.Twins()
         arrange(made)
         kept = keep(capture(made), KeepMode.NO, None)
-        made.large = made.small = nn.Parameter(torch.empty(0))
-        with pytest.raises(ManifestError, match="replaced 2 tensors"):
+        for replaced in (name, f"{name}_twin"):
+            setattr(made, replaced, nn.Parameter(torch.empty(0)))
+        with pytest.raises(ManifestError, match=rf"replaced 2 tensors \({name} first\)"):
             settle(kept, made)
 
 

@@ -1,8 +1,8 @@
 """Faults for end-to-end tests, brought into a real `vllm serve` as one more vLLM plugin.
 
 Put this folder on `PYTHONPATH` and set `FAULT_KILL_AFTER_SENDS=n`: the worker then ends by SIGKILL
-when it starts to send its n-th chunk, counted from when the file `FAULT_ARMED_BY` exists. Nothing in
-the product knows of this.
+when it starts to send its n-th chunk, counted from when the file `FAULT_ARMED_BY` exists. Nothing
+in the product knows of this.
 """
 
 from __future__ import annotations
