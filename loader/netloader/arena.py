@@ -58,6 +58,9 @@ def arrange(
     a model that is as good as it was.
     """
     manifest, tensors = inventory(model, chunk_bytes)
+    for tensor in tensors:
+        # What stays where it is will be touched for the first time soon, too.
+        pages.advise(tensor)
     device = tensors[0].device if tensors else torch.device("cpu")
     alone = _Holders.of(torch.empty(1, device=device))
     flat: list[torch.Tensor | None] = [None] * len(tensors)
