@@ -50,9 +50,7 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             extra: dict[str, object] | None = None,
             **env: str,
         ) -> Server:
-            server = Server(
-                name, models / model, home, report=True, extra=extra, env=_CHUNKS | env
-            )
+            server = Server(name, models / model, home, report=True, extra=extra, env=_CHUNKS | env)
             return stack.enter_context(server)
 
         first = serve("first").wait_ready()
