@@ -75,7 +75,7 @@ class Toy(nn.Module):
     bias: torch.Tensor
     flag: torch.Tensor
 
-    def __init__(self, seed: int | None = None, rows: int = 1000) -> None:
+    def __init__(self, seed: int | None = None, rows: int = 2000) -> None:
         """Random bytes by `seed`; zeros without one."""
         super().__init__()
         self.embed = nn.Embedding(rows, 64)
@@ -101,7 +101,7 @@ class Toy(nn.Module):
                 )
 
 
-def toy_weights(seed: int | None = None, *, rows: int = 1000, chunk: int = CHUNK) -> Weights:
+def toy_weights(seed: int | None = None, *, rows: int = 2000, chunk: int = CHUNK) -> Weights:
     return capture(Toy(seed, rows), chunk_bytes=chunk)
 
 

@@ -290,7 +290,7 @@ class TestRefused:
 
     def test_for_another_manifest_with_the_first_differing_tensor(self) -> None:
         error = refused(pull_into(toy_weights(rows=999)))
-        assert "(embed.weight): shape: mine (999, 64), theirs (1000, 64)" in str(error)
+        assert "(embed.weight): shape: mine (999, 64), theirs (2000, 64)" in str(error)
 
     def test_for_another_generation(self) -> None:
         error = refused(pull_into(toy_weights()), generation=99)

@@ -144,14 +144,15 @@ def test_equal_sources_are_never_let_go() -> None:
 
 
 def test_a_source_that_has_proved_nothing_gets_a_small_window() -> None:
-    schedule = Schedule([MIB] * 10, MIB, ())
-    schedule.join("a", range(10), 0.0)
-    taken = [schedule.take("a", 0.0) for _ in range(10)]
-    assert taken == [0, 1] + [None] * 8
-    assert UNPROVEN_WINDOW == 2
+    schedule = Schedule([MIB] * 20, MIB, ())
+    schedule.join("a", range(20), 0.0)
+    taken = [schedule.take("a", 0.0) for _ in range(20)]
+    assert [chunk for chunk in taken if chunk is not None] == list(range(UNPROVEN_WINDOW))
+    assert UNPROVEN_WINDOW < window(MIB)
     schedule.arrived("a", 0, 0.1)
-    again = [schedule.take("a", 0.1) for _ in range(10)]
-    assert [chunk for chunk in again if chunk is not None] == list(range(2, 1 + window(MIB)))
+    again = [schedule.take("a", 0.1) for _ in range(20)]
+    expected = list(range(UNPROVEN_WINDOW, 1 + window(MIB)))
+    assert [chunk for chunk in again if chunk is not None] == expected
 
 
 def test_a_source_is_asked_only_for_what_it_has() -> None:
