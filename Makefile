@@ -25,7 +25,7 @@ demo: venv  ## two real vLLM servers: the second takes its weights from the firs
 test: check test-unit test-e2e  ## everything that CI runs
 
 test-unit: venv  ## every part without vLLM
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/python -m pytest -m "not e2e and not bench"
 
 test-e2e: venv  ## real `vllm serve` processes
 	$(BIN)/python -m pytest -m e2e tests/e2e
@@ -35,7 +35,8 @@ check: venv  ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: venv  ## 1,000 sessions, 1,000 wrong bytes, 100 killed sources (ten minutes)
+soak: venv  ## benchmarks in small, 1,000 sessions, 1,000 wrong bytes, 100 killed sources (ten minutes)
+	$(BIN)/python -m pytest -m bench tests/tools/netbench
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

@@ -107,6 +107,7 @@ class TestPair:
         check_pair(found, 2)
         assert "plain_gbps" not in found
 
+    @pytest.mark.bench
     def test_cold(self) -> None:
         found = report("pair", "--bytes", "8MB", "--cold", "--repeat", "1")
         assert (found["memory"], found["tensors"]) == ("cold", 171)
@@ -116,6 +117,7 @@ class TestPair:
             found["netloader_gbps"] / found["plain_gbps"], rel=0.01
         )
 
+    @pytest.mark.bench
     def test_text_names_the_figures(self) -> None:
         done = subprocess.run(
             command("pair", "--shape", "moe", "--bytes", "2MB", "--repeat", "1"),
@@ -155,6 +157,7 @@ class TestSources:
         except HostsError as error:
             pytest.skip(str(error))
 
+    @pytest.mark.bench
     def test_every_count_is_run_and_all_sources_deliver(self) -> None:
         found = report(
             *("sources", "--sources", "2", "--rate", "200mbit", "--bytes", "8MB"),
@@ -168,6 +171,7 @@ class TestSources:
         assert found["raw_seconds"] > 0.8 * found["ideal_s"]
         assert found["by_sources"]["1"]["seconds"] > 0.8 * found["ideal_s"]
 
+    @pytest.mark.bench
     def test_nothing_is_left_when_it_is_interrupted(self) -> None:
         process = subprocess.Popen(
             command("sources", "--bytes", "8MB", "--rate", "1mbit"),
@@ -214,6 +218,7 @@ def test_without_root_the_reason_is_said(
 class TestKill:
     pytestmark = SLOW
 
+    @pytest.mark.bench
     def test_a_load_survives_its_source(self) -> None:
         found = report(
             *("kill", "--trials", "2", "--bytes", "64MB", "--chunk-bytes", "1MiB", "--seed", "7")
