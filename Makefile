@@ -28,15 +28,16 @@ test-unit: venv  ## every part without vLLM
 	$(BIN)/python -m pytest -m "not e2e and not bench"
 
 test-e2e: venv  ## real `vllm serve` processes
-	$(BIN)/python -m pytest -m e2e tests/e2e
+	$(BIN)/python -m pytest -m "e2e and not soak" tests/e2e
 
 check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: venv  ## benchmarks in small, 1,000 sessions, 1,000 wrong bytes, 100 killed sources (ten minutes)
-	$(BIN)/python -m pytest -m bench tests/tools/netbench
+soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (over half an hour)
+	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
+	$(BIN)/python -m pytest -m soak tests/e2e
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

@@ -13,6 +13,43 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 PROMPT = "The mesh knows who is alive"
 
 
+@pytest.mark.soak
+def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home: Path) -> None:
+    armed = home / "armed"
+    armed.touch()
+    faults = {
+        "PYTHONPATH": str(Path(__file__).parent / "faults"),
+        "FAULT_KILL_AFTER_SENDS": "8",
+        "FAULT_ARMED_BY": str(armed),
+        "NETLOADER_MESH_NAME": "doomed",
+    }
+    with (
+        Server("doomed", models / "one", home, report=True, env=faults) as doomed,
+        Server(
+            "survivor",
+            models / "one",
+            home,
+            report=True,
+            env={"NETLOADER_MESH_NAME": "doomed", "NETLOADER_SOURCE_TIMEOUT": "1"},
+            start=False,
+        ) as survivor,
+    ):
+        doomed.wait_ready()
+        expected, endpoint = doomed.sha256(), str(doomed.report()["endpoint"])
+        survivor.start().wait_ready()
+        report = survivor.report()
+
+        assert report["origin"] == "storage"
+        received = survivor.delivered()[endpoint]
+        assert 0 < received < int(str(report["nbytes"]))
+        skipped = report["skipped"]
+        assert isinstance(skipped, list)
+        assert any(endpoint in reason and reason.startswith("mesh: ") for reason in skipped)
+        assert survivor.sha256() == expected
+        assert survivor.complete(PROMPT)
+        assert survivor.report()["endpoint"]
+
+
 def test_a_bad_setting_stops_the_start_and_says_why(models: Path, home: Path) -> None:
     extra: dict[str, object] = {"LISTEN_PORT": 80}
     with Server("bad", models / "one", home, extra=extra) as bad:
