@@ -20,17 +20,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-WINDOW_BYTES = 256 * 1024 * 1024
-MIN_WINDOW, MAX_WINDOW = 4, 8
-"""Chunks in flight from one source. They need no memory of their own, mostly, and whoever sends
-must find its next receive posted: with three instead of eight a pair moved an eighth less."""
+WINDOW_S = 0.25
+"""A source has as much in flight as it delivers in this time. A deep window costs no memory,
+mostly, and whoever sends must find its next receives posted: with a third of it a fast pair moved
+an eighth less. But what one source has in flight no other can bring."""
+
+MIN_WINDOW, MAX_WINDOW = 4, 32
+"""Chunks in flight from one source, however slow and however fast it is. Of four, one arrives, one
+follows at once, and two bridge the round trip until the next are asked for."""
 
 STAGING_BYTES = 384 * 1024 * 1024
 """Chunks that need staging memory are in flight for at most so many bytes, from all sources."""
 
 UNPROVEN_WINDOW = 3
-"""Of a source that has delivered nothing yet, so that the first to answer does not take all of a
-small model."""
+"""Chunks in flight from a source that has delivered nothing yet, so that the first to answer does
+not take all of a small model."""
 
 _RECENT = 0.3
 """Weight of the last chunk in a source's pace. High, because a pace that was right a few seconds
@@ -40,11 +44,6 @@ _MUCH_SOONER = 2.0
 _LET_GO_AFTER_S = 0.1
 """A source is let go only for a clear gain: paces are estimates, and a new request costs a round
 trip."""
-
-
-def window(chunk_bytes: int) -> int:
-    """Chunks in flight from one source."""
-    return max(MIN_WINDOW, min(MAX_WINDOW, WINDOW_BYTES // chunk_bytes))
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Schedule:
     def __init__(self, sizes: Sequence[int], chunk_bytes: int, staged: Collection[int]) -> None:
         """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory."""
         self._sizes = tuple(sizes)
-        self._window = window(chunk_bytes)
+        self._chunk_bytes = chunk_bytes
         self._staged = frozenset(staged)
         self._max_staged = max(MIN_WINDOW, STAGING_BYTES // chunk_bytes)
         self._sources: dict[str, _Source] = {}
@@ -112,17 +111,28 @@ class Schedule:
         this = self._sources.get(source)
         if this is None:
             return None
-        limit = self._window if this.seconds_per_byte is not None else UNPROVEN_WINDOW
-        if len(this.in_flight) >= limit:
-            return None
         chunk = self._first_for(this)
-        if chunk is None or not self._worth_it(this, chunk, now):
+        if chunk is None or len(this.in_flight) >= MAX_WINDOW:
+            return None
+        if this.owes + self._sizes[chunk] > self.window(source):
+            return None
+        if not self._worth_it(this, chunk, now):
             return None
         if not this.in_flight:
             this.moved_at = now
         self._wait_no_more(chunk)
         this.in_flight[chunk] = self._sizes[chunk]
         return chunk
+
+    def window(self, source: str) -> float:
+        """Bytes that `source` may have in flight."""
+        seconds_per_byte = self._sources[source].seconds_per_byte
+        if seconds_per_byte is None:
+            return UNPROVEN_WINDOW * self._chunk_bytes
+        least, most = MIN_WINDOW * self._chunk_bytes, MAX_WINDOW * self._chunk_bytes
+        if seconds_per_byte * most <= WINDOW_S:
+            return most
+        return max(least, WINDOW_S / seconds_per_byte)
 
     def starved(self, source: str) -> bool:
         """Whether chunks wait to be given out, and `source` has none of them."""

@@ -34,8 +34,10 @@ from netloader.weights import Weights
 
 _log = logging.getLogger(__name__)
 
-WINDOW = 4
-"""Sends under way at once: the link must find the next one ready."""
+WINDOW = 64
+"""Sends under way at once: as many as a replica asks for, nearly always. They take no memory where
+a chunk is sent from where it lies, and what is queued when the link comes free is written by the
+transport's thread, without this one."""
 
 STAGED = 2
 """Of these, chunks that had to be packed: one on the wire while the next is packed. Bounds the

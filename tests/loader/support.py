@@ -40,6 +40,9 @@ GENERATION = 7
 OPEN = SocketSecurity((), "netmesh.test.netloader")
 """No key: everybody who reaches the port is let in."""
 
+SMALL_WINDOW = 8
+"""Chunks in flight in tests that need some left to ask for: the toy model has more."""
+
 
 def keys(*cluster_keys: bytes) -> SocketSecurity:
     """Of the control channel."""

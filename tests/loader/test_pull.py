@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests.loader.support import (
     GENERATION,
+    SMALL_WINDOW,
     SendLog,
     Stuck,
     TamperedBackend,
@@ -37,8 +38,9 @@ from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost
 from netloader.identity import Evidence, Parallel
 from netloader.pull import Pull
-from netloader.schedule import MAX_WINDOW
 from netloader.weights import Weights
+
+pytestmark = pytest.mark.usefixtures("small_window")
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -56,7 +58,7 @@ def is_zero(weights: Weights, chunks: list[int]) -> bool:
 
 def test_the_toy_model_has_both_kinds_of_chunks() -> None:
     assert len(PACKED) >= 2
-    assert len(DIRECT) > MAX_WINDOW
+    assert len(DIRECT) > SMALL_WINDOW
 
 
 class TestComplete:

@@ -37,6 +37,8 @@ from netloader.errors import DigestMismatch, NoSourceLeft, Refused
 from netloader.pull import Pull
 from netloader.source import Source
 
+pytestmark = pytest.mark.usefixtures("small_window")
+
 WEIGHTS = toy_weights(1, rows=8000)
 CHUNKS = WEIGHTS.manifest.chunks()
 

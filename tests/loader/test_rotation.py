@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 from tests.loader.support import (
+    SMALL_WINDOW,
     Stuck,
     TamperedBackend,
     calling,
@@ -38,11 +39,12 @@ from netloader.config import Config
 from netloader.control_port import ControlPort
 from netloader.errors import NetloaderError, SourceLost
 from netloader.pull import Pull
-from netloader.schedule import MAX_WINDOW
 from netloader.source import Source
 from netloader.worker import Worker
 from netmesh import SocketSecurity, generate_key
 from netmesh.io import rotation
+
+pytestmark = pytest.mark.usefixtures("small_window")
 
 OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
 STEPS = (keys(OLD), keys(OLD, NEW), keys(NEW, OLD), keys(NEW))
@@ -100,7 +102,7 @@ def pulling_half_way(security: SocketSecurity) -> Iterator[tuple[Source, list[ob
         except NetloaderError as error:
             results.append(error)
 
-    assert len(weights.manifest.chunks()) > MAX_WINDOW + 2  # There is more to ask for.
+    assert len(weights.manifest.chunks()) > SMALL_WINDOW + 2  # There is more to ask for.
     offer = offer_of(weights, backend=TamperedBackend(stuck))
     with serving(offer, security=security) as source:
         thread = threading.Thread(target=pull, args=[source])

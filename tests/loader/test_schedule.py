@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netloader.schedule import STAGING_BYTES, UNPROVEN_WINDOW, Schedule, window
+from netloader.schedule import (
+    MAX_WINDOW,
+    MIN_WINDOW,
+    STAGING_BYTES,
+    UNPROVEN_WINDOW,
+    WINDOW_S,
+    Schedule,
+)
 
 MIB = 1 << 20
 SIZE = 32 * MIB
@@ -123,7 +130,7 @@ def test_a_source_that_stalls_costs_no_more_than_its_window() -> None:
     world = pull(chunks, {"a": rate, "b": rate}, stalls={"b": 2.0})
     assert "b" in world.let_go
     alone_after = 2.0 + (chunks * SIZE - 2 * rate * 2.0) / rate
-    assert world.now <= alone_after + window(SIZE) * SIZE / rate + 1.0
+    assert world.now <= alone_after + MIN_WINDOW * SIZE / rate + 1.0
 
 
 def test_a_dead_source_loses_only_unfinished_chunks() -> None:
@@ -143,16 +150,47 @@ def test_equal_sources_are_never_let_go() -> None:
     assert pull(37, {"a": 90e6, "b": 100e6, "c": 95e6}).let_go == []
 
 
+def in_flight_of(schedule: Schedule, at: float) -> int:
+    """Chunks given to `a` at once."""
+    count = 0
+    while schedule.take("a", at) is not None:
+        count += 1
+    return count
+
+
 def test_a_source_that_has_proved_nothing_gets_a_small_window() -> None:
     schedule = Schedule([MIB] * 20, MIB, ())
     schedule.join("a", range(20), 0.0)
-    taken = [schedule.take("a", 0.0) for _ in range(20)]
-    assert [chunk for chunk in taken if chunk is not None] == list(range(UNPROVEN_WINDOW))
-    assert window(MIB) > UNPROVEN_WINDOW
-    schedule.arrived("a", 0, 0.1)
-    again = [schedule.take("a", 0.1) for _ in range(20)]
-    expected = list(range(UNPROVEN_WINDOW, 1 + window(MIB)))
-    assert [chunk for chunk in again if chunk is not None] == expected
+    assert in_flight_of(schedule, 0.0) == UNPROVEN_WINDOW
+    schedule.arrived("a", 0, 10.0)
+    assert in_flight_of(schedule, 10.0) == MIN_WINDOW - UNPROVEN_WINDOW + 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (10e6, MIN_WINDOW * SIZE),
+        (2e9, WINDOW_S * 2e9),
+        (1e12, MAX_WINDOW * SIZE),
+    ],
+    ids=["slow", "fast", "faster than anything"],
+)
+def test_a_window_is_what_a_source_delivers_in_a_moment(rate: float, expected: float) -> None:
+    schedule = schedule_of(100)
+    schedule.join("a", range(100), 0.0)
+    assert schedule.take("a", 0.0) == 0
+    now = SIZE / rate
+    schedule.arrived("a", 0, now)
+    assert schedule.window("a") == pytest.approx(expected)
+    assert in_flight_of(schedule, now) == expected // SIZE
+
+
+def test_a_clock_that_stands_still_bounds_the_window_too() -> None:
+    schedule = schedule_of(100)
+    schedule.join("a", range(100), 5.0)
+    assert schedule.take("a", 5.0) == 0
+    schedule.arrived("a", 0, 5.0)
+    assert in_flight_of(schedule, 5.0) == MAX_WINDOW
 
 
 def test_a_source_is_asked_only_for_what_it_has() -> None:
