@@ -67,6 +67,10 @@ class SourceLost(TransferError):
     """The source died, went silent or broke the connection."""
 
 
+class LetGo(SourceLost):
+    """Nothing is wrong with the source; others deliver sooner what it was asked for."""
+
+
 class DigestMismatch(TransferError):
     """A chunk arrived whose bytes are not those that the source's manifest promises."""
 

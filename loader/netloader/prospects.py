@@ -2,8 +2,9 @@
 
 A source that is busy said when to come again. One that was lost may be back, from a link that was
 cut or a process that was held up: it is tried once more after a pause, and again if it has
-delivered since. One that sent wrong bytes or refused for good is not tried again. Sources that the
-operator listed go before the mesh: as long as one of them can be used, only they are.
+delivered since. One that was let go for being slow may always come back: the others may yet be
+lost. One that sent wrong bytes or refused for good is not tried again. Sources that the operator
+listed go before the mesh: as long as one of them can be used, only they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from netloader.candidate import Candidate
-from netloader.errors import Refused, SourceLost, TransferError
+from netloader.errors import LetGo, Refused, SourceLost, TransferError
 
 MAX_LOSSES = 2
 """Times that a source may be lost without having delivered anything in between."""
@@ -59,6 +60,8 @@ class Prospects:
         match error:
             case Refused(retry_after_s=float() as pause):
                 record.not_before = now + pause
+            case LetGo():
+                record.not_before = now + LOST_PAUSE_S
             case SourceLost():
                 record.losses += 1
                 pause = LOST_PAUSE_S * 2 ** (record.losses - 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from netloader import pages
 from netloader.attributes import Scalar
 from netloader.candidate import Candidate
-from netloader.errors import DigestMismatch, NoSourceLeft, Refused, SourceLost, TransferError
+from netloader.errors import DigestMismatch, LetGo, NoSourceLeft, Refused, TransferError
 from netloader.identity import Identity
 from netloader.ledger import Ledger
 from netloader.manifest import Piece
@@ -184,7 +184,7 @@ class Pull:
             reason = "others deliver its last chunks sooner"
             stream.abandon(reason)
             # Its thread may hang for a while: for this pull it has ended.
-            self._end(stream, SourceLost(stream.source.endpoint, reason))
+            self._end(stream, LetGo(stream.source.endpoint, reason))
 
     def _tell(self) -> None:
         count = sum(stream.accepted for stream in self._streams)
@@ -216,7 +216,8 @@ class Pull:
         failure = Failure(source, error)
         # A busy source says so every second.
         if str(failure) not in map(str, self.failures):
-            (_log.info if busy else _log.warning)("%s", failure)
+            healthy = busy or isinstance(error, LetGo)
+            (_log.info if healthy else _log.warning)("%s", failure)
             self.failures.append(failure)
         if isinstance(error, DigestMismatch):
             self._on_lie(source)

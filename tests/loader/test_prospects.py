@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from netloader.candidate import BY_MESH, Candidate
-from netloader.errors import DigestMismatch, Refused, SourceLost, TransferError
+from netloader.errors import DigestMismatch, LetGo, Refused, SourceLost, TransferError
 from netloader.prospects import LOST_PAUSE_S, MAX_LOSSES, Prospects
 
 LISTED = Candidate("listed:1", "SOURCE")
@@ -73,3 +73,11 @@ def test_listed_sources_keep_the_mesh_out_while_one_can_be_used() -> None:
     assert prospects.usable([LISTED, A], {"listed:1"}, 0.0) == []
     prospects.ended(LISTED, SourceLost("listed:1", "dead"), 0, 0.0)
     assert prospects.usable([LISTED, A], (), 0.1) == [A]
+
+
+def test_a_source_that_was_let_go_may_always_come_back() -> None:
+    prospects = Prospects()
+    for at in (0.0, 10.0, 20.0, 30.0):
+        prospects.ended(A, LetGo("a:1", "slow"), 0, at)
+        assert prospects.usable([A], (), at + LOST_PAUSE_S / 2) == []
+        assert prospects.usable([A], (), at + LOST_PAUSE_S) == [A]

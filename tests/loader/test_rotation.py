@@ -295,15 +295,14 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(
         source.serve(offer_of(WEIGHTS))
     stop = threading.Event()
     problems: list[BaseException] = []
-    pulls = itertools.count()
+    pulls: list[Pull] = []
 
     def keep_pulling(host: Host) -> None:
         for source in itertools.cycle(served):
             if stop.is_set():
                 return
             try:
-                assert host.pull(source).complete
-                next(pulls)
+                pulls.append(host.pull(source))
             except Exception as error:  # noqa: BLE001
                 problems.append(error)
 
@@ -316,14 +315,16 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(
             host.write(text)
             time.sleep(pace.uniform(0, 0.1))
         until(lambda: len({host.worker.security for host in hosts}) == 1)
-        time.sleep(0.1)
+        enough = len(pulls) + 7
+        until(lambda count=enough: len(pulls) >= count or problems)  # type: ignore[misc]
     stop.set()
     for thread in replicas:
         thread.join()
     for host in hosts:
         host.worker.close()
     assert problems == []
-    assert next(pulls) > 20
+    assert len(pulls) > 20
+    assert all(pull.complete for pull in pulls)
     assert {host.worker.security for host in hosts} == {hosts[0].worker.security}
     assert len(hosts[0].worker.security.rings) == 1
 

@@ -26,9 +26,20 @@ def schedule_of(chunks: int, size: int = SIZE, staged: range = range(0)) -> Sche
     return Schedule([size] * chunks, size, staged)
 
 
+TIMEOUT_S = 30.0
+"""After which a pull gives up a source that is silent."""
+
+REJOIN_S = 1.0
+"""After which a pull asks a source again that it has let go."""
+
+
 @dataclass
 class World:
-    """Sources that deliver one chunk after the other, each at its rate."""
+    """Sources that deliver one chunk after the other, each at its rate.
+
+    As in a pull, one that has stalled is dropped after a timeout, and one that was let go comes
+    back, unless it has died or stalled.
+    """
 
     schedule: Schedule
     rates: dict[str, float]
@@ -44,14 +55,16 @@ class World:
         """Returns when the last chunk arrived."""
         queues: dict[str, list[int]] = {}
         busy_until: dict[str, float] = {}
-        events: list[float] = sorted({*self.dies.values(), *self.joins.values()})
+        events: list[float] = sorted(
+            {*self.dies.values(), *self.joins.values(), *self.stalls.values()}
+        )
         waiting_to_join = {name: self.joins.get(name, 0.0) for name in self.rates}
         while not self.schedule.complete:
             for name in [n for n, at in waiting_to_join.items() if at <= self.now]:
                 del waiting_to_join[name]
                 self.schedule.join(name, range(self.chunks), self.now)
                 queues[name] = []
-            for name in [n for n in queues if self.dies.get(n, 1e9) <= self.now]:
+            for name in [n for n in queues if self._gone(n)]:
                 self._drop(name, queues, busy_until)
             for name, queue in queues.items():
                 while (chunk := self.schedule.take(name, self.now)) is not None:
@@ -62,6 +75,8 @@ class World:
             if slow is not None:
                 self.let_go.append(slow)
                 self._drop(slow, queues, busy_until)
+                if min(self.dies.get(slow, 1e9), self.stalls.get(slow, 1e9)) > self.now:
+                    waiting_to_join[slow] = self.now + REJOIN_S
             self.schedule.check()
             following = [
                 self.now + tick,
@@ -78,6 +93,10 @@ class World:
                 if queues[name]:
                     busy_until[name] = self._done_at(name, size)
         return self.now
+
+    def _gone(self, name: str) -> bool:
+        silent_since = max(self.stalls.get(name, 1e9), self.joins.get(name, 0.0))
+        return min(self.dies.get(name, 1e9), silent_since + TIMEOUT_S) <= self.now
 
     def _done_at(self, name: str, size: int) -> float:
         done = self.now + size / self.rates[name]

