@@ -145,13 +145,14 @@ class GlooBackend:
         # moves its bytes.
         options._threads = 1
         overheard = queues.Overheard(store)
+        first = queues.first_free()
         try:
             # Each device becomes a context, with keys of its own in the store.
             options._devices = [ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)]
             group = ProcessGroupGloo(overheard, rank, 2, options)
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from None
-        local = queues.shorten(host, overheard.values)
+        local = queues.shorten(host, overheard.mine, overheard.theirs, first, LANES)
         _log.debug("%d of %d connections are to a process of this host", local, LANES)
         return GlooGroup(group, REPLICA if rank == SOURCE else SOURCE)
 

@@ -9,8 +9,9 @@ Gloo has no setting for it and does not tell its descriptors. So its connections
 this process's by the ports at which its ends met: those are in what they left for each other in the
 store. Where they cannot be found everything works as it would without this module.
 
-All descriptors are looked at without giving up the interpreter in between: in a process whose
-other threads keep it busy, each of hundreds of calls would wait for it again.
+The search begins at the first descriptor that was free before and ends when all are found. It does
+not give up the interpreter in between: where other threads keep that busy, each of its calls would
+wait for it again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import socket
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from torch._C._distributed_c10d import Store
@@ -35,8 +35,10 @@ QUEUE_BYTES: Final = 256 * 1024
 """Send buffer of a connection. Linux doubles it, for its own bookkeeping. Twice and half of it
 moved as much."""
 
-_STATUS: Final = Path("/proc/self/status")
-_MAX_DESCRIPTORS: Final = 1 << 16
+_REACH: Final = 1024
+"""Descriptors that are looked at. A group takes ten; other threads open some at the same time, and
+those that were free may lie far apart."""
+
 _SOCKADDR_BYTES: Final = 128
 
 
@@ -45,16 +47,18 @@ class Overheard(Store):
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        self.values: list[bytes] = []
+        self.mine: list[bytes] = []
+        self.theirs: list[bytes] = []
         self._store = store
 
     def set(self, key: str, value: str | bytes) -> None:
-        self.values.append(value.encode() if isinstance(value, str) else bytes(value))
+        self.mine.append(value.encode() if isinstance(value, str) else bytes(value))
         self._store.set(key, value)  # type: ignore[arg-type]  # The stub knows text only.
 
     def get(self, key: str) -> bytes:
         value = self._store.get(key)
-        self.values.append(bytes(value))
+        if value not in self.mine:
+            self.theirs.append(bytes(value))
         return value
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
@@ -70,28 +74,37 @@ class Overheard(Store):
         return False
 
 
-def shorten(host: str, said: Collection[bytes]) -> int:
-    """Shorten the queues of the connections between ends that both are at `host`, an IP address.
+def first_free() -> int:
+    """The lowest descriptor that is free: what is opened next begins there."""
+    with socket.socket() as probe:
+        return probe.fileno()
 
-    `said` is what the two ends left in the store. Returns how many connections there were.
+
+def shorten(
+    host: str, mine: Collection[bytes], theirs: Collection[bytes], first: int, expected: int
+) -> int:
+    """Shorten the queues of the connections between this end and the other, both at `host`.
+
+    `host` is an IP address; `mine` and `theirs` are what the ends left in the store; `first` is the
+    descriptor from which on to look for the `expected` connections. Returns how many were found.
     """
-    ports = {port for value in said for port in _ports(host, value)}
-    if not ports:
-        return 0
+    my_ports = {port for value in mine for port in _ports(host, value)}
+    their_ports = {port for value in theirs for port in _ports(host, value)}
     found = 0
-    for one in _connections(host):
+    if not my_ports or not their_ports:
+        return found
+    for one in _connections(host, range(first, first + _REACH)):
         with one:
             try:
-                if one.family not in (socket.AF_INET, socket.AF_INET6) or (
-                    one.type != socket.SOCK_STREAM
-                ):
-                    continue
-                mine, peer = one.getsockname(), one.getpeername()
-                if mine[0] == peer[0] == host and not ports.isdisjoint((mine[1], peer[1])):
+                my_end, their_end = one.getsockname(), one.getpeername()
+                # One end was listening, whichever.
+                if my_end[0] == host and (my_end[1] in my_ports or their_end[1] in their_ports):
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
                     found += 1
-            except OSError as error:
-                _log.debug("not a connection: %s", error)
+            except OSError as error:  # It has just broken.
+                _log.debug("no queue to shorten: %s", error)
+        if found == expected:
+            break
     return found
 
 
@@ -104,24 +117,28 @@ def _ports(host: str, value: bytes) -> Iterator[int]:
         yield int.from_bytes(port, "big")
 
 
-def _connections(host: str) -> Iterator[socket.socket]:
-    """This process's connections to `host`, as duplicates that may be closed. None where there is
-    no /proc."""
+def _connections(host: str, descriptors: Sequence[int]) -> Iterator[socket.socket]:
+    """This process's TCP connections to `host`, as duplicates that may be closed."""
     try:
-        slots = int(re.findall(r"^FDSize:\s*(\d+)", _STATUS.read_text(), re.MULTILINE)[0])
         peer_of = ctypes.PyDLL(None).getpeername
-    except (OSError, AttributeError, IndexError) as error:
-        _log.debug("descriptors cannot be listed: %s", error)
+    except (OSError, AttributeError) as error:
+        _log.debug("connections cannot be looked for here: %s", error)
         return
     packed = ipaddress.ip_address(host).packed
     peer = ctypes.create_string_buffer(_SOCKADDR_BYTES)
-    for descriptor in range(min(slots, _MAX_DESCRIPTORS)):
-        length = ctypes.c_uint(_SOCKADDR_BYTES)
+    length = ctypes.c_uint()
+    for descriptor in descriptors:
+        length.value = _SOCKADDR_BYTES
         if peer_of(descriptor, peer, ctypes.byref(length)):
             continue
         if packed not in peer.raw[: length.value]:
             continue
         try:
-            yield socket.socket(fileno=os.dup(descriptor))
+            one = socket.socket(fileno=os.dup(descriptor))
         except OSError as error:  # Closed by another thread in the meantime.
             _log.debug("descriptor %d: %s", descriptor, error)
+            continue
+        if one.family in (socket.AF_INET, socket.AF_INET6) and one.type == socket.SOCK_STREAM:
+            yield one
+        else:
+            one.close()
