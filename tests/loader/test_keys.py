@@ -70,9 +70,9 @@ def test_only_the_key_finds_a_source_and_opens_it(start: Start) -> None:
     source = start(key, "source")
     assert source.stdout is not None
     endpoint = source.stdout.readline().strip()
-    member = said(start(key, "replica", endpoint, "10"))
+    member = start(key, "replica", endpoint, "10")
     stranger, keyless = (start(wrong, "replica", endpoint, "3") for wrong in (other, None))
-    assert member == {"others": 1, "skipped": [], "found": "pulled", "direct": "pulled"}
+    assert said(member) == {"others": 1, "skipped": [], "found": "pulled", "direct": "pulled"}
     for outsider, why in (
         (said(stranger), "did not accept this worker's cluster key (tried 1)"),
         (said(keyless), "asks for a cluster key, and this worker has none"),

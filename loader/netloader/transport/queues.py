@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import itertools
 import logging
 import os
 import re
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -36,8 +37,8 @@ QUEUE_BYTES: Final = 256 * 1024
 moved as much."""
 
 _REACH: Final = 1024
-"""Descriptors that are looked at. A group takes ten; other threads open some at the same time, and
-those that were free may lie far apart."""
+"""Descriptors that are looked at, upwards from the first that was free, then downwards. A group
+takes ten; other threads open and close some meanwhile, and free ones may lie far apart."""
 
 _SOCKADDR_BYTES: Final = 128
 
@@ -93,7 +94,8 @@ def shorten(
     found = 0
     if not my_ports or not their_ports:
         return found
-    for one in _connections(host, range(first, first + _REACH)):
+    above, below = range(first, first + _REACH), range(first - 1, max(-1, first - _REACH), -1)
+    for one in _connections(host, itertools.chain(above, below)):
         with one:
             try:
                 my_end, their_end = one.getsockname(), one.getpeername()
@@ -117,7 +119,7 @@ def _ports(host: str, value: bytes) -> Iterator[int]:
         yield int.from_bytes(port, "big")
 
 
-def _connections(host: str, descriptors: Sequence[int]) -> Iterator[socket.socket]:
+def _connections(host: str, descriptors: Iterable[int]) -> Iterator[socket.socket]:
     """This process's TCP connections to `host`, as duplicates that may be closed."""
     try:
         peer_of = ctypes.PyDLL(None).getpeername
