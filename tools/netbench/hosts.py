@@ -50,6 +50,7 @@ class Hosts:
         if os.geteuid() != 0:
             raise HostsError("hosts of their own are network namespaces: making them needs root")
         self._tag = f"nb{os.getpid()}"
+        self._hub = f"{self._tag}hub"
         self._made: list[str] = []
         try:
             self._make(count)
@@ -68,6 +69,10 @@ class Hosts:
         """Let the host send no faster than this."""
         shape = f"root tbf rate {rate} burst {_BURST} latency {_LATENCY}"
         _run("tc", "-n", self._name(number), *f"qdisc add dev eth0 {shape}".split())
+
+    def cut(self, number: int) -> None:
+        """Unplug the host: nothing comes from it or reaches it, and nobody is told."""
+        self._ip(self._hub, f"link set p{number} down")
 
     def remove(self) -> None:
         """Take everything away again. Idempotent."""
@@ -88,7 +93,7 @@ class Hosts:
         self.remove()
 
     def _make(self, count: int) -> None:
-        hub = f"{self._tag}hub"
+        hub = self._hub
         self._namespace(hub)
         self._ip(hub, "link add br0 type bridge")
         self._ip(hub, "link set br0 up")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 
 from netbench import upstream
 from netbench.child import Json, obey, say
@@ -26,10 +27,9 @@ def main() -> None:
     for touched in (weights, capture(theirs)):
         clear(touched)
 
-    def ours(endpoints: list[str]) -> Json:
+    def ours(endpoints: list[str], verify: bool = True) -> Json:
         clear(weights)
-        pulled = pull(weights, endpoints)
-        return {"seconds": pulled.seconds, "setup_s": pulled.setup_s, "sources": pulled.sources}
+        return asdict(pull(weights, endpoints, verify=verify))
 
     def load_upstream(endpoint: str) -> Json:
         started = time.perf_counter()

@@ -3,7 +3,8 @@
 Each source may send no faster than `--rate`, the replica may receive without limit. Runs with 1, 2,
 4, ... sources up to `--sources`, beside plain Gloo and upstream through one of the links, in turns.
 `share` is the part of all k links' capacity that a load from k sources used, measured by the load
-from one: T1 / (k * Tk). 1.0: each added link added all it had.
+from one: T1 / (k * Tk). 1.0: each added link added all it had. `digest_overhead` is the share of
+the load from one that goes away without verification.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
                 seconds[str(count)].append(answer["seconds"])
                 setups[str(count)].append(answer["setup_s"])
                 used[str(count)].add(len(answer["sources"]))
+            unverified = replica.ask("pull", endpoints=endpoints[:1], verify=False)
+            seconds["unverified"].append(unverified["seconds"])
             seconds["upstream"].append(
                 replica.ask("upstream", endpoint=ready[0]["upstream"])["seconds"]
             )
@@ -76,6 +79,7 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
         "upstream_seconds": typical["upstream"],
         "upstream_gbps": gbps(total, typical["upstream"]),
         "ratio_raw": typical["raw"] / typical["1"],
+        "digest_overhead": 1 - typical["unverified"] / typical["1"],
         "ratio_upstream": typical["upstream"] / typical[str(sources)],
         "by_sources": {
             str(count): {

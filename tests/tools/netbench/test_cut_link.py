@@ -1,0 +1,43 @@
+"""A source whose link is cut in the middle of a load: real hosts in network namespaces."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from netbench.child import Child, starting
+from netbench.common import TIMEOUT_S
+from netbench.hosts import Hosts, HostsError
+from netbench.task import Task
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+TASK = Task("llama", 100_000_000, 4 << 20)
+REPLICA = 3
+
+
+def test_the_other_source_brings_what_is_left_and_nobody_waits_for_the_timeout() -> None:
+    with ExitStack() as stack:
+        try:
+            hosts = stack.enter_context(Hosts(REPLICA))
+        except HostsError as error:
+            pytest.skip(str(error))
+        children: list[Child] = []
+        for number in (1, 2):
+            hosts.limit(number, "200mbit")
+            spec = TASK.spec(host=hosts.address(number))
+            children.append(Child("source_process", spec, prefix=hosts.inside(number)))
+        replica = Child("replica_process", TASK.spec(), prefix=hosts.inside(REPLICA))
+        *ready, _ = stack.enter_context(starting([*children, replica]))
+        endpoints = [one["endpoint"] for one in ready]
+        replica.tell("pull", endpoints=endpoints)
+        time.sleep(0.8)  # Both together take two seconds.
+        hosts.cut(1)
+        pulled = replica.hear(2 * TIMEOUT_S)
+        assert replica.ask("sha256") == children[1].ask("sha256")
+        assert pulled["verified"] == pulled["chunks"]
+        assert 0 < pulled["sources"].get(endpoints[0], 0) < pulled["sources"][endpoints[1]]
+        assert [failure for failure in pulled["failures"] if endpoints[0] in failure]
+        assert pulled["seconds"] < TIMEOUT_S
