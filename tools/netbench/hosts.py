@@ -19,6 +19,9 @@ _BURST = "256kb"
 _LATENCY = "100ms"
 """Of the queue: TCP finds the rate without losing much."""
 
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+"""iproute2 is where root looks for programs, and not everybody else."""
+
 _RATE = re.compile(r"([0-9]{1,6})([kmg])bit")
 _BITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -45,7 +48,7 @@ class Hosts:
     def __init__(self, count: int) -> None:
         """Make them. Raises `HostsError`, and leaves nothing behind then."""
         for tool in ("ip", "tc"):
-            if shutil.which(tool) is None:
+            if shutil.which(tool, path=_PATH) is None:
                 raise HostsError(f"`{tool}` is not installed: it is part of iproute2")
         if os.geteuid() != 0:
             raise HostsError("hosts of their own are network namespaces: making them needs root")
@@ -63,7 +66,8 @@ class Hosts:
 
     def inside(self, number: int) -> tuple[str, ...]:
         """What to put before a command to run it on this host."""
-        return ("ip", "netns", "exec", self._name(number))
+        ip = shutil.which("ip", path=_PATH) or "ip"
+        return (ip, "netns", "exec", self._name(number))
 
     def limit(self, number: int, rate: str) -> None:
         """Let the host send no faster than this."""
@@ -78,7 +82,10 @@ class Hosts:
         """Take everything away again. Idempotent."""
         while self._made:
             subprocess.run(
-                ["ip", "netns", "del", self._made.pop()], capture_output=True, check=False
+                ["ip", "netns", "del", self._made.pop()],
+                capture_output=True,
+                check=False,
+                env=_environment(),
             )
 
     def __enter__(self) -> Self:
@@ -118,7 +125,11 @@ class Hosts:
         _run("ip", "-n", namespace, *command.split())
 
 
+def _environment() -> dict[str, str]:
+    return os.environ | {"PATH": _PATH}
+
+
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode != 0:
         raise HostsError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
