@@ -86,12 +86,17 @@ def shorten(
 ) -> int:
     """Shorten the queues of the connections between this end and the other, both at `host`.
 
-    `host` is an IP address; `mine` and `theirs` are what the ends left in the store; `first` is the
-    descriptor from which on to look for the `expected` connections. Returns how many were found.
+    `host` is an IP address, or a name, of which nothing can be told; `mine` and `theirs` are what
+    the ends left in the store; `first` is the descriptor from which on to look for the `expected`
+    connections. Returns how many were found.
     """
-    my_ports = {port for value in mine for port in _ports(host, value)}
-    their_ports = {port for value in theirs for port in _ports(host, value)}
     found = 0
+    try:
+        my_ports = {port for value in mine for port in _ports(host, value)}
+        their_ports = {port for value in theirs for port in _ports(host, value)}
+    except ValueError as error:
+        _log.debug("queues stay as they are: %s", error)
+        return found
     if not my_ports or not their_ports:
         return found
     above, below = range(first, first + _REACH), range(first - 1, max(-1, first - _REACH), -1)
@@ -111,7 +116,8 @@ def shorten(
 
 
 def _ports(host: str, value: bytes) -> Iterator[int]:
-    """Ports of `host` in something that has socket addresses as C lays them out."""
+    """Ports of `host` in something that has socket addresses as C lays them out. Raises
+    `ValueError`."""
     address = ipaddress.ip_address(host)
     family, flow = (socket.AF_INET, 0) if address.version == 4 else (socket.AF_INET6, 4)
     pattern = re.escape(struct.pack("=H", family)) + b"(..).{%d}" % flow + re.escape(address.packed)

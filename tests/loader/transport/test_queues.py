@@ -143,6 +143,11 @@ def test_nothing_is_found_where_nothing_was_said(said: list[bytes]) -> None:
     assert shorten("127.0.0.1", theirs, said, 0, 1) == 0
 
 
+def test_of_a_name_nothing_can_be_told() -> None:
+    said = [sockaddr("127.0.0.1", SOMEWHERE)]
+    assert shorten("localhost", said, said, 0, 1) == 0
+
+
 def test_a_store_is_overheard_and_otherwise_as_it_was() -> None:
     store = HashStore()
     overheard = Overheard(store)
