@@ -159,7 +159,7 @@ def _probe(endpoint: str, enabled: bool, timeout_s: float) -> None:
         except TimeoutError:
             raise _Unreachable(
                 endpoint,
-                f"accepts connections but says nothing within {patience_s:.3g} s: either "
+                f"accepts connections but says nothing within {patience_s:.2g} s: either "
                 "another service has this port, or the process is stopped",
             ) from None
         except OSError:
