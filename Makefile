@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := tests/env/requirements.lock
 
+# A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help venv demo test test-unit test-e2e check format soak sim sim-day fuzz clean
 
 help:  ## list the targets
