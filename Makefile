@@ -30,8 +30,8 @@ test: check test-unit test-e2e  ## everything that CI runs
 test-unit: venv  ## every part without vLLM
 	$(BIN)/python -m pytest -m "not e2e and not bench"
 
-test-e2e: venv  ## real `vllm serve` processes
-	$(BIN)/python -m pytest -m "e2e and not soak" tests/e2e
+test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e tests/e2e
 
 check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .
@@ -40,7 +40,6 @@ check: venv  ## ruff and strict mypy
 
 soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (over half an hour)
 	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
-	$(BIN)/python -m pytest -m soak tests/e2e
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

@@ -31,11 +31,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def vllm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VLLM_CACHE_ROOT. Looking into an architecture takes vLLM ten seconds: once is enough."""
+    return tmp_path_factory.mktemp("vllm")
+
+
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
+def home(vllm_cache: Path) -> Iterator[Path]:
     """HOME, logs, reports and the same-host directory of one module's servers.
 
     Not below pytest's own folder: a ZeroMQ or Unix socket path there would grow too long.
     """
     with tempfile.TemporaryDirectory(prefix="netloader-e2e-") as folder:
-        yield Path(folder)
+        home = Path(folder)
+        (home / "vllm").symlink_to(vllm_cache)
+        yield home

@@ -6,31 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.servers import Server
+from tests.e2e.servers import SMALL_CHUNKS, Server, killed_once
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROMPT = "The mesh knows who is alive"
 
 
-@pytest.mark.soak
 def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home: Path) -> None:
     armed = home / "armed"
     armed.touch()
-    faults = {
-        "PYTHONPATH": str(Path(__file__).parent / "faults"),
-        "FAULT_KILL_AFTER_SENDS": "8",
-        "FAULT_ARMED_BY": str(armed),
-        "NETLOADER_MESH_NAME": "doomed",
-    }
+    alone = SMALL_CHUNKS | {"NETLOADER_MESH_NAME": "doomed"}
     with (
-        Server("doomed", models / "one", home, report=True, env=faults) as doomed,
+        Server(
+            "doomed", models / "one", home, report=True, env=alone | killed_once(armed)
+        ) as doomed,
         Server(
             "survivor",
             models / "one",
             home,
             report=True,
-            env={"NETLOADER_MESH_NAME": "doomed", "NETLOADER_SOURCE_TIMEOUT": "1"},
+            env=alone | {"NETLOADER_SOURCE_TIMEOUT": "1"},
             start=False,
         ) as survivor,
     ):

@@ -11,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.servers import Server, isolated_environment
+from tests.e2e.servers import SMALL_CHUNKS, Server, isolated_environment, killed_once
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 PROMPT = "The mesh knows who is alive"
-
-_CHUNKS = {"NETLOADER_CHUNK_BYTES": str(1 << 20)}
-"""Small, so that a small model has chunks for several sources."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,9 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             extra: dict[str, object] | None = None,
             **env: str,
         ) -> Server:
-            server = Server(name, models / model, home, report=True, extra=extra, env=_CHUNKS | env)
+            server = Server(
+                name, models / model, home, report=True, extra=extra, env=SMALL_CHUNKS | env
+            )
             return stack.enter_context(server)
 
         first = serve("first").wait_ready()
@@ -62,12 +61,7 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             serve("second"),
             serve("static", extra={"MESH": False, "SOURCE": source, "OUTPUT_PREFIX": prefix}),
             serve("impostor", "two", {"MODEL": str(models / "one"), "SOURCE": source}),
-            serve(
-                "doomed",
-                PYTHONPATH=str(Path(__file__).parent / "faults"),
-                FAULT_KILL_AFTER_SENDS="8",
-                FAULT_ARMED_BY=str(armed),
-            ),
+            serve("doomed", **killed_once(armed)),
         )
         yield Fleet(first, alone, *(server.wait_ready() for server in others), armed)
 
@@ -155,7 +149,7 @@ def test_a_fourth_server_pulls_from_three_of_which_one_is_killed(
     doomed = str(fleet.doomed.report()["endpoint"])
     fleet.armed.touch()
 
-    with Server("fourth", models / "one", home, report=True, env=_CHUNKS) as fourth:
+    with Server("fourth", models / "one", home, report=True, env=SMALL_CHUNKS) as fourth:
         fourth.wait_ready()
         report, delivered = fourth.report(), fourth.delivered()
 

@@ -108,6 +108,14 @@ def toy_weights(seed: int | None = None, *, rows: int = 2000, chunk: int = CHUNK
     return capture(Toy(seed, rows), chunk_bytes=chunk)
 
 
+def is_zero(weights: Weights, chunks: list[int]) -> bool:
+    return not any(
+        bool(weights.view(piece).any())
+        for chunk in chunks
+        for piece in weights.manifest.chunks()[chunk].pieces
+    )
+
+
 def big_weights(seed: int | None, mebibytes: int) -> Weights:
     """One large tensor in chunks of the real size."""
     model = nn.Module()

@@ -23,6 +23,7 @@ from tests.loader.support import (
     descriptors,
     equal,
     identity,
+    is_zero,
     offer_of,
     pull_from,
     pull_into,
@@ -38,7 +39,6 @@ from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost
 from netloader.identity import Evidence, Parallel
 from netloader.pull import Pull
-from netloader.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("small_window")
 
@@ -46,14 +46,6 @@ WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
 PACKED = [chunk.id for chunk in CHUNKS if chunk.packed]
 DIRECT = [chunk.id for chunk in CHUNKS if not chunk.packed]
-
-
-def is_zero(weights: Weights, chunks: list[int]) -> bool:
-    return not any(
-        bool(weights.view(piece).any())
-        for chunk in chunks
-        for piece in weights.manifest.chunks()[chunk].pieces
-    )
 
 
 def test_the_toy_model_has_both_kinds_of_chunks() -> None:

@@ -17,6 +17,7 @@ from tests.loader.support import (
     cut_after,
     equal,
     identity,
+    is_zero,
     offer_of,
     pull_from,
     pull_into,
@@ -27,19 +28,9 @@ from tests.loader.support import (
 from netloader import control
 from netloader.candidate import Candidate
 from netloader.errors import SourceLost, TransferError
-from netloader.weights import Weights
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
-DIRECT = [chunk.id for chunk in CHUNKS if not chunk.packed]
-
-
-def is_zero(weights: Weights, chunks: list[int]) -> bool:
-    return not any(
-        bool(weights.view(piece).any())
-        for chunk in chunks
-        for piece in weights.manifest.chunks()[chunk].pieces
-    )
 
 
 class TestLyingSource:
