@@ -31,7 +31,7 @@ WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
 
 WARM_UP = 100
-SESSIONS = int(os.environ.get("NETLOADER_TEST_SESSIONS", "100"))
+SESSIONS = int(os.environ.get("NETLOADER_TEST_SESSIONS", "200"))
 """`make soak` runs a thousand."""
 
 _AT_ONCE = 8

@@ -17,6 +17,7 @@ import hmac
 import secrets
 import socket
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -56,16 +57,24 @@ class Rendezvous:
         self.host = host
         self.secret = secrets.token_hex(16)
         self._timeout_s = timeout_s
+        self._lock = threading.Lock()  # Guards what follows.
         self._closed = False
+        self._opening = False
         self._peer: socket.socket | None = None
 
     def open(self, backend: Backend) -> Group:
         """Wait for the replica and form the group. Raises `TransportError`."""
         deadline = time.monotonic() + self._timeout_s
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            self._opening = True
         try:
             entries = self._meet(deadline)
             return _open(backend, entries, SOURCE, self.host, self._timeout_s)
         finally:
+            with self._lock:
+                self._opening = False
             self.close()
 
     def close(self) -> None:
@@ -73,30 +82,41 @@ class Rendezvous:
 
         A group, once formed, does not need the rendezvous.
         """
-        self._closed = True
-        for one in (self._listener, self._peer):
-            _hang_up(one)
+        with self._lock:
+            self._closed = True
+            for one in (self._listener, self._peer):
+                if one is not None:
+                    _wake(one)
+                    # Whoever is about to wait on it would wait on what gets its number next.
+                    if not self._opening:
+                        one.close()
 
     def _meet(self, deadline: float) -> _Entries:
         while True:
             try:
                 self._listener.settimeout(max(0.0, deadline - time.monotonic()))
-                self._peer, _ = self._listener.accept()
+                peer, _ = self._listener.accept()
             except OSError:
                 if self._closed:
-                    raise TransportError("the rendezvous was closed") from None
+                    raise _closed() from None
                 raise TransportError(
                     f"the replica did not come within {self._timeout_s:g} s"
                 ) from None
-            entries = _Entries(self._peer, self.secret, SOURCE, deadline)
+            with self._lock:
+                self._peer = peer
+                if self._closed:
+                    raise _closed()
+            entries = _Entries(peer, self.secret, SOURCE, deadline)
             try:
                 entries.receive(min(deadline, time.monotonic() + _STRANGER_S))
                 return entries
             except TransportError:
                 # Not the replica: it may still come.
-                _hang_up(self._peer)
-                if self._closed:
-                    raise TransportError("the rendezvous was closed") from None
+                with self._lock:
+                    self._peer = None
+                    peer.close()
+                    if self._closed:
+                        raise _closed() from None
 
 
 def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) -> Group:
@@ -112,7 +132,7 @@ def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) 
         entries.set(_PROOF, "")
         return _open(backend, entries, REPLICA, mine, timeout_s)
     finally:
-        _hang_up(peer)
+        peer.close()
 
 
 def _open(backend: Backend, entries: _Entries, rank: int, host: str, timeout_s: float) -> Group:
@@ -192,10 +212,11 @@ class _Entries(Store):
         return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
 
 
-def _hang_up(peer: socket.socket | None) -> None:
-    """Close a socket that another thread may be waiting on: shutting it down wakes that thread."""
-    if peer is None:
-        return
+def _wake(one: socket.socket) -> None:
+    """Let whoever waits on a socket, or will, see that it is over."""
     with contextlib.suppress(OSError):  # Not connected, or closed already: nobody waits on it.
-        peer.shutdown(socket.SHUT_RDWR)
-    peer.close()
+        one.shutdown(socket.SHUT_RDWR)
+
+
+def _closed() -> TransportError:
+    return TransportError("the rendezvous was closed")

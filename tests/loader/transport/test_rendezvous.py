@@ -59,6 +59,29 @@ def test_closing_ends_the_wait_for_the_replica_at_once() -> None:
     assert outcome == ["the rendezvous was closed"]
 
 
+def test_a_wait_that_is_about_to_begin_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not wait on whatever gets the listener's descriptor next."""
+    rendezvous = Rendezvous("127.0.0.1", 30)
+    number = rendezvous._listener.fileno()
+    about_to, closed = threading.Event(), threading.Event()
+    accept = socket.socket.accept
+
+    def late(self: socket.socket) -> tuple[socket.socket, object]:
+        about_to.set()
+        closed.wait(5)
+        assert self.fileno() == number
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", late)
+    thread, outcome = open_in_thread(rendezvous)
+    about_to.wait(5)
+    rendezvous.close()
+    closed.set()
+    thread.join(2)
+    assert outcome == ["the rendezvous was closed"]
+    assert rendezvous._listener.fileno() == -1
+
+
 def test_closed_rendezvous_does_not_open() -> None:
     rendezvous = Rendezvous("127.0.0.1", 5)
     rendezvous.close()
