@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from netloader.threads import TransferThread
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -160,7 +162,7 @@ def elsewhere(make: Callable[[], T]) -> T:
             made.set_exception(error)
 
     # No pool: the interpreter waits for the threads of pools when it ends, however long they take.
-    threading.Thread(target=aside, name=f"{OURS}aside", daemon=True).start()
+    TransferThread(aside, f"{OURS}aside").start()
     return made.result()
 
 

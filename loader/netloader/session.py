@@ -28,6 +28,7 @@ from netloader.attributes import Scalar
 from netloader.identity import Identity
 from netloader.manifest import Chunk
 from netloader.pace import Usage
+from netloader.threads import TransferThread
 from netloader.throttle import Throttle
 from netloader.transport import Backend, Group, Pending, Rendezvous, TransportError
 from netloader.weights import Weights
@@ -119,8 +120,10 @@ class Session:
         self._abort_reason: str | None = None
         self._aborted = threading.Event()
         self._reading = threading.Lock()  # Held while this thread itself reads weights.
-        self._thread = threading.Thread(
-            target=self._run, name=f"netloader-session-{session_id[:6]}", daemon=True
+        self._thread = TransferThread(
+            self._run,
+            f"netloader-session-{session_id[:6]}",
+            stop=lambda: self.abort("this process ends"),
         )
 
     def start(self) -> None:

@@ -36,6 +36,7 @@ from netloader.handshake import HELLO_TIMEOUT_S, greet
 from netloader.identity import Identity
 from netloader.ledger import Ledger, Promise
 from netloader.manifest import Chunk
+from netloader.threads import TransferThread
 from netloader.transport import Backend, Group, Pending, TransportError, join
 from netmesh import SocketSecurity
 
@@ -130,8 +131,10 @@ class Stream:
         self._group: Group | None = None
         self._abort_reason: str | None = None
         self._placing = threading.Lock()  # Held while this thread itself writes to tensors.
-        self._thread = threading.Thread(
-            target=self._run, name=f"netloader-pull-{source.endpoint}", daemon=True
+        self._thread = TransferThread(
+            self._run,
+            f"netloader-pull-{source.endpoint}",
+            stop=lambda: self.abandon("this process ends"),
         )
 
     def start(self) -> None:

@@ -1,0 +1,58 @@
+"""Threads that move bytes, and how they end when the process does.
+
+They are daemons, because a peer can hold them up for as long as `TRANSFER_TIMEOUT` and a process
+that wants to end must not wait so long. But a thread that is inside torch when the interpreter goes
+away takes the process down with SIGABRT. So before that they are all told to stop, and there is a
+moment for them to do so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+_LAST_MOMENT_S: Final = 1.0
+"""For all of them together."""
+
+_running: set[TransferThread] = set()
+
+
+class TransferThread(threading.Thread):
+    """A daemon thread that calls into torch."""
+
+    def __init__(
+        self, target: Callable[[], object], name: str, stop: Callable[[], object] | None = None
+    ) -> None:
+        """`stop` is called, from another thread, if the process ends before the thread does."""
+        super().__init__(target=target, name=name, daemon=True)
+        self._stop_early = stop
+
+    def run(self) -> None:
+        _running.add(self)
+        try:
+            super().run()
+        finally:
+            _running.discard(self)
+
+    def stop(self) -> None:
+        """Tell it to end, if that is possible."""
+        if self._stop_early is not None:
+            self._stop_early()
+
+
+@atexit.register
+def _end_all() -> None:
+    deadline = time.monotonic() + _LAST_MOMENT_S
+    threads = list(_running)
+    for thread in threads:
+        thread.stop()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            _log.debug("%s has not ended", thread.name)
