@@ -23,7 +23,7 @@ from netbench import kill, pair, serving, sources
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
 from netbench.render import write
-from netbench.server import ServerError
+from netbench.server import EXECUTORS, ServerError
 from netbench.shapes import ShapeError
 from netbench.task import Task
 from netbench.upstream import UpstreamError
@@ -198,9 +198,16 @@ def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="bytes per second of the second server (default: 100MB)",
     )
     command.add_argument(
-        "--seconds", type=_count, default=20, metavar="S", help="of a phase (default: 20)"
+        "--seconds", type=_count, default=5, metavar="S", help="of a phase (default: 5)"
     )
-    _add_common(command, repeat=3)
+    command.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="mp",
+        help="vLLM's: mp, its default on CPU, keeps the core beside the model busy too; uni leaves "
+        "it free (default: mp)",
+    )
+    _add_common(command, repeat=12)
     command.set_defaults(run=_serving)
 
 
@@ -208,6 +215,7 @@ def _serving(options: argparse.Namespace) -> Json:
     return serving.measure(
         nbytes=options.bytes,
         rate_limit=options.rate_limit,
+        executor=options.executor,
         seconds=options.seconds,
         repeat=options.repeat,
     )

@@ -28,6 +28,11 @@ _FLAGS: Final = (
 _START_TIMEOUT_S: Final = 300.0
 _STOP_TIMEOUT_S: Final = 20.0
 _NAME: Final = "bench"
+
+EXECUTORS: Final = ("mp", "uni")
+"""vLLM's names. `mp`, its default on CPU: the worker is a process of its own, and while it infers
+the engine's process spins on the core that vLLM leaves free. `uni`, as on CUDA: the engine's
+process infers itself; here it gets all cores but one as well."""
 _TOKENS: Final = 200
 
 
@@ -38,7 +43,10 @@ class ServerError(Exception):
 class Server:
     """One server in a process group of its own, ended with the context."""
 
-    def __init__(self, model: Path, home: Path, extra: Mapping[str, object]) -> None:
+    def __init__(
+        self, model: Path, home: Path, extra: Mapping[str, object], *, executor: str = "mp"
+    ) -> None:
+        """`extra` is the loader's config; `executor` one of `EXECUTORS`. Raises `ServerError`."""
         home.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -52,6 +60,9 @@ class Server:
             "VLLM_NO_USAGE_STATS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
+        if executor == "uni":
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) - 1))
         command = ["vllm", "serve", str(model), "--load-format=netloader", f"--port={self._port}"]
         command += [f"--served-model-name={_NAME}", *_FLAGS]
         command.append(f"--model-loader-extra-config={json.dumps(dict(extra))}")

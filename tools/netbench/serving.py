@@ -2,8 +2,14 @@
 
 Two real servers of one random model on CPU, one without and one with `RATE_LIMIT`. Phases in turns:
 the first idle, the first while a replica pulls from it over and over, the second idle, the second
-while a replica pulls. The replica runs without a model and at the lowest priority, so that what it
-computes itself does not count as the source's; it moves no more than the source lets it.
+while a replica pulls, the second idle again: what that differs from the first time is noise. Short
+phases and many of them, because machines get faster and slower within a minute.
+
+The replica runs without a model and at the lowest priority, so that what it computes itself does
+not count as the source's; it moves no more than the source lets it.
+
+On two cores only `uni` leaves one free (`server.EXECUTORS`): with `mp`, vLLM keeps both busy, and
+whatever else runs on the machine costs its tokens time, the replica too.
 
 Plain Gloo and upstream serve no model and have no place here: the raw limit is the idle phase.
 """
@@ -27,8 +33,9 @@ _LOWEST: Final = 19
 _SETTLE_S: Final = 3.0
 
 
-def measure(*, nbytes: int, rate_limit: int, seconds: float, repeat: int) -> Json:
-    """`rate_limit` in bytes per second. Raises `ServerError`, `ChildError`."""
+def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repeat: int) -> Json:
+    """`rate_limit` in bytes per second, `executor` one of `server.EXECUTORS`. Raises `ServerError`,
+    `ChildError`."""
     load = os.getloadavg()[0]
     gaps: dict[str, list[float]] = defaultdict(list)
     pulled: dict[str, list[float]] = defaultdict(list)
@@ -40,7 +47,9 @@ def measure(*, nbytes: int, rate_limit: int, seconds: float, repeat: int) -> Jso
         for name, extra in limits.items():
             mesh = {"MESH_DIRECTORY": str(folder / f"{name}-mesh")}
             # One after the other: both at once would wait for each other's cores.
-            servers[name] = stack.enter_context(Server(model, folder / name, extra | mesh))
+            servers[name] = stack.enter_context(
+                Server(model, folder / name, extra | mesh, executor=executor)
+            )
             servers[name].wait_ready()
         pullers = {
             name: Child("puller", {"directory": str(folder / f"{name}-mesh")}, nice=_LOWEST)
@@ -56,6 +65,7 @@ def measure(*, nbytes: int, rate_limit: int, seconds: float, repeat: int) -> Jso
                 gaps[name] += server.token_gaps(seconds)
                 answer = pullers[name].hear()
                 pulled[name].append(gbps(answer["bytes"], answer["seconds"]))
+            gaps["idle_again"] += servers["capped"].token_gaps(seconds)
     phases = {name: _phase(values) for name, values in gaps.items()}
     for name, rates in pulled.items():
         phases[name]["pulled_gbps"] = sum(rates) / len(rates)
@@ -64,11 +74,13 @@ def measure(*, nbytes: int, rate_limit: int, seconds: float, repeat: int) -> Jso
         "bytes": ready[0]["bytes"],
         "tensors": ready[0]["tensors"],
         "rate_limit": rate_limit,
+        "executor": executor,
         "seconds": seconds,
         "repeat": repeat,
         "load_before": load,
         "p99_ratio_uncapped": phases["uncapped"]["p99_ms"] / phases["idle_uncapped"]["p99_ms"],
         "p99_ratio_capped": phases["capped"]["p99_ms"] / phases["idle_capped"]["p99_ms"],
+        "p99_ratio_noise": phases["idle_again"]["p99_ms"] / phases["idle_capped"]["p99_ms"],
         "p50_ratio_uncapped": phases["uncapped"]["p50_ms"] / phases["idle_uncapped"]["p50_ms"],
         "p50_ratio_capped": phases["capped"]["p50_ms"] / phases["idle_capped"]["p50_ms"],
         "phases": phases,

@@ -240,7 +240,7 @@ def test_serving_reports_every_phase() -> None:
         *("--seconds", "3", "--repeat", "1"),
     )
     phases = found["phases"]
-    assert set(phases) == {"idle_uncapped", "uncapped", "idle_capped", "capped"}
+    assert set(phases) == {*("idle_uncapped", "uncapped", "idle_capped", "capped", "idle_again")}
     assert all(phase["tokens"] > 0 for phase in phases.values())
     assert phases["uncapped"]["pulled_gbps"] > 0
     # A bucket may let one turn more through than its rate.
