@@ -3,7 +3,7 @@
 They are daemons, because a peer can hold them up for as long as `TRANSFER_TIMEOUT` and a process
 that wants to end must not wait so long. But a thread that is inside torch when the interpreter goes
 away takes the process down with SIGABRT. So before that they are all told to stop, and there is a
-moment for them to do so.
+moment for them to do so. One that Gloo does not wake (`session`) is left behind all the same.
 """
 
 from __future__ import annotations
