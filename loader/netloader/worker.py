@@ -11,6 +11,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import netmesh
 from netloader import advert, select
@@ -52,7 +53,9 @@ class Worker:
         self._sources: dict[Role, Source] = {}
         self._liars: set[Process] = set()
         self._read: dict[MemberId, tuple[tuple[int, int], tuple[Holding, ...]]] = {}
-        self._throttle = Throttle(config.rate_limit) if config.rate_limit is not None else None
+        sessions = len(get_args(Role)) * config.max_sessions
+        limit = config.rate_limit
+        self._throttle = Throttle(limit, sessions) if limit is not None else None
         self._generation = secrets.randbits(63)
         self._mesh = self._join() if config.mesh else None
         self._host = self._listen_host()

@@ -88,7 +88,7 @@ def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
 
 def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -> None:
     offer = offer_of(big_weights(1, 2))
-    throttle = Throttle(5_000_000)
+    throttle = Throttle(5_000_000, 400)
     assert throttle.message_bytes == 98_304
     watched = Watched(offer, throttle=throttle)
     group = watched.join()
@@ -132,7 +132,7 @@ def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
 
 
 def test_abort_does_not_wait_for_a_turn() -> None:
-    throttle = Throttle(1_000_000)
+    throttle = Throttle(1_000_000, 1)
     throttle.wait(10_000_000, threading.Event())  # The next turn is ten seconds away.
     watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
     group = watched.join()

@@ -182,7 +182,7 @@ def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None
 
 def test_sources_of_one_worker_share_its_rate_limit() -> None:
     weights = big_weights(1, 4)
-    throttle = Throttle(10_000_000)
+    throttle = Throttle(10_000_000, 400)
     took_s: list[float] = []
 
     def fetch(replica: Replica) -> None:
@@ -248,7 +248,7 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
     weights = big_weights(1, 8)
     with (
         serving(
-            offer_of(weights), timeout_s=0.3, max_sessions=1, throttle=Throttle(1_000_000)
+            offer_of(weights), timeout_s=0.3, max_sessions=1, throttle=Throttle(1_000_000, 400)
         ) as source,
         replica_of(source, weights) as slow,
         calling(source) as newcomer,

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netloader.config import MAX_SESSIONS, MIN_RATE_LIMIT, Config
-from netloader.throttle import MAX_MESSAGE, MIN_MESSAGE, TURN_S, Bucket, Throttle
+from netloader.throttle import LATE_S, MAX_MESSAGE, MIN_MESSAGE, Bucket, Throttle
+
+MOST_SESSIONS = 2 * MAX_SESSIONS
+"""Of a worker: a model's and its draft's."""
 
 
 def test_first_turn_is_now_and_the_next_comes_when_the_first_is_paid() -> None:
@@ -41,10 +44,10 @@ def test_turns_that_are_only_taken_when_free_do_not_queue() -> None:
     st.integers(1_000_000, 10**10),
     st.lists(st.tuples(st.integers(1, MAX_MESSAGE), st.floats(0, 0.1)), min_size=1, max_size=60),
 )
-def test_bytes_that_leave_never_exceed_the_rate_and_one_turn(
+def test_bytes_that_leave_never_exceed_the_rate_and_what_is_made_up_for(
     rate: int, asked: list[tuple[int, float]]
 ) -> None:
-    bucket = Bucket(rate, TURN_S)
+    bucket = Bucket(rate, LATE_S)
     now, left = 0.0, []
     for nbytes, pause_s in asked:
         now += pause_s
@@ -53,31 +56,34 @@ def test_bytes_that_leave_never_exceed_the_rate_and_one_turn(
         total = 0
         for at, nbytes in left[first:]:
             # What starts to leave at `at` may follow everything that began before it.
-            allowed = (Fraction(at) - Fraction(left[first][0]) + Fraction(TURN_S)) * rate
+            allowed = (Fraction(at) - Fraction(left[first][0]) + Fraction(LATE_S)) * rate
             assert total <= allowed * (1 + Fraction(1, 10**6)) + 1
             total += nbytes
 
 
 @pytest.mark.parametrize(
-    ("rate", "message"),
+    ("rate", "sessions", "message"),
     [
-        (MIN_RATE_LIMIT, MIN_MESSAGE),
-        (50_000_000, 999_424),
-        (125_000_000, 2_498_560),
-        (10**10, MAX_MESSAGE),
+        (MIN_RATE_LIMIT, 1, 196_608),
+        (MIN_RATE_LIMIT, MOST_SESSIONS, MIN_MESSAGE),
+        (10_000_000, 8, 1_998_848),
+        (50_000_000, 8, MAX_MESSAGE),
+        (50_000_000, MOST_SESSIONS, 3_121_152),
+        (10**10, MOST_SESSIONS, MAX_MESSAGE),
     ],
 )
-def test_a_message_is_about_a_turn(rate: int, message: int) -> None:
-    assert Throttle(rate).message_bytes == message
+def test_a_message_is_about_a_turn(rate: int, sessions: int, message: int) -> None:
+    assert Throttle(rate, sessions).message_bytes == message
 
 
-def test_the_least_limit_keeps_any_number_of_sessions_within_the_timeout() -> None:
-    turns = 2 * MAX_SESSIONS * Throttle(MIN_RATE_LIMIT).message_bytes / MIN_RATE_LIMIT
-    assert turns < Config.load({}, {}).transfer_timeout_s / 3
+@given(st.integers(MIN_RATE_LIMIT, 10**10), st.integers(1, MOST_SESSIONS))
+def test_turns_of_any_number_of_sessions_stay_within_the_timeout(rate: int, sessions: int) -> None:
+    turns_s = sessions * Throttle(rate, sessions).message_bytes / rate
+    assert turns_s < Config.load({}, {}).transfer_timeout_s / 3
 
 
 def test_waiting_ends_when_told_to_stop() -> None:
-    throttle = Throttle(MIN_RATE_LIMIT)
+    throttle = Throttle(MIN_RATE_LIMIT, 1)
     stop = threading.Event()
     assert throttle.wait(100_000_000, stop) == 0
     threading.Timer(0.05, stop.set).start()
@@ -88,7 +94,7 @@ def test_waiting_ends_when_told_to_stop() -> None:
 
 def test_time_comes_from_the_clock() -> None:
     now = [5.0]
-    throttle = Throttle(MIN_RATE_LIMIT, lambda: now[0])
+    throttle = Throttle(MIN_RATE_LIMIT, 1, lambda: now[0])
     stop = threading.Event()
     stop.set()
     throttle.wait(MIN_RATE_LIMIT, stop)
@@ -97,7 +103,8 @@ def test_time_comes_from_the_clock() -> None:
 
 
 def test_sessions_get_equal_shares_and_the_limit_together() -> None:
-    throttle = Throttle(20_000_000)
+    throttle = Throttle(20_000_000, 400)
+    assert throttle.message_bytes == 397_312
     stop = threading.Event()
     sent = [0] * 5
     together = threading.Barrier(5)
