@@ -40,8 +40,10 @@ class Child:
         *,
         prefix: Sequence[str] = (),
         nice: int = 0,
+        core: int | None = None,
     ) -> None:
-        """Start `netbench.<module>` with `spec`. `prefix` is a command that runs it elsewhere."""
+        """Start `netbench.<module>` with `spec`. `prefix` is a command that runs it elsewhere;
+        `core` the only one it may use."""
         command = [*prefix, sys.executable, "-m", f"netbench.{module}", json.dumps(spec)]
         if nice:
             command = ["nice", "-n", str(nice), *command]
@@ -56,6 +58,9 @@ class Child:
             | os.environ
             | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+        if core is not None:
+            # While it has one thread, whose affinity the others inherit.
+            os.sched_setaffinity(self._process.pid, {core})
 
     @property
     def pid(self) -> int:

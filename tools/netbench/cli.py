@@ -188,14 +188,14 @@ def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--bytes", type=_bytes, default="300MB", metavar="N", help="of the model (default: 300MB)"
+        "--bytes", type=_bytes, default="100MB", metavar="N", help="of the model (default: 100MB)"
     )
     command.add_argument(
         "--rate-limit",
         type=_bytes,
-        default="100MB",
+        default="20MB",
         metavar="N",
-        help="bytes per second of the second server (default: 100MB)",
+        help="bytes per second of the second server (default: 20MB)",
     )
     command.add_argument(
         "--seconds", type=_count, default=5, metavar="S", help="of a phase (default: 5)"
@@ -203,9 +203,9 @@ def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
     command.add_argument(
         "--executor",
         choices=EXECUTORS,
-        default="mp",
+        default="uni",
         help="vLLM's: mp, its default on CPU, keeps the core beside the model busy too; uni leaves "
-        "it free (default: mp)",
+        "it free (default: uni)",
     )
     _add_common(command, repeat=12)
     command.set_defaults(run=_serving)

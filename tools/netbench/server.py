@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,11 @@ _NAME: Final = "bench"
 EXECUTORS: Final = ("mp", "uni")
 """vLLM's names. `mp`, its default on CPU: the worker is a process of its own, and while it infers
 the engine's process spins on the core that vLLM leaves free. `uni`, as on CUDA: the engine's
-process infers itself; here it gets all cores but one as well."""
+process infers itself, here with a thread less than there are cores (`bind` keeps them apart)."""
+
+_BUSY: Final = 0.5
+"""What a thread computes, as a share of what the busiest one does, for it to count as inferring."""
+
 _TOKENS: Final = 200
 
 
@@ -120,6 +124,26 @@ class Server:
         finally:
             connection.close()
         return [later - earlier for earlier, later in pairwise(seen)]
+
+    def bind(self, cores: Collection[int], seconds: float) -> None:
+        """Keep the threads that infer to `cores`: those that are busy while it makes tokens for
+        this long. vLLM does so itself with `mp`."""
+        before = self._computed()
+        self.token_gaps(seconds)
+        spent = {thread: ns - before.get(thread, 0) for thread, ns in self._computed().items()}
+        for thread, ns in spent.items():
+            if ns >= _BUSY * max(spent.values()):
+                os.sched_setaffinity(thread, cores)
+
+    def _computed(self) -> dict[int, int]:
+        """CPU time in ns of each thread of its processes."""
+        found: dict[int, int] = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # It has ended.
+                if os.getpgid(int(process.name)) == self._process.pid:
+                    for task in (process / "task").iterdir():
+                        found[int(task.name)] = int((task / "schedstat").read_text().split()[0])
+        return found
 
     def close(self) -> None:
         """End it and all it started: politely, then not."""

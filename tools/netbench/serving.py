@@ -1,25 +1,29 @@
 """What serving weights costs those whom the model serves: time between tokens.
 
-Two real servers of one random model on CPU, one without and one with `RATE_LIMIT`. Phases in turns:
-the first idle, the first while a replica pulls from it over and over, the second idle, the second
-while a replica pulls, the second idle again: what that differs from the first time is noise. Short
-phases and many of them, because machines get faster and slower within a minute.
+Two real servers of one random model on CPU, one without and one with `RATE_LIMIT`. Each round has a
+phase of every kind, in an order of its own: both servers idle; a replica that pulls from one or the
+other over and over; the raw limit, which is plain Gloo moving as many bytes as `RATE_LIMIT` allows
+between strangers to the server, who cost it cycles and memory bandwidth as well; and the second
+server idle once more, which counts as idle too, and what it differs from the first time is noise.
+Short phases and many of them, because machines get faster and slower within a minute.
 
 The replica runs without a model and at the lowest priority, so that what it computes itself does
 not count as the source's; it moves no more than the source lets it.
 
-On two cores only `uni` leaves one free (`server.EXECUTORS`): with `mp`, vLLM keeps both busy, and
-whatever else runs on the machine costs its tokens time, the replica too.
+With `uni` the model is bound to all cores but the last, and replica and strangers to that one: they
+stand for other machines. With `mp` vLLM binds it by itself, and its engine's process spins on the
+core that is left: on two cores none is free, and whatever runs costs tokens time.
 
-Plain Gloo and upstream serve no model and have no place here: the raw limit is the idle phase.
+Upstream's algorithm serves no model and has no place here.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -28,68 +32,126 @@ from netbench import checkpoint
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps
 from netbench.server import Server
+from netloader.throttle import Throttle
 
 _LOWEST: Final = 19
 _SETTLE_S: Final = 3.0
+
+_SESSIONS: Final = 8
+"""That a server may have, model and draft, if nothing else is set: it decides on the size of
+messages."""
+
+_PHASES: Final = ("idle_uncapped", "uncapped", "idle_capped", "raw", "capped", "idle_again")
+
+_IDLE: Final = ("idle_capped", "idle_again")
+_COMPARED: Final = {
+    "uncapped": (("uncapped",), ("idle_uncapped",)),
+    "capped": (("capped",), _IDLE),
+    "raw": (("raw",), _IDLE),
+    "capped_raw": (("capped",), ("raw",)),
+    "noise": (("idle_again",), ("idle_capped",)),
+}
+"""Ratios, and the phases whose gaps each compares."""
 
 
 def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repeat: int) -> Json:
     """`rate_limit` in bytes per second, `executor` one of `server.EXECUTORS`. Raises `ServerError`,
     `ChildError`."""
     load = os.getloadavg()[0]
-    gaps: dict[str, list[float]] = defaultdict(list)
-    pulled: dict[str, list[float]] = defaultdict(list)
     limits: dict[str, Json] = {"uncapped": {}, "capped": {"RATE_LIMIT": rate_limit}}
+    *first, last = sorted(os.sched_getaffinity(0))
+    apart = executor == "uni" and bool(first)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netbench-")))
         model = checkpoint.write(folder / "model", nbytes)
         servers: dict[str, Server] = {}
+        movers: dict[str, Child] = {}
         for name, extra in limits.items():
             mesh = {"MESH_DIRECTORY": str(folder / f"{name}-mesh")}
             # One after the other: both at once would wait for each other's cores.
-            servers[name] = stack.enter_context(
-                Server(model, folder / name, extra | mesh, executor=executor)
-            )
-            servers[name].wait_ready()
-        pullers = {
-            name: Child("puller", {"directory": str(folder / f"{name}-mesh")}, nice=_LOWEST)
-            for name in limits
-        }
-        ready = stack.enter_context(starting(list(pullers.values())))
+            server = Server(model, folder / name, extra | mesh, executor=executor)
+            servers[name] = stack.enter_context(server)
+            server.wait_ready()
+            if apart:
+                server.bind(first, _SETTLE_S)
+        core = last if apart else None
+        for name in limits:
+            where = {"directory": str(folder / f"{name}-mesh")}
+            movers[name] = Child("puller", where, nice=_LOWEST, core=core)
+        pace = {"rate": rate_limit, "message_bytes": Throttle(rate_limit, _SESSIONS).message_bytes}
+        movers["raw"] = Child("stranger", pace, nice=_LOWEST, core=core)
+        pulled, *_ = stack.enter_context(starting(list(movers.values())))
         for server in servers.values():
             server.token_gaps(_SETTLE_S)
-        for _ in range(repeat):
-            for name, server in servers.items():
-                gaps[f"idle_{name}"] += server.token_gaps(seconds)
-                pullers[name].tell("pull", seconds=seconds)
-                gaps[name] += server.token_gaps(seconds)
-                answer = pullers[name].hear()
-                pulled[name].append(gbps(answer["bytes"], answer["seconds"]))
-            gaps["idle_again"] += servers["capped"].token_gaps(seconds)
-    phases = {name: _phase(values) for name, values in gaps.items()}
-    for name, rates in pulled.items():
-        phases[name]["pulled_gbps"] = sum(rates) / len(rates)
+        rounds = _Rounds(servers, movers, seconds)
+        for number in range(repeat):
+            rounds.round(number)
     return {
         "benchmark": "serving",
-        "bytes": ready[0]["bytes"],
-        "tensors": ready[0]["tensors"],
+        "bytes": pulled["bytes"],
+        "tensors": pulled["tensors"],
         "rate_limit": rate_limit,
         "executor": executor,
+        "bound": apart,
         "seconds": seconds,
         "repeat": repeat,
         "load_before": load,
-        "p99_ratio_uncapped": phases["uncapped"]["p99_ms"] / phases["idle_uncapped"]["p99_ms"],
-        "p99_ratio_capped": phases["capped"]["p99_ms"] / phases["idle_capped"]["p99_ms"],
-        "p99_ratio_noise": phases["idle_again"]["p99_ms"] / phases["idle_capped"]["p99_ms"],
-        "p50_ratio_uncapped": phases["uncapped"]["p50_ms"] / phases["idle_uncapped"]["p50_ms"],
-        "p50_ratio_capped": phases["capped"]["p50_ms"] / phases["idle_capped"]["p50_ms"],
-        "phases": phases,
-        "repetitions_pulled_gbps": dict(pulled),
+        **rounds.report(),
     }
 
 
-def _phase(gaps: Sequence[float]) -> Json:
-    ordered = sorted(gaps)
+class _Rounds:
+    """One phase of each kind at a time."""
+
+    def __init__(
+        self, servers: Mapping[str, Server], movers: Mapping[str, Child], seconds: float
+    ) -> None:
+        self._servers = servers
+        self._movers = movers
+        self._seconds = seconds
+        self._gaps: dict[str, list[list[float]]] = defaultdict(list)
+        self._moved: dict[str, list[float]] = defaultdict(list)
+
+    def round(self, number: int) -> None:
+        """Every phase once."""
+        for name in random.Random(number).sample(_PHASES, len(_PHASES)):
+            mover = self._movers.get(name)
+            if mover is not None:
+                mover.tell("pull", seconds=self._seconds)
+            server = self._servers["uncapped" if name.endswith("uncapped") else "capped"]
+            self._gaps[name].append(server.token_gaps(self._seconds))
+            if mover is not None:
+                answer = mover.hear()
+                self._moved[name].append(gbps(answer["bytes"], answer["seconds"]))
+
+    def report(self) -> Json:
+        phases = {name: _phase(self._of([name])) for name in _PHASES}
+        for name, rates in self._moved.items():
+            phases[name]["moved_gbps"] = sum(rates) / len(rates)
+        return {
+            **{f"p99_ratio_{name}": self._ratio(*two, 0.99) for name, two in _COMPARED.items()},
+            **{f"p50_ratio_{name}": self._ratio(*two, 0.50) for name, two in _COMPARED.items()},
+            "phases": phases,
+            "repetitions_p50_ms": self._each(0.50),
+            "repetitions_p99_ms": self._each(0.99),
+            "repetitions_moved_gbps": dict(self._moved),
+        }
+
+    def _of(self, names: Iterable[str]) -> list[float]:
+        """All gaps of these phases, ascending."""
+        return sorted(gap for name in names for gaps in self._gaps[name] for gap in gaps)
+
+    def _ratio(self, names: Sequence[str], others: Sequence[str], share: float) -> float:
+        return percentile(self._of(names), share) / percentile(self._of(others), share)
+
+    def _each(self, share: float) -> Json:
+        return {
+            name: [1e3 * percentile(sorted(gaps), share) for gaps in rounds]
+            for name, rounds in self._gaps.items()
+        }
+
+
+def _phase(ordered: Sequence[float]) -> Json:
     return {
         "tokens": len(ordered),
         "p50_ms": 1e3 * percentile(ordered, 0.5),

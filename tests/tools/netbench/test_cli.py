@@ -240,8 +240,10 @@ def test_serving_reports_every_phase() -> None:
         *("--seconds", "3", "--repeat", "1"),
     )
     phases = found["phases"]
-    assert set(phases) == {*("idle_uncapped", "uncapped", "idle_capped", "capped", "idle_again")}
+    idle = {"idle_uncapped", "idle_capped", "idle_again"}
+    assert set(phases) == idle | {"uncapped", "raw", "capped"}
     assert all(phase["tokens"] > 0 for phase in phases.values())
-    assert phases["uncapped"]["pulled_gbps"] > 0
+    assert phases["uncapped"]["moved_gbps"] > 0
     # A bucket may let one turn more through than its rate.
-    assert 0 < phases["capped"]["pulled_gbps"] < 0.022
+    assert 0 < phases["capped"]["moved_gbps"] < 0.022
+    assert 0 < phases["raw"]["moved_gbps"] < 0.022
