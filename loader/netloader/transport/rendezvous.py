@@ -94,7 +94,7 @@ class Rendezvous:
     def _meet(self, deadline: float) -> _Entries:
         while True:
             try:
-                self._listener.settimeout(max(0.0, deadline - time.monotonic()))
+                self._listener.settimeout(_left(deadline))
                 peer, _ = self._listener.accept()
             except OSError:
                 if self._closed:
@@ -160,7 +160,7 @@ class _Entries(Store):
         data = value.encode() if isinstance(value, str) else bytes(value)
         body = struct.pack("!H", len(key)) + key.encode() + data
         try:
-            self._peer.settimeout(max(0.001, self._deadline - time.monotonic()))
+            self._peer.settimeout(_left(self._deadline))
             self._peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
         except OSError as error:
             raise TransportError(f"the peer left the rendezvous: {error}") from None
@@ -196,7 +196,7 @@ class _Entries(Store):
         data = b""
         while len(data) < size:
             try:
-                self._peer.settimeout(max(0.001, deadline - time.monotonic()))
+                self._peer.settimeout(_left(deadline))
                 part = self._peer.recv(size - len(data))
             except TimeoutError:
                 raise TransportError("the peer went silent at the rendezvous") from None
@@ -210,6 +210,15 @@ class _Entries(Store):
     def _mac(self, rank: int, body: bytes) -> bytes:
         """The rank is part of it: what a side said must not come back to it as the other's."""
         return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then. Raises `TimeoutError` when there are none: who sends a byte at a time
+    would otherwise get a little more for each."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _wake(one: socket.socket) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from netloader.transport import SOURCE, Group, Rendezvous, TransportError, join
+from netloader.transport import REPLICA, SOURCE, Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.rendezvous import _Entries
 
@@ -48,6 +48,59 @@ def test_replica_that_never_comes_is_given_up_after_the_timeout() -> None:
     rendezvous = Rendezvous("127.0.0.1", 0.1)
     with pytest.raises(TransportError, match=r"did not come within 0\.1 s"):
         rendezvous.open(GlooBackend())
+
+
+def test_what_comes_after_the_deadline_is_not_taken() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        now = time.monotonic()
+        _Entries(one, "secret", REPLICA, now + 5).set("key", "value")
+        entries = _Entries(other, "secret", SOURCE, now + 5)
+        with pytest.raises(TransportError, match="silent"):
+            entries.receive(now - 1)
+        entries.receive(now + 5)
+        assert entries.get("key") == b"value"
+
+
+def drip(peer: socket.socket, stop: threading.Event) -> None:
+    """Announce a long entry, and send it a byte at a time."""
+    with peer:
+        try:
+            peer.sendall((60_000).to_bytes(4, "big") + bytes(32))
+            while not stop.is_set():
+                time.sleep(0.0001)
+                peer.sendall(b"x")
+        except OSError:
+            pass
+
+
+def test_a_stranger_who_sends_a_byte_at_a_time_holds_nobody_up() -> None:
+    rendezvous = Rendezvous("127.0.0.1", 0.3)
+    stop = threading.Event()
+    peers = [socket.create_connection(("127.0.0.1", rendezvous.port), 1) for _ in range(3)]
+    threads = [threading.Thread(target=drip, args=(peer, stop)) for peer in peers]
+    for thread in threads:
+        thread.start()
+    started = time.monotonic()
+    with pytest.raises(TransportError):
+        rendezvous.open(GlooBackend())
+    assert time.monotonic() - started < 2
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_source_that_sends_a_byte_at_a_time_does_not_hold_its_replica_up() -> None:
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sending = threading.Thread(target=lambda: drip(listener.accept()[0], stop))
+        sending.start()
+        started = time.monotonic()
+        with pytest.raises(TransportError):
+            join("127.0.0.1", listener.getsockname()[1], "secret", GlooBackend(), 0.3)
+        assert time.monotonic() - started < 2
+        stop.set()
+        sending.join()
 
 
 def test_closing_ends_the_wait_for_the_replica_at_once() -> None:
