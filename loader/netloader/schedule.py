@@ -40,6 +40,10 @@ _RECENT = 0.3
 """Weight of the last chunk in a source's pace. High, because a pace that was right a few seconds
 ago decides nothing here."""
 
+PATIENCE_S = 1.0
+"""How long a source that has never delivered may be silent while one that has not either is idle;
+doubled each time, because a chunk takes what it takes."""
+
 _MUCH_SOONER = 2.0
 _LET_GO_AFTER_S = 0.1
 """A source is let go only for a clear gain: paces are estimates, and a new request costs a round
@@ -85,6 +89,7 @@ class Schedule:
         self._waiting: dict[int, None] = dict.fromkeys(range(len(self._sizes)))
         self._waiting_bytes = sum(self._sizes)
         self._done: set[int] = set()
+        self._patience_s = PATIENCE_S
 
     @property
     def complete(self) -> bool:
@@ -173,17 +178,24 @@ class Schedule:
 
         None while there is none, or while there is still something else to give out.
         """
-        if self._waiting:
+        idle = [s for s in self._sources.values() if not s.in_flight]
+        if any(self._first_for(s) is not None for s in idle):
             return None
-        idle = [s for s in self._sources.values() if not s.in_flight and s.seconds_per_byte]
         for name, slow in self._sources.items():
             if not slow.in_flight:
                 continue
             able = [s for s in idle if slow.in_flight.keys() <= s.available]
             if not able:
                 continue
-            theirs = slow.owes / sum(1 / s.seconds_per_byte for s in able if s.seconds_per_byte)
             silent_for = now - slow.moved_at
+            # Who has shown nothing yet is as good as who has to be replaced.
+            paces = [pace for s in able if (pace := s.seconds_per_byte or slow.seconds_per_byte)]
+            if not paces:
+                if silent_for > self._patience_s:
+                    self._patience_s *= 2  # Perhaps all are slow: one must be given the time.
+                    return name
+                continue
+            theirs = slow.owes / sum(1 / pace for pace in paces)
             pace = slow.pace(now)
             its = silent_for if pace is None else max(silent_for, slow.owes * pace - silent_for)
             if its > _MUCH_SOONER * theirs + _LET_GO_AFTER_S:
@@ -198,10 +210,11 @@ class Schedule:
         assert self._waiting_bytes == sum(self._sizes[chunk] for chunk in self._waiting)
 
     def _first_for(self, source: _Source) -> int | None:
-        staging = sum(
-            chunk in self._staged for s in self._sources.values() for chunk in s.in_flight
-        )
-        full = staging >= self._max_staged
+        staging = [
+            sum(chunk in self._staged for chunk in s.in_flight) for s in self._sources.values()
+        ]
+        own = sum(chunk in self._staged for chunk in source.in_flight)
+        full = sum(staging) >= self._max_staged or own >= max(1, self._max_staged // len(staging))
         return next(
             (
                 chunk

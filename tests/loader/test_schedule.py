@@ -255,6 +255,66 @@ def test_staging_memory_is_bounded_over_all_sources() -> None:
     assert taken * SIZE <= STAGING_BYTES
 
 
+def test_staging_memory_is_shared_by_the_sources() -> None:
+    """Else the first to come would hold all of it for ever, and could stall with it."""
+    chunks, places = 200, STAGING_BYTES // SIZE
+    schedule = schedule_of(chunks, staged=range(chunks))
+    schedule.join("first", range(chunks), 0.0)
+    in_flight: list[int] = []
+
+    def fill() -> int:
+        while (chunk := schedule.take("first", 0.001)) is not None:
+            in_flight.append(chunk)
+        return len(in_flight)
+
+    fill()
+    schedule.arrived(
+        "first", in_flight.pop(0), 0.001
+    )  # It is fast: its window is as large as can be.
+    assert fill() == places
+    schedule.join("second", range(chunks), 0.001)
+    assert schedule.take("second", 0.001) is None
+    assert schedule.let_go(0.01) is None
+    assert schedule.let_go(3.0) == "first"
+    for _ in range(places):
+        schedule.arrived("first", in_flight.pop(0), 0.002)
+        assert fill() <= max(len(in_flight), places // 2)
+    assert len(in_flight) == places // 2
+    assert schedule.take("second", 0.002) is not None
+
+
+def test_a_source_that_stalls_is_replaced_by_one_that_has_shown_nothing_yet() -> None:
+    schedule = schedule_of(3)
+    schedule.join("stalled", range(3), 0.0)
+    while schedule.take("stalled", 0.0) is not None:
+        pass
+    schedule.arrived("stalled", 0, 0.1)
+    schedule.join("other", range(3), 0.1)
+    assert schedule.take("other", 0.1) is None
+    assert schedule.let_go(0.2) is None
+    assert schedule.let_go(0.7) == "stalled"
+
+
+def test_nobody_has_shown_anything_and_each_gets_twice_the_time_of_the_one_before() -> None:
+    """A slow source and another as slow must not take each other's chunks for ever."""
+    schedule = schedule_of(3)
+    now, waits = 0.0, []
+    busy, idle = "a", "b"
+    for name in (busy, idle):
+        schedule.join(name, range(3), now)
+    for _ in range(5):
+        while schedule.take(busy, now) is not None:
+            pass
+        began = now
+        while schedule.let_go(now) is None:
+            now += 0.01
+        waits.append(now - began)
+        schedule.leave(busy)
+        schedule.join(busy, range(3), now)
+        busy, idle = idle, busy
+    assert waits == pytest.approx([1, 2, 4, 8, 16], abs=0.1)
+
+
 def test_disowned_chunks_are_fetched_again() -> None:
     schedule = schedule_of(2)
     schedule.join("a", range(2), 0.0)
