@@ -56,7 +56,9 @@ def changes(model: nn.Module, before: Mapping[str, Mapping[str, object]]) -> dic
 
 
 def apply(model: nn.Module, values: Mapping[str, Scalar]) -> None:
-    """Set what a source's `load_weights` had set. Raises `ManifestError` for an unknown module."""
+    """Set what a source's `load_weights` had set. Raises `ManifestError`, with nothing set, when
+    some of it has no place here."""
+    found: list[tuple[nn.Module, str, Scalar]] = []
     for path, value in values.items():
         name, _, key = path.rpartition(".")
         try:
@@ -67,6 +69,8 @@ def apply(model: nn.Module, values: Mapping[str, Scalar]) -> None:
             raise ManifestError(f"the source set {path}, which is no plain attribute here")
         if not isinstance(getattr(module, key, None), Scalar):
             raise ManifestError(f"the source set {path}, which is no plain attribute here")
+        found.append((module, key, value))
+    for module, key, value in found:
         setattr(module, key, value)
 
 

@@ -29,6 +29,10 @@ _MONITORED = (
 )
 
 
+_UNREAD = 8
+"""Messages that may wait to be read. A source says little, and large things only in its answer."""
+
+
 class Break(enum.Enum):
     """How a connection ended."""
 
@@ -64,6 +68,7 @@ class Connection:
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.MAXMSGSIZE, control.MAX_ATTACHMENT_BYTES),
+            (zmq.RCVHWM, _UNREAD),
             (zmq.IPV6, int(endpoint.startswith("["))),
             (zmq.TCP_KEEPALIVE, 1),
         ):

@@ -55,7 +55,7 @@ MAX_TEXT: Final = 2048
 MAX_NAME: Final = 512
 """Of the keys of a mapping: module paths, names of fields."""
 
-MAX_BULK_MESSAGE_BYTES: Final = 1 << 30
+MIN_BULK_MESSAGE_BYTES, MAX_BULK_MESSAGE_BYTES = 64 << 10, 1 << 30
 """Of one message over the group, and the default: no chunk is larger, so each travels whole."""
 
 _MAX_QUOTE: Final = 200
@@ -111,7 +111,9 @@ class Accept(_Message):
     """What the two ranks authenticate their entries at the rendezvous with."""
     have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]
     """Chunks that can be asked for now, as half-open ranges of ids."""
-    message_bytes: Annotated[int, Field(ge=1, le=MAX_BULK_MESSAGE_BYTES)] = MAX_BULK_MESSAGE_BYTES
+    message_bytes: Annotated[int, Field(ge=MIN_BULK_MESSAGE_BYTES, le=MAX_BULK_MESSAGE_BYTES)] = (
+        MAX_BULK_MESSAGE_BYTES
+    )
     """Bytes of each message of a chunk, but for the last one, which may be shorter."""
 
 

@@ -375,6 +375,8 @@ class Source:
     def _make_room(self) -> None:
         """End a session that does nothing with its place, since somebody waits for it."""
         for client in self._clients.values():
+            if client.told:
+                continue  # It is ending already, as fast as its thread can.
             now = client.session.usage()
             wasted = waste(client.seen, now, self._timeout_s)
             if wasted is not None:

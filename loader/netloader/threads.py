@@ -39,11 +39,14 @@ class TransferThread(threading.Thread):
             super().run()
         finally:
             _running.discard(self)
+            # It refers to whoever has this thread.
+            self._stop_early = None
 
     def stop(self) -> None:
         """Tell it to end, if that is possible."""
-        if self._stop_early is not None:
-            self._stop_early()
+        stop_early = self._stop_early
+        if stop_early is not None:
+            stop_early()
 
 
 @atexit.register

@@ -20,13 +20,15 @@ import threading
 import time
 from collections.abc import Callable
 
+from netloader.control import MIN_BULK_MESSAGE_BYTES
+
 TURN_S = 0.2
 """How much of the rate one message is, in seconds."""
 
 SILENCE_S = 8.0
 """What may lie between two turns of one session, unless messages would be too small."""
 
-MIN_MESSAGE, MAX_MESSAGE = 64 * 1024, 4 * 1024 * 1024
+MIN_MESSAGE, MAX_MESSAGE = MIN_BULK_MESSAGE_BYTES, 4 * 1024 * 1024
 """Bounds of a message in bytes. Below, its fixed cost (0.1..0.2 ms on Gloo) counts; above, it is a
 burst by itself (3.4 ms of a link of 10 Gbit/s)."""
 

@@ -101,6 +101,7 @@ def changed(message: control.Message, **changes: object) -> bytes:
         changed(ACCEPT, have=[[0, 1, 2]]),
         changed(ACCEPT, attributes={"x": [1]}),
         changed(ACCEPT, message_bytes=0),
+        changed(ACCEPT, message_bytes=65_535),
         changed(ACCEPT, message_bytes=(1 << 30) + 1),
         changed(MESSAGES[6], bad_chunk=-1),
         changed(MESSAGES[6], bad_chunk=control.MAX_CHUNKS),
