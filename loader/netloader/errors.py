@@ -81,6 +81,10 @@ class DigestMismatch(TransferError):
         )
 
 
+class OtherPromise(TransferError):
+    """A source promises other weights than those before it: one of them is wrong."""
+
+
 class NoSourceLeft(NetloaderError):
     """A pull ended before everything had come: nobody was left to ask."""
 

@@ -16,7 +16,7 @@ import torch
 
 from netloader import attributes
 from netloader.attributes import Scalar
-from netloader.errors import TransferError
+from netloader.errors import OtherPromise, TransferError
 from netloader.manifest import Chunk, Piece
 from netloader.schedule import Schedule
 from netloader.weights import Weights
@@ -90,8 +90,8 @@ class Ledger:
         """A source is ready to send. `source` is what it is called from now on: another name each
         time that one comes.
 
-        Raises `TransferError` when it promises other weights than those before it, or the pull is
-        over.
+        Raises `OtherPromise` when it promises other weights than those before it, and
+        `TransferError` when the pull is over.
         """
         with self._lock:
             if self._over:
@@ -100,11 +100,11 @@ class Ledger:
                 self._kept = _Kept(promise)
             kept = self._kept.promise
             if promise.digests != kept.digests:
-                raise TransferError(endpoint, "promises other digests than an earlier source")
+                raise OtherPromise(endpoint, "promises other digests than an earlier source")
             # No digest covers these: what the sources agree on is all there is to go by.
             different = attributes.difference(kept.attributes, promise.attributes)
             if different is not None:
-                raise TransferError(
+                raise OtherPromise(
                     endpoint, f"has other attributes than an earlier source ({different})"
                 )
             self._kept.endpoints.add(endpoint)

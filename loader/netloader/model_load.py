@@ -208,7 +208,7 @@ class ModelLoad:
                 max_sources=config.max_sources,
                 verify=config.verify,
                 progress=bar.update,
-                on_lie=lambda source: self.worker.accuse(self.role, source),
+                on_lie=lambda process: self.worker.accuse(self.role, process),
                 on_sources=lambda count: self.worker.update(self.role, pulling=count),
             )
             self._run(pull, self.identity, self.backend, model)

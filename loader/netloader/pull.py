@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from netloader import pages
 from netloader.attributes import Scalar
-from netloader.candidate import Candidate
+from netloader.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, LetGo, NoSourceLeft, Refused, TransferError
 from netloader.identity import Identity
 from netloader.ledger import Ledger
@@ -74,7 +74,7 @@ class Pull:
         max_sources: int = MAX_SOURCES,
         verify: bool = True,
         progress: Callable[[int], object] = lambda nbytes: None,
-        on_lie: Callable[[Candidate], object] = lambda source: None,
+        on_lie: Callable[[Process], object] = lambda process: None,
         on_sources: Callable[[int], object] = lambda count: None,
     ) -> None:
         """`weights` are the tensors to fill. `security` gives the keys as they are now.
@@ -82,7 +82,7 @@ class Pull:
 
         `timeout_s` bounds every wait for a source that makes no progress. With `verify` off, bytes
         are taken as they come. `progress` is told the bytes of each chunk, by one thread at a time.
-        `on_lie` is told of a source whose bytes were not what it had promised, `on_sources` the
+        `on_lie` is told of a process whose bytes were not what it had promised, `on_sources` the
         number of sources being pulled from whenever it changes.
         """
         self.weights = weights
@@ -152,14 +152,15 @@ class Pull:
             while not self.complete:
                 self._ledger.changed.clear()
                 self._settle()
-                if len(self._streams) < self._max_sources:
-                    self._open(find())
                 now = time.monotonic()
-                if any(stream.accepted for stream in self._streams):
+                alone = not any(stream.accepted for stream in self._streams)
+                if not alone:
                     alone_since = now
-                elif not self._streams and (
-                    not self._had_one or now - alone_since >= source_timeout_s
-                ):
+                waited = alone and now - alone_since >= source_timeout_s
+                if len(self._streams) < self._max_sources:
+                    # Busy sources could otherwise be greeted in turns for ever.
+                    self._open(find(), again=not waited)
+                if not self._streams and (waited or not self._had_one):
                     raise NoSourceLeft(self._had_one, source_timeout_s, self.failures)
                 self._ledger.changed.wait(_LOOK_S)
                 self._let_go()
@@ -167,10 +168,11 @@ class Pull:
         finally:
             self._stop()
 
-    def _open(self, candidates: Sequence[Candidate]) -> None:
-        """Fill the free places with the best that may be tried now."""
+    def _open(self, candidates: Sequence[Candidate], *, again: bool) -> None:
+        """Fill the free places with the best that may be tried now; with `again` not only for the
+        first time."""
         busy = {stream.source.endpoint for stream in self._streams}
-        for candidate in self._prospects.usable(candidates, busy, time.monotonic()):
+        for candidate in self._prospects.usable(candidates, busy, time.monotonic(), again=again):
             if len(self._streams) >= self._max_sources:
                 return
             stream = Stream(candidate, self._request, self._ledger, self._on_end)
@@ -219,8 +221,10 @@ class Pull:
             healthy = busy or isinstance(error, LetGo)
             (_log.info if healthy else _log.warning)("%s", failure)
             self.failures.append(failure)
-        if isinstance(error, DigestMismatch):
-            self._on_lie(source)
+        if stream.disowned:
+            self._prospects.promise_broken()
+        if isinstance(error, DigestMismatch) and stream.process is not None:
+            self._on_lie(stream.process)
 
     def _note_delivery(self, stream: Stream) -> None:
         if not stream.nbytes:

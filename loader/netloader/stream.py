@@ -23,7 +23,7 @@ import torch
 import zmq
 
 from netloader import control, cores, digests, manifest
-from netloader.candidate import Candidate
+from netloader.candidate import Candidate, Process
 from netloader.connection import Connection
 from netloader.errors import (
     DigestMismatch,
@@ -95,6 +95,8 @@ class _Session:
     connection: Connection
     message_bytes: int
     in_flight: deque[_Arriving] = field(default_factory=deque)
+    broken: TransportError | None = None
+    """Why nothing more can be asked for. What has arrived before is as good as ever."""
 
 
 _numbers = itertools.count()
@@ -116,10 +118,12 @@ class Stream:
         """What ended it early; None while it runs, and when it simply was done."""
         self.nbytes = 0
         """Bytes of weights it brought, verified."""
+        self.disowned = False
+        """Whether it broke a promise that nobody else stands for: all that had come is void."""
         self.seconds = 0.0
         """From the first word to the source until its last verified chunk."""
-        self.accepted = False
-        """Whether the source opened a session."""
+        self.process: Process | None = None
+        """Who opened a session at the source's endpoint; None until then."""
         self._request = request
         self._ledger = ledger
         self._on_end = on_end
@@ -136,6 +140,11 @@ class Stream:
             f"netloader-pull-{source.endpoint}",
             stop=lambda: self.abandon("this process ends"),
         )
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the source opened a session."""
+        return self.process is not None
 
     def start(self) -> None:
         self._thread.start()
@@ -159,7 +168,8 @@ class Stream:
         try:
             self._pull()
         except TransferError as error:
-            # Without its frames: they would keep the group and its memory alive.
+            # Without frames, its own or its causes': they would keep the group and memory alive.
+            error.__context__ = error.__cause__ = None
             self.error = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001
             # A fault of ours must cost this source, not the start: there are others, and storage.
@@ -168,6 +178,7 @@ class Stream:
         finally:
             if isinstance(self.error, DigestMismatch) and self._ledger.lied(self._endpoint):
                 self.nbytes = 0
+                self.disowned = True
             self._ledger.leave(self.name)
             self._on_end(self)
 
@@ -218,7 +229,7 @@ class Stream:
                     answer.retry_after_s,
                 )
             case control.Accept():
-                self.accepted = True
+                self.process = (self._endpoint, answer.generation)
             case _:
                 raise TransferError(self._endpoint, f"answered hello with {answer.type}")
         session = None
@@ -300,12 +311,15 @@ class Stream:
         """Keep a window of chunks in flight until the pull is over."""
         silent_since = time.monotonic()
         while True:
-            self._ask(session)
+            if session.broken is None:
+                self._ask(session)
             if session.in_flight:
                 self._receive(session)
                 self.seconds = time.monotonic() - started
                 silent_since = time.monotonic()
                 continue
+            if session.broken is not None:
+                raise self._lost(session, session.broken)
             if self._abort_reason is not None:
                 raise SourceLost(self._endpoint, self._abort_reason)
             if self._ledger.over:
@@ -327,7 +341,8 @@ class Stream:
                 messages = torch.split(data, session.message_bytes)
                 pending = tuple(session.group.recv(part, chunk.id) for part in messages)
             except TransportError as error:
-                raise self._lost(session, error) from None
+                session.broken = error
+                return
             session.in_flight.append(_Arriving(chunk, pending, data, buffer))
             asked.append(chunk.id)
         if asked:

@@ -113,15 +113,14 @@ class Worker:
             return static
         return static + self._choose(self._mesh, identity, backend).candidates
 
-    def accuse(self, role: Role, source: Candidate) -> None:
-        """Never ask this source again, and tell the mesh that it sent wrong bytes.
+    def accuse(self, role: Role, process: Process) -> None:
+        """Never take this process from the mesh again, and tell the mesh that it sent wrong bytes.
 
-        One from a static list whose generation nobody knows can only be avoided by the pull itself.
+        Who is in a static list as well is avoided there by the pull alone: the operator wants it.
         """
-        if source.generation is None:
-            return
-        self._liars.add((source.endpoint, source.generation))
-        accused = Accused(endpoint=source.endpoint, generation=source.generation)
+        self._liars.add(process)
+        endpoint, generation = process
+        accused = Accused(endpoint=endpoint, generation=generation)
         with self._lock:
             holding = self._holdings.get(role)
             before = holding.accuses if holding is not None else ()

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 from netloader.candidate import BY_MESH, Candidate
-from netloader.errors import DigestMismatch, LetGo, Refused, SourceLost, TransferError
-from netloader.prospects import LOST_PAUSE_S, MAX_LOSSES, Prospects
+from netloader.errors import (
+    DigestMismatch,
+    LetGo,
+    OtherPromise,
+    Refused,
+    SourceLost,
+    TransferError,
+)
+from netloader.prospects import LOST_PAUSE_S, MAX_LOSSES, MIN_PAUSE_S, Prospects
 
 LISTED = Candidate("listed:1", "SOURCE")
 A, B = Candidate("a:1", BY_MESH, 1), Candidate("b:1", BY_MESH, 1)
@@ -25,6 +32,29 @@ def test_a_busy_source_is_tried_when_it_said() -> None:
     prospects.ended(A, Refused("a:1", "busy", 2.0), 0, 10.0)
     assert prospects.usable([A], (), 11.9) == []
     assert prospects.usable([A], (), 12.0) == [A]
+
+
+def test_a_busy_source_is_not_asked_again_at_once_whatever_it_said() -> None:
+    prospects = Prospects()
+    prospects.ended(A, Refused("a:1", "busy", 0.0), 0, 10.0)
+    assert prospects.usable([A], (), 10.0) == []
+    assert prospects.usable([A], (), 10.0 + MIN_PAUSE_S) == [A]
+
+
+def test_only_those_who_were_never_tried_when_it_is_late() -> None:
+    prospects = Prospects()
+    prospects.ended(A, Refused("a:1", "busy", 1.0), 0, 10.0)
+    assert prospects.usable([A, B], (), 12.0, again=False) == [B]
+    assert prospects.usable([A, B], (), 12.0) == [A, B]
+
+
+def test_who_contradicted_a_liar_is_tried_again() -> None:
+    prospects = Prospects()
+    prospects.ended(B, OtherPromise("b:1", "promises other digests"), 0, 0.0)
+    assert prospects.usable([A, B], (), 1e9) == [A]
+    prospects.ended(A, DigestMismatch("a:1", 1, "x", "y"), 100, 1.0)
+    prospects.promise_broken()
+    assert prospects.usable([A, B], (), 1.0) == [B]
 
 
 def test_a_refusal_without_a_time_is_final() -> None:

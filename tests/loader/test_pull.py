@@ -313,11 +313,12 @@ def test_fifty_sessions_leave_no_threads_and_no_descriptors() -> None:
 
         once()
         settle()
-        before = descriptors(), threads()
+        descriptors_before, threads_before = descriptors(), threads()
         for _ in range(50):
             once()
         settle()
-        assert (descriptors(), threads()) <= before
+        assert descriptors() <= descriptors_before
+        assert threads() <= threads_before
     assert equal(replica, small)
 
 
@@ -332,11 +333,12 @@ def test_failed_sessions_leave_no_threads_and_no_descriptors() -> None:
 
         once()
         settle()
-        before = descriptors(), threads()
+        descriptors_before, threads_before = descriptors(), threads()
         for _ in range(10):
             once()
         settle()
-        assert (descriptors(), threads()) <= before
+        assert descriptors() <= descriptors_before
+        assert threads() <= threads_before
 
 
 def settle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import threading
@@ -9,33 +10,42 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 import torch
 from tests.loader import wrong_bytes
 from tests.loader.support import (
+    GENERATION,
     OnSend,
     SendLog,
     Stuck,
     TamperedBackend,
+    TamperedGroup,
     big_weights,
     candidate,
     cut_after,
+    descriptors,
     equal,
     offer_of,
     pull_into,
     serving,
     source_process,
+    threads,
     toy_weights,
     until,
     wrong_byte_in,
 )
-from tests.loader.test_pull import doomed
+from tests.loader.test_pull import doomed, settle
+from torch._C._distributed_c10d import Store
 
-from netloader.candidate import Candidate
-from netloader.errors import DigestMismatch, NoSourceLeft, Refused
+from netloader import source as source_module
+from netloader.candidate import Candidate, Process
+from netloader.errors import DigestMismatch, NoSourceLeft, OtherPromise, Refused
 from netloader.pull import Pull
+from netloader.schedule import UNPROVEN_WINDOW
 from netloader.source import Source
+from netloader.transport import Group, Pending
 
 pytestmark = pytest.mark.usefixtures("small_window")
 
@@ -193,6 +203,48 @@ def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
     assert str(pull.failures[0].error).startswith(f"source {killed.endpoint}")
 
 
+def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
+    """Verified or not: several chunks may be there before the first is looked at."""
+    replica = toy_weights(rows=8000)
+    arrived = UNPROVEN_WINDOW
+
+    class Breaking(TamperedGroup):
+        """Receives what was asked for, and breaks when more is."""
+
+        asked = 0
+
+        def recv(self, data: torch.Tensor, tag: int) -> Pending:
+            if self.asked == arrived:
+                until(lambda: len(made.logs[0].sent) >= arrived)
+                time.sleep(0.2)  # What was sent is on its way.
+                self.abort()
+            self.asked += 1
+            return self.inner.recv(data, tag)
+
+    class Backend(TamperedBackend):
+        def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+            group = super().open(store, rank, host, timeout)
+            assert isinstance(group, TamperedGroup)
+            first = not made.logs[1].sent and len(known) == 1
+            return Breaking(group.inner, group.on_send) if first else group
+
+    known: list[Candidate] = []
+    with sources(None, None) as made:
+        known.append(made.candidates()[0])
+        backend = Backend(lambda tag, data: data)
+        pull = pull_into(replica, backend=backend)
+
+        def find() -> tuple[Candidate, ...]:
+            if pull.failures:
+                known[:] = made.candidates()[1:]
+            return tuple(known)
+
+        run(pull, find, 5.0)
+    assert equal(replica, WEIGHTS)
+    assert not {*made.logs[0].sent} & {*made.logs[1].sent}
+    assert len(made.logs[0].sent) == arrived
+
+
 def test_a_withdrawing_source_is_replaced() -> None:
     replica = toy_weights(rows=8000)
     with sources(slowed(0.005), slowed(0.005)) as made:
@@ -223,21 +275,85 @@ def test_a_member_that_appears_in_the_middle_joins() -> None:
     assert {one.endpoint for one in pull.deliveries} == {first.endpoint, second.endpoint}
 
 
+@pytest.mark.parametrize("retry_after_s", [0.0, 0.15])
+def test_busy_sources_do_not_hold_a_replica_for_ever(
+    retry_after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is always one that is just being asked."""
+    monkeypatch.setattr(source_module, "RETRY_AFTER_S", retry_after_s)
+    with sources(None, None, None, max_sessions=0) as made:
+        started = time.monotonic()
+        with pytest.raises(NoSourceLeft):
+            run(pull_into(toy_weights(rows=8000)), made.candidates, 0.5)
+    assert 0.5 <= time.monotonic() - started < 4
+
+
+def test_a_failed_pull_is_gone_without_the_garbage_collector() -> None:
+    def fail() -> None:
+        with sources(cut_after(3)) as made, pytest.raises(NoSourceLeft):
+            run(pull_into(toy_weights(rows=8000)), made.candidates)
+
+    fail()
+    gc.collect()
+    gc.disable()
+    try:
+        settle()
+        descriptors_before, threads_before = descriptors(), threads()
+        for _ in range(5):
+            fail()
+        settle()
+        assert threads() <= threads_before
+        assert descriptors() <= descriptors_before
+    finally:
+        gc.enable()
+
+
 class TestWrongBytes:
     def test_are_found_and_fetched_elsewhere_and_the_liar_is_named(self) -> None:
         replica = toy_weights(rows=8000)
-        caught: list[Candidate] = []
-        with sources(wrong_byte_in(0), None) as made:
-            liar = made.candidates()[0]
-            pull = run(
-                pull_into(replica, on_lie=caught.append), lambda: (liar, made.candidates()[1])
-            )
+        caught: list[Process] = []
+        lied = threading.Event()
+
+        def lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            lied.set()
+            return wrong_byte_in(tag)(tag, data)
+
+        def wait_for_the_lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            assert lied.wait(5)
+            return data
+
+        with sources(lie, wait_for_the_lie) as made:
+            liar, honest = made.candidates()
+            unknown = Candidate(liar.endpoint, "a static list")
+            pull = run(pull_into(replica, on_lie=caught.append), lambda: (unknown, honest))
         assert equal(replica, WEIGHTS)
         lies = [f for f in pull.failures if isinstance(f.error, DigestMismatch)]
-        if made.logs[0].sent.count(0):
-            assert [failure.source for failure in lies] == [liar]
-            assert caught == [liar]
+        assert [failure.source for failure in lies] == [unknown]
+        assert f"source {liar.endpoint}" in str(lies[0])
+        # Whose generation nobody knew has told it.
+        assert caught == [(liar.endpoint, GENERATION)]
         assert pull.unverified() == ()
+
+    def test_who_contradicted_the_liar_is_asked_again(self) -> None:
+        replica, other = toy_weights(rows=8000), toy_weights(2, rows=8000)
+        pull = pull_into(replica)
+        begun = threading.Event()
+
+        def contradicted() -> bool:
+            return any(isinstance(failure.error, OtherPromise) for failure in pull.failures)
+
+        def lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            begun.set()
+            until(contradicted)
+            return wrong_byte_in(tag)(tag, data)
+
+        offer = offer_of(other, backend=TamperedBackend(lie))
+        with serving(offer) as lying, sources(None) as made:
+            liar, honest = candidate(lying), made.candidates()[0]
+            run(pull, lambda: (liar, honest) if begun.is_set() else (liar,))
+        assert equal(replica, WEIGHTS)
+        kinds = [type(failure.error) for failure in pull.failures]
+        assert kinds == [OtherPromise, DigestMismatch]
 
     def test_every_chunk_of_a_liar_alone_is_worth_nothing(self) -> None:
         """It promised the digests itself, and then broke that promise."""

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from tests.loader.support import (
+    SendLog,
     Stuck,
     TamperedBackend,
     big_weights,
@@ -19,7 +20,7 @@ from tests.loader.support import (
 from torch import nn
 
 from netloader.manifest import CHUNK_BYTES, Chunk
-from netloader.session import Offer, Session
+from netloader.session import STAGED, Offer, Session
 from netloader.throttle import Throttle
 from netloader.transport import Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
@@ -128,6 +129,34 @@ def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
         assert torch.equal(target, weights.pack(chunk, staging))
     watched.session.finish()
     assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
+    weights = toy_weights(1)
+    log = SendLog()
+    used: set[int] = set()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        used.add(data.untyped_storage().data_ptr())
+        return log(tag, data)
+
+    offer = offer_of(weights, backend=TamperedBackend(on_send))
+    packed = [chunk for chunk in offer.chunks if weights.contiguous(chunk) is None] * 3
+    assert len(packed) > STAGED
+    watched = Watched(offer)
+    group = watched.join()
+    watched.session.want([chunk.id for chunk in packed])
+    until(lambda: len(log.sent) == STAGED)
+    time.sleep(0.05)  # Nobody receives: the next ones have to wait.
+    assert len(log.sent) == STAGED
+    for chunk in packed:
+        target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+        group.recv(target, chunk.id).wait(5)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    assert len(log.sent) == len(packed)
+    assert len(used) <= STAGED
     group.abort()
 
 

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.loader.support import (
     GENERATION,
+    OnSend,
+    TamperedBackend,
+    calling,
     candidate,
     equal,
+    hello,
     identity,
     offer_of,
     pull_from,
     pull_into,
     toy_weights,
     until,
+    wrong_byte_in,
 )
 from tests.loader.test_advert import holding
 
+from netloader import control
 from netloader import worker as module
+from netloader.candidate import Process
 from netloader.config import Config
+from netloader.errors import DigestMismatch
+from netloader.session import Offer
 from netloader.source import Source
 from netloader.worker import Worker, get_worker
 
@@ -48,12 +59,22 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         made.close()
 
 
-def serve(worker: Worker) -> Source:
+def load(worker: Worker) -> Source:
+    """Say that it is loading."""
     source = worker.listen("target")
     assert source is not None
     worker.announce(holding(state="loading", endpoint=source.endpoint))
-    worker.serve("target", offer_of(WEIGHTS))
     return source
+
+
+def serve(worker: Worker, offer: Offer | None = None) -> Source:
+    source = load(worker)
+    worker.serve("target", offer or offer_of(WEIGHTS))
+    return source
+
+
+def tampered(on_send: OnSend) -> Offer:
+    return offer_of(WEIGHTS, backend=TamperedBackend(on_send))
 
 
 def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> None:
@@ -117,6 +138,87 @@ def test_two_workers_find_each_other_and_share(start: Start) -> None:
     replica = toy_weights()
     pull_from(pull_into(replica), found)
     assert equal(replica, WEIGHTS)
+
+
+def test_settings_of_a_source_hold(start: Start) -> None:
+    source = serve(start(0, MESH=False, MAX_SESSIONS=1, RATE_LIMIT=1_000_000))
+    anyone = hello(WEIGHTS, generation=None)
+    with calling(source) as first, calling(source) as second:
+        accept = first.ask(anyone)
+        assert isinstance(accept, control.Accept)
+        assert accept.message_bytes == 196_608
+        refusal = second.ask(anyone)
+        assert isinstance(refusal, control.Refuse)
+        assert (refusal.code, refusal.retry_after_s) == ("busy", 1.0)
+
+
+def test_worker_whose_weights_have_changed_tells_the_mesh(start: Start) -> None:
+    worker, onlooker = start(0), start(1)
+    weights = toy_weights(1)
+    source = serve(worker, offer_of(weights))
+    until(lambda: onlooker.find(identity(), "gloo"))
+    weights.tensors[0].view(-1)[5] += 1
+    with pytest.raises(DigestMismatch):
+        pull_from(pull_into(toy_weights()), candidate(source, worker.generation))
+    until(lambda: not onlooker.find(identity(), "gloo"))
+    held = worker.holding("target")
+    assert held is not None
+    assert (held.state, "changed" in held.reason) == ("unavailable", True)
+
+
+def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
+    liar, honest, accuser, onlooker = (start(rank) for rank in range(4))
+    source = serve(liar, tampered(lambda tag, data: wrong_byte_in(tag)(tag, data)))
+    serve(honest)
+    honest.update("target", serving=3)
+    load(accuser)
+    culprit: Process = (source.endpoint, liar.generation)
+
+    def found(by: Worker) -> list[Process]:
+        return [(one.endpoint, one.generation or 0) for one in by.find(identity(), "gloo")]
+
+    for one in (accuser, onlooker):
+        until(lambda one=one: len(found(one)) == 2 and found(one)[0] == culprit)  # type: ignore[misc]
+    pull = pull_into(toy_weights(), on_lie=lambda process: accuser.accuse("target", process))
+    with pytest.raises(DigestMismatch):
+        pull_from(pull, candidate(source, None))
+    # Its victim does not ask it again; others do when nobody else is left.
+    assert culprit not in found(accuser)
+    assert "sent other bytes" in accuser.candidates(identity(), "gloo")[1][0]
+    until(lambda: found(onlooker)[-1] == culprit)
+    assert len(found(onlooker)) == 2
+
+
+def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start) -> None:
+    first, replica = start(0), start(1)
+    helped = threading.Event()
+    begun = threading.Event()
+
+    def alone(tag: int, data: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        assert helped.wait(10)
+        return data
+
+    def help_out(tag: int, data: torch.Tensor) -> torch.Tensor:
+        helped.set()
+        return data
+
+    serve(first, tampered(alone))
+    until(lambda: replica.find(identity(), "gloo"))
+    second = start(2)
+
+    def join() -> None:
+        assert begun.wait(10)
+        serve(second, tampered(help_out))
+
+    joining = threading.Thread(target=join)
+    joining.start()
+    weights = toy_weights()
+    pull = pull_into(weights, timeout_s=10)
+    pull.run(lambda: replica.find(identity(), "gloo"))
+    joining.join()
+    assert equal(weights, WEIGHTS)
+    assert len(pull.deliveries) == 2
 
 
 def test_nobody_with_these_weights_is_said(start: Start) -> None:
