@@ -9,7 +9,8 @@ A whole load begins with the model's empty tensors and ends when all are filled:
 chunk table, hello, rendezvous, process group, transfer, verification and goodbye, when cold also
 the layout of small tensors; on upstream's the join, store, group, transfer and barrier.
 
-`setup_ms` is the time until the first receive is posted: all that happens before bytes can flow.
+`setup_ms` is the time until the source starts to send the first chunk: all that happens before
+bytes can flow.
 `digest_overhead` is the share of a load's time that goes away without verification.
 `extra_*_mib` is the peak of resident memory during our loads, above what was resident before and,
 when cold, above the weights themselves.

@@ -20,9 +20,8 @@ class Pulled:
 
     seconds: float
     """From tensors that are there to tensors that are filled, sessions and all."""
-    setup_s: float
-    """Until the first receive was posted: hello, its answer, the rendezvous and the process group.
-    All that happens before bytes can flow."""
+    started: float
+    """By `time.perf_counter`."""
     chunks: int
     """In the manifest."""
     verified: int
@@ -69,7 +68,7 @@ def pull(
     chunks = weights.manifest.chunks()
     return Pulled(
         seconds,
-        (watch.first_receive or started) - started,
+        started,
         len(chunks),
         verified,
         sum(max(0, watch.received[chunk.id] - chunk.nbytes) for chunk in chunks),

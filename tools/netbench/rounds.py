@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -62,10 +62,11 @@ class _Rounds:
     def _pull(self, weights: Weights, before: int) -> Pulled:
         """One verified pull, with an eye on memory: `before` bytes were resident here."""
         there = self._source.ask("mark_memory")["bytes"]
+        self._source.ask("first_send")  # Of somebody before.
         pulled = pull(weights, [self._endpoint])
         self.seen.replica_bytes.append(memory.peak() - before)
         self.seen.source_bytes.append(self._source.ask("peak_memory")["bytes"] - there)
-        self.seen.setup_s.append(pulled.setup_s)
+        self.seen.setup_s.append(self._source.ask("first_send")["at"] - pulled.started)
         return pulled
 
     def _load_upstream(self, model: nn.Module) -> float:
@@ -102,10 +103,16 @@ class Warm(_Rounds):
     def round(self) -> None:
         self._plain("raw_one", 1, fresh=False)
         self._plain("raw_two", 2, fresh=False)
-        self._note("netloader", self._pull(self._weights, memory.mark()).seconds)
+        weights = _as_new(self._weights)
+        self._note("netloader", self._pull(weights, memory.mark()).seconds)
         self._note("upstream", self._load_upstream(self._model))
-        unverified = pull(self._weights, [self._endpoint], verify=False)
+        unverified = pull(_as_new(self._weights), [self._endpoint], verify=False)
         self._note("netloader_unverified", unverified.seconds)
+
+
+def _as_new(weights: Weights) -> Weights:
+    """The same tensors, with nothing computed yet of what a load has to: hash, chunk table."""
+    return replace(weights, manifest=replace(weights.manifest))
 
 
 class Cold(_Rounds):

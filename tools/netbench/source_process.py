@@ -17,6 +17,7 @@ from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
 from netbench.models import fill
 from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
+from netbench.watch import Watch, WatchedBackend
 from netloader import digests
 from netloader.session import Offer
 from netloader.source import Source
@@ -52,7 +53,8 @@ def main() -> None:
     task = Task.of_spec(spec)
     weights = task.lay_out(task.model())
     fill(weights, SEED)
-    backend = GlooBackend()
+    watch = Watch()
+    backend = WatchedBackend(GlooBackend(), watch)
     source = Source(spec["host"], None, lambda: GENERATION, OPEN, TIMEOUT_S)
     chunks = weights.manifest.chunks()
     source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
@@ -69,6 +71,7 @@ def main() -> None:
             "sha256": weights.sha256,
             "mark_memory": lambda: {"bytes": memory.mark()},
             "peak_memory": lambda: {"bytes": memory.peak()},
+            "first_send": lambda: {"at": watch.take_first_send()},
         }
     )
     upstream.close()

@@ -3,14 +3,16 @@
 Each source may send no faster than `--rate`, the replica may receive without limit. Runs with 1, 2,
 4, ... sources up to `--sources`, beside plain Gloo and upstream through one of the links, in turns.
 `share` is the part of all k links' capacity that a load from k sources used, measured by the load
-from one: T1 / (k * Tk). 1.0: each added link added all it had. `digest_overhead` is the share of
-the load from one that goes away without verification.
+from one: T1 / (k * Tk). `added_share` is the same of the links that the case before did not have:
+1.0 says that each of them added all it had. `digest_overhead` is the share of the load from one
+that goes away without verification.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Final
 
@@ -54,9 +56,12 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
         for _ in range(repeat):
             seconds["raw"].append(_raw(children[0], replica))
             for count in counts:
+                for child in children[:count]:
+                    child.ask("first_send")  # Of somebody before.
                 answer = replica.ask("pull", endpoints=endpoints[:count])
                 seconds[str(count)].append(answer["seconds"])
-                setups[str(count)].append(answer["setup_s"])
+                first = min(child.ask("first_send")["at"] for child in children[:count])
+                setups[str(count)].append(first - answer["started"])
                 used[str(count)].add(len(answer["sources"]))
             unverified = replica.ask("pull", endpoints=endpoints[:1], verify=False)
             seconds["unverified"].append(unverified["seconds"])
@@ -66,6 +71,7 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
         bytes_ok = replica.ask("sha256") == children[0].ask("sha256")
     total = task.nbytes
     typical = {name: median(values) for name, values in seconds.items()}
+    links = {count: typical["1"] / typical[str(count)] for count in counts}
     return {
         "benchmark": "sources",
         **task.report(),
@@ -85,7 +91,8 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
             str(count): {
                 "seconds": typical[str(count)],
                 "gbps": gbps(total, typical[str(count)]),
-                "share": typical["1"] / (count * typical[str(count)]),
+                "share": links[count] / count,
+                "added_share": _added(links, count),
                 "setup_ms": 1e3 * median(setups[str(count)]),
                 "all_delivered": used[str(count)] == {count},
             }
@@ -93,6 +100,13 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
         },
         "repetitions_s": dict(seconds),
     }
+
+
+def _added(links: Mapping[int, float], count: int) -> float | None:
+    """Of the links that `count` sources have more than the case before, the share that is used.
+    `links` says how many links' worth each number of sources moves."""
+    before = max((fewer for fewer in links if fewer < count), default=None)
+    return None if before is None else (links[count] - links[before]) / (count - before)
 
 
 def _open_raw(source: Child, replica: Child, theirs: str, mine: str) -> None:

@@ -18,15 +18,20 @@ from netloader.transport import Backend, Group, Pending
 class Watch:
     """What has been seen so far. Several groups may report to one."""
 
-    first_receive: float | None = None
-    """When the first receive was posted, by `time.perf_counter`."""
+    first_send: float | None = None
+    """When the first send began, by `time.perf_counter`, which on Linux all processes share."""
     received: Counter[int] = field(default_factory=Counter)
     """Bytes of receives that completed, by chunk."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def posted(self) -> None:
-        if self.first_receive is None:
-            self.first_receive = time.perf_counter()
+    def sending(self) -> None:
+        if self.first_send is None:
+            self.first_send = time.perf_counter()
+
+    def take_first_send(self) -> float | None:
+        """When the first send since the last time began."""
+        found, self.first_send = self.first_send, None
+        return found
 
     def completed(self, tag: int, nbytes: int) -> None:
         with self._lock:
@@ -51,10 +56,10 @@ class _WatchedGroup:
     watch: Watch
 
     def send(self, data: torch.Tensor, tag: int) -> Pending:
+        self.watch.sending()
         return self.inner.send(data, tag)
 
     def recv(self, data: torch.Tensor, tag: int) -> Pending:
-        self.watch.posted()
         return _WatchedPending(self.inner.recv(data, tag), self.watch, tag, data.numel())
 
     def abort(self) -> None:

@@ -143,6 +143,8 @@ def check_pair(found: Report, repeat: int) -> None:
     assert found["upstream_gbps"] == typical["upstream"]
     ratio = found["netloader_gbps"] / found["raw_gbps"]
     assert found["ratio_raw"] == pytest.approx(ratio, rel=0.01)
+    ratio = found["netloader_gbps"] / found["upstream_gbps"]
+    assert found["ratio_upstream"] == pytest.approx(ratio, rel=0.01)
     assert found["setup_ms"] > 0
     assert {"digest_overhead", "extra_replica_mib", "extra_source_mib"} <= found.keys()
 
@@ -165,6 +167,9 @@ class TestSources:
         )
         assert set(found["by_sources"]) == {"1", "2"}
         assert found["by_sources"]["1"]["share"] == 1.0
+        assert found["by_sources"]["1"]["added_share"] is None
+        two = found["by_sources"]["2"]
+        assert two["added_share"] == pytest.approx(2 * two["share"] - 1, abs=0.01)
         assert found["by_sources"]["2"]["all_delivered"] is True
         assert found["bytes_ok"] is True
         # The limit holds: nothing was faster than the link, but for what its bucket lets through.
