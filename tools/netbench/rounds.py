@@ -56,8 +56,15 @@ class _Rounds:
 
     def _plain(self, name: str, lanes: int, *, fresh: bool) -> None:
         receive = self._raw.fresh if fresh else self._raw.warm
+        if fresh:
+            self._take_back()
         self._note(name, receive(lanes, partial(self._source.tell, "raw_send", lanes=lanes)))
         self._source.hear()
+
+    def _take_back(self) -> None:
+        """Right before memory is touched: the host is quick. What it takes here is no peak."""
+        memory.take_back(self._task.nbytes)
+        memory.mark()
 
     def _pull(self, weights: Weights, before: int) -> Pulled:
         """One verified pull, with an eye on memory: `before` bytes were resident here."""
@@ -134,6 +141,7 @@ class Cold(_Rounds):
     def _ours(self, name: str, *, verify: bool) -> None:
         model, before = self._new()
         weights, layout_s = self._lay_out(model)
+        self._take_back()
         if verify:
             self.seen.layout_s.append(layout_s)
             pulled = self._pull(weights, before + self._task.nbytes)
@@ -144,13 +152,14 @@ class Cold(_Rounds):
 
     def _theirs(self) -> None:
         model, _ = self._new()
+        self._take_back()
         self._note("upstream", self._load_upstream(model))
         self._check(capture(model))
 
     def _new(self) -> tuple[nn.Module, int]:
         """A model of which no byte is there yet, and how much memory was there before it."""
         gc.collect()  # What the last transfer left must not lend its pages.
-        before = memory.mark()
+        before = memory.resident()
         model = self._task.model()
         touched = memory.resident() - before
         objects = _OBJECT_BYTES * len(self._task.rows)

@@ -41,7 +41,7 @@ class Task:
 
     def lay_out(self, model: nn.Module) -> Weights:
         """The model's weights, laid out as the loader does it before it fills them."""
-        return arrange(model, self.chunk_bytes)
+        return arrange(model, self.chunk_bytes, leave_empty=True)
 
     def spec(self, **more: object) -> Json:
         """For a child process."""
