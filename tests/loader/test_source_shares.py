@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import socket
@@ -16,6 +17,8 @@ import pytest
 import torch
 from tests.loader.support import (
     Caller,
+    Stuck,
+    TamperedBackend,
     big_weights,
     calling,
     hello,
@@ -231,6 +234,33 @@ def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -
         assert "while others waited" in ended.reason
         until(lambda: source.sessions == 0)
         assert isinstance(newcomer.ask(hello(WEIGHTS)), control.Accept)
+
+
+def test_a_session_that_is_slow_to_end_does_not_keep_the_next_one_its_place() -> None:
+    hangs = Stuck()
+    sends = itertools.count()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        return hangs(tag, data) if next(sends) == 0 else data
+
+    offer = offer_of(WEIGHTS, backend=TamperedBackend(on_send))
+    with (
+        serving(offer, timeout_s=0.4, max_sessions=2) as source,
+        replica_of(source) as stuck,
+        replica_of(source) as trickle,
+        calling(source) as newcomer,
+    ):
+        stuck.want(0)
+        assert hangs.reached.wait(5)
+        for _ in range(4):
+            trickle.fetch(0)
+            time.sleep(0.2)
+        assert refusal_of(newcomer).code == "busy"
+        assert isinstance(stuck.caller.receive(), control.Bye)
+        assert source.sessions == 2
+        assert refusal_of(newcomer).code == "busy"
+        assert isinstance(trickle.caller.receive(1), control.Bye)
+        hangs.release.set()
 
 
 def test_a_session_that_asks_for_nothing_stays_while_nobody_waits() -> None:
