@@ -31,6 +31,7 @@ _NEVER = float("inf")
 @dataclass
 class _Record:
     tried: bool = False
+    """Whether a try has ended, however."""
     losses: int = 0
     not_before: float = 0.0
     contradicts: bool = False

@@ -377,3 +377,23 @@ def descriptors() -> int:
 def threads() -> int:
     """Of the whole process, Gloo's and ZeroMQ's included."""
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def settle() -> None:
+    """Threads of sessions that have ended may need a moment to be gone."""
+    last = -1
+    while last != (now := threads()):
+        last = now
+        time.sleep(0.02)
+
+
+def leaves_nothing(once: Callable[[], object], times: int) -> None:
+    """Assert that all but the first of `times` leave no threads and no descriptors."""
+    once()
+    settle()
+    descriptors_before, threads_before = descriptors(), threads()
+    for _ in range(times):
+        once()
+    settle()
+    assert descriptors() <= descriptors_before
+    assert threads() <= threads_before

@@ -20,16 +20,15 @@ from tests.loader.support import (
     TamperedBackend,
     big_weights,
     candidate,
-    descriptors,
     equal,
     identity,
     is_zero,
+    leaves_nothing,
     offer_of,
     pull_from,
     pull_into,
     serving,
     source_process,
-    threads,
     toy_weights,
     until,
     wrong_byte_in,
@@ -311,14 +310,7 @@ def test_fifty_sessions_leave_no_threads_and_no_descriptors() -> None:
             pull_from(pull_into(replica), candidate(source))
             until(lambda: source.sessions == 0)
 
-        once()
-        settle()
-        descriptors_before, threads_before = descriptors(), threads()
-        for _ in range(50):
-            once()
-        settle()
-        assert descriptors() <= descriptors_before
-        assert threads() <= threads_before
+        leaves_nothing(once, 50)
     assert equal(replica, small)
 
 
@@ -331,22 +323,7 @@ def test_failed_sessions_leave_no_threads_and_no_descriptors() -> None:
                 pull_from(pull_into(toy_weights()), candidate(source))
             until(lambda: source.sessions == 0)
 
-        once()
-        settle()
-        descriptors_before, threads_before = descriptors(), threads()
-        for _ in range(10):
-            once()
-        settle()
-        assert descriptors() <= descriptors_before
-        assert threads() <= threads_before
-
-
-def settle() -> None:
-    """Threads of sessions that have ended may need a moment to be gone."""
-    last = -1
-    while last != (now := threads()):
-        last = now
-        time.sleep(0.02)
+        leaves_nothing(once, 10)
 
 
 def failure(pull: Pull, endpoint: str) -> NetloaderError:
