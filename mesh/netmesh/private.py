@@ -1,0 +1,80 @@
+"""Directories that only this user can enter, checked after opening.
+
+A check of a path holds only until somebody swaps what the path leads to. These functions open a
+directory first and check what they opened: whatever is done relative to the descriptor stays in
+the directory that was checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from netmesh.errors import ConfigError
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def opened(path: Path, *, create: bool, key: str) -> Iterator[int]:
+    """A descriptor of the directory *path*, open within the context.
+
+    With *create* a missing directory is made, mode 0700, and its parents with it. Raises
+    ConfigError, which names the setting *key*, when *path* is a symbolic link, no directory,
+    another user's or open to others. Raises OSError when the file system refuses:
+    FileNotFoundError when there is no such directory and *create* is false.
+    """
+    if create:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
+    with _checked(path, None, path, key) as directory:
+        yield directory
+
+
+@contextmanager
+def opened_below(
+    directory: int, name: str, *, create: bool, key: str, within: Path
+) -> Iterator[int]:
+    """A descriptor of the sub-folder *name* of a directory that `opened` yielded.
+
+    *name* is one path component. *within* is the path of *directory*, for the message only. The
+    sub-folder passes the same checks as its directory; errors are those of `opened`.
+    """
+    if create:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=directory)
+    with _checked(name, directory, within / name, key) as below:
+        yield below
+
+
+@contextmanager
+def _checked(path: Path | str, parent: int | None, shown: Path, key: str) -> Iterator[int]:
+    try:
+        directory = os.open(path, _FLAGS, dir_fd=parent)
+    except OSError as error:
+        # ENOTDIR is also what Linux says to a symbolic link, because of O_DIRECTORY.
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise _refused(key, shown, "a symbolic link or not a directory") from None
+    try:
+        state = os.fstat(directory)
+        if state.st_uid != os.geteuid():
+            raise _refused(key, shown, f"owned by user {state.st_uid}")
+        if stat.S_IMODE(state.st_mode) & 0o077:
+            raise _refused(key, shown, f"open to others (mode {stat.S_IMODE(state.st_mode):04o})")
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _refused(key: str, path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        key,
+        str(path),
+        f"it is {why}, so others could plant files there: remove it, `chmod 700` it, or "
+        "name a directory of your own",
+    )
