@@ -37,6 +37,7 @@ def observe(
 ) -> tuple[Member, ...]:
     """The member table as some member sees it now, found the way a member finds the others.
 
+    Neither the mesh nor this host is changed: the same-host directory is read, not made or swept.
     With *seeds_only* the same-host directory is not asked: what a seed says may differ from what
     a member on this host says, and that can be the question. Blocks up to *timeout_s*. Raises
     NoMeshError when nobody answers, ConfigError.
@@ -46,7 +47,7 @@ def observe(
     allowed = security.enabled or settings.insecure
     bootstrap = Bootstrap.of(settings, os.environ, log, remote_allowed=allowed)
     found: queue.SimpleQueue[tuple[Address, ...]] = queue.SimpleQueue()
-    sources = bootstrap.sources(on_this_host=not seeds_only)
+    sources = bootstrap.sources(announce=None, on_this_host=not seeds_only)
     finder = Finder(sources, found.put, bootstrap.accepts, log)
     finder.start()
     asking = _Asking(Codec(settings.name), security, log)

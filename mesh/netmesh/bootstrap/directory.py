@@ -1,42 +1,58 @@
 """The same-host directory: members of one user on one machine find each other with no settings.
 
-One small JSON file for each member and mesh in a directory only its owner can enter. Files are
-hints: a stale one costs a refused connection. A member that was killed cannot remove its file, so
-everybody who reads sweeps away those whose process is gone.
+One small JSON file for each member and mesh, in a sub-folder of ours of a directory that only its
+owner can enter. Files are hints: a stale one costs a refused connection. A member that was killed
+cannot remove its file, so every member that announces itself sweeps away those whose process is
+gone. Nobody else removes or writes anything, and no file goes that is not surely such an entry: its
+name and its content have to agree in all that a name says, in a version that we know.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
 import orjson
 
 from netmesh.bootstrap.address import Address, numeric_address
 from netmesh.core.records import MemberId
 from netmesh.errors import ConfigError
+from netmesh.private import opened, opened_below
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+FOLDER: Final = "netmesh"
+"""The sub-folder that entries are in: the directory may be one that holds other things."""
+
+VERSION: Final = 1
+"""Of an entry. Another version's entries are its members' to read and to remove."""
 
 MAX_ENTRIES = 256
 """Files looked at in one reading: several times the workers of the biggest host."""
 
 MAX_BYTES = 2048
-"""An entry is ~200 bytes; a bigger file is not ours."""
+"""An entry is ~250 bytes; a bigger file is not ours."""
 
 FOREIGN_TTL_S = 600.0
 """An entry whose process cannot be seen from here (another container) is swept when it was not
-touched for so long; its owner touches it at every bootstrap round (<= 30 s)."""
+touched for so long; its owner touches it at every bootstrap round (<= 30 s). So is one that was
+written but not renamed to its name."""
+
+_KEY: Final = "MESH_DIRECTORY"
+
+_NAME: Final = re.compile(
+    r"(?P<unfinished>\.)?(?P<name>[0-9a-f]{12}-[0-9]+-[0-9]+-[0-9a-f]{8}\.json)(?(1)\.new)"
+)
+"""Of an entry's file, or with a dot and `.new` about it of one that is being written."""
 
 
 def default_directory(environ: Mapping[str, str]) -> Path:
@@ -60,47 +76,104 @@ class _Entry:
     pid_namespace: str
     net_namespace: str
 
+    @property
+    def name(self) -> str:
+        """Of its file, which no other entry has."""
+        # Containers that share the directory each have a process 1: the namespace tells them apart.
+        place = hashlib.blake2b(self.net_namespace.encode(), digest_size=4).hexdigest()
+        return f"{_tag(self.mesh)}-{self.pid}-{self.address.port}-{place}.json"
+
+    def encode(self) -> bytes:
+        return orjson.dumps(
+            {
+                "version": VERSION,
+                "id": str(self.address),
+                "mesh": self.mesh,
+                "pid": self.pid,
+                "started": self.started,
+                "pid_namespace": self.pid_namespace,
+                "net_namespace": self.net_namespace,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> _Entry | None:
+        """None for what is no entry of this version."""
+        try:
+            raw = orjson.loads(data)
+        except ValueError:
+            return None
+        match raw:
+            case {
+                "version": int(version),
+                "id": str(id),
+                "mesh": str(mesh),
+                "pid": int(pid),
+                "started": str(started),
+                "pid_namespace": str(pid_namespace),
+                "net_namespace": str(net_namespace),
+            } if version == VERSION and not isinstance(version, bool):
+                address = numeric_address(MemberId(id))
+                if address is None:
+                    return None
+                return cls(address, mesh, pid, started, pid_namespace, net_namespace)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that holds the entry that its name says."""
+
+    name: str
+    entry: _Entry
+    age_s: float
+    unfinished: bool
+
+    @property
+    def is_stale(self) -> bool:
+        if self.unfinished:
+            return self.age_s > FOREIGN_TTL_S
+        return _is_gone(self.entry, self.age_s)
+
 
 class HostDirectory:
-    """The directory as one mesh sees it. Every method may raise ConfigError when somebody else
-    could have written there, and OSError when the file system refuses."""
+    """The directory as one mesh sees it.
+
+    Only `announce` and `withdraw`, which are a member's, write or remove anything. Every method
+    but `withdraw` may raise ConfigError when somebody else could have written there, and OSError
+    when the file system refuses.
+    """
 
     def __init__(self, path: Path, mesh: str) -> None:
         self._path = path
         self._mesh = mesh
-        self._tag = hashlib.blake2b(mesh.encode(), digest_size=6).hexdigest()
         self._mine: str | None = None
         self._withdrawn = False
         self._lock = threading.Lock()
 
     def announce(self, address: Address) -> None:
-        """Write (or touch) this process's entry; does nothing once it was withdrawn."""
-        entry = {
-            "id": str(address),
-            "mesh": self._mesh,
-            "pid": os.getpid(),
-            "started": _process_start(os.getpid()),
-            "pid_namespace": _namespace("pid"),
-            "net_namespace": _namespace("net"),
-        }
-        with self._lock:
-            if not self._withdrawn:
-                self._write(orjson.dumps(entry), address.port)
+        """Write (or touch) this process's entry and sweep away those of dead processes.
 
-    def _write(self, entry: bytes, port: int) -> None:
-        # Containers that share the directory each have a process 1: the namespace tells them apart.
-        place = hashlib.blake2b(_namespace("net").encode(), digest_size=4).hexdigest()
-        name = f"{self._tag}-{os.getpid()}-{port}-{place}.json"
-        temporary = f".{name}.new"
-        with self._opened(create=True) as directory:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open(temporary, flags, 0o600, dir_fd=directory)
-            try:
-                os.write(file, entry)
-            finally:
-                os.close(file)
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        self._mine = name
+        Makes the directory when there is none. Does nothing once the entry was withdrawn.
+        """
+        entry = _Entry(
+            address=address,
+            mesh=self._mesh,
+            pid=os.getpid(),
+            started=_process_start(os.getpid()),
+            pid_namespace=_namespace("pid"),
+            net_namespace=_namespace("net"),
+        )
+        with self._lock:
+            if self._withdrawn:
+                return
+            with self._opened(create=True) as directory:
+                _write(directory, entry)
+                self._mine = entry.name
+                for file in _files(directory, _tag(self._mesh), unfinished=True):
+                    if file.is_stale:
+                        with suppress(OSError):
+                            os.unlink(file.name, dir_fd=directory)
 
     def withdraw(self) -> None:
         """Remove this process's entry; quietly when that is impossible, others will sweep it."""
@@ -113,96 +186,90 @@ class HostDirectory:
             self._mine = None
 
     def contacts(self) -> list[Address]:
-        """Addresses of the other members of this mesh on this host, dead ones swept away.
+        """Addresses of the other living members of this mesh on this host. Reads only.
 
         Empty when the directory does not exist.
         """
-        found: list[Address] = []
         try:
             with self._opened(create=False) as directory:
-                entries = os.listdir(directory)  # noqa: PTH208 - the descriptor that was checked
-                names = sorted(name for name in entries if name.endswith(".json"))
-                names.sort(key=lambda name: not name.startswith(self._tag))  # ours before others'
-                for name in names[:MAX_ENTRIES]:
-                    address = self._examine(directory, name)
-                    if address is not None:
-                        found.append(address)
+                return [
+                    file.entry.address
+                    for file in _files(directory, _tag(self._mesh), unfinished=False)
+                    if self._is_contact(file)
+                ]
         except FileNotFoundError:
             return []
-        return found
 
-    def _examine(self, directory: int, name: str) -> Address | None:
-        entry, age_s = _read(directory, name)
-        if entry is None or _is_gone(entry, age_s):
-            with suppress(OSError):
-                os.unlink(name, dir_fd=directory)
-            return None
-        if entry.mesh != self._mesh or name == self._mine:
-            return None
-        if entry.address.is_loopback and entry.net_namespace != _namespace("net"):
-            return None  # another container's loopback
-        return entry.address
+    def _is_contact(self, file: _File) -> bool:
+        entry = file.entry
+        if entry.mesh != self._mesh or file.name == self._mine or file.is_stale:
+            return False
+        # Another container's loopback leads nowhere.
+        return not entry.address.is_loopback or entry.net_namespace == _namespace("net")
 
     @contextmanager
     def _opened(self, *, create: bool) -> Iterator[int]:
-        """A descriptor of the directory, checked after opening so that nobody can swap it."""
-        if create:
-            with suppress(FileExistsError):
-                self._path.mkdir(mode=0o700, parents=True)
-        try:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            directory = os.open(self._path, flags)
-        except NotADirectoryError:  # what O_NOFOLLOW | O_DIRECTORY says to a symbolic link, too
-            raise self._refused("a symbolic link or not a directory") from None
-        try:
-            state = os.fstat(directory)
-            if state.st_uid != os.geteuid():
-                raise self._refused(f"owned by user {state.st_uid}")
-            if stat.S_IMODE(state.st_mode) & 0o077:
-                raise self._refused(f"open to others (mode {stat.S_IMODE(state.st_mode):04o})")
-            yield directory
-        finally:
-            os.close(directory)
-
-    def _refused(self, why: str) -> ConfigError:
-        return ConfigError(
-            "MESH_DIRECTORY",
-            str(self._path),
-            f"it is {why}, so others could plant addresses there: remove it, `chmod 700` it, or "
-            "name a directory of your own",
-        )
+        with (
+            opened(self._path, create=create, key=_KEY) as outer,
+            opened_below(outer, FOLDER, create=create, key=_KEY, within=self._path) as inner,
+        ):
+            yield inner
 
 
-def _read(directory: int, name: str) -> tuple[_Entry | None, float]:
-    """The entry and its age in seconds; (None, 0) when the file holds no entry."""
+def _tag(mesh: str) -> str:
+    return hashlib.blake2b(mesh.encode(), digest_size=6).hexdigest()
+
+
+def _write(directory: int, entry: _Entry) -> None:
+    temporary = f".{entry.name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:
-        file = os.open(
-            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
-        )
+        try:
+            data = entry.encode()
+            if os.write(file, data) != len(data):
+                raise OSError(errno.ENOSPC, "the entry was not written whole", temporary)
+        finally:
+            os.close(file)
+        os.rename(temporary, entry.name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
-        return None, 0.0
+        # Torn, it would be nobody's to remove later.
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+
+
+def _files(directory: int, first: str, *, unfinished: bool) -> Iterator[_File]:
+    """Entries, those whose names begin with *first* before others; at most MAX_ENTRIES files are
+    opened."""
+    names = []
+    for name in os.listdir(directory):
+        match = _NAME.fullmatch(name)
+        if match is not None and (unfinished or match["unfinished"] is None):
+            names.append((not match["name"].startswith(first), name, match))
+    for _, name, match in sorted(names, key=lambda one: one[:2])[:MAX_ENTRIES]:
+        read = _read(directory, name)
+        if read is not None and read[0].name == match["name"]:
+            yield _File(name, *read, match["unfinished"] is not None)
+
+
+def _read(directory: int, name: str) -> tuple[_Entry, float] | None:
+    """The entry and its age in seconds; None when the file holds none, or cannot be read."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return None
     try:
         state = os.fstat(file)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES:
-            return None, 0.0
-        raw = orjson.loads(os.read(file, MAX_BYTES))
-        address = numeric_address(MemberId(str(raw["id"])))
-        if address is None:
-            return None, 0.0
-        entry = _Entry(
-            address=address,
-            mesh=str(raw["mesh"]),
-            pid=int(raw["pid"]),
-            started=str(raw["started"]),
-            pid_namespace=str(raw["pid_namespace"]),
-            net_namespace=str(raw["net_namespace"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, 0.0
-    else:
-        return entry, time.time() - state.st_mtime
+            return None
+        entry = _Entry.decode(os.read(file, MAX_BYTES))
+    except OSError:
+        return None
     finally:
         os.close(file)
+    return None if entry is None else (entry, time.time() - state.st_mtime)
 
 
 def _is_gone(entry: _Entry, age_s: float) -> bool:

@@ -81,8 +81,12 @@ class Bootstrap:
     def sources(
         self, announce: Address | None = None, *, on_this_host: bool = True
     ) -> list[Source]:
-        """One source for each seed, and with *on_this_host* the directory, which is told
-        *announce* at every round."""
+        """One source for each seed, and with *on_this_host* the directory.
+
+        A member says its address by *announce*: then every round writes its entry and sweeps dead
+        ones away. Without, which is how an observer looks, nothing on this host is made, written
+        or removed.
+        """
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # Every host of a deployment is often given the same seeds, itself among them.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 import netmesh
@@ -62,6 +63,10 @@ def pair(start: Start) -> tuple[Mesh, Mesh]:
     return first, second
 
 
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def usage_error(*arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
@@ -102,13 +107,13 @@ def test_wide_names_the_member(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFi
 
 
 def test_the_observer_is_never_a_member(pair: tuple[Mesh, Mesh], directory: Path) -> None:
-    files = sorted(directory.iterdir())
+    files = contents(directory)
     for _ in range(3):
         assert cli.main(["-o", "json"]) == 0
         assert cli.main(["--seed", pair[0].id]) == 0
     for mesh in pair:
         assert {member.id for member in mesh.members()} == {one.id for one in pair}
-    assert sorted(directory.iterdir()) == files
+    assert contents(directory) == files
 
 
 def test_a_member_that_left_is_still_shown(
@@ -299,6 +304,34 @@ def test_the_command_in_a_pipe(start: Start) -> None:
     assert (process.returncode, err) == (0, b"")
     assert b"\\u6a21\\u578b/" + b"x" * 200 in out
     assert b"\x1b" not in out
+
+
+@pytest.mark.slow  # an interpreter of its own
+def test_the_command_leaves_every_file_where_it_is(start: Start, directory: Path) -> None:
+    mesh = start({})
+    (entry,) = contents(directory)
+    dead = orjson.loads(entry.read_bytes()) | {"started": "never"}
+    files = {
+        directory / "config.json": b"{}",
+        directory / "service-account.json": b'{"private_key": "x"}',
+        entry.parent / "big-model.index.json": b'{"weight_map": {}}',
+        entry.with_name(entry.name.replace(f"-{os.getpid()}-", "-1-")): b'{"version": 2}',
+        entry.with_name(entry.name.replace(f"-{os.getpid()}-", "-2-")): orjson.dumps(
+            dead | {"pid": 2}
+        ),
+    }
+    mesh.close()
+    for path, content in files.items():
+        path.write_bytes(content)
+    process = command("--timeout", "1")
+    assert b"no member" in process.communicate(timeout=30)[1]
+    assert process.returncode == 3
+    assert contents(directory) == files
+    start({})  # One that announces itself sweeps, and that only what is an entry.
+    (entry,) = contents(directory).keys() - files.keys()
+    *others, swept = files
+    assert contents(directory).keys() == {*others, entry}
+    assert not swept.exists()
 
 
 @pytest.mark.slow  # an interpreter of its own
