@@ -67,7 +67,8 @@ class Plan:
     """Whether tensors may share storages (`arena.arrange`). A shared storage lives as long as any
     tensor in it: not where what was replaced must go back to the system."""
     reason: str = ""
-    """Why nothing is kept although the settings ask for it: this worker will be no source."""
+    """Why nothing is kept although the settings ask for it. The worker is then no source; empty
+    otherwise."""
 
 
 def plan(
@@ -83,6 +84,9 @@ def plan(
     memory that this process may still take; None: unknown, and taken to be enough. `reserve`: bytes
     of host memory that vLLM will take besides weights, which is the KV cache where that is on the
     host.
+
+    On a CPU the weights are counted twice, as they come and as vLLM packs them: as if nothing of
+    the model had been touched yet, and all of it would be replaced.
     """
     tensors = (*model.parameters(), *model.buffers())
     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
@@ -324,14 +328,14 @@ class _Uses:
             if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
                 continue
             try:
-                start = tensor.data_ptr()
-                key = _storage_key(tensor)
+                start, key = tensor.data_ptr(), _storage_key(tensor)
+                last = sum(
+                    (size - 1) * stride
+                    for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+                )
             except (RuntimeError, NotImplementedError):
-                continue  # A wrapper without memory of its own; its inner tensors are found, too.
-            last = sum(
-                (size - 1) * stride
-                for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-            )
+                # A wrapper without memory of its own: the tensors inside it are found, too.
+                continue
             end = start + (last + 1) * tensor.element_size()
             spans.setdefault(str(tensor.device), []).append((start, end))
             storages.add(key)
