@@ -24,6 +24,7 @@ PURE = {
     "identity.py",
     "inbox.py",
     "manifest.py",
+    "memory.py",
     "select.py",
 }
 """Tested by the thousand without a tensor in sight."""
