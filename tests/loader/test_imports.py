@@ -13,19 +13,23 @@ import netloader
 
 PACKAGE = Path(netloader.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-KNOW_VLLM = {"describe.py", "loader.py", "plugin.py", "registries.py"}
+KNOW_VLLM = {"describe.py", "layout.py", "loader.py", "plugin.py", "registries.py"}
 PURE = {
     "advert.py",
+    "blocks.py",
     "candidate.py",
     "config.py",
     "content.py",
     "control.py",
     "errors.py",
+    "hostcache.py",
     "identity.py",
     "inbox.py",
     "manifest.py",
     "memory.py",
     "select.py",
+    "tables.py",
+    "weight_files.py",
 }
 """Tested by the thousand without a tensor in sight."""
 
