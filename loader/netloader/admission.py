@@ -6,7 +6,7 @@ Pure. Whether there is room for it is another question (`source.py`).
 from __future__ import annotations
 
 from netloader import control
-from netloader.identity import fields_digest, mismatch
+from netloader.identity import fields_digest, mismatch, names_differ
 from netloader.session import Offer
 
 
@@ -28,7 +28,9 @@ def refusal(
         return control.Refuse(code="not-ready", reason=unready)
     if fields_digest(hello.fields) != hello.identity:
         return control.Refuse(code="identity", reason="your fields have another digest")
-    different = mismatch(offer.identity, hello.fields, hello.content)
+    different = mismatch(offer.identity, hello.fields, hello.content, hello.names)
+    if different is None and hello.generation is None:
+        different = names_differ(offer.identity.names, hello.names)
     if different is not None:
         return control.Refuse(code="identity", reason=different[: control.MAX_TEXT])
     if hello.backend != offer.backend.name:

@@ -12,10 +12,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from netloader.identity import Role
+from netloader.identity import MAX_FIELDS, Role
 from netmesh import JsonObject
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+"""2: what a model is called is no part of its identity."""
 MAX_HOLDINGS: Final = 8
 MAX_ACCUSED: Final = 8
 
@@ -45,10 +46,12 @@ class Holding(BaseModel):
     """Why it is unavailable."""
     identity: _Text
     """Digest of `fields`."""
-    fields: Annotated[dict[str, int | _Text], Field(max_length=64)]
+    names: Annotated[dict[str, _Text], Field(max_length=8)] = {}
+    """`Names.travelling()`: what the model is called."""
+    fields: Annotated[dict[str, int | _Text], Field(max_length=MAX_FIELDS)]
     """`Identity.fields()`."""
     content: Annotated[dict[str, _Text], Field(max_length=16)]
-    """`Identity.content`."""
+    """Evidence of the checkpoint's content, by kind, as far as it is known."""
     endpoint: _Text
     """`host:port` of the source's listener; empty when there is none."""
     backend: _Text
@@ -68,7 +71,10 @@ class Holding(BaseModel):
 
     @property
     def model(self) -> str:
-        return str(self.fields.get("model", ""))
+        """What to call the model: what the operator called it, else the name that people know."""
+        return next(
+            (name for key in ("model", "known", "given") if (name := self.names.get(key, ""))), ""
+        )
 
 
 def encode(holdings: Sequence[Holding]) -> JsonObject:

@@ -1,92 +1,196 @@
 """Which weights are these? The one question that decides whether two workers may share.
 
-Never matched on a name alone. An identity is a set of fields that must all be equal, and what is
-known of the checkpoint's content, where at least one kind of evidence must be known to both sides
-and equal, and none may differ. The fields travel with their digest, so that a mismatch can be
-explained (`tp_size: mine 2, theirs 4`) instead of merely refused.
+An identity is a set of named parts that must all be equal (`fields`), what is known of the
+checkpoint's content (`content`), and names. Names are labels: they decide only where operators said
+so on both sides. The parts travel with their digest, so that a mismatch is told in words
+(`tp_size: mine 2, theirs 4`) instead of merely refused.
 
-Pure: no files, no vLLM. `content.py` reads checkpoints, `describe.py` reads vLLM's configuration.
+Of content there are several kinds of evidence. The strongest kind that both sides know decides
+alone (`STRENGTH`):
+
+    full    every byte of every tensor
+    blobs   the content hashes by which the Hub's cache names its files, checked by a sample
+    sample  some bytes of every tensor
+    commit  a repository's commit: counts only where bytes cannot be compared, and a source claims
+            it only after it has checked its files against the hashes they are named by
+
+Nothing in common means no match.
+
+Pure: no files, no vLLM. `content.py` reads checkpoints, `describe.py` reads vLLM's configuration,
+`layout.py` the built model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 
+from netloader.errors import IdentityError
+
 Role = Literal["target", "draft"]
 Layout = Literal["checkpoint", "runtime"]
+Fields = Mapping[str, str | int]
+"""Named parts of an identity, flat, as they travel."""
+
+MAX_FIELDS: Final = 512
+"""Parts of one identity. A large multi-modal config has about 200."""
 
 _DIGEST_BYTES = 16
 _MAX_TEXT = 512
+_MAX_WORDS = 8
+"""Differing parts that are told; the number of the others follows."""
+
+CONFIG: Final = "config: "
+"""How the names of parts begin that come from the model's config. Their values are JSON."""
 
 
 class Evidence(StrEnum):
-    """Kinds of knowledge about a checkpoint's content, each strong enough to match on alone."""
+    """Kinds of knowledge about a checkpoint's content."""
 
     BLOBS = "blobs"
-    """Digest over the content hashes that the Hugging Face cache names its blobs by."""
+    """Digest over the content hashes that the Hub's cache names its blobs by, and a bounded sample
+    of what they hold."""
     SAMPLE = "sample"
-    """Digest over each file's size, header and a few KiB of every tensor."""
+    """Digest over name, type, shape and some bytes of every tensor."""
     FULL = "full"
-    """Digest over every byte."""
+    """Digest over every byte of every tensor."""
     COMMIT = "commit"
-    """Repository id and resolved commit."""
+    """`org/name@commit`: a repository and its resolved commit."""
+
+
+STRENGTH: Final = (Evidence.FULL, Evidence.BLOBS, Evidence.SAMPLE, Evidence.COMMIT)
+"""Strongest first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parallel:
-    """Where one worker stands in the parallel layout of its model. Ranks count from 0.
+class Names:
+    """What a worker's model is called. Labels, all of them."""
 
-    Data-parallel replicas hold equal weights unless experts are sharded over them; then `ep_size`
-    is tp x dp x pcp and `ep_rank` tells them apart, so dp itself is no field here.
+    model: str = ""
+    """`MODEL`, where the operator set it: two that differ never share."""
+    known: str = ""
+    """The name that people know: `org/name` for whatever lies in a Hub cache, else the path."""
+    given: str = ""
+    """The `--model` argument as vLLM has it."""
+
+    @property
+    def shown(self) -> str:
+        """What to call the model where there is room for one name."""
+        return self.model or self.known or self.given
+
+    def travelling(self) -> dict[str, str]:
+        """As they travel beside the fields."""
+        return {"model": self.model, "known": self.known, "given": self.given}
+
+
+class LazyContent(Mapping[Evidence, str]):
+    """Evidence that is made when somebody asks for it, and then remembered.
+
+    Iterating tells which kinds can be had, without making any. A kind that turns out not to be
+    had is missing from then on, and `problems` says why.
     """
 
-    tp_size: int = 1
-    tp_rank: int = 0
-    pp_size: int = 1
-    pp_rank: int = 0
-    ep_size: int = 1
-    ep_rank: int = 0
+    def __init__(
+        self,
+        makers: Mapping[Evidence, Callable[[], str | None]],
+        known: Mapping[Evidence, str] | None = None,
+    ) -> None:
+        """`makers` may return None or raise `IdentityError`: then there is no such evidence."""
+        self._makers = dict(makers)
+        self._known: dict[Evidence, str] = dict(known or {})
+        self.problems: list[str] = []
+
+    @property
+    def known(self) -> Mapping[Evidence, str]:
+        """What has been made so far."""
+        return dict(self._known)
+
+    def add(self, more: Mapping[Evidence, str]) -> None:
+        """Evidence that was learnt another way. What is known already stays."""
+        self._known = {**more, **self._known}
+
+    def make_all(self) -> Mapping[Evidence, str]:
+        """Make whatever can be had, and return it."""
+        for kind in list(self):
+            self.get(kind)
+        return self.known
+
+    def __getitem__(self, kind: Evidence) -> str:
+        if kind not in self._known:
+            made = self._make(kind)
+            if made is None:
+                raise KeyError(kind)
+            self._known[kind] = made
+        return self._known[kind]
+
+    def _make(self, kind: Evidence) -> str | None:
+        maker = self._makers.pop(kind, None)
+        if maker is None:
+            return None
+        try:
+            return maker()
+        except IdentityError as error:
+            self.problems.append(str(error))
+            return None
+
+    def __iter__(self) -> Iterator[Evidence]:
+        return (kind for kind in STRENGTH if kind in self._known or kind in self._makers)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._known or kind in self._makers
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def known(content: Mapping[Evidence, str]) -> dict[str, str]:
+    """What of `content` is known without reading anything, as it travels."""
+    made = content.known if isinstance(content, LazyContent) else content
+    return {str(kind): text for kind, text in made.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Everything that two workers must agree on before one may use the other's bytes."""
 
-    model: str
-    """Name, `MODEL` or the `--model` argument."""
+    names: Names
     architecture: str
     """Model class(es) of the checkpoint's config."""
     dtype: str
     quantization: str
     """Method, empty when not quantised."""
-    quantization_config: str
-    """Digest of the quantisation config, empty when there is none."""
-    config: str
-    """Digest of the model's config as vLLM uses it, overrides included: buffers are computed from
-    it, rotary tables among them."""
-    parallel: Parallel
-    vllm_version: str
+    config: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key to JSON: the model's config as vLLM uses it, overrides and quantisation included,
+    without what no tensor depends on (`model_config.py`)."""
+    built: Fields = field(default_factory=dict)
+    """What the built model says of its place in the parallel layout and of the code that it is
+    built from (`layout.py`); before it is built, what vLLM's groups say."""
     role: Role = "target"
     layout: Layout = "checkpoint"
-    placement: str = ""
-    """What else decides which experts land on this rank (placement strategy, redundant experts)."""
     content: Mapping[Evidence, str] = field(default_factory=dict)
     """Evidence of the checkpoint's content; not part of `digest`, matched by `mismatch`."""
 
+    @property
+    def model(self) -> str:
+        """What to call the model."""
+        return self.names.shown
+
     def fields(self) -> dict[str, str | int]:
-        """The fields that must be equal, flat, as they travel."""
+        """The parts that must be equal, flat, as they travel."""
         flat: dict[str, str | int] = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in ("parallel", "content")
+            "architecture": self.architecture,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "role": self.role,
+            "layout": self.layout,
         }
-        return flat | asdict(self.parallel)
+        flat |= {CONFIG + key: text for key, text in self.config.items()}
+        return flat | dict(self.built)
 
     @property
     def digest(self) -> str:
@@ -94,50 +198,111 @@ class Identity:
         return fields_digest(self.fields())
 
 
-def fields_digest(values: Mapping[str, str | int]) -> str:
+def fields_digest(values: Fields) -> str:
     """Digest of an identity's fields: BLAKE2b-128 of their JSON with sorted keys, in hex."""
     text = orjson.dumps(dict(values), option=orjson.OPT_SORT_KEYS)
     return blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def mismatch(
-    mine: Identity, fields: Mapping[str, str | int], content: Mapping[str, str]
+    mine: Identity,
+    fields: Fields,
+    content: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
 ) -> str | None:
     """Why another worker's weights are not the ones I need, or None when they are.
 
-    `fields` and `content` are the other side's, as they came over the network.
+    `fields`, `content` and `names` are the other side's, as they came over the network. May read
+    the checkpoint, when `mine.content` is a `LazyContent` and all else is equal.
     """
-    ours = mine.fields()
-    differing = [
-        f"{name}: mine {value!r}, theirs {_shorten(fields.get(name))}"
-        for name, value in ours.items()
-        if fields.get(name) != value
-    ]
-    # A later version may tell weights apart by something that this one does not know.
-    differing += [
-        f"{_shorten(name)}: unknown to me, theirs {_shorten(value)}"
-        for name, value in fields.items()
-        if name not in ours
-    ]
+    other = other_model(mine.names, names or {})
+    if other is not None:
+        return other
+    differing = differences(mine.fields(), fields)
     if differing:
-        return "; ".join(differing)
-    shared = [kind for kind in mine.content if kind in content]
-    for kind in shared:
-        if mine.content[kind] != content[kind]:
-            return (
-                f"checkpoint content ({kind}): mine {mine.content[kind]}, "
-                f"theirs {_shorten(content[kind])}"
-            )
-    if not shared:
-        return (
-            f"checkpoint content cannot be compared: I know {_kinds(mine.content)}, "
-            f"they know {_kinds(content)}"
-        )
-    return None
+        return listed(differing)
+    return content_mismatch(mine.content, content)
+
+
+def differences(mine: Fields, theirs: Fields) -> list[str]:
+    """Every part in which two identities differ, in words, in the order in which parts are named.
+
+    A later version may tell weights apart by something that this one does not know: that counts.
+    """
+    return [
+        f"{_name(name)}: mine {_value(name, mine.get(name))}, "
+        f"theirs {_value(name, theirs.get(name))}"
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name) or (name in mine) != (name in theirs)
+    ]
+
+
+def content_mismatch(mine: Mapping[Evidence, str], theirs: Mapping[str, str]) -> str | None:
+    """Why the checkpoint's content is not mine, or None when it is.
+
+    The strongest kind of evidence that both know decides alone: a differing commit says nothing
+    where bytes can be compared, and neither do equal commits.
+    """
+    for kind in STRENGTH:
+        if kind not in theirs or kind not in mine:
+            continue
+        value = mine.get(kind)
+        if value is None:
+            continue  # It was thought that it could be had.
+        if value == theirs[kind]:
+            return None
+        return f"checkpoint content ({kind}): mine {value}, theirs {_shorten(theirs[kind])}"
+    return (
+        f"checkpoint content cannot be compared: I know {_kinds(mine)}, they know {_kinds(theirs)}"
+    )
+
+
+def other_model(mine: Names, theirs: Mapping[str, str]) -> str | None:
+    """That operators have said on both sides which model it is, and have said different things."""
+    there = theirs.get("model", "")
+    if not mine.model or not there or mine.model == there:
+        return None
+    return f"MODEL: mine {mine.model!r}, theirs {_shorten(there)}"
+
+
+def names_differ(mine: Names, theirs: Mapping[str, str]) -> str | None:
+    """Upstream's check for a source from a static list: it must serve the model of this name.
+
+    None when one of the two has no name, or when any two names of theirs are the same.
+    """
+    here = {name for name in (mine.model, mine.known, mine.given) if name}
+    there = {name for key in ("model", "known", "given") if (name := theirs.get(key, ""))}
+    if not here or not there or here & there:
+        return None
+    return (
+        f"model: mine {mine.shown!r}, theirs {_shorten(theirs.get('model') or theirs.get('known'))}"
+        ": a static SOURCE has to serve the model of the same name, so set MODEL alike on both"
+    )
+
+
+def listed(differing: list[str]) -> str:
+    """Differences as one text, bounded."""
+    more = len(differing) - _MAX_WORDS
+    return "; ".join(differing[:_MAX_WORDS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _name(name: str) -> str:
+    """A part's name as an operator reads it. It may come from the network."""
+    text = repr(name)[1:-1]
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
+
+
+def _value(name: str, value: str | int | None) -> str:
+    if value is None:
+        return "nothing"
+    # What comes from a config is JSON already: strings in it have quotes of their own.
+    if name.startswith(CONFIG) and isinstance(value, str):
+        return _shorten(value)[1:-1] if len(value) <= _MAX_TEXT else _shorten(value)[1:]
+    return _shorten(value)
 
 
 def _kinds(content: Mapping[str, str] | Mapping[Evidence, str]) -> str:
-    return ", ".join(sorted(map(str, content)))[:_MAX_TEXT] or "nothing"
+    return ", ".join(sorted(str(kind) for kind in content))[:_MAX_TEXT] or "nothing"
 
 
 def _shorten(value: object) -> str:

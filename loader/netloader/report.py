@@ -29,6 +29,10 @@ class Report:
     """What each source contributed, also those of a pull that was given up."""
     skipped: tuple[str, ...] = ()
     """Sources that were not used or failed, in order, each with its reason."""
+    content: dict[str, str] = field(default_factory=dict)
+    """What is known of the checkpoint's content, by kind of evidence."""
+    not_a_source: str = ""
+    """Why this rank serves nobody; empty when it does."""
     tensors: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every tensor, when asked for."""
 

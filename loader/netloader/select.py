@@ -6,20 +6,33 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import ip_address
+from typing import Final, NamedTuple
 
 from netloader.advert import Holding, decode
 from netloader.candidate import BY_MESH, Candidate, Process
-from netloader.identity import Identity, mismatch
+from netloader.identity import (
+    Fields,
+    Identity,
+    content_mismatch,
+    differences,
+    listed,
+    names_differ,
+    other_model,
+)
 from netmesh import Member, MemberId
+
+MAX_REJECTED: Final = 8
+"""Members that are told of. The mesh may hold thousands that are as near."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Candidates, best first, and why members that hold the same model are not among them."""
+    """Candidates, best first, and why members that come near are not among them."""
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[str, ...]
-    """One sentence a member."""
+    """One sentence a member, nearest first: those that need the very same but for their state or
+    content, and those of the same name; where there are none, the one that differs least."""
 
 
 def choose(
@@ -30,6 +43,7 @@ def choose(
     *,
     liars: Collection[Process] = (),
     read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
+    explain: bool = True,
 ) -> Choice:
     """Members that hold exactly these weights and can hand them out now.
 
@@ -38,10 +52,12 @@ def choose(
     another one accuses of wrong bytes come last: an accuser may be at fault itself. Those in
     `liars`, whom this worker caught, are left out. A member never picks itself.
 
-    `read` gives the holdings of a member, so that a caller may remember them.
+    `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
+    is made for the first member that fits in everything else, if that knows no stronger kind.
+    Without `explain` nobody is told of.
     """
     found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
-    rejected: list[str] = []
+    rejected: list[_Rejected] = []
     everybody = [(member, read(member)) for member in members]
     me = next((member for member, _ in everybody if member.me), None)
     accused = {
@@ -52,18 +68,25 @@ def choose(
         for one in holding.accuses
         if one.endpoint != holding.endpoint
     }
+    mine = identity.fields()
     for member, holdings in everybody:
         if member.me:
             continue
         for holding in holdings:
-            if holding.model != identity.model or holding.role != identity.role:
+            if holding.role != identity.role:
                 continue
             process = (holding.endpoint, int(member.generation))
-            why_not = _unsuitable(member, holding, identity, backend, chunk_bytes)
+            if holding.fields != mine or other_model(identity.names, holding.names):
+                if explain:
+                    rejected.append(_differing(member, holding, identity, mine))
+                continue
+            why_not = _unsuitable(member, holding, backend, chunk_bytes)
             if why_not is None and process in liars:
                 why_not = "sent other bytes than it had promised"
+            if why_not is None:
+                why_not = content_mismatch(identity.content, holding.content)
             if why_not is not None:
-                rejected.append(f"{member.id}: {why_not}")
+                rejected.append(_Rejected(0, member.id, holding.model, why_not))
                 continue
             key = (
                 process in accused,
@@ -73,15 +96,51 @@ def choose(
             )
             found.append((key, Candidate(holding.endpoint, BY_MESH, member.generation)))
     found.sort(key=lambda entry: entry[0])
-    return Choice(tuple(candidate for _, candidate in found), tuple(rejected))
+    return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))
 
 
-def _unsuitable(
-    member: Member, holding: Holding, identity: Identity, backend: str, chunk_bytes: int
-) -> str | None:
-    different = mismatch(identity, holding.fields, holding.content)
-    if different is not None:
-        return different
+class _Rejected(NamedTuple):
+    """A member that is no candidate."""
+
+    differences: int
+    """0: it needs the very same. `_FAR` and more: another model altogether."""
+    member: MemberId
+    model: str
+    reason: str
+
+
+_FAR = 1_000
+"""Added to the differences of one that has another name."""
+
+
+def _differing(member: Member, holding: Holding, identity: Identity, mine: Fields) -> _Rejected:
+    other = other_model(identity.names, holding.names)
+    if other is not None:
+        return _Rejected(_FAR, member.id, holding.model, other)
+    differing = differences(mine, holding.fields)
+    named_alike = names_differ(identity.names, holding.names) is None and holding.names
+    far = 0 if named_alike else _FAR
+    reason = listed(differing) if named_alike else differing[0]
+    return _Rejected(far + len(differing), member.id, holding.model, reason)
+
+
+def _told(rejected: list[_Rejected], found_one: bool) -> tuple[str, ...]:
+    """What to say of those that are no candidates."""
+    if not rejected:
+        return ()
+    rejected.sort()
+    near = [one for one in rejected if one.differences < _FAR]
+    if near:
+        more = len(near) - MAX_REJECTED
+        rest = (f"and {more} more that come as near",) if more > 0 else ()
+        return (*(f"{one.member}: {one.reason}" for one in near[:MAX_REJECTED]), *rest)
+    if found_one:
+        return ()
+    one = rejected[0]
+    return (f"nobody holds these weights; nearest is {one.member} ({one.model}): {one.reason}",)
+
+
+def _unsuitable(member: Member, holding: Holding, backend: str, chunk_bytes: int) -> str | None:
     if not member.selectable:
         return f"is {member.status.name.lower()}"
     if holding.state != "ready":

@@ -8,6 +8,7 @@ from tests.loader.support import identity
 
 from netloader import advert
 from netloader.advert import MAX_HOLDINGS, Holding
+from netloader.identity import known
 
 
 def holding(**changes: object) -> Holding:
@@ -16,8 +17,9 @@ def holding(**changes: object) -> Holding:
         "role": "target",
         "state": "ready",
         "identity": who.digest,
+        "names": who.names.travelling(),
         "fields": who.fields(),
-        "content": {str(kind): text for kind, text in who.content.items()},
+        "content": known(who.content),
         "endpoint": "127.0.0.1:1024",
         "backend": "gloo",
     }
@@ -29,9 +31,17 @@ def test_holdings_survive_the_mesh() -> None:
     assert advert.decode(orjson.loads(orjson.dumps(advert.encode(holdings)))) == holdings
 
 
-def test_model_is_the_one_of_the_fields() -> None:
-    assert holding().model == "toy"
-    assert holding(fields={}).model == ""
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ({"model": "chosen", "known": "org/m", "given": "/m"}, "chosen"),
+        ({"model": "", "known": "org/m", "given": "/m"}, "org/m"),
+        ({"given": "/m"}, "/m"),
+        ({}, ""),
+    ],
+)
+def test_the_name_shown_is_the_one_that_people_know(names: dict[str, str], shown: str) -> None:
+    assert holding(names=names).model == shown
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from tests.loader.test_advert import holding
 
 from netloader import advert
 from netloader.advert import Accused, Holding
-from netloader.select import Choice, _distance, choose
+from netloader.identity import Evidence, LazyContent, Names
+from netloader.select import MAX_REJECTED, Choice, _distance, choose
 from netmesh import Generation, Member, MemberId, Status
 
 
@@ -69,13 +70,77 @@ def test_unsuitable_member_is_rejected_with_the_reason(
     assert choice.rejected[0].startswith(f"10.0.0.2:17946: {reason}")
 
 
-def test_other_models_and_roles_are_passed_over_in_silence() -> None:
-    others = [
-        member(fields=identity(model="other").fields()),
-        member("10.0.0.3:1", role="draft"),
-    ]
-    choice = choose([ME, *others], identity(), "gloo", CHUNK)
+def other(name: str, **changes: object) -> Member:
+    """A member with a model of another name."""
+    names = {"model": "", "known": name, "given": name}
+    return member("10.0.0.4:1", names=names, fields=identity(**changes).fields())
+
+
+def test_other_roles_are_passed_over_in_silence() -> None:
+    choice = choose([ME, member("10.0.0.3:1", role="draft")], identity(), "gloo", CHUNK)
     assert choice == Choice((), ())
+
+
+def test_names_do_not_matter_unless_operators_set_them_on_both_sides() -> None:
+    mine = identity(names=Names("", "org/toy", "/a/toy/"))
+    for names in ({}, {"known": "org/other", "given": "/b"}, {"model": "chosen"}):
+        choice = choose([ME, member(names=names)], mine, "gloo", CHUNK)
+        assert len(choice.candidates) == 1
+    choice = choose([ME, member(names={"model": "chosen"})], identity(), "gloo", CHUNK)
+    assert choice.candidates == ()
+    assert choice.rejected == (
+        "nobody holds these weights; nearest is 10.0.0.2:17946 (chosen): "
+        "MODEL: mine 'toy', theirs 'chosen'",
+    )
+
+
+def test_without_a_match_the_nearest_member_is_told_with_one_difference() -> None:
+    far = other("far", architecture="Other", dtype="int8", quantization="gptq")
+    near = other("near", config={"rope_theta": "500000.0"})
+    choice = choose([ME, far, near], identity(), "gloo", CHUNK)
+    assert choice.rejected == (
+        "nobody holds these weights; nearest is 10.0.0.4:1 (near): "
+        "config: rope_theta: mine 10000.0, theirs 500000.0",
+    )
+
+
+def test_with_a_match_models_of_other_names_are_not_told_of() -> None:
+    choice = choose([ME, member(), other("far", dtype="int8")], identity(), "gloo", CHUNK)
+    assert (len(choice.candidates), choice.rejected) == (1, ())
+
+
+def test_of_members_of_the_same_name_all_differences_are_told() -> None:
+    fields = identity(dtype="int8", quantization="gptq").fields()
+    choice = choose([ME, member(fields=fields), other("far")], identity(), "gloo", CHUNK)
+    assert choice.rejected[0] == (
+        "10.0.0.2:17946: dtype: mine 'float32', theirs 'int8'; quantization: mine '', theirs 'gptq'"
+    )
+
+
+def test_no_more_than_a_few_members_are_told_of_and_the_others_counted() -> None:
+    everybody = [member(f"10.0.1.{number}:1", state="loading") for number in range(100)]
+    choice = choose([ME, *everybody], identity(), "gloo", CHUNK)
+    assert len(choice.rejected) == MAX_REJECTED + 1
+    assert choice.rejected[-1] == "and 92 more that come as near"
+    assert choose([ME, *everybody], identity(), "gloo", CHUNK, explain=False).candidates == ()
+
+
+def test_content_is_read_only_for_a_member_that_fits_in_everything_else() -> None:
+    def fails() -> str:
+        raise AssertionError("read for nothing")
+
+    mine = identity(content=LazyContent({Evidence.SAMPLE: fails}))
+    unsuitable = [
+        member(status=Status.DEAD),
+        member(state="loading"),
+        member(backend="nccl"),
+        member(fields=identity(dtype="int8").fields()),
+        member(content={"commit": "x"}),
+    ]
+    for one in unsuitable:
+        assert choose([ME, one], mine, "gloo", CHUNK).candidates == ()
+    with pytest.raises(AssertionError, match="read for nothing"):
+        choose([ME, member()], mine, "gloo", CHUNK)
 
 
 def test_fewest_sessions_first_then_the_same_host() -> None:

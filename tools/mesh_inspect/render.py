@@ -108,6 +108,8 @@ _WIDE: Final = (
     _Column("GENERATION", lambda row: str(row.member.generation), right=True),
     _Column("WEIGHTS", lambda row: row.weights_layout or ""),
     _Column("ORIGIN", _origin),
+    _Column("GIVEN", lambda row: row.given or ""),
+    _Column("CONTENT", lambda row: row.content_id or ""),
     _Column("IDENTITY", _identity),
     _Column("REASON", _reason),
 )
@@ -226,6 +228,8 @@ def _entry(row: Row) -> dict[str, object]:
         "status": row.status,
         "ready": row.ready,
         "model": row.model,
+        "given": row.given,
+        "content": row.content_id,
         "identity": None if holding is None else holding.identity,
         "role": None if holding is None else holding.role,
         "layout": asdict(row.place),

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from netloader.advert import Holding, decode
+from netloader.wanted import content_id
 from netmesh import Member, Status
 
 MAX_COUNT: Final = 2**63 - 1
@@ -48,8 +49,18 @@ class Row:
 
     @property
     def model(self) -> str | None:
-        """Name of the model held."""
-        return self._text("model")
+        """Name of the model held, as people know it."""
+        return None if self.holding is None else self.holding.model or None
+
+    @property
+    def given(self) -> str | None:
+        """What the worker was started with: a path, often."""
+        return None if self.holding is None else self.holding.names.get("given") or None
+
+    @property
+    def content_id(self) -> str | None:
+        """What `CONTENT` takes to ask for these weights."""
+        return None if self.holding is None else content_id(self.holding.content) or None
 
     @property
     def weights_layout(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netloader.identity import Evidence, Identity, Parallel
+from netloader.identity import Evidence, Identity, Names
 from netmesh import SocketSecurity
 
 GENERATION = 1
@@ -14,13 +14,9 @@ OPEN = SocketSecurity.from_keys((), "netbench", "netloader")
 """No key."""
 
 IDENTITY = Identity(
-    model="netbench",
+    Names("netbench"),
     architecture="Netbench",
     dtype="mixed",
     quantization="",
-    quantization_config="",
-    config="",
-    parallel=Parallel(),
-    vllm_version="",
     content={Evidence.SAMPLE: "0" * 32},
 )

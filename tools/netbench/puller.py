@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from netloader import advert, control, manifest
 from netloader.advert import Holding
 from netloader.candidate import Candidate
 from netloader.handshake import HELLO_TIMEOUT_S, greet
-from netloader.identity import Evidence, Identity, Parallel
+from netloader.identity import Evidence, Identity, Names
 from netloader.pull import Pull
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import Weights
@@ -87,6 +86,7 @@ def _ask_manifest(holding: Holding) -> manifest.Manifest:
         generation=None,
         identity=identity.digest,
         fields=identity.fields(),
+        names=dict(holding.names),
         content=dict(holding.content),
         manifest="0" * 32,
         chunk_bytes=holding.chunk_bytes or manifest.CHUNK_BYTES,
@@ -111,12 +111,14 @@ def _weights_of(found: manifest.Manifest) -> Weights:
 
 
 def _identity_of(holding: Holding) -> Identity:
-    rest = dict(holding.fields)
-    parallel = {field.name: rest.pop(field.name) for field in fields(Parallel)}
     # They came over the network; the source compares them with its own.
+    rest = dict(holding.fields)
     return Identity(
-        **rest,  # type: ignore[arg-type]
-        parallel=Parallel(**parallel),  # type: ignore[arg-type]
+        Names(**holding.names),
+        architecture=str(rest.pop("architecture")),
+        dtype=str(rest.pop("dtype")),
+        quantization=str(rest.pop("quantization")),
+        built=rest,
         content={Evidence(kind): text for kind, text in holding.content.items()},
     )
 

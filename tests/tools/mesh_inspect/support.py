@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+from mesh_inspect.rows import Place
 from netloader.advert import Holding, encode
-from netloader.identity import Evidence, Identity, Parallel
+from netloader.identity import Evidence, Identity, Names, known
 from netmesh import Generation, JsonObject, Member, MemberId, Status
+
+ALONE = Place(1, 0, 1, 0, 1, 0)
 
 GENERATION = Generation((1_780_000_000_000 << 22) | 17)
 
 
-def holding(
-    model: str = "org/model-7b", parallel: Parallel | None = None, **changes: object
-) -> Holding:
+def holding(model: str = "org/model-7b", place: Place | None = None, **changes: object) -> Holding:
     """A ready source of `model`, as `changes` say otherwise."""
     identity = Identity(
-        model=model,
+        Names("", model, f"/cache/{model}"),
         architecture="LlamaForCausalLM",
         dtype="bfloat16",
         quantization="",
-        quantization_config="",
-        config="c",
-        parallel=parallel or Parallel(),
-        vllm_version="0.32.0",
+        built=asdict(place or ALONE),
         content={Evidence.SAMPLE: "c0ffee"},
     )
     values: dict[str, object] = {
         "role": identity.role,
         "state": "ready",
         "identity": identity.digest,
+        "names": identity.names.travelling(),
         "fields": identity.fields(),
-        "content": {str(kind): value for kind, value in identity.content.items()},
+        "content": known(identity.content),
         "endpoint": "10.0.0.1:31000",
         "backend": "gloo",
         "nbytes": 3 << 29,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -13,10 +14,9 @@ import pytest
 
 import netmesh
 from mesh_inspect import cli
-from netloader.identity import Parallel
 from netmesh import JsonObject, Mesh, MeshSettings, NoMeshError, VersionMismatch
 
-from .support import advert, holding
+from .support import ALONE, advert, holding
 
 Start = Callable[..., Mesh]
 
@@ -55,7 +55,7 @@ def start(directory: Path) -> Iterator[Start]:
 @pytest.fixture
 def pair(start: Start) -> tuple[Mesh, Mesh]:
     """A worker with a target and a draft, and one that has just started."""
-    place = Parallel(tp_size=2, tp_rank=1)
+    place = replace(ALONE, tp_size=2, tp_rank=1)
     first = start(advert(holding("org/target", place), holding("org/draft", role="draft")))
     second = start({})
     assert first.wait(lambda members: len(members) == 2, 10)

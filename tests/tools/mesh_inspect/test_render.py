@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -18,10 +18,9 @@ from mesh_inspect.render import (
     write_table,
 )
 from mesh_inspect.rows import Place, Row, rows_of
-from netloader.identity import Parallel
 from netmesh import Status
 
-from .support import GENERATION, holding, member
+from .support import ALONE, GENERATION, holding, member
 
 HOSTILE = "\x1b[31m[bold red]x[/] :boom: \x07\r\n\u202egnp\u2028\x9b2J\x7f[link=http://x]y"
 
@@ -41,7 +40,7 @@ def cells(line: str) -> list[str]:
 
 
 def test_a_table_has_a_heading_and_a_line_for_each_row() -> None:
-    place = Parallel(tp_size=2, tp_rank=1)
+    place = replace(ALONE, tp_size=2, tp_rank=1)
     worker = member(holding("org/model-7b", place, serving=2))
     heading, first, second = table(rows_of([worker, member(id="10.0.0.2:17946")])).splitlines()
     assert cells(heading) == [
@@ -59,10 +58,11 @@ def test_a_wide_table_tells_more() -> None:
     one = holding(state="unavailable", reason="originals were not kept")
     heading, line = table(rows_of([member(one)]), wide=True).splitlines()
     assert cells(heading)[10:] == [
-        *("MEMBER", "GENERATION", "WEIGHTS", "ORIGIN", "IDENTITY", "REASON"),
+        *("MEMBER", "GENERATION", "WEIGHTS", "ORIGIN", "GIVEN", "CONTENT", "IDENTITY", "REASON"),
     ]
-    assert cells(line)[10:15] == [
-        *("10.0.0.1:17946", str(GENERATION), "checkpoint", "storage", one.identity),
+    assert cells(line)[10:17] == [
+        *("10.0.0.1:17946", str(GENERATION), "checkpoint", "storage"),
+        *("/cache/org/model-7b", "sample:c0ffee", one.identity),
     ]
     assert line.endswith("originals were not kept")
 
@@ -107,7 +107,7 @@ def test_hostile_text_reaches_no_terminal(terminal: bool, monkeypatch: pytest.Mo
     assert len(text.splitlines()) == (3 if terminal else 2)
     assert all(line.isprintable() for line in text.splitlines())
     assert "\\x1b[31m[bold red]x[/] :boom: \\x07\\r\\n\\u202egnp\\u2028\\x9b2J\\x7f" in text
-    assert text.count("\\x1b[31m[bold red]x[/]") == text.count("[link=http://x]y") == 5
+    assert text.count("\\x1b[31m[bold red]x[/]") == text.count("[link=http://x]y") == 6
 
 
 def test_a_dumb_terminal_is_treated_as_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def test_whatever_is_escaped_is_printable(text: str) -> None:
 
 
 def test_the_document_has_every_key() -> None:
-    place = Parallel(tp_size=2, tp_rank=1)
+    place = replace(ALONE, tp_size=2, tp_rank=1)
     one = holding("org/model-7b", place, serving=2)
     text = to_json(rows_of([member(one)]), mesh="default")
     assert json.loads(text) == {
@@ -136,6 +136,8 @@ def test_the_document_has_every_key() -> None:
                 "status": "alive",
                 "ready": True,
                 "model": "org/model-7b",
+                "given": "/cache/org/model-7b",
+                "content": "sample:c0ffee",
                 "identity": one.identity,
                 "role": "target",
                 "layout": asdict(place),

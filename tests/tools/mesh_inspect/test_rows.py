@@ -1,15 +1,16 @@
 """Rows from members: what is shown of good adverts, and that bad ones do no harm."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh_inspect.rows import MAX_COUNT, Place, Row, rows_of
 from netloader.advert import Accused
-from netloader.identity import Parallel
 from netmesh import JsonObject, Status
 
-from .support import GENERATION, holding, member
+from .support import ALONE, GENERATION, holding, member
 
 
 def only(rows: tuple[Row, ...]) -> Row:
@@ -28,7 +29,7 @@ def test_a_row_for_each_holding_and_one_for_a_member_without() -> None:
 
 
 def test_a_row_tells_place_and_weights() -> None:
-    place = Parallel(tp_size=4, tp_rank=3, pp_size=2, pp_rank=1, ep_size=8, ep_rank=7)
+    place = replace(ALONE, tp_size=4, tp_rank=3, pp_size=2, pp_rank=1, ep_size=8, ep_rank=7)
     row = only(rows_of([member(holding("m", place, serving=2, pulling=1))]))
     assert row.place == Place(4, 3, 2, 1, 8, 7)
     assert row.weights_layout == "checkpoint"
@@ -53,7 +54,7 @@ def test_rows_are_ordered_by_model_and_rank_and_the_gone_come_last() -> None:
     ranks = [(1, 0), (0, 1), (0, 0)]
     members = [member(holding("a"), id="z:1", status=Status.DEAD)]
     for number, (pp, tp) in enumerate(ranks):
-        place = Parallel(tp_size=2, tp_rank=tp, pp_size=2, pp_rank=pp)
+        place = replace(ALONE, tp_size=2, tp_rank=tp, pp_size=2, pp_rank=pp)
         members.append(member(holding("b", place), id=f"h:{number + 1}"))
     rows = rows_of(members)
     assert [(row.place.pp_rank, row.place.tp_rank) for row in rows[:3]] == sorted(ranks)
@@ -93,8 +94,8 @@ def test_a_malformed_advert_is_a_member_without_holding(raw: JsonObject) -> None
 
 
 def test_fields_that_make_no_sense_are_unknown() -> None:
-    fields = {"model": 7, "layout": 1, "tp_size": "two", "tp_rank": -1, "pp_size": 10**30}
-    row = only(rows_of([member(holding(fields=fields, nbytes=10**300))]))
+    fields = {"layout": 1, "tp_size": "two", "tp_rank": -1, "pp_size": 10**30}
+    row = only(rows_of([member(holding(fields=fields, names={"x": "y"}, nbytes=10**300))]))
     assert (row.model, row.weights_layout, row.place) == (None, None, Place())
     assert row.nbytes == MAX_COUNT
 
