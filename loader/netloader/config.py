@@ -8,7 +8,7 @@ used, that of `CONFIG_FILE` first. An unknown key or a bad value stops the start
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -27,6 +27,7 @@ from pydantic import (
 
 import netmesh.errors
 from netloader.errors import ConfigError
+from netloader.identity import Evidence
 from netloader.manifest import CHUNK_BYTES
 from netmesh.settings import KEYS as MESH_KEYS
 from netmesh.settings import MeshSettings
@@ -66,6 +67,7 @@ _UPSTREAM_ONLY = frozenset(
 # Not keys an operator may use: where `load` hands over what it has taken apart.
 _FILE_SOURCE = "CONFIG_FILE: SOURCE"
 _MESH_SETTINGS = "mesh settings"
+_STORAGE_OPTIONS = "storage options"
 
 
 class KeepMode(StrEnum):
@@ -95,6 +97,16 @@ def _check_port(endpoint: str) -> str:
     if not 1 <= port <= MAX_PORT:
         raise ValueError(f"there is no port {port}")
     return endpoint
+
+
+def _from_json(value: object) -> object:
+    """An environment variable holds text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
 
 
 _Endpoint = Annotated[
@@ -127,7 +139,8 @@ class Config(BaseModel):
     source: tuple[RankSources, ...] = Field(default=(), alias="SOURCE")
     """Static sources. Tried before the mesh."""
     model: _NonEmpty | None = Field(default=None, alias="MODEL")
-    """Name that peers must share; default: the `--model` argument."""
+    """Name of the target. Two workers with different names never share; where one of them has none,
+    names say nothing. Default: none."""
     listen_port: int | None = Field(default=None, alias="LISTEN_PORT", ge=MIN_PORT, le=MAX_PORT)
     """Base port of the listener (rank is added); default: a free port."""
     int8_cache: Annotated[KeepMode | None, BeforeValidator(_lower)] = Field(
@@ -175,7 +188,21 @@ class Config(BaseModel):
     """Whether a replica compares the digest of what arrives with the promised one. Off saves a
     read of every byte, and lets damaged bytes into the model."""
     digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
-    """How checkpoint files are read for the content identity: a few KiB of every tensor, or all."""
+    """How checkpoint files are read for comparison: some bytes of every tensor, or all."""
+    content: Annotated[
+        str | None,
+        StringConstraints(pattern=rf"^({'|'.join(Evidence)}):\S{{1,512}}$"),
+    ] = Field(default=None, alias="CONTENT")
+    """Content id that the target's weights must have, as a source prints it (`sample:1f0c...`):
+    what a worker wants that has no weight files. Default: what its own files hold."""
+    storage_format: _NonEmpty = Field(default="auto", alias="STORAGE_FORMAT")
+    """`--load-format` of the leg that reads storage."""
+    storage_config: Annotated[dict[str, object], BeforeValidator(_from_json)] = Field(
+        default_factory=dict, alias="STORAGE_CONFIG"
+    )
+    """`--model-loader-extra-config` of the leg that reads storage."""
+    storage_options: dict[str, object] = Field(default_factory=dict, alias="storage options")
+    """Keys of the extra config that are not ours but those of vLLM's loader for storage."""
     report_prefix: _NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
     """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`."""
     report_tensors: bool = Field(default=False, alias="REPORT_TENSORS")
@@ -190,40 +217,72 @@ class Config(BaseModel):
         return value
 
     @classmethod
-    def load(cls, extra: object, environ: Mapping[str, str]) -> Self:
+    def load(
+        cls,
+        extra: object,
+        environ: Mapping[str, str],
+        for_storage: Callable[[str], bool] = lambda key: False,
+    ) -> Self:
         """Merge the three places a setting can come from, and validate the result.
 
+        `for_storage` says whether a key that is not ours is one of vLLM's loader for storage.
         Raises `ConfigError` naming the key, the value and what is allowed.
         """
         if not isinstance(extra, Mapping):
             raise ConfigError("--model-loader-extra-config", extra, "it must be a JSON object")
+        options: dict[str, object] = {}
         merged: dict[str, object] = _from_environment(environ)
-        merged.update(_known({str(key): value for key, value in extra.items()}))
+        merged.update(_known(extra, for_storage, options))
         path = merged.pop("CONFIG_FILE", None)
         if path is not None:
-            from_file = _known(_read_config_file(path))
+            from_file = _known(_read_config_file(path), for_storage, options)
             if "SOURCE" in from_file:
                 from_file[_FILE_SOURCE] = from_file.pop("SOURCE")
             merged.update(from_file)
         own = {key: value for key, value in merged.items() if key not in MESH_KEYS}
         try:
             mesh = MeshSettings.load(merged, environ)
-            return cls.model_validate(own | {_MESH_SETTINGS: mesh})
+            return cls.model_validate(own | {_MESH_SETTINGS: mesh, _STORAGE_OPTIONS: options})
         except netmesh.errors.ConfigError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None
 
-    def sources_of(self, rank: int) -> tuple[tuple[str, str], ...]:
-        """Static sources of one global rank, in order: (endpoint, the setting it came from)."""
+    @property
+    def content_demanded(self) -> dict[Evidence, str]:
+        """What `CONTENT` says; empty without it."""
+        if self.content is None:
+            return {}
+        kind, _, value = self.content.partition(":")
+        return {Evidence(kind): value}
+
+    @property
+    def storage_extra_config(self) -> dict[str, object]:
+        """`--model-loader-extra-config` for the loader that reads storage."""
+        return self.storage_config | self.storage_options
+
+    def sources_of(self, rank: int, *, draft: bool = False) -> tuple[tuple[str, str], ...]:
+        """Static sources of one global rank, in order: (endpoint, the setting it came from).
+
+        The lists name the targets' listeners. A draft's is `DRAFT_PORT_OFFSET` above, where there
+        is such a port.
+        """
         places = ((self.file_source, "SOURCE of CONFIG_FILE"), (self.source, "SOURCE"))
-        return tuple(
+        listed = (
             (endpoint, origin)
             for entries, origin in places
             for entry in entries
             if entry.device_id == rank
             for endpoint in entry.sources
         )
+        if not draft:
+            return tuple(listed)
+        found = []
+        for endpoint, origin in listed:
+            host, _, port = endpoint.rpartition(":")
+            if int(port) + DRAFT_PORT_OFFSET <= MAX_PORT:
+                found.append((f"{host}:{int(port) + DRAFT_PORT_OFFSET}", origin))
+        return tuple(found)
 
     def port_of(self, rank: int, *, draft: bool) -> int | None:
         """The listener's port for one global rank; None means any free one.
@@ -243,18 +302,35 @@ class Config(BaseModel):
 
 KEYS = frozenset(
     {"CONFIG_FILE", *MESH_KEYS}
-    | {str(field.alias) for field in Config.model_fields.values()} - {_FILE_SOURCE, _MESH_SETTINGS}
+    | {str(field.alias) for field in Config.model_fields.values()}
+    - {_FILE_SOURCE, _MESH_SETTINGS, _STORAGE_OPTIONS}
 )
 """Every key that `--model-loader-extra-config` may have."""
 
 _KNOWN = ", ".join(sorted(KEYS))
 
 
-def _known(given: dict[str, object]) -> dict[str, object]:
+def _known(
+    given: Mapping[object, object] | Mapping[str, object],
+    for_storage: Callable[[str], bool],
+    options: dict[str, object],
+) -> dict[str, object]:
+    """Our keys among `given`; those of the loader for storage go to `options`."""
+    ours: dict[str, object] = {}
     for key, value in given.items():
-        if key not in KEYS:
-            raise ConfigError(key, value, f"the key is unknown; known are {_KNOWN}")
-    return given
+        name = str(key)
+        if name in KEYS:
+            ours[name] = value
+        elif for_storage(name):
+            options[name] = value
+        else:
+            raise ConfigError(
+                name,
+                value,
+                f"the key is unknown; known are {_KNOWN}; and those of vLLM's own loader for the "
+                "STORAGE_FORMAT in use, which can also be given together as STORAGE_CONFIG",
+            )
+    return ours
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
@@ -290,6 +366,10 @@ _ALLOWED = {
     "model) is added",
     "MESH": "true or false",
     "IDENTITY": "sample or full",
+    "CONTENT": "a content id as a source prints it, like sample:1f0c... (kinds: "
+    f"{', '.join(Evidence)})",
+    "STORAGE_FORMAT": "a load format of vLLM other than netloader",
+    "STORAGE_CONFIG": "a JSON object, handed to the loader of STORAGE_FORMAT",
     "MAX_SOURCES": f"an integer, 1..{MAX_SOURCES}",
     "SOURCE_TIMEOUT": "seconds, 0..3600",
     "MAX_SESSIONS": f"an integer, 1..{MAX_SESSIONS}",

@@ -25,22 +25,29 @@ version can add some; a change that old peers would misread raises `VERSION`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     FailFast,
     Field,
+    PlainSerializer,
+    PlainValidator,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
 )
 
-from netloader.errors import ProtocolError
+from netloader import plain
+from netloader.errors import ManifestError, ProtocolError
+from netloader.identity import MAX_FIELDS
+from netloader.plain import Plain
 
-VERSION: Final = 2
-"""2: packed chunks have gaps, so that their tensors are aligned."""
+VERSION: Final = 3
+"""2: packed chunks have gaps, so that their tensors are aligned. 3: attributes may be containers
+(`plain.py`), without which a replica of version 2 would be filled in part."""
 
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
@@ -51,7 +58,10 @@ MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
 
 MAX_CHUNKS: Final = 1 << 20
 
-MAX_TEXT: Final = 2048
+MAX_COMPUTED: Final = 10_000
+"""Persistent buffers that a checkpoint leaves alone. Models have a handful."""
+
+MAX_TEXT: Final = plain.MAX_TEXT
 MAX_NAME: Final = 512
 """Of the keys of a mapping: module paths, names of fields."""
 
@@ -72,6 +82,29 @@ _Range = Annotated[tuple[int, int], FailFast()]
 _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
+def _read_attributes(values: object, info: ValidationInfo) -> dict[str, Plain]:
+    """From JSON as `plain.encode` writes them; within a process as they are."""
+    try:
+        if info.mode == "json":
+            values = plain.decode(values)
+        elif isinstance(values, dict):
+            values = {str(path): plain.copied(value, str(path)) for path, value in values.items()}
+    except ManifestError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(values, dict) or any(len(path) > MAX_NAME for path in values):
+        raise ValueError(f"attributes are a mapping whose keys have up to {MAX_NAME} characters")
+    return values
+
+
+if TYPE_CHECKING:
+    _Attributes = dict[str, Plain]
+else:
+    # pydantic cannot read an alias that refers to itself.
+    _Attributes = Annotated[
+        dict, PlainValidator(_read_attributes), PlainSerializer(plain.encode, return_type=dict)
+    ]
+
+
 class _Message(BaseModel):
     # Attributes may be infinite; JSON's own spelling of that is null, which is another value.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
@@ -87,7 +120,9 @@ class Hello(_Message):
     generation: _Generation | None
     """The generation the mesh showed; None from a static `SOURCE` list, which knows none."""
     identity: _Digest
-    fields: Annotated[dict[_Name, _Integer | _Text], Field(max_length=64)]
+    fields: Annotated[dict[_Name, _Integer | _Text], Field(max_length=MAX_FIELDS)]
+    names: Annotated[dict[_Name, _Text], Field(max_length=8)] = {}
+    """What the replica's model is called: labels, beside the identity."""
     content: Annotated[dict[_Name, _Text], Field(max_length=16)]
     manifest: _Digest
     chunk_bytes: Annotated[int, Field(gt=0)]
@@ -103,10 +138,14 @@ class Accept(_Message):
     generation: _Generation
     identity: _Digest
     manifest: _Digest
-    attributes: Annotated[dict[_Name, bool | int | float | _Text | None], Field(max_length=10_000)]
-    """Plain attributes that `load_weights` had set on modules."""
+    attributes: _Attributes
+    """What `load_weights` had set besides tensors, by dotted path."""
     host: _Text
     port: Annotated[int, Field(gt=0, le=65_535)]
+    computed: Annotated[dict[_Name, _Digest], Field(max_length=MAX_COMPUTED)] = {}
+    """Persistent buffers that no checkpoint filled: a replica must have computed the same."""
+    content: Annotated[dict[_Name, _Text], Field(max_length=16)] = {}
+    """Evidence of the content of what is served: the replica's own, once it has all of it."""
     secret: _Text
     """What the two ranks authenticate their entries at the rendezvous with."""
     have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]

@@ -1,32 +1,30 @@
 """Which weights does this vLLM worker need? Reads vLLM's configuration into an `Identity`.
 
-Computed before anything is loaded: post-processing rewrites `hf_config.quantization_config`.
+Made before anything is built or loaded: post-processing rewrites `hf_config.quantization_config`.
+What only the built model knows is added afterwards (`layout.py`), and so is what the checkpoint's
+files hold (`wanted`), which is read when a peer makes it worth knowing.
 """
 
 from __future__ import annotations
 
-import logging
-from hashlib import blake2b
+import os
 from pathlib import Path
-from typing import Any
 
-import orjson
-import vllm.version
+from torch import nn
 from vllm.config import ModelConfig, VllmConfig
+from vllm.config.load import LoadConfig
 from vllm.config.utils import normalize_value
-from vllm.distributed import (
-    get_dp_group,
-    get_pp_group,
-    get_tensor_model_parallel_rank,
-    get_tensor_model_parallel_world_size,
-)
 
+from netloader import content, layout, memory, selection
+from netloader import model_config as parts_of
+from netloader import wanted as wanted_of
 from netloader.config import Config
-from netloader.content import cache_commit, commit_evidence, local_evidence
-from netloader.errors import IdentityError
-from netloader.identity import Evidence, Identity, Parallel, Role
-
-_log = logging.getLogger(__name__)
+from netloader.errors import NotAtHand
+from netloader.hostcache import HostCache
+from netloader.identity import Identity, Names, Role
+from netloader.memory import Available
+from netloader.wanted import Files, Wanted
+from netmesh.bootstrap.directory import default_directory
 
 
 def role_of(model_config: ModelConfig) -> Role:
@@ -34,136 +32,122 @@ def role_of(model_config: ModelConfig) -> Role:
     return "draft" if model_config.runner_type == "draft" else "target"
 
 
-def describe(vllm_config: VllmConfig, model_config: ModelConfig, config: Config) -> Identity:
-    """The identity of the weights that `model_config` needs on this rank.
+def names_of(model_config: ModelConfig, config: Config) -> Names:
+    """What this model is called."""
+    # MODEL names the target; a draft keeps the name vLLM knows it by.
+    chosen = config.model if role_of(model_config) == "target" else None
+    return Names(chosen or "", known_as(model_config.model), model_config.model)
 
-    Raises `IdentityError` when nothing at all is known about the checkpoint's content.
+
+def known_as(model: str) -> str:
+    """The name that people know: `org/name` for what lies in a Hub cache, else the path itself.
+
+    With HF_HUB_OFFLINE vLLM puts a snapshot's path in the place of the repository's id.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    for place in (folder.absolute(), folder.resolve()):
+        commit = content.cache_commit(place)
+        if commit is not None:
+            return commit.rpartition("@")[0]
+    return str(folder.absolute())
+
+
+def describe(vllm_config: VllmConfig, model_config: ModelConfig, names: Names) -> Identity:
+    """The identity of the weights that `model_config` needs on this rank, as far as it is known
+    before the model is built.
+
+    Raises `IdentityError` when the config cannot be compared with a peer's.
     """
     hf_config = model_config.hf_config
-    role = role_of(model_config)
-    content = _content(model_config, vllm_config.load_config.download_dir, config)
-    if not content:
-        raise IdentityError(
-            f"nothing is known about the content of {model_config.model}: no weight files at hand "
-            "and no resolved commit"
-        )
     return Identity(
-        # MODEL names the target; a draft keeps the name vLLM knows it by.
-        model=(config.model if role == "target" else None) or model_config.model,
+        names=names,
         architecture=",".join(getattr(hf_config, "architectures", None) or ()),
         dtype=str(model_config.dtype).removeprefix("torch."),
         quantization=model_config.quantization or "",
-        quantization_config=_quantization(model_config),
-        config=_config(model_config),
-        parallel=_parallel(vllm_config, model_config),
-        vllm_version=vllm.version.__version__,
-        role=role,
-        placement=_placement(vllm_config, model_config),
-        content=content,
+        config=parts_of.parts(hf_config.to_dict(), _added_quantization(model_config)),
+        built=layout.planned(vllm_config, model_config),
+        role=role_of(model_config),
     )
 
 
-def _parallel(vllm_config: VllmConfig, model_config: ModelConfig) -> Parallel:
-    parallel = vllm_config.parallel_config
-    tp_size, tp_rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
-    pp = get_pp_group()
-    ep_size, ep_rank = 1, 0
-    if model_config.is_moe and parallel.enable_expert_parallel:
-        dp_size = parallel.data_parallel_size
-        dp_rank = get_dp_group().rank_in_group if dp_size > 1 else 0
-        pcp_size = parallel.prefill_context_parallel_size
-        pcp_rank = _pcp_rank() if pcp_size > 1 else 0
-        ep_size = dp_size * pcp_size * tp_size
-        ep_rank = (dp_rank * pcp_size + pcp_rank) * tp_size + tp_rank
-    return Parallel(
-        tp_size=tp_size,
-        tp_rank=tp_rank,
-        pp_size=pp.world_size,
-        pp_rank=pp.rank_in_group,
-        ep_size=ep_size,
-        ep_rank=ep_rank,
-    )
-
-
-def _pcp_rank() -> int:
-    from vllm.distributed import get_pcp_group
-
-    return int(get_pcp_group().rank_in_group)
-
-
-def _placement(vllm_config: VllmConfig, model_config: ModelConfig) -> str:
-    parallel = vllm_config.parallel_config
-    if not (model_config.is_moe and parallel.enable_expert_parallel):
-        return ""
-    redundant = parallel.eplb_config.num_redundant_experts if parallel.enable_eplb else 0
-    return f"{parallel.expert_placement_strategy}+{redundant}"
-
-
-def _content(
-    model_config: ModelConfig, download_dir: str | None, config: Config
-) -> dict[Evidence, str]:
-    full = config.digest == "full"
-    if Path(model_config.model).is_dir():
-        return local_evidence(model_config.model, full=full)
-    snapshot = _cached_snapshot(model_config, download_dir)
-    found = local_evidence(str(snapshot), full=full) if snapshot is not None else {}
-    if Evidence.COMMIT not in found:
-        commit = cache_commit(snapshot) if snapshot is not None else None
-        if commit is not None:
-            found[Evidence.COMMIT] = commit
-        else:
-            resolved = getattr(model_config.hf_config, "_commit_hash", None)
-            found |= commit_evidence(model_config.model, resolved)
-    return found
-
-
-def _cached_snapshot(model_config: ModelConfig, download_dir: str | None) -> Path | None:
-    """Where the Hugging Face cache holds this repository's revision, if it does. Offline."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        cached = try_to_load_from_cache(
-            model_config.model,
-            "config.json",
-            cache_dir=download_dir,
-            revision=model_config.revision,
-        )
-    except ValueError as error:
-        # A name that is no repository id (a URL, say).
-        _log.debug("%s is not in the Hugging Face cache: %s", model_config.model, error)
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
-def _quantization(model_config: ModelConfig) -> str:
-    """Digest of how weights are quantised: by the checkpoint, and by what the operator added."""
-    checkpoint = getattr(model_config.hf_config, "quantization_config", None)
+def _added_quantization(model_config: ModelConfig) -> object:
+    """How the operator has weights quantised, beside what the checkpoint says."""
     added = getattr(model_config, "quantization_config", None)
-    if checkpoint is None and added is None:
-        return ""
-    return _digest([_plain(checkpoint), normalize_value(added)])
+    return None if added is None else normalize_value(added)
 
 
-def _config(model_config: ModelConfig) -> str:
-    """Digest of the config after `--hf-overrides`, without what says nothing about weights."""
-    values = {
-        key: value
-        for key, value in _plain(model_config.hf_config).items()
-        if key not in _NOT_ABOUT_WEIGHTS
-    }
-    return _digest(values)
+def wanted(
+    load_config: LoadConfig,
+    model: nn.Module,
+    model_config: ModelConfig,
+    config: Config,
+    cache: HostCache | None,
+) -> Wanted:
+    """What the checkpoint of a built model holds, as vLLM would read it.
+
+    Reads nothing yet but directories. Raises `IdentityError` when vLLM cannot be asked which files
+    it reads, `NotAtHand` when nothing at all is known of their content.
+    """
+    files: Files | None = None
+    absent = ""
+    try:
+        files = selection.ask(load_config, model, model_config)
+    except NotAtHand as error:
+        absent = str(error)
+    # CONTENT names the target's weights, as MODEL does.
+    demanded = config.content_demanded if role_of(model_config) == "target" else {}
+    commit = commit_of(model, model_config, load_config)
+    made = wanted_of.want(files, absent, commit, demanded, cache, full=config.digest == "full")
+    if made is None:
+        raise NotAtHand(
+            f"nothing is known about the content of {model_config.model}: {absent}; it lies in no "
+            "Hub cache that knows its commit, and CONTENT is not set"
+        )
+    return made
 
 
-_NOT_ABOUT_WEIGHTS = frozenset(
-    {"_name_or_path", "_commit_hash", "transformers_version", "quantization_config"}
-)
-"""Where the config came from; quantisation has a field of its own."""
+def commit_of(model: nn.Module, model_config: ModelConfig, load_config: LoadConfig) -> str | None:
+    """`org/name@commit` of the snapshot that this checkpoint is, when it is all of it.
+
+    The Hub's cache tells, for this repository: the config may come from another one. A model that
+    takes weights from further repositories has no commit that stands for all.
+    """
+    secondary = getattr(model, "secondary_weights", None) or ()
+    if any(source.model_or_path != model_config.model for source in secondary):
+        return None
+    folder = selection.local_folder(
+        model_config.model, model_config.revision, load_config.download_dir
+    )
+    if folder is None:
+        return None
+    return content.cache_commit(folder.absolute()) or content.cache_commit(folder.resolve())
 
 
-def _plain(value: Any) -> Any:
-    return value.to_dict() if hasattr(value, "to_dict") else value
+def host_cache() -> HostCache:
+    """What has been read of checkpoints on this host, for all workers of this user."""
+    return HostCache(default_directory(os.environ).with_name(f"netloader-{os.geteuid()}"))
 
 
-def _digest(value: Any) -> str:
-    text = orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    return blake2b(text, digest_size=16).hexdigest()
+def host_memory(
+    vllm_config: VllmConfig, model_config: ModelConfig
+) -> tuple[Available | None, int]:
+    """What host memory this worker may still take, and how much of it vLLM takes besides weights.
+
+    On accelerators the KV cache is elsewhere.
+    """
+    if vllm_config.device_config.device_type != "cpu":
+        return memory.available(), 0
+    cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
+    sharers = parallel.tensor_parallel_size * parallel.pipeline_parallel_size
+    if cache.kv_cache_memory_bytes is not None:
+        return memory.available(sharers=sharers), cache.kv_cache_memory_bytes
+    # vLLM takes what its share of the machine leaves, and starts with no less than one request.
+    row = 2 * model_config.get_num_kv_heads(parallel) * model_config.get_head_size()
+    tokens = model_config.get_num_layers(parallel) * model_config.max_model_len
+    utilization = cache.gpu_memory_utilization
+    return (
+        memory.available(sharers=sharers, utilization=utilization),
+        row * tokens * model_config.dtype.itemsize,
+    )

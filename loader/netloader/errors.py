@@ -3,16 +3,18 @@
     NetloaderError
     ├── ConfigError            a setting is wrong; the start is stopped
     ├── IdentityError          this worker cannot say which weights it needs
+    │   └── NotAtHand          because the checkpoint's files are not on this host
     ├── ManifestError          two models that should be alike are not, or a manifest is malformed
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
     │   └── DigestMismatch     the source sent bytes that are not the advertised ones
     ├── NoSourceLeft           a pull ended before everything had come; storage is next
+    ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
     └── ProtocolError          the peer sent something that is not in the grammar
 
-Only `ConfigError` reaches the operator as a failed start. The others end one attempt: the loader
-logs them in one line and takes the next source, or storage.
+Only `ConfigError` and `NothingToLoadError` reach the operator as a failed start. The others end one
+attempt: the loader logs them in one line and takes the next source, or storage.
 """
 
 from __future__ import annotations
@@ -36,6 +38,10 @@ class ConfigError(NetloaderError):
 
 class IdentityError(NetloaderError):
     """The checkpoint could not be read well enough to say which weights it holds."""
+
+
+class NotAtHand(IdentityError):
+    """The files of the checkpoint, or some of them, are not on this host."""
 
 
 class ManifestError(NetloaderError):
@@ -93,6 +99,10 @@ class NoSourceLeft(NetloaderError):
             f"no source was left for {waited_s:g} s" if had_one else "no source could be used"
         )
         super().__init__("; ".join([self.reason, *map(str, failures)]))
+
+
+class NothingToLoadError(NetloaderError):
+    """No peer holds what this worker wants, and its storage has no weights either."""
 
 
 class ProtocolError(NetloaderError):

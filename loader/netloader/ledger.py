@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 
 from netloader import attributes
-from netloader.attributes import Scalar
 from netloader.errors import OtherPromise, TransferError
 from netloader.manifest import Chunk, Piece
+from netloader.plain import Plain
 from netloader.schedule import Schedule
 from netloader.weights import Weights
 
@@ -28,8 +28,12 @@ class Promise:
 
     digests: tuple[bytes, ...]
     """By chunk id."""
-    attributes: Mapping[str, Scalar]
+    attributes: Mapping[str, Plain]
     """What its `load_weights` had set besides tensors."""
+    content: Mapping[str, str] = field(default_factory=dict)
+    """Evidence of the checkpoint's content."""
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Digests of persistent buffers that no checkpoint filled."""
 
 
 @dataclass

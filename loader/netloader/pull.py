@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netloader import pages
-from netloader.attributes import Scalar
 from netloader.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, LetGo, NoSourceLeft, Refused, TransferError
 from netloader.identity import Identity
 from netloader.ledger import Ledger
 from netloader.manifest import Piece
+from netloader.plain import Plain
 from netloader.prospects import Prospects
 from netloader.stream import Request, Stream
 from netloader.transport import Backend
@@ -123,10 +123,22 @@ class Pull:
         return promise.digests if promise is not None else ()
 
     @property
-    def attributes(self) -> Mapping[str, Scalar]:
+    def attributes(self) -> Mapping[str, Plain]:
         """What the sources' `load_weights` had set besides tensors."""
         promise = self._ledger.promise
         return promise.attributes if promise is not None else {}
+
+    @property
+    def content(self) -> Mapping[str, str]:
+        """Evidence of the content of what has come, as the sources say it."""
+        promise = self._ledger.promise
+        return promise.content if promise is not None else {}
+
+    @property
+    def computed(self) -> Mapping[str, str]:
+        """Persistent buffers that no checkpoint filled, as the sources computed them."""
+        promise = self._ledger.promise
+        return promise.computed if promise is not None else {}
 
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
@@ -137,12 +149,18 @@ class Pull:
         """Parts of tensors that may hold bytes which nobody has verified."""
         return self._ledger.unverified()
 
-    def run(self, find: Callable[[], Sequence[Candidate]], source_timeout_s: float = 0.0) -> None:
+    def run(
+        self,
+        find: Callable[[], Sequence[Candidate]],
+        source_timeout_s: float = 0.0,
+        *,
+        wait_for_one: bool = False,
+    ) -> None:
         """Fetch what is missing. `find` gives the candidates as they are now, best first.
 
         Raises `NoSourceLeft` when, for `source_timeout_s` after the last source ended, there was
-        none to go on with; at once when there never was one. When it returns or raises, nothing
-        writes to the tensors any more.
+        none to go on with; at once when there never was one, unless `wait_for_one`. When it returns
+        or raises, nothing writes to the tensors any more.
         """
         for data in self.weights.tensors:
             pages.advise(data)
@@ -160,7 +178,8 @@ class Pull:
                 if len(self._streams) < self._max_sources:
                     # Busy sources could otherwise be greeted in turns for ever.
                     self._open(find(), again=not waited)
-                if not self._streams and (waited or not self._had_one):
+                hopeful = self._had_one or wait_for_one
+                if not self._streams and (waited or not hopeful):
                     raise NoSourceLeft(self._had_one, source_timeout_s, self.failures)
                 self._ledger.changed.wait(_LOOK_S)
                 self._let_go()

@@ -18,16 +18,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
 from netloader import control, cores
-from netloader.attributes import Scalar
 from netloader.identity import Identity
 from netloader.manifest import Chunk
 from netloader.pace import Usage
+from netloader.plain import Plain
 from netloader.threads import TransferThread
 from netloader.throttle import Throttle
 from netloader.transport import Backend, Group, Pending, Rendezvous, TransportError
@@ -60,9 +60,11 @@ class Offer:
     weights: Weights
     digests: Sequence[bytes]
     """By chunk id, fixed when the weights were loaded."""
-    attributes: Mapping[str, Scalar]
+    attributes: Mapping[str, Plain]
     """What `load_weights` had set besides tensors."""
     backend: Backend
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -25,6 +25,7 @@ from netloader import admission, control, cores
 from netloader.audit import CHANGED, Audit
 from netloader.control_port import Caller, ControlPort
 from netloader.errors import ProtocolError
+from netloader.identity import known
 from netloader.inbox import Inbox
 from netloader.pace import Usage, waste
 from netloader.session import Offer, Session
@@ -350,6 +351,8 @@ class Source:
                 identity=offer.identity.digest,
                 manifest=offer.manifest_hash,
                 attributes=dict(offer.attributes),
+                content=known(offer.identity.content),
+                computed=dict(offer.computed),
                 host=rendezvous.host,
                 port=rendezvous.port,
                 secret=rendezvous.secret,

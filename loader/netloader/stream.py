@@ -33,7 +33,7 @@ from netloader.errors import (
     TransferError,
 )
 from netloader.handshake import HELLO_TIMEOUT_S, greet
-from netloader.identity import Identity
+from netloader.identity import Identity, known
 from netloader.ledger import Ledger, Promise
 from netloader.manifest import Chunk
 from netloader.threads import TransferThread
@@ -207,7 +207,8 @@ class Stream:
             generation=self.source.generation,
             identity=identity.digest,
             fields=identity.fields(),
-            content={str(kind): text for kind, text in identity.content.items()},
+            names=identity.names.travelling(),
+            content=known(identity.content),
             manifest=self._ledger.weights.manifest.hash,
             chunk_bytes=self._ledger.weights.manifest.chunk_bytes,
             backend=self._request.backend.name,
@@ -295,7 +296,9 @@ class Stream:
             attachment[at : at + digests.DIGEST_BYTES]
             for at in range(0, len(attachment), digests.DIGEST_BYTES)
         )
-        return Promise(promised, dict(accept.attributes))
+        return Promise(
+            promised, dict(accept.attributes), dict(accept.content), dict(accept.computed)
+        )
 
     def _explain(self, refusal: control.Refuse, attachment: bytes) -> str:
         """The first difference between the manifests, when that is why a source refused."""

@@ -2,8 +2,10 @@
 
 A model's weights are captured in the `checkpoint` layout, between vLLM's `load_weights` and its
 `process_weights_after_loading`: names and tensor references are taken then, because later vLLM
-repacks, re-ties, wraps and frees. Everything travels that `load_weights` may have written: all
-parameters and all buffers, aliases once.
+repacks, re-ties, wraps and frees. Everything travels that a checkpoint may hold: all parameters and
+all persistent buffers, aliases once. Buffers that are not persistent (rotary tables, expert maps)
+are computed from the config by whoever builds the model, on each rank for itself: they stay
+(`buffers.py` notices a `load_weights` that writes to them all the same).
 
 What cannot travel in this layout makes `capture` raise `ManifestError`, and the worker loads from
 storage: tensors on the meta device (online quantisation), uninitialised or wrapped ones (GGUF,
@@ -207,8 +209,14 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]
     # remove_duplicate=False: the aliases of tied weights have to be known to be compared.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, "parameter", parameter
+    computed = frozenset(
+        f"{prefix}.{key}" if prefix else key
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for key in module._non_persistent_buffers_set
+    )
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield name, "buffer", buffer
+        if name not in computed:
+            yield name, "buffer", buffer
 
 
 def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:

@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import get_args
 
 import netmesh
-from netloader import advert, select
+from netloader import advert, cores, select
 from netloader.advert import MAX_ACCUSED, Accused, Holding
 from netloader.candidate import Candidate, Process
 from netloader.config import Config
 from netloader.control_port import ListenError
 from netloader.identity import Identity, Role
+from netloader.recovery import again_as_promised
 from netloader.session import Offer
 from netloader.source import Source
+from netloader.threads import TransferThread
 from netloader.throttle import Throttle
+from netloader.wanted import content_id
 from netmesh import KeyWatch, Member, MemberId, Mesh, MeshError, SocketSecurity
 from netmesh.bootstrap.advertise import choose_host
 
 _log = logging.getLogger(__name__)
+
+_OTHERS = "it was reloaded, and its weights are not those that it had promised"
 
 PURPOSE = "netloader"
 """Keys of the control channel are derived for this purpose: not those of the gossip."""
@@ -51,6 +56,9 @@ class Worker:
         self._lock = threading.Lock()
         self._holdings: dict[Role, Holding] = {}
         self._sources: dict[Role, Source] = {}
+        self._epochs: dict[Role, int] = {}
+        self._offers: dict[Role, Offer] = {}
+        self._closing = threading.Event()
         self._liars: set[Process] = set()
         self._read: dict[MemberId, tuple[tuple[int, int], tuple[Holding, ...]]] = {}
         sessions = len(get_args(Role)) * config.max_sessions
@@ -84,14 +92,13 @@ class Worker:
     ) -> tuple[tuple[Candidate, ...], list[str]]:
         """Sources for these weights, best first, and why others were skipped.
 
-        In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Static lists
-        name the target's listeners: a draft is found through the mesh. Waits for the mesh to
-        answer, for `DISCOVERY_TIMEOUT` at most.
+        In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Waits for the
+        mesh to answer, for `DISCOVERY_TIMEOUT` at most. May read the checkpoint to compare it.
         """
         static = self._static(identity.role)
         skipped: list[str] = []
         listed = bool(self.config.source or self.config.file_source)
-        if listed and identity.role == "target" and not static:
+        if listed and not static:
             skipped.append(f"SOURCE has no entry for rank {self.rank}")
         if self._mesh is None:
             skipped.append("mesh: off" if not self.config.mesh else "mesh: could not be joined")
@@ -111,7 +118,33 @@ class Worker:
         static = self._static(identity.role)
         if self._mesh is None:
             return static
-        return static + self._choose(self._mesh, identity, backend).candidates
+        return static + self._choose(self._mesh, identity, backend, explain=False).candidates
+
+    @property
+    def may_find(self) -> bool:
+        """Whether there is any way to hear of a source that is not there yet."""
+        return self._mesh is not None or bool(self.config.sources_of(self.rank))
+
+    def offered(self, identity: Identity) -> list[str]:
+        """What can be had in the mesh that fits `identity` in everything but content: in words,
+        with the content ids that `CONTENT` takes."""
+        if self._mesh is None:
+            return []
+        fields = identity.fields()
+        return [
+            f"{member.id} has {holding.model} as CONTENT={content_id(holding.content)}"
+            for member in self._mesh.members()
+            if not member.me and member.selectable
+            for holding in self._holdings_of(member)
+            if holding.state == "ready"
+            and holding.role == identity.role
+            and holding.content
+            and holding.fields == fields
+        ]
+
+    def epoch(self, role: Role) -> int:
+        """How often the weights of this role have been withdrawn so far."""
+        return self._epochs.get(role, 0)
 
     def accuse(self, role: Role, process: Process) -> None:
         """Never take this process from the mesh again, and tell the mesh that it sent wrong bytes.
@@ -131,12 +164,14 @@ class Worker:
         own = self._sources.get(role)
         return tuple(
             Candidate(endpoint, origin)
-            for endpoint, origin in self.config.sources_of(self.rank)
+            for endpoint, origin in self.config.sources_of(self.rank, draft=role == "draft")
             # One list for all hosts names this worker too.
-            if role == "target" and (own is None or endpoint != own.endpoint)
+            if own is None or endpoint != own.endpoint
         )
 
-    def _choose(self, mesh: Mesh, identity: Identity, backend: str) -> select.Choice:
+    def _choose(
+        self, mesh: Mesh, identity: Identity, backend: str, *, explain: bool = True
+    ) -> select.Choice:
         return select.choose(
             mesh.members(),
             identity,
@@ -144,6 +179,7 @@ class Worker:
             self.config.chunk_bytes,
             liars=self._liars,
             read=self._holdings_of,
+            explain=explain,
         )
 
     def _holdings_of(self, member: Member) -> tuple[Holding, ...]:
@@ -197,16 +233,27 @@ class Worker:
     def update(self, role: Role, **changes: object) -> None:
         """Publish changed fields of a holding; nothing when there is none yet."""
         with self._lock:
-            holding = self._holdings.get(role)
-            if holding is not None:
-                self._holdings[role] = holding.model_copy(update=changes)
-                self._publish()
+            self._change(role, **changes)
 
-    def serve(self, role: Role, offer: Offer) -> None:
-        """Become a source: hand out `offer`, say so in the mesh and in `OUTPUT_PREFIX`'s file."""
+    def _change(self, role: Role, **changes: object) -> None:
+        """The same, for who holds the lock."""
+        holding = self._holdings.get(role)
+        if holding is not None:
+            self._holdings[role] = holding.model_copy(update=changes)
+            self._publish()
+
+    def serve(self, role: Role, offer: Offer, epoch: int | None = None) -> bool:
+        """Become a source: hand out `offer`, say so in the mesh and in `OUTPUT_PREFIX`'s file.
+
+        False, and nothing done, when these weights were withdrawn since `epoch`.
+        """
         source = self._sources[role]
-        source.serve(offer)
-        self.update(role, state="ready", reason="", nbytes=offer.weights.manifest.nbytes)
+        with self._lock:
+            if epoch is not None and epoch != self._epochs.get(role, 0):
+                return False
+            source.serve(offer)
+            self._offers[role] = offer
+            self._change(role, state="ready", reason="", nbytes=offer.weights.manifest.nbytes)
         prefix = self.config.output_prefix
         if prefix is not None and role == "target":
             path = Path(f"{prefix}{self.rank}.txt")
@@ -214,16 +261,45 @@ class Worker:
                 path.write_text(source.endpoint)
             except OSError as error:
                 _log.warning("OUTPUT_PREFIX: cannot write %s: %s", path, error)
+        return True
 
     def withdraw(self, role: Role, reason: str) -> None:
         """Stop being a source of one model, and say why."""
-        self.update(role, state="unavailable", reason=reason)
+        with self._lock:
+            self._epochs[role] = self._epochs.get(role, 0) + 1
+            self._change(role, state="unavailable", reason=reason)
         source = self._sources.get(role)
         if source is not None:
             source.withdraw(reason)
 
+    def resume(self, role: Role, model: str) -> None:
+        """After `withdraw`, once the weights are being loaded anew from `model`: be a source again
+        when they are what was promised. Does not wait for it.
+
+        Weights from elsewhere are other weights, whatever bytes of the promised ones are left.
+        """
+        offer = self._offers.get(role)
+        if offer is None:
+            return
+        if model != offer.identity.names.given:
+            self.update(role, reason=f"it holds other weights now: those of {model}"[:1024])
+            return
+        epoch = self.epoch(role)
+        self.update(role, state="loading", reason="its weights are being reloaded")
+
+        def wait() -> None:
+            cores.step_aside(background=True)
+            if again_as_promised(offer, self._closing) and self.serve(role, offer, epoch):
+                _log.info("ready to serve %s again: its weights were reloaded", model)
+            elif epoch == self.epoch(role) and not self._closing.is_set():
+                _log.warning("not a source of %s any more: %s", model, _OTHERS)
+                self.update(role, state="unavailable", reason=_OTHERS)
+
+        TransferThread(wait, f"{cores.OURS}resume", stop=self._closing.set).start()
+
     def close(self) -> None:
         """Leave the mesh and stop all sources."""
+        self._closing.set()
         self._keys.stop()
         if self._mesh is not None:
             self._mesh.leave()

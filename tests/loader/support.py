@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import Store
 from netloader import control, digests
 from netloader.candidate import Candidate
 from netloader.errors import NoSourceLeft
-from netloader.identity import Evidence, Identity, Parallel
+from netloader.identity import Evidence, Identity, Names, known
 from netloader.manifest import CHUNK_BYTES
 from netloader.pull import Pull
 from netloader.session import Offer
@@ -57,16 +57,20 @@ def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
         time.sleep(0.002)
 
 
+def place(**changes: int) -> dict[str, str | int]:
+    """What a built model says of itself: alone in the parallel layout, but for `changes`."""
+    alone = {"tp_size": 1, "tp_rank": 0, "pp_size": 1, "pp_rank": 0, "ep_size": 1, "ep_rank": 0}
+    return {**alone, "code.vllm": "0.32.0", **changes}
+
+
 def identity(**changes: Any) -> Identity:
     values: dict[str, Any] = {
-        "model": "toy",
+        "names": Names("toy", "org/toy", "/models/toy"),
         "architecture": "Toy",
         "dtype": "float32",
         "quantization": "",
-        "quantization_config": "",
-        "config": "c",
-        "parallel": Parallel(tp_size=2, tp_rank=1),
-        "vllm_version": "0.32.0",
+        "config": {"rope_theta": "10000.0"},
+        "built": place(tp_size=2, tp_rank=1),
         "content": {Evidence.SAMPLE: "a" * 32},
     }
     return Identity(**values | changes)
@@ -362,7 +366,8 @@ def hello(weights: Weights, who: Identity | None = None, **changes: Any) -> cont
         "generation": GENERATION,
         "identity": who.digest,
         "fields": who.fields(),
-        "content": {str(kind): text for kind, text in who.content.items()},
+        "names": who.names.travelling(),
+        "content": known(who.content),
         "manifest": weights.manifest.hash,
         "chunk_bytes": weights.manifest.chunk_bytes,
         "backend": "gloo",

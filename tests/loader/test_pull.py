@@ -25,6 +25,7 @@ from tests.loader.support import (
     is_zero,
     leaves_nothing,
     offer_of,
+    place,
     pull_from,
     pull_into,
     serving,
@@ -36,7 +37,7 @@ from tests.loader.support import (
 
 from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost
-from netloader.identity import Evidence, Parallel
+from netloader.identity import Evidence
 from netloader.pull import Pull
 
 pytestmark = pytest.mark.usefixtures("small_window")
@@ -269,7 +270,7 @@ class TestLostSource:
 
 class TestRefused:
     def test_for_another_identity_with_the_differing_field(self) -> None:
-        error = refused(pull_into(toy_weights(), who=identity(parallel=Parallel(tp_size=4))))
+        error = refused(pull_into(toy_weights(), who=identity(built=place(tp_size=4))))
         assert "tp_size: mine 2, theirs 4" in str(error)
         assert error.retry_after_s is None
 

@@ -19,6 +19,7 @@ from tests.loader.support import (
     hello,
     identity,
     offer_of,
+    place,
     pull_from,
     pull_into,
     serving,
@@ -30,7 +31,7 @@ from tests.loader.support import (
 from netloader import control
 from netloader.control_port import ListenError
 from netloader.errors import NetloaderError
-from netloader.identity import Evidence, Parallel
+from netloader.identity import Evidence
 from netloader.source import Source
 from netmesh import SocketSecurity
 
@@ -52,7 +53,7 @@ def test_replica_with_the_same_identity_and_manifest_is_accepted() -> None:
 
 
 def test_another_identity_is_refused_with_the_differing_field() -> None:
-    theirs = identity(parallel=Parallel(tp_size=4, tp_rank=1))
+    theirs = identity(built=place(tp_size=4, tp_rank=1))
     with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
         refused = refusal_of(caller, hello(WEIGHTS, theirs))
     assert refused.code == "identity"
@@ -75,7 +76,7 @@ def test_a_field_that_this_version_does_not_know_is_refused_by_name() -> None:
     message = hello(WEIGHTS, fields=fields, identity=fields_digest(fields))
     with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
         refused = refusal_of(caller, message)
-    assert (refused.code, refused.reason) == ("identity", "'adapter': unknown to me, theirs 'x'")
+    assert (refused.code, refused.reason) == ("identity", "adapter: mine nothing, theirs 'x'")
 
 
 def test_fields_that_do_not_belong_to_the_digest_are_refused() -> None:

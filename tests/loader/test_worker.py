@@ -93,10 +93,33 @@ def test_list_without_this_rank_is_said(start: Start) -> None:
     assert skipped[0] == "SOURCE has no entry for rank 0"
 
 
-def test_static_lists_are_not_for_drafts(start: Start) -> None:
-    sources = [{"device_id": 0, "sources": ["127.0.0.1:2000"]}]
+def test_a_drafts_static_sources_listen_where_upstreams_do(start: Start) -> None:
+    sources = [{"device_id": 0, "sources": ["127.0.0.1:2000", "[::1]:56000"]}]
     worker = start(0, MESH=False, SOURCE=sources)
-    assert worker.candidates(identity(role="draft"), "gloo")[0] == ()
+    found, _ = worker.candidates(identity(role="draft"), "gloo")
+    assert [one.endpoint for one in found] == ["127.0.0.1:12000"]
+
+
+def test_what_was_withdrawn_meanwhile_is_not_served(start: Start) -> None:
+    worker = start(0, MESH=False)
+    source = load(worker)
+    epoch = worker.epoch("target")
+    worker.withdraw("target", "reloading")
+    assert not worker.serve("target", offer_of(WEIGHTS), epoch)
+    with calling(source) as caller:
+        refusal = caller.ask(hello(WEIGHTS, generation=None))
+    assert isinstance(refusal, control.Refuse)
+    assert (refusal.code, refusal.reason) == ("not-ready", "reloading")
+    assert worker.serve("target", offer_of(WEIGHTS), worker.epoch("target"))
+
+
+def test_what_the_mesh_offers_is_told_with_its_content_id(start: Start) -> None:
+    first, second = start(0), start(1)
+    serve(first)
+    first.update("target", content={"sample": "c0ffee"})
+    until(lambda: second.offered(identity()))
+    assert second.offered(identity()) == [f"{first.name} has toy as CONTENT=sample:c0ffee"]
+    assert second.offered(identity(dtype="int8")) == []
 
 
 def test_ready_worker_writes_its_address_for_upstreams_tools(start: Start, tmp_path: Path) -> None:
