@@ -72,7 +72,6 @@ __all__ = [
     "blobs",
     "cache_commit",
     "changed_since",
-    "commit_evidence",
     "full",
     "local_evidence",
     "sample",
@@ -167,11 +166,6 @@ def cache_commit(folder: Path) -> str | None:
     if snapshot.parent.name != "snapshots" or not repo.startswith("models--"):
         return None
     return f"{repo.removeprefix('models--').replace('--', '/')}@{snapshot.name}"
-
-
-def commit_evidence(repo: str, commit: str | None) -> dict[Evidence, str]:
-    """Evidence for a repository id whose commit is resolved, for one with no file at hand."""
-    return {Evidence.COMMIT: f"{repo}@{commit}"} if commit else {}
 
 
 def local_evidence(model: str, *, full: bool = False) -> dict[Evidence, str]:

@@ -339,6 +339,33 @@ def test_what_is_malformed_here_safetensors_does_not_load(data: bytes) -> None:
         safetensors.deserialize(data)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    "tensor", [Tensor(bytes(8), "F4", (4, 4)), Tensor(bytes(3), "F6_E2M3", (4,)), Tensor(bytes(8))]
+)
+def test_types_of_less_than_a_byte_are_known(tmp_path: Path, evidence: Of, tensor: Tensor) -> None:
+    path = Shard({"a": tensor}).write(tmp_path / "model.safetensors")
+    safetensors.deserialize(path.read_bytes())
+    assert evidence(of([path]))
+
+
+@BOTH
+def test_type_of_a_later_format_has_the_size_its_offsets_say(tmp_path: Path, evidence: Of) -> None:
+    found = {
+        evidence(
+            of(
+                [
+                    Shard({"a": Tensor(bytes(size), "F7", (2,))}).write(
+                        tmp_path / f"{size}.safetensors"
+                    )
+                ]
+            )
+        )
+        for size in (1, 2, 3)
+    }
+    assert len(found) == 3
+
+
 def test_header_beyond_the_formats_bound_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
