@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from netloader.config import Config, KeepMode
+from netloader.config import KEYS, Config, KeepMode
 from netloader.errors import ConfigError
+from netloader.identity import Evidence
 from netloader.manifest import CHUNK_BYTES
 
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -218,3 +219,74 @@ def test_bad_source_in_the_config_file_is_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written_as", ["dram", "DRAM"])
 def test_int8_cache_may_be_written_in_capitals(written_as: str) -> None:
     assert load(INT8_CACHE=written_as).int8_cache is KeepMode.DRAM
+
+
+class TestStorage:
+    """Keys of vLLM's own loader are handed on, and nothing else is."""
+
+    def load(self, **extra: object) -> Config:
+        return Config.load(extra, NO_ENVIRONMENT, lambda key: key.startswith("num_"))
+
+    def test_options_may_stand_beside_ours(self) -> None:
+        config = self.load(num_threads=4, MODEL="m")
+        assert (config.model, config.storage_extra_config) == ("m", {"num_threads": 4})
+
+    def test_options_may_be_given_together_and_those_beside_ours_win(self) -> None:
+        config = self.load(STORAGE_CONFIG={"a": 1, "num_x": 1}, num_x=2)
+        assert config.storage_extra_config == {"a": 1, "num_x": 2}
+
+    def test_options_may_be_in_the_config_file(self, tmp_path: Path) -> None:
+        path = written(tmp_path, {"num_threads": 4, "STORAGE_FORMAT": "safetensors"})
+        config = self.load(CONFIG_FILE=path)
+        assert config.storage_format == "safetensors"
+        assert config.storage_extra_config == {"num_threads": 4}
+
+    def test_what_nobody_knows_stops_the_start_and_says_how_options_are_given(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.load(MODLE="m")
+        assert caught.value.key == "MODLE"
+        assert "STORAGE_CONFIG" in caught.value.allowed
+        assert "MODEL," in caught.value.allowed
+
+    def test_environment(self) -> None:
+        config = load(
+            {
+                "NETLOADER_STORAGE_FORMAT": "pt",
+                "NETLOADER_STORAGE_CONFIG": '{"num_threads": 2}',
+                "NETLOADER_CONTENT": "sample:ab",
+            }
+        )
+        assert (config.storage_format, config.storage_extra_config) == ("pt", {"num_threads": 2})
+        assert config.content_demanded == {Evidence.SAMPLE: "ab"}
+
+    @pytest.mark.parametrize("value", ["{", "[1]", 3, ["a"]])
+    def test_bad_options(self, value: object) -> None:
+        assert complaint(STORAGE_CONFIG=value).key == "STORAGE_CONFIG"
+
+
+@pytest.mark.parametrize("value", ["", "1f0c", "sample:", "sha256:ab", "sample:a b", 7])
+def test_content_id_is_a_kind_and_a_value(value: object) -> None:
+    error = complaint(CONTENT=value)
+    assert error.key == "CONTENT"
+    assert "sample" in error.allowed
+
+
+def test_a_drafts_sources_are_upstreams_ports_higher() -> None:
+    config = load(SOURCE=SOURCE)
+    assert [endpoint for endpoint, _ in config.sources_of(0, draft=True)] == [
+        "10.0.0.1:29374",
+        "[::1]:29375",
+    ]
+    assert config.sources_of(1, draft=True) == ()
+
+
+def test_every_setting_is_in_the_readmes_table_and_nothing_else() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    table = text[text.index("## Settings") : text.index("\nOn CPU")]
+    listed = {
+        name.strip().strip("`")
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in row.split("|")[1].split(",")
+    }
+    assert listed == KEYS
