@@ -19,7 +19,7 @@ ACCEPT = control.Accept(
     generation=(1 << 64) - 1,
     identity=SESSION,
     manifest=SESSION,
-    attributes={"a": True, "b": 1, "c": 1.0, "d": "x", "e": None},
+    attributes={"a": True, "b": 1, "c": 1.0, "d": "x", "e": None, "f": {"y", "x"}, "g": ([{}],)},
     host="::1",
     port=1,
     secret="s",
@@ -62,6 +62,14 @@ def test_numbers_are_not_turned_into_others(value: float) -> None:
     assert repr(arrived) == repr(value)
 
 
+def test_equal_attributes_are_the_same_bytes() -> None:
+    names = [f"w{number}" for number in range(50)]
+    one = ACCEPT.model_copy(update={"attributes": {"x": set(names)}})
+    other = ACCEPT.model_copy(update={"attributes": {"x": set(reversed(names))}})
+    assert control.encode(one) == control.encode(other)
+    assert b'{"set":["w0","w1","w10",' in control.encode(one)[0]
+
+
 def test_what_earlier_peers_leave_out_means_whole_chunks_and_no_accusation() -> None:
     accept = json.loads(control.encode(ACCEPT)[0])
     bye = json.loads(control.encode(MESSAGES[6])[0])
@@ -91,7 +99,11 @@ def changed(message: control.Message, **changes: object) -> bytes:
         changed(HELLO, manifest="0" * 33),
         changed(HELLO, chunk_bytes=0),
         changed(HELLO, replica="x" * 2049),
-        changed(HELLO, fields={str(number): 1 for number in range(65)}),
+        changed(HELLO, fields={str(number): 1 for number in range(513)}),
+        changed(HELLO, names={str(number): "x" for number in range(9)}),
+        changed(HELLO, names={"model": 1}),
+        changed(ACCEPT, content={"sample": 1}),
+        changed(ACCEPT, computed={"buffer": "0" * 31}),
         changed(HELLO, fields={"x" * 513: 1}),
         changed(HELLO, fields={"x": 1 << 63}),
         changed(HELLO, fields={"x": [1]}),
@@ -99,7 +111,13 @@ def changed(message: control.Message, **changes: object) -> bytes:
         changed(ACCEPT, port=0),
         changed(ACCEPT, port=65_536),
         changed(ACCEPT, have=[[0, 1, 2]]),
-        changed(ACCEPT, attributes={"x": [1]}),
+        changed(ACCEPT, attributes=[1]),
+        changed(ACCEPT, attributes={"x" * 513: 1}),
+        changed(ACCEPT, attributes={"x": "y" * 2049}),
+        changed(ACCEPT, attributes={"x": {}}),
+        changed(ACCEPT, attributes={"x": {"set": [[1]]}}),
+        changed(ACCEPT, attributes={"x": {"object": []}}),
+        changed(ACCEPT, attributes={str(number): 1 for number in range(10_001)}),
         changed(ACCEPT, message_bytes=0),
         changed(ACCEPT, message_bytes=65_535),
         changed(ACCEPT, message_bytes=(1 << 30) + 1),

@@ -13,7 +13,14 @@ import netloader
 
 PACKAGE = Path(netloader.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-KNOW_VLLM = {"describe.py", "layout.py", "loader.py", "plugin.py", "registries.py"}
+KNOW_VLLM = {
+    "describe.py",
+    "layout.py",
+    "loader.py",
+    "plugin.py",
+    "registries.py",
+    "selection.py",
+}
 PURE = {
     "advert.py",
     "blocks.py",
@@ -27,6 +34,9 @@ PURE = {
     "inbox.py",
     "manifest.py",
     "memory.py",
+    "model_config.py",
+    "opened.py",
+    "plain.py",
     "select.py",
     "tables.py",
     "weight_files.py",

@@ -29,7 +29,8 @@ def complaint(model: nn.Module) -> str:
 
 def test_parameters_and_buffers_are_listed_with_their_shapes() -> None:
     model = holding(a=torch.zeros(2, 3, dtype=torch.bfloat16))
-    model.register_buffer("b", torch.zeros((), dtype=torch.int64), persistent=False)
+    model.register_buffer("b", torch.zeros((), dtype=torch.int64))
+    model.register_buffer("computed", torch.zeros(3), persistent=False)
     first, second = capture(model).manifest.tensors
     assert (first.name, first.kind, first.shape, first.stride) == ("a", "parameter", (2, 3), (3, 1))
     assert (first.dtype, first.nbytes) == ("bfloat16", 12)
