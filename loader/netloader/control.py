@@ -89,6 +89,7 @@ def _read_attributes(values: object, info: ValidationInfo) -> dict[str, Plain]:
             values = plain.decode(values)
         elif isinstance(values, dict):
             values = {str(path): plain.copied(value, str(path)) for path, value in values.items()}
+            plain.check(values)
     except ManifestError as error:
         raise ValueError(str(error)) from None
     if not isinstance(values, dict) or any(len(path) > MAX_NAME for path in values):

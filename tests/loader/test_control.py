@@ -65,7 +65,7 @@ def test_numbers_are_not_turned_into_others(value: float) -> None:
 def test_equal_attributes_are_the_same_bytes() -> None:
     names = [f"w{number}" for number in range(50)]
     one = ACCEPT.model_copy(update={"attributes": {"x": set(names)}})
-    other = ACCEPT.model_copy(update={"attributes": {"x": set(reversed(names))}})
+    other = ACCEPT.model_copy(update={"attributes": {"x": set(names[25:]) | set(names)}})
     assert control.encode(one) == control.encode(other)
     assert b'{"set":["w0","w1","w10",' in control.encode(one)[0]
 

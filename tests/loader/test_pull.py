@@ -38,6 +38,7 @@ from tests.loader.support import (
 from netloader.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost
 from netloader.identity import Evidence
+from netloader.plain import Plain
 from netloader.pull import Pull
 
 pytestmark = pytest.mark.usefixtures("small_window")
@@ -118,8 +119,12 @@ class TestComplete:
             pull_from(pull, candidate(source))
         assert pull.complete
 
-    @pytest.mark.parametrize("value", [True, 3, 2.0, -0.5, "text", None, math.inf, -math.inf])
-    def test_attributes_arrive_with_value_and_type(self, value: float | str | None) -> None:
+    @pytest.mark.parametrize(
+        "value",
+        [True, 3, 2.0, -0.5, "text", None, math.inf, -math.inf, {"w1"}, [(1, {"a": frozenset()})]],
+        ids=str,
+    )
+    def test_attributes_arrive_with_value_and_type(self, value: Plain) -> None:
         pull = pull_into(toy_weights())
         with serving(offer_of(WEIGHTS, attributes={"head.scale": value})) as source:
             pull_from(pull, candidate(source))

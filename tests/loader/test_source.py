@@ -113,13 +113,13 @@ def test_another_backend_is_refused() -> None:
 
 def test_another_version_is_refused() -> None:
     with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
-        refused = refusal_of(caller, hello(WEIGHTS, version=3))
-    assert (refused.code, refused.reason) == ("version", "mine is version 2, yours 3")
+        refused = refusal_of(caller, hello(WEIGHTS, version=4))
+    assert (refused.code, refused.reason) == ("version", "mine is version 3, yours 4")
 
 
 def test_a_later_versions_message_is_refused_rather_than_left_waiting() -> None:
     with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
-        caller.send_raw(b'{"type": "hello", "version": 3, "whom": "all new"}')
+        caller.send_raw(b'{"type": "hello", "version": 4, "whom": "all new"}')
         refused = caller.receive()
     assert isinstance(refused, control.Refuse)
     assert refused.code == "version"

@@ -47,7 +47,7 @@ class TestLyingSource:
     @pytest.mark.parametrize(
         ("change", "complaint"),
         [
-            ({"version": 3}, "another protocol version"),
+            ({"version": 4}, "another protocol version"),
             ({"identity": "0" * 32}, "another identity"),
             ({"manifest": "0" * 32}, "another manifest"),
             ({"generation": 8}, "another generation"),
@@ -86,6 +86,7 @@ class TestLyingSource:
             ({"a.x": True}, {"a.x": 1}, "(a.x: True, 1)"),
             ({"a.x": 1}, {}, "(a.x: 1, nothing)"),
             ({}, {"a.x": None}, "(a.x: nothing, None)"),
+            ({"a.x": {"w1", "w2"}}, {"a.x": {"w2"}}, "(a.x: set({'w1', 'w2'}), set({'w2'}))"),
         ],
     )
     def test_other_attributes_than_an_earlier_source(
@@ -114,7 +115,7 @@ class TestLyingSource:
         said: list[control.Message] = []
         with pytest.raises(TransferError):
             pull_from_script(
-                control.encode(acceptance(version=3), digests_of(len(CHUNKS))), heard=said
+                control.encode(acceptance(version=4), digests_of(len(CHUNKS))), heard=said
             )
         assert [message.type for message in said] == ["hello", "bye"]
 
