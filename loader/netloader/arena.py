@@ -58,13 +58,11 @@ def arrange(
     a model that is as good as it was.
     """
     manifest, tensors = inventory(model, chunk_bytes)
-    for tensor in tensors:
-        # What stays where it is will be touched for the first time soon, too.
-        pages.advise(tensor)
     device = tensors[0].device if tensors else torch.device("cpu")
     alone = _Holders.of(torch.empty(1, device=device))
     flat: list[torch.Tensor | None] = [None] * len(tensors)
     initial: dict[int, Contents] = {}
+    storages: list[torch.Tensor] = []
     with PageMap() as page_map:
         for chunk in manifest.chunks():
             movers = [tensors[piece.tensor] for piece in chunk.pieces]
@@ -83,6 +81,7 @@ def arrange(
                     initial[piece.tensor] = ((0, flat_bytes(tensor)),)
                 flat[piece.tensor] = place
             _point(movers, chunk, storage)
+            storages.append(storage)
     whole = tuple(
         flat_bytes(tensor) if place is None else place
         for tensor, place in zip(tensors, flat, strict=True)
@@ -94,6 +93,9 @@ def arrange(
             for piece in chunk.pieces:
                 if piece.tensor not in initial and _is_remembered(manifest, piece.tensor):
                     initial[piece.tensor] = ((0, whole[piece.tensor].clone()),)
+    # Whoever fills the model will touch all of it. Not before: what was touched is remembered.
+    stayed = (data for data, place in zip(whole, flat, strict=True) if place is None)
+    pages.advise(*stayed, *storages)
     return weights
 
 

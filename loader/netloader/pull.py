@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from netloader import pages
 from netloader.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, LetGo, NoSourceLeft, Refused, TransferError
 from netloader.identity import Identity
@@ -162,8 +161,6 @@ class Pull:
         none to go on with; at once when there never was one, unless `wait_for_one`. When it returns
         or raises, nothing writes to the tensors any more.
         """
-        for data in self.weights.tensors:
-            pages.advise(data)
         alone_since = time.monotonic()
         self._ledger.begin()
         try:

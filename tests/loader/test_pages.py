@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import gc
 import mmap
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netloader import pages
-from netloader.pages import HUGE_PAGE, PageMap, advise, fresh, inner
+from netloader.pages import (
+    HUGE_PAGE,
+    LargePages,
+    PageMap,
+    advise,
+    fresh,
+    inner,
+    is_slower,
+    toucher,
+)
 
 PAGE = mmap.PAGESIZE
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -29,6 +40,117 @@ def test_inner_part_is_whole_large_pages_and_no_more(start: int, size: int) -> N
     assert start + size - HUGE_PAGE < end <= start + size
 
 
+class TestIsSlower:
+    def test_not_before_there_are_enough(self) -> None:
+        assert not is_slower([1.0], [])
+        assert not is_slower([1.0], [9.0])
+
+    def test_what_takes_as_long_is_slower(self) -> None:
+        assert is_slower([1.0], [1.0, 1.0])
+        assert not is_slower([1.0], [0.9, 1.0])
+
+    def test_late_ones_count(self) -> None:
+        assert is_slower([1.0], [0.2] * 1000 + [5.0, 5.0])
+        assert is_slower([1.0], [0.2, 5.0] * 4)
+        assert not is_slower([1.0], [5.0, 5.0] + [0.2] * 8)
+
+    def test_one_alone_does_not_weigh_more_than_many_good_ones(self) -> None:
+        assert not is_slower([1.0], [0.2] * 7 + [5.0])
+
+    def test_an_interrupted_small_one_does_not_count(self) -> None:
+        assert is_slower([1.0, 1.0, 50.0], [2.0, 2.0])
+
+
+class Machine:
+    """A machine's memory: what a piece of it costs on small pages, and on each next large one."""
+
+    def __init__(self, small: float, large: Iterable[float]) -> None:
+        self._small = small
+        self._large = iter(large)
+        self._lock = threading.Lock()
+        self.touched: list[tuple[int, bool]] = []
+
+    def touch(self, address: int, large: bool) -> float:
+        with self._lock:
+            self.touched.append((address, large))
+            return next(self._large) if large else self._small
+
+
+BLOCKS = range(0, 100 * HUGE_PAGE, HUGE_PAGE)
+
+
+class TestLargePages:
+    def test_where_they_are_faster_everything_is_touched_once(self) -> None:
+        machine = Machine(0.7, repeat(0.2))
+        large_pages = LargePages(machine.touch)
+        assert large_pages.touch(BLOCKS) == len(BLOCKS)
+        assert [address for address, _ in machine.touched] == list(BLOCKS)
+        assert not large_pages.given_up
+
+    def test_few_are_touched_on_small_pages_and_only_once_in_a_process(self) -> None:
+        machine = Machine(0.7, repeat(0.2))
+        large_pages = LargePages(machine.touch)
+        large_pages.touch(BLOCKS[:2])
+        large_pages.touch(BLOCKS[2:])
+        large_pages.touch(BLOCKS)
+        assert sum(not large for _, large in machine.touched) == 4
+
+    def test_where_they_are_slower_two_are_the_last(self) -> None:
+        machine = Machine(0.7, repeat(3.3))
+        large_pages = LargePages(machine.touch)
+        assert large_pages.touch(BLOCKS) == 6
+        assert large_pages.given_up
+        assert large_pages.touch(BLOCKS) == 0
+        assert len(machine.touched) == 6
+
+    def test_it_ends_when_the_machine_runs_out_of_them(self) -> None:
+        machine = Machine(0.7, chain(repeat(0.2, 30), repeat(3.3)))
+        large_pages = LargePages(machine.touch)
+        assert large_pages.touch(BLOCKS) == 4 + 30 + 2
+        assert large_pages.given_up
+
+    def test_one_slow_page_is_no_reason_to_end(self) -> None:
+        machine = Machine(0.7, chain(repeat(0.2, 30), [3.3], repeat(0.2)))
+        large_pages = LargePages(machine.touch)
+        assert large_pages.touch(BLOCKS) == len(BLOCKS)
+        assert not large_pages.given_up
+
+    def test_where_all_memory_is_slow_they_are_no_worse(self) -> None:
+        large_pages = LargePages(Machine(3.6, repeat(3.3)).touch)
+        assert large_pages.touch(BLOCKS) == len(BLOCKS)
+
+    @pytest.mark.parametrize("refused", [0, 4, 20])
+    def test_a_kernel_that_refuses_is_asked_no_more(self, refused: int) -> None:
+        machine = Machine(0.7, repeat(0.2))
+
+        def touch(address: int, large: bool) -> float:
+            if len(machine.touched) == refused:
+                raise OSError(errno.EINVAL, "no such advice")
+            return machine.touch(address, large)
+
+        large_pages = LargePages(touch)
+        assert large_pages.touch(BLOCKS) == refused
+        assert large_pages.given_up
+        assert large_pages.touch(BLOCKS) == 0
+
+    def test_threads_share_the_work_and_end_together(self) -> None:
+        machine = Machine(0.7, repeat(0.2))
+        assert LargePages(machine.touch, threads=3).touch(BLOCKS) == len(BLOCKS)
+        assert sorted(address for address, _ in machine.touched) == list(BLOCKS)
+        machine = Machine(0.7, chain(repeat(0.2, 30), repeat(3.3)))
+        # Each may be in the middle of one more.
+        assert 36 <= LargePages(machine.touch, threads=3).touch(BLOCKS) <= 36 + 2
+
+    def test_an_error_in_a_thread_is_not_lost(self) -> None:
+        def touch(address: int, large: bool) -> float:
+            if large:
+                raise ValueError("not a refusal")
+            return 0.7
+
+        with pytest.raises(ValueError, match="not a refusal"):
+            LargePages(touch, threads=2).touch(BLOCKS)
+
+
 class TestAdvise:
     def test_contents_stay(self) -> None:
         data = torch.arange(5 << 20).to(torch.uint8)
@@ -43,17 +165,39 @@ class TestAdvise:
     def test_other_devices_are_left_alone(self) -> None:
         advise(torch.empty(64 << 20, device="meta"))
 
-    def test_memory_the_kernel_refuses_is_no_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pages, "_madvise", lambda: lambda start, length, advice: -1)
-        advise(torch.empty(8 << 20, dtype=torch.uint8))
+    @linux
+    def test_only_untouched_whole_pages_are_touched(self) -> None:
+        machine = Machine(0.7, repeat(0.2))
+        data = fresh(10 * HUGE_PAGE)
+        begin = data.data_ptr()
+        data[2 * HUGE_PAGE + 5] = 1
+        data[7 * HUGE_PAGE - 1 : 7 * HUGE_PAGE + 1] = 1
+        advise(data[1:-1], large_pages=LargePages(machine.touch))
+        touched = [(address - begin) // HUGE_PAGE for address, _ in machine.touched]
+        assert touched == [1, 3, 4, 5, 8]
 
     @linux
-    def test_memory_comes_in_large_pages(self) -> None:
-        if "always" not in _thp() and "madvise" not in _thp():
+    def test_memory_of_a_file_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights"
+        path.write_bytes(bytes(4 * HUGE_PAGE))
+        machine = Machine(0.7, repeat(0.2))
+        with path.open("r+b") as file:
+            mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+        advise(torch.frombuffer(mapping, dtype=torch.uint8), large_pages=LargePages(machine.touch))
+        assert machine.touched == []
+
+    @linux
+    def test_the_kernel_touches_what_it_is_told_to(self) -> None:
+        touch = toucher()
+        if touch is None:
             pytest.skip("this kernel has no large pages on request")
         data = fresh(8 * HUGE_PAGE)
-        data.fill_(1)
-        assert _anonymous_huge(data) > 0
+        seconds = [touch(data.data_ptr() + number * HUGE_PAGE, number >= 4) for number in range(8)]
+        assert min(seconds) > 0
+        with PageMap() as page_map:
+            assert list(touched(page_map, data)) == [(0, 8 * HUGE_PAGE)]
+        assert not data.any()
+        assert _anonymous_huge(data[4 * HUGE_PAGE :]) > 0
 
 
 class TestFresh:
@@ -149,12 +293,6 @@ class TestPageMap:
 
 def touched(page_map: PageMap, data: torch.Tensor) -> Iterator[tuple[int, int]]:
     return page_map.touched(data.data_ptr(), data.numel())
-
-
-def _thp() -> str:
-    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    text = path.read_text() if path.exists() else "[never]"
-    return text[text.index("[") + 1 : text.index("]")]
 
 
 def _anonymous_huge(data: torch.Tensor) -> int:
