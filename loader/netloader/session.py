@@ -5,9 +5,10 @@ the replica says it is done, when a send fails or makes no progress for the time
 asked for during the timeout, or when the source aborts it. Nothing a replica does or omits keeps it
 longer, and no error leaves it.
 
-Gloo does not wake who waits for a message that was half sent when its connection broke, whether the
-replica died or the group was aborted: then the thread ends with the timeout only, and its place is
-taken until then. No weights are read in the meantime (`quiet`).
+If a connection breaks halfway through a message, Gloo leaves the waiting thread blocked until its
+timeout, whether the replica died or the group was aborted. The thread of a session that is over may
+live so long: the source does not count it among those served. No weights are read in the meantime
+(`quiet`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ transport's thread, without this one."""
 STAGED = 2
 """Of these, chunks that had to be packed: one on the wire while the next is packed. Bounds the
 staging memory of a session to so many chunks."""
+
+_LAST_SENDS_S = 1.0
+"""How long sends may still take once the replica is done. It has received what it wanted: those
+are complete but for a word from the transport, and others nobody waits for."""
 
 _REPEATS = 4
 """How often a replica may ask for each chunk, on average. It needs each once: without a bound one
@@ -110,17 +115,18 @@ class Session:
         self._timeout_s = timeout_s
         self._on_end = on_end
         self._throttle = throttle
-        # None asks the thread to end.
+        # None wakes the thread: the session is over.
         self._wants: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._may_want = _REPEATS * len(offer.chunks) + 64
         self._sent: set[int] = set()
         self._idle_s = 0.0
         self._idle_since: float | None = time.monotonic()
         self._held_s = 0.0
-        self._lock = threading.Lock()  # Guards the two below: abort may come while a group opens.
+        self._lock = threading.Lock()  # Guards the three below: abort may come while a group opens.
         self._group: Group | None = None
         self._abort_reason: str | None = None
-        self._aborted = threading.Event()
+        self._finished = False
+        self._over = threading.Event()
         self._reading = threading.Lock()  # Held while this thread itself reads weights.
         self._thread = TransferThread(
             self._run,
@@ -154,7 +160,11 @@ class Session:
         return Usage(now, self.sent_bytes, idle_s, self._held_s)
 
     def finish(self) -> None:
-        """Let the session end once what was asked for is sent."""
+        """Let the session end well: its replica wants nothing more. What is queued is not sent."""
+        with self._lock:
+            self._finished = self._abort_reason is None
+        self._over.set()
+        self._rendezvous.close()
         self._wants.put(None)
 
     def abort(self, reason: str) -> None:
@@ -163,7 +173,7 @@ class Session:
             if self._abort_reason is None:
                 self._abort_reason = reason
             group = self._group
-        self._aborted.set()
+        self._over.set()
         if group is not None:
             group.abort()
         self._rendezvous.close()
@@ -202,7 +212,8 @@ class Session:
             if self._group is not None:
                 self._group.abort()
             self._rendezvous.close()
-            self._on_end(self, self._abort_reason or reason)
+            # Nothing is wrong with a session that breaks when its replica has all it wanted.
+            self._on_end(self, None if self._finished else self._abort_reason or reason)
 
     def _serve(self, group: Group) -> None:
         weights = self.offer.weights
@@ -210,10 +221,10 @@ class Session:
         taken = 0
         under_way: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
 
-        def settle() -> None:
+        def settle(timeout_s: float = self._timeout_s) -> None:
             nonlocal taken
             pending, nbytes, buffer = under_way.popleft()
-            pending.wait(self._timeout_s)
+            pending.wait(timeout_s)
             self.sent_bytes += nbytes
             if buffer is not None:
                 staging.append(buffer)
@@ -242,13 +253,14 @@ class Session:
                 while len(under_way) >= WINDOW:
                     settle()
                 if self._throttle is not None:
-                    self._held_s += self._throttle.wait(message.numel(), self._aborted)
+                    self._held_s += self._throttle.wait(message.numel(), self._over)
                     self._check()
                 # Staging memory is free again when the last message of the chunk has left.
                 free = buffer if start + self.message_bytes >= chunk.nbytes else None
                 under_way.append((group.send(message, number), message.numel(), free))
-        while under_way:
-            settle()
+        deadline = time.monotonic() + min(_LAST_SENDS_S, self._timeout_s)
+        while under_way and self._finished:
+            settle(max(0.0, deadline - time.monotonic()))
 
     def _bytes_of(self, chunk: Chunk, buffer: torch.Tensor | None) -> torch.Tensor:
         """A chunk as it travels: where it lies, or packed into `buffer`."""
@@ -260,11 +272,16 @@ class Session:
         return data
 
     def _check(self) -> None:
-        if self._aborted.is_set():
-            raise TransportError("aborted")
+        if self._over.is_set():
+            raise TransportError("the session is over")
 
     def _next(self, busy: bool) -> int | None:
-        """The next chunk to send; `_IDLE` when none is asked for but sends are under way."""
+        """The next chunk to send; `_IDLE` when none is asked for but sends are under way.
+
+        None when the session is over, whatever is still queued.
+        """
+        if self._over.is_set():
+            return None
         try:
             if busy:
                 return self._wants.get_nowait()

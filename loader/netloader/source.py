@@ -4,7 +4,9 @@ One thread owns the sockets and decides; sessions have threads of their own (`se
 an offer (still loading, or weights that cannot be served) every request is refused with the reason.
 
 Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
-and a session that does nothing with its place loses it to those that wait (`pace.py`). A replica
+and a session that does nothing with its place loses it to those that wait (`pace.py`). A session's
+place is free as soon as the source has read or said that it is over. Its thread may need longer, so
+those that are ending are limited as well. A replica
 that was promised other bytes than it got says so, and the source looks whether its weights are
 still what they were (`audit.py`).
 """
@@ -39,6 +41,12 @@ MAX_SESSIONS = 4
 """Replicas served at once, unless the operator wants another number. Two streams fill a link
 already; more only make each slower."""
 
+_MIN_ENDING = 16
+"""Sessions that may be ending at once, beside those that are served; more when more are served.
+Closing a Gloo group takes some ten milliseconds, in which several small pulls can begin and end.
+It takes until the timeout when a replica leaves halfway through a message: without a bound one that
+does so again and again would gather threads, descriptors and staging memory."""
+
 RETRY_AFTER_S = 1.0
 """What a replica is told when all sessions are taken."""
 
@@ -63,14 +71,12 @@ _REKEY_AGAIN_S = 1.0
 
 @dataclass
 class _Client:
-    """A session beside the connection that may speak for it."""
+    """A replica being served: its session beside the connection that may speak for it."""
 
     session: Session
     caller: Caller
     seen: Usage
     """What it had done when its use of its place was last judged."""
-    told: bool = False
-    """Whether the replica has heard why it ends: it may take the session's thread a while to."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class _Rekey:
 
 @dataclass(frozen=True)
 class _Ended:
-    """A session is over."""
+    """A session's thread has nothing more to do."""
 
     session: str
     problem: str | None
@@ -138,6 +144,8 @@ class Source:
         self._offer: Offer | None = None
         self._unready = "the source is still loading"
         self._clients: dict[str, _Client] = {}
+        self._ending: dict[str, Session] = {}
+        """Over for their replicas, which are told nothing more; their threads have not ended."""
         self._new_keys: SocketSecurity | None = None
         self._rekey_at = 0.0
         self._manifests = Bucket(_MANIFEST_BYTES_S, 0.0)
@@ -160,7 +168,7 @@ class Source:
 
     @property
     def sessions(self) -> int:
-        """Replicas being served now."""
+        """Replicas being served now. Sessions that are over but for their threads do not count."""
         return len(self._clients)
 
     def serve(self, offer: Offer) -> None:
@@ -219,6 +227,7 @@ class Source:
                 if not all(obeyed):
                     return
                 self._change_keys()
+                self._port.keep([client.caller for client in self._clients.values()])
         finally:
             self._inbox.close()
             self._end_sessions("the source closes")
@@ -251,33 +260,36 @@ class Source:
         except ValueError as error:
             _log.error("%s", error)
         self._new_keys = None
-        self._keep_connections()
 
     def _end_sessions(self, reason: str) -> bool:
-        """Abort all sessions. False when one may still read weights."""
-        clients = list(self._clients.values())
-        if not clients:
-            return True
-        for client in clients:
+        """Abort all sessions, also those that are ending. False when one may still read weights."""
+        for client in list(self._clients.values()):
+            self._release(client)
             self._say_bye(client, reason)
+        sessions = list(self._ending.values())
+        if not sessions:
+            return True
         # Side by side: closing a Gloo group takes some ten milliseconds of waiting.
         with ThreadPoolExecutor(_CLOSERS, thread_name_prefix="netloader-close") as pool:
-            list(pool.map(lambda client: client.session.abort(reason), clients))
+            list(pool.map(lambda session: session.abort(reason), sessions))
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
-        return all(
-            client.session.quiet(max(0.0, deadline - time.monotonic())) for client in clients
-        )
+        return all(session.quiet(max(0.0, deadline - time.monotonic())) for session in sessions)
 
     def _abort(self, client: _Client, reason: str) -> None:
+        self._release(client)
         self._say_bye(client, reason)
         client.session.abort(reason)
 
     def _say_bye(self, client: _Client, reason: str) -> None:
-        """Tell a replica why its session ends, once."""
-        if not client.told:
-            client.told = True
-            bye = control.Bye(session=client.session.id, reason=reason[: control.MAX_TEXT])
-            self._port.reply(client.caller, bye)
+        """Tell a replica why its session ends."""
+        bye = control.Bye(session=client.session.id, reason=reason[: control.MAX_TEXT])
+        self._port.reply(client.caller, bye)
+
+    def _release(self, client: _Client) -> None:
+        """Free the place of a session that is over, before its thread has noticed."""
+        del self._clients[client.session.id]
+        self._ending[client.session.id] = client.session
+        self._tell()
 
     def _handle_request(self, caller: Caller, frames: list[bytes]) -> None:
         try:
@@ -298,7 +310,7 @@ class Source:
                     answer, attachment = self._answer(caller, message)
                     heard = self._port.reply(caller, answer, attachment)
                     if isinstance(answer, control.Accept) and not heard:
-                        self._clients[answer.session].session.abort("the replica is gone")
+                        self._abort(self._clients[answer.session], "the replica is gone")
                 case control.Want() | control.Done() | control.Bye():
                     self._steer(caller, message)
                 case _:
@@ -327,13 +339,9 @@ class Source:
                 if offer is not None and refusal is not None and refusal.code == "manifest"
                 else None
             )
-        if len(self._clients) >= self._max_sessions:
-            self._make_room()
-            return control.Refuse(
-                code="busy",
-                reason=f"all {self._max_sessions} sessions are taken",
-                retry_after_s=RETRY_AFTER_S,
-            ), None
+        busy = self._busy()
+        if busy is not None:
+            return control.Refuse(code="busy", reason=busy, retry_after_s=RETRY_AFTER_S), None
         rendezvous = Rendezvous(self._host, self._rendezvous_timeout_s)
         try:
             session = Session(
@@ -375,11 +383,18 @@ class Source:
         data = offer.encoded_manifest
         return data if self._manifests.take(len(data), time.monotonic()) else None
 
+    def _busy(self) -> str | None:
+        """Why no further replica can be served now, if that is so."""
+        if len(self._clients) >= self._max_sessions:
+            self._make_room()
+            return f"all {self._max_sessions} sessions are taken"
+        if len(self._ending) >= max(_MIN_ENDING, self._max_sessions):
+            return f"{len(self._ending)} sessions are still ending"
+        return None
+
     def _make_room(self) -> None:
         """End a session that does nothing with its place, since somebody waits for it."""
         for client in self._clients.values():
-            if client.told:
-                continue  # It is ending already, as fast as its thread can.
             now = client.session.usage()
             wasted = waste(client.seen, now, self._timeout_s)
             if wasted is not None:
@@ -399,10 +414,12 @@ class Source:
                 if wrong is not None:
                     self._abort(client, wrong)
             case control.Done():
+                self._release(client)
                 client.session.finish()
             case control.Bye():
                 if message.bad_chunk is not None:
                     self._suspect(client.session, message.bad_chunk)
+                self._release(client)
                 client.session.abort(f"the replica gave up: {message.reason!r:.{_MAX_QUOTE}}")
 
     def _suspect(self, session: Session, chunk: int) -> None:
@@ -429,10 +446,13 @@ class Source:
             _log.exception("could not publish the number of sessions")
 
     def _forget(self, session_id: str, problem: str | None) -> None:
-        client = self._clients.pop(session_id, None)
-        if client is None:
-            return
-        session = client.session
+        client = self._clients.get(session_id)
+        if client is not None:
+            # It ended by itself: the replica has not heard of it.
+            self._release(client)
+            if problem is not None:
+                self._say_bye(client, problem)
+        session = self._ending.pop(session_id)
         if problem is None:
             _log.info("served %.*r: %d bytes", _MAX_QUOTE, session.replica, session.sent_bytes)
         else:
@@ -443,9 +463,3 @@ class Source:
                 session.sent_bytes,
                 problem,
             )
-            self._say_bye(client, problem)
-        self._keep_connections()
-        self._tell()
-
-    def _keep_connections(self) -> None:
-        self._port.keep([client.caller for client in self._clients.values()])

@@ -385,11 +385,16 @@ def threads() -> int:
 
 
 def settle() -> None:
-    """Threads of sessions that have ended may need a moment to be gone."""
+    """Wait until the threads of sessions that are over have ended, and Gloo's are gone."""
+    until(lambda: not any(map(_moves_bytes, threading.enumerate())), 10)
     last = -1
     while last != (now := threads()):
         last = now
         time.sleep(0.02)
+
+
+def _moves_bytes(thread: threading.Thread) -> bool:
+    return thread.name.startswith(("netloader-session-", "netloader-pull-"))
 
 
 def leaves_nothing(once: Callable[[], object], times: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 import zmq
 from tests.loader.support import (
     SMALL_WINDOW,
+    Caller,
     Stuck,
     TamperedBackend,
     calling,
@@ -40,6 +41,8 @@ from netloader.control_port import ControlPort
 from netloader.errors import NetloaderError, SourceLost
 from netloader.pull import Pull
 from netloader.source import Source
+from netloader.transport import join
+from netloader.transport.gloo import GlooBackend
 from netloader.worker import Worker
 from netmesh import SocketSecurity, generate_key
 from netmesh.io import rotation
@@ -86,6 +89,12 @@ def test_a_key_lets_in_no_more_once_it_is_removed_and_not_before_it_is_added() -
         for security in STEPS[1:]:
             rekey(source, security)
         assert not can_pull(source, STEPS[0])
+
+
+def refusal_of(caller: Caller) -> control.Refuse:
+    answer = caller.ask(hello(WEIGHTS, generation=1))
+    assert isinstance(answer, control.Refuse), answer
+    return answer
 
 
 @contextmanager
@@ -155,6 +164,24 @@ def test_a_removed_key_opens_nothing_over_a_connection_it_opened_before() -> Non
         refused = thief.ask(hello(WEIGHTS))
         assert isinstance(refused, control.Refuse)
         assert refused.code == "keys"
+
+
+def test_a_removed_key_keeps_its_connection_for_a_session_and_not_for_its_thread() -> None:
+    stuck = Stuck()
+    offer = offer_of(WEIGHTS, backend=TamperedBackend(stuck))
+    with serving(offer, security=STEPS[1]) as source, calling(source, STEPS[0]) as leaver:
+        accept = leaver.accepted(WEIGHTS)
+        group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
+        leaver.send(control.Want(session=accept.session, chunks=(0,)))
+        assert stuck.reached.wait(5)
+        source.rekey(STEPS[3])
+        until(lambda: refusal_of(leaver).code == "keys")
+        leaver.send(control.Done(session=accept.session))
+        until(lambda: source.sessions == 0)
+        leaver.send(hello(WEIGHTS))
+        assert leaver.hears_nothing(0.3)
+        stuck.release.set()
+        group.abort()
 
 
 def test_a_removed_key_has_its_idle_connections_cut() -> None:

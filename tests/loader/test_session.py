@@ -351,6 +351,55 @@ def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
     group.abort()
 
 
+def test_what_is_queued_when_the_replica_is_done_is_not_sent() -> None:
+    stuck, log = Stuck(after=2), SendLog()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        return log(tag, stuck(tag, data))
+
+    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(on_send)), timeout_s=30)
+    group = watched.join()
+    watched.session.want(range(6))
+    assert stuck.reached.wait(5)
+    watched.session.finish()
+    stuck.release.set()
+    # Nobody receives what was sent: the session does not wait out its timeout for that.
+    assert watched.ends_in(5) is None
+    assert log.sent == [0, 1, 2]
+    group.abort()
+
+
+def test_done_does_not_wait_for_a_turn() -> None:
+    throttle = Throttle(1_000_000, 1)
+    throttle.wait(10_000_000, threading.Event())  # The next turn is ten seconds away.
+    watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
+    group = watched.join()
+    watched.session.want([0])
+    until(lambda: watched.session.has_sent(0))
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_done_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
+    watched = Watched(offer, opening_s=30)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+
+
+def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
+    stuck = Stuck()
+    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(stuck)), timeout_s=30)
+    group = watched.join()
+    watched.session.want([0])
+    assert stuck.reached.wait(5)
+    watched.session.finish()
+    watched.session.abort("enough")
+    stuck.release.set()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
 def test_a_fault_of_ours_ends_the_session_and_nothing_else(offer: Offer) -> None:
     def broken(tag: int, data: torch.Tensor) -> torch.Tensor:
         raise ZeroDivisionError("oops")

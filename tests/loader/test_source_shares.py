@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 from tests.loader.support import (
     Caller,
+    SendLog,
     Stuck,
     TamperedBackend,
     big_weights,
@@ -30,6 +31,7 @@ from tests.loader.support import (
 
 from netloader import control
 from netloader.audit import CHANGED
+from netloader.manifest import Chunk
 from netloader.session import Offer
 from netloader.source import Source
 from netloader.throttle import Throttle
@@ -167,7 +169,10 @@ def test_a_complaint_about_weights_of_before_says_nothing_of_those_of_now() -> N
 
 
 def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None:
+    told = threading.Event()
+
     def fail(reason: str) -> None:
+        told.set()
         raise RuntimeError("the mesh is gone")
 
     offer = offer_of(toy_weights(1))
@@ -175,9 +180,9 @@ def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None
         offer.weights.view(offer.chunks[0].pieces[0])[0] ^= 1
         replica.fetch(0)
         replica.bye(bad_chunk=0)
-        assert isinstance(replica.caller.receive(), control.Bye)
-        until(lambda: source.sessions == 0)
+        assert told.wait(5)
         assert refusal_of(replica.caller).reason == CHANGED
+        assert source.sessions == 0
 
 
 # Bytes per second.
@@ -236,7 +241,7 @@ def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -
         assert isinstance(newcomer.ask(hello(WEIGHTS)), control.Accept)
 
 
-def test_a_session_that_is_slow_to_end_does_not_keep_the_next_one_its_place() -> None:
+def test_a_session_that_is_slow_to_end_keeps_no_place_and_stands_before_no_other() -> None:
     hangs = Stuck()
     sends = itertools.count()
 
@@ -249,6 +254,7 @@ def test_a_session_that_is_slow_to_end_does_not_keep_the_next_one_its_place() ->
         replica_of(source) as stuck,
         replica_of(source) as trickle,
         calling(source) as newcomer,
+        calling(source) as another,
     ):
         stuck.want(0)
         assert hangs.reached.wait(5)
@@ -257,10 +263,133 @@ def test_a_session_that_is_slow_to_end_does_not_keep_the_next_one_its_place() ->
             time.sleep(0.2)
         assert refusal_of(newcomer).code == "busy"
         assert isinstance(stuck.caller.receive(), control.Bye)
+        newcomer.accepted(WEIGHTS)
         assert source.sessions == 2
-        assert refusal_of(newcomer).code == "busy"
+        assert refusal_of(another).code == "busy"
         assert isinstance(trickle.caller.receive(1), control.Bye)
+        another.accepted(WEIGHTS)
         hangs.release.set()
+
+
+def done(replica: Replica) -> None:
+    replica.caller.send(control.Done(session=replica.session))
+
+
+def gives_up(replica: Replica) -> None:
+    replica.bye(bad_chunk=None)
+
+
+def asks_for_nonsense(replica: Replica) -> None:
+    replica.want(100_000)
+    assert isinstance(replica.caller.receive(), control.Bye)
+
+
+Ending = Callable[[Replica], None]
+ENDINGS: tuple[Ending, ...] = (done, gives_up, asks_for_nonsense)
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_a_place_is_free_at_once_although_the_session_s_thread_has_not_ended(end: Ending) -> None:
+    held = Stuck()
+    counts: list[int] = []
+    with (
+        serving(
+            offer_of(WEIGHTS, backend=TamperedBackend(held)),
+            max_sessions=1,
+            on_sessions=counts.append,
+        ) as source,
+        replica_of(source) as first,
+    ):
+        first.want(0, 1, 2)
+        assert held.reached.wait(5)
+        end(first)
+        with calling(source) as second:
+            until(lambda: source.sessions == 0)
+            assert counts == [1, 0]
+            second.accepted(WEIGHTS)
+            assert source.sessions == 1
+            assert refusal_of(first.caller).reason == "all 1 sessions are taken"
+            held.release.set()
+            # That the thread has ended changes nothing for those that are served.
+            second.send(control.Done(session="0" * 32))
+            assert isinstance(second.receive(), control.Bye)
+            assert source.sessions == 1
+
+
+@pytest.mark.parametrize("end", [done, gives_up])
+def test_who_ends_sessions_again_and_again_gathers_a_bounded_number_of_threads(
+    end: Ending,
+) -> None:
+    held, reached = Stuck(), SendLog()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        return held(tag, reached(tag, data))
+
+    offer = offer_of(WEIGHTS, backend=TamperedBackend(on_send))
+    with serving(offer, max_sessions=2) as source, ExitStack() as stack:
+        newcomer = stack.enter_context(calling(source))
+        for number in range(16):
+            replica = stack.enter_context(replica_of(source))
+            replica.want(0)
+            until(lambda count=number + 1: len(reached.sent) == count)  # type: ignore[misc]
+            end(replica)
+            until(lambda: source.sessions == 0)
+        refused = refusal_of(newcomer)
+        assert (refused.code, refused.reason) == ("busy", "16 sessions are still ending")
+        assert refused.retry_after_s
+        held.release.set()
+        until(lambda: isinstance(newcomer.ask(hello(WEIGHTS)), control.Accept))
+
+
+def test_a_withdrawal_waits_for_a_session_that_was_done_while_a_chunk_was_packed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    packing, go_on = threading.Event(), threading.Event()
+    happened: list[str] = []
+    pack = Weights.pack
+
+    def slowly(weights: Weights, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        packing.set()
+        go_on.wait(5)
+        packed = pack(weights, chunk, staging)
+        happened.append("read weights")
+        return packed
+
+    def withdraw() -> None:
+        source.withdraw("they change")
+        happened.append("withdrawn")
+
+    monkeypatch.setattr(Weights, "pack", slowly)
+    with serving(offer_of(WEIGHTS)) as source, replica_of(source) as replica:
+        replica.want(len(replica.chunks) - 1)
+        assert packing.wait(5)
+        done(replica)
+        until(lambda: source.sessions == 0)
+        thread = threading.Thread(target=withdraw)
+        thread.start()
+        thread.join(0.2)
+        go_on.set()
+        thread.join(5)
+    assert happened == ["read weights", "withdrawn"]
+    assert "slow to end" not in caplog.text
+
+
+def test_a_replica_that_is_done_and_gone_was_served(caplog: pytest.LogCaptureFixture) -> None:
+    held = Stuck()
+    with (
+        serving(offer_of(WEIGHTS, backend=TamperedBackend(held))) as source,
+        replica_of(source) as replica,
+        caplog.at_level(logging.INFO, "netloader.source"),
+    ):
+        replica.want(0, 1)
+        assert held.reached.wait(5)
+        done(replica)
+        until(lambda: source.sessions == 0)
+        replica.group.abort()
+        held.release.set()
+        until(lambda: "served 'caller'" in caplog.text)
+        assert replica.caller.hears_nothing(0)
+    assert not [one for one in caplog.records if one.levelno > logging.INFO]
 
 
 def test_a_session_that_asks_for_nothing_stays_while_nobody_waits() -> None:
@@ -278,7 +407,7 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
     weights = big_weights(1, 8)
     with (
         serving(
-            offer_of(weights), timeout_s=0.3, max_sessions=1, throttle=Throttle(1_000_000, 400)
+            offer_of(weights), timeout_s=0.6, max_sessions=1, throttle=Throttle(1_000_000, 400)
         ) as source,
         replica_of(source, weights) as slow,
         calling(source) as newcomer,
@@ -287,7 +416,7 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
         for part in slow._messages(data):
             slow.group.recv(part, 0)
         slow.want(0)
-        for _ in range(10):
+        for _ in range(15):
             assert refusal_of(newcomer, weights).code == "busy"
             time.sleep(0.1)
         assert source.sessions == 1
@@ -381,8 +510,7 @@ def test_what_a_replica_says_cannot_forge_lines_in_the_log(
         answer = caller.ask(hello(WEIGHTS, replica=forged))
         assert isinstance(answer, control.Accept)
         caller.send(control.Bye(session=answer.session, reason=forged, bad_chunk=0))
-        until(lambda: source.sessions == 0)
-    assert "the replica gave up" in caplog.text
+        until(lambda: "the replica gave up" in caplog.text)
     for record in caplog.records:
         assert record.getMessage().isprintable()
         assert len(record.getMessage()) < 1500
@@ -402,7 +530,10 @@ pending.wait(20)
 @pytest.mark.slow  # A process that imports torch.
 def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_source() -> None:
     """Gloo terminates a process that gets more than it has posted for: the receiver's, that is."""
-    with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
+    with (
+        serving(offer_of(WEIGHTS), rendezvous_timeout_s=40) as source,
+        calling(source) as caller,
+    ):
         accept = caller.accepted(WEIGHTS)
         command = [accept.host, str(accept.port), accept.secret]
         with subprocess.Popen(
