@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MemberDescriptorType
@@ -42,6 +43,8 @@ __all__ = ["Plain", "Scalar", "Snapshot", "apply", "changes", "difference", "sna
 
 Snapshot = Fingerprint
 
+_log = logging.getLogger(__name__)
+
 _ABSENT: Final = object()
 
 _SETTINGS: Final = (
@@ -56,7 +59,12 @@ there may allow code of a checkpoint to run."""
 
 def snapshot(model: nn.Module) -> Snapshot:
     """Everything that `model` holds besides tensors, by content, as it is now."""
-    return fingerprint(model)
+    try:
+        return fingerprint(model)
+    except Exception as error:  # noqa: BLE001
+        # Models hold whatever they like, and none shall fail to start because of what we looked at.
+        _log.exception("cannot look into what the model holds")
+        return Fingerprint({}, f"the model: {error!r}")
 
 
 def changes(model: nn.Module, before: Snapshot) -> dict[str, Plain]:
@@ -67,7 +75,7 @@ def changes(model: nn.Module, before: Snapshot) -> dict[str, Plain]:
 
     Raises `ManifestError` naming the first change that cannot travel, or what could not be watched.
     """
-    after = fingerprint(model)
+    after = snapshot(model)
     if before.unseen or after.unseen:
         raise ManifestError(
             f"cannot tell what load_weights changes in {before.unseen or after.unseen}"

@@ -163,11 +163,12 @@ def _encode(value: Plain) -> Json:
     return value
 
 
-def _order(value: Plain) -> tuple[str, int | float | str]:
+def _order(value: Plain) -> tuple[str, int | float, str]:
     """Numbers by size, and everything else by how it is written."""
+    name = type(value).__name__
     if isinstance(value, (int, float)) and value == value:
-        return type(value).__name__, value
-    return type(value).__name__, spell(value)
+        return name, value, ""
+    return name, 0, spell(value)
 
 
 def _decode(value: object, depth: int) -> Plain:

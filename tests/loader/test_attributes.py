@@ -356,6 +356,22 @@ def test_tensor_whose_bytes_cannot_be_read_is_not_passed_over() -> None:
         attributes.changes(made, before)
 
 
+def test_object_that_cannot_be_looked_into_stops_no_start() -> None:
+    class Odd(dict[str, int]):
+        def __class_getitem__(cls, item: object) -> object:
+            raise AssertionError
+
+        @property
+        def __dict__(self) -> dict[str, object]:  # type: ignore[override]
+            raise RuntimeError("nothing to see")
+
+    made = model()
+    made.todo = Odd(a=1)
+    before = attributes.snapshot(made)
+    with pytest.raises(ManifestError, match=r"cannot tell what .*nothing to see"):
+        attributes.changes(made, before)
+
+
 def test_changed_tables_of_all_models_are_not_this_models() -> None:
     config = type("CompilationConfig", (), {"__module__": "vllm.config.compilation"})()
     config.static_forward_context = {"a": nn.Linear(2, 2)}
