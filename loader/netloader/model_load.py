@@ -154,7 +154,7 @@ class ModelLoad:
         """
         self._complete(model)
         weights = self._arrange(model)
-        as_built = buffers.snapshot(model)
+        as_built = buffers.snapshot(model) if weights is not None else {}
         pull = None
         if self._ask_peers and weights is not None:
             pull = self._pull(model, weights, as_built)
@@ -165,7 +165,7 @@ class ModelLoad:
         try:
             self._keep(model)
         except ManifestError as error:
-            self.cannot_share = str(error)
+            self.cannot_share = self.cannot_share or str(error)
         except Exception as error:  # noqa: BLE001
             # The weights are in place; what fails here only keeps them from others.
             _log.exception("cannot prepare to serve peers")
@@ -456,8 +456,6 @@ class ModelLoad:
         self.nbytes = weights.manifest.nbytes
         if self.cannot_share or self._plan is None:
             return
-        if self._plan.reason:
-            _log.warning("keeping no originals: %s", self._plan.reason)
         if self.origin == "storage":
             zero_gaps(weights)
             self._digests = digests.of_weights(weights, weights.manifest.chunks())
