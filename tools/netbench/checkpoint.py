@@ -9,12 +9,12 @@ _TEXT = (
     "A replica that has to be up now asks its peers for the weights they already hold.",
     "Bytes travel from device to device, and every chunk is verified when it arrives.",
 )
-_HIDDEN = 512
-_INNER = 1408
+HIDDEN = 512
 
 
-def write(folder: Path, nbytes: int) -> Path:
-    """Write a bfloat16 checkpoint of about `nbytes` into `folder`."""
+def write(folder: Path, nbytes: int, *, hidden: int = HIDDEN) -> Path:
+    """Write a bfloat16 checkpoint of about `nbytes` into `folder`: as many layers as that takes,
+    each of the size that `hidden`, a multiple of 64, gives them."""
     # Only this benchmark needs them, and they take seconds to import.
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,11 +33,12 @@ def write(folder: Path, nbytes: int) -> Path:
     make_tokenizer: Any = PreTrainedTokenizerFast  # Their annotations are partial.
     make_model: Any = LlamaForCausalLM
     fast = make_tokenizer(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    layer = 2 * (3 * _HIDDEN * _HIDDEN + 3 * _HIDDEN * _INNER)
+    inner = hidden * 11 // 4
+    layer = 2 * (3 * hidden * hidden + 3 * hidden * inner)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=_HIDDEN,
-        intermediate_size=_INNER,
+        hidden_size=hidden,
+        intermediate_size=inner,
         num_hidden_layers=max(1, nbytes // layer),
         num_attention_heads=8,
         num_key_value_heads=4,

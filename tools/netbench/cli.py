@@ -19,10 +19,11 @@ from typing import Final, NoReturn
 
 import torch
 
-from netbench import kill, pair, serving, sources
+from netbench import kill, pair, serving, sources, starts
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
 from netbench.render import write
+from netbench.rounds import COLD
 from netbench.server import EXECUTORS, ServerError
 from netbench.shapes import ShapeError
 from netbench.task import Task
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources(commands)
     _add_kill(commands)
     _add_serving(commands)
+    _add_starts(commands)
     return parser
 
 
@@ -116,7 +118,13 @@ def _add_pair(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     _add_task(command, "llama", None)
     command.add_argument(
-        "--cold", action="store_true", help="into memory that was never touched, new each time"
+        "--cold",
+        nargs="?",
+        choices=COLD,
+        const="prepared",
+        metavar="unprepared",
+        help="into memory that was never touched, new each time; unprepared: after a pause, in "
+        "which a virtual machine's host takes back what is free, and without fetching it before",
     )
     _add_common(command, repeat=5)
     command.set_defaults(run=_pair)
@@ -219,6 +227,32 @@ def _serving(options: argparse.Namespace) -> Json:
         seconds=options.seconds,
         repeat=options.repeat,
     )
+
+
+def _add_starts(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "starts",
+        help="seconds in load_model of vLLM's loader and of Netloader (needs vLLM)",
+        description="Seconds in load_model of real servers that start one after the other: with "
+        "--load-format auto, with Netloader alone, and with Netloader beside a server of this host "
+        "that has the weights. Files in the page cache, memory not prepared.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--bytes", type=_bytes, default="0.9GB", metavar="N", help="of the model (default: 0.9GB)"
+    )
+    command.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        default="mp",
+        help="vLLM's: mp, its default on CPU, binds the thread that loads to a core (default: mp)",
+    )
+    _add_common(command, repeat=5)
+    command.set_defaults(run=_starts)
+
+
+def _starts(options: argparse.Namespace) -> Json:
+    return starts.measure(nbytes=options.bytes, executor=options.executor, repeat=options.repeat)
 
 
 def _task(options: argparse.Namespace) -> Task:

@@ -3,7 +3,8 @@
 Each repetition runs, one after the other: plain Gloo on one group and on two; Netloader's whole
 load; upstream's whole load; Netloader's once more without verification. Warm: into memory that is
 in use. Cold: into memory that nobody has touched, new for each transfer, beside a plain receive
-into `torch.empty`.
+into `torch.empty`. Prepared, that memory is touched and freed right before, so that a virtual
+machine has it; unprepared, each transfer is preceded by a pause in which the host takes it back.
 
 A whole load begins with the model's empty tensors and ends when all are filled: on our side the
 chunk table, hello, rendezvous, process group, transfer, verification and goodbye, when cold also
@@ -25,14 +26,17 @@ from typing import Final
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps, median, mib
 from netbench.raw_end import RawEnd
-from netbench.rounds import Cold, Seen, Warm
+from netbench.rounds import Cold, Memory, Seen, Warm
 from netbench.task import Task
 
 _HOST: Final = "127.0.0.1"
 
 
-def measure(task: Task, *, cold: bool, repeat: int) -> Json:
-    """Raises `ChildError`, `TransferError`, `UpstreamError`."""
+def measure(task: Task, *, cold: Memory | None, repeat: int) -> Json:
+    """`cold`: whether new memory is prepared; None: warm, into the same memory again and again.
+
+    Raises `ChildError`, `TransferError`, `UpstreamError`.
+    """
     load = os.getloadavg()[0]
     raw = RawEnd(task.nbytes)
     with (
@@ -44,12 +48,17 @@ def measure(task: Task, *, cold: bool, repeat: int) -> Json:
             source.hear()
             raw.warm(lanes, partial(source.tell, "raw_send", lanes=lanes))
             source.hear()
-        rounds = (Cold if cold else Warm)(task, source, ready, raw)
+        rounds = (
+            Warm(task, source, ready, raw)
+            if cold is None
+            else Cold(task, source, ready, raw, prepare=cold == "prepared")
+        )
         for _ in range(repeat):
             rounds.round()
     head = {
         "benchmark": "pair",
-        "memory": "cold" if cold else "warm",
+        "memory": "warm" if cold is None else "cold",
+        "prepared": cold != "unprepared",
         **task.report(),
         "repeat": repeat,
         "load_before": load,

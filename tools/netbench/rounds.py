@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from torch import nn
 
@@ -21,6 +21,12 @@ from netloader.weights import Weights, capture
 
 _TOUCHED: Final = 0.05
 """Share of new memory that may be there before anything was received: allocators' own notes."""
+
+_IDLE_S: Final = 15.0
+"""After this long a virtual machine's host has most of what was freed (docs/benchmarks.md)."""
+
+Memory = Literal["prepared", "unprepared"]
+COLD: Final[tuple[Memory, ...]] = ("prepared", "unprepared")
 
 _OBJECT_BYTES: Final = 16 * 1024
 """Of a tensor's Python objects, generously."""
@@ -56,15 +62,8 @@ class _Rounds:
 
     def _plain(self, name: str, lanes: int, *, fresh: bool) -> None:
         receive = self._raw.fresh if fresh else self._raw.warm
-        if fresh:
-            self._take_back()
         self._note(name, receive(lanes, partial(self._source.tell, "raw_send", lanes=lanes)))
         self._source.hear()
-
-    def _take_back(self) -> None:
-        """Right before memory is touched: the host is quick. What it takes here is no peak."""
-        memory.take_back(self._task.nbytes)
-        memory.mark()
 
     def _pull(self, weights: Weights, before: int) -> Pulled:
         """One verified pull, with an eye on memory: `before` bytes were resident here."""
@@ -123,25 +122,32 @@ def _as_new(weights: Weights) -> Weights:
 
 
 class Cold(_Rounds):
-    """Into memory that was never touched."""
+    """Into memory that was never touched; `prepare`: the machine has as much of it."""
 
-    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+    def __init__(
+        self, task: Task, source: Child, ready: Json, raw: RawEnd, *, prepare: bool
+    ) -> None:
         super().__init__(task, source, ready, raw)
+        self._prepare = prepare
         fresh_memory_only()
 
     def round(self) -> None:
         self._plain("raw_one", 1, fresh=False)
         self._plain("raw_two", 2, fresh=False)
-        self._plain("plain", 1, fresh=True)
-        self._plain("plain_two", 2, fresh=True)
+        for name, lanes in (("plain", 1), ("plain_two", 2)):
+            self._ready_memory()
+            self._plain(name, lanes, fresh=True)
         self._ours("netloader", verify=True)
         self._theirs()
         self._ours("netloader_unverified", verify=False)
 
     def _ours(self, name: str, *, verify: bool) -> None:
         model, before = self._new()
+        if not self._prepare:
+            self._ready_memory()  # The layout is part of what is measured, and touches some.
         weights, layout_s = self._lay_out(model)
-        self._take_back()
+        if self._prepare:
+            self._ready_memory()
         if verify:
             self.seen.layout_s.append(layout_s)
             pulled = self._pull(weights, before + self._task.nbytes)
@@ -152,9 +158,17 @@ class Cold(_Rounds):
 
     def _theirs(self) -> None:
         model, _ = self._new()
-        self._take_back()
+        self._ready_memory()
         self._note("upstream", self._load_upstream(model))
         self._check(capture(model))
+
+    def _ready_memory(self) -> None:
+        """Right before memory is touched: the host is quick. What is taken here is no peak."""
+        if self._prepare:
+            memory.take_back(self._task.nbytes)
+        else:
+            time.sleep(_IDLE_S)
+        memory.mark()
 
     def _new(self) -> tuple[nn.Module, int]:
         """A model of which no byte is there yet, and how much memory was there before it."""

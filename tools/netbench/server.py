@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 _FLAGS: Final = (
@@ -25,7 +25,7 @@ _FLAGS: Final = (
     "--kv-cache-memory-bytes=134217728",
     "--max-num-seqs=4",
 )
-_START_TIMEOUT_S: Final = 300.0
+_START_TIMEOUT_S: Final = 600.0
 _STOP_TIMEOUT_S: Final = 20.0
 _NAME: Final = "bench"
 
@@ -48,9 +48,17 @@ class Server:
     """One server in a process group of its own, ended with the context."""
 
     def __init__(
-        self, model: Path, home: Path, extra: Mapping[str, object], *, executor: str = "mp"
+        self,
+        model: Path,
+        home: Path,
+        extra: Mapping[str, object],
+        *,
+        executor: str = "mp",
+        load_format: str = "netloader",
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`extra` is the loader's config; `executor` one of `EXECUTORS`. Raises `ServerError`."""
+        """`extra` is the loader's config, `executor` one of `EXECUTORS`, `variables` are added to
+        its environment. Raises `ServerError`."""
         home.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -67,14 +75,15 @@ class Server:
         if executor == "uni":
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) - 1))
-        command = ["vllm", "serve", str(model), "--load-format=netloader", f"--port={self._port}"]
-        command += [f"--served-model-name={_NAME}", *_FLAGS]
-        command.append(f"--model-loader-extra-config={json.dumps(dict(extra))}")
+        command = ["vllm", "serve", str(model), f"--load-format={load_format}"]
+        command += [f"--port={self._port}", f"--served-model-name={_NAME}", *_FLAGS]
+        if extra:
+            command.append(f"--model-loader-extra-config={json.dumps(dict(extra))}")
         with self._log.open("wb") as log:
             try:
                 self._process = subprocess.Popen(
                     command,
-                    env=environment,
+                    env=environment | dict(variables),
                     cwd=home,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -86,13 +95,24 @@ class Server:
 
     def wait_ready(self) -> None:
         """Block until it is healthy. Raises `ServerError` with the end of its log."""
+        self._wait(self._healthy)
+
+    def wait_for(self, file: Path) -> None:
+        """Block until it has written `file`. Raises `ServerError` with the end of its log."""
+        self._wait(file.exists)
+
+    def _healthy(self) -> bool:
+        with contextlib.suppress(OSError):
+            url = f"http://127.0.0.1:{self._port}/health"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+        return False
+
+    def _wait(self, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError):
-                url = f"http://127.0.0.1:{self._port}/health"
-                with urllib.request.urlopen(url, timeout=2) as answer:
-                    if answer.status == 200:
-                        return
+            if done():
+                return
             time.sleep(0.25)
         end = "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
         raise ServerError(f"the server did not come up:\n{end}")

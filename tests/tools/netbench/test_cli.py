@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from netbench import cli
+from netbench import cli, clock, starts
 from netbench.hosts import Hosts, HostsError
 from netbench.serving import percentile
 from netbench.sources import counts_up_to
@@ -29,14 +29,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def report(*arguments: str) -> Report:
+def report(*arguments: str, timeout: float = 240) -> Report:
     """A process of its own: some benchmarks change how its memory is handled for good."""
     done = subprocess.run(
         command(*arguments, "--json"),
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,10 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("pair", "--bytes", "0"), "is not a size like 512MB"),
         (("pair", "--repeat", "0"), "is not a whole number above 0"),
         (("sources", "--rate", "fast"), "is not a rate like 400mbit"),
+        (("pair", "--cold", "frozen"), "invalid choice: 'frozen'"),
         (("kill", "--sources", "1"), "there is none left"),
+        (("starts", "--bytes", "0"), "is not a size like 512MB"),
+        (("starts", "--executor", "ray"), "invalid choice: 'ray'"),
         (("fly",), "invalid choice"),
     ],
 )
@@ -110,12 +113,19 @@ class TestPair:
     @pytest.mark.bench
     def test_cold(self) -> None:
         found = report("pair", "--bytes", "8MB", "--cold", "--repeat", "1")
-        assert (found["memory"], found["tensors"]) == ("cold", 171)
+        assert (found["memory"], found["prepared"], found["tensors"]) == ("cold", True, 171)
         check_pair(found, 1)
         assert found["untouched"] is True
         assert found["ratio_plain"] == pytest.approx(
             found["netloader_gbps"] / found["plain_gbps"], rel=0.01
         )
+
+    @pytest.mark.bench
+    def test_cold_without_preparation(self) -> None:
+        found = report("pair", "--bytes", "8MB", "--cold", "unprepared", "--repeat", "1")
+        assert (found["memory"], found["prepared"]) == ("cold", False)
+        check_pair(found, 1)
+        assert found["untouched"] is True
 
     @pytest.mark.bench
     def test_text_names_the_figures(self) -> None:
@@ -234,6 +244,66 @@ class TestKill:
         assert len(found["all_trials"]) == 2
         assert found["raw_gbps"] > 0
         assert found["upstream_gbps"] > 0
+
+
+class TestStarts:
+    def test_medians_and_ratios_are_of_the_repetitions(self) -> None:
+        seen = {
+            "raw": [{"seconds": 0.1}, {"seconds": 0.3}, {"seconds": 0.2}],
+            "auto": [{"seconds": 1.0, "cpu_s": 1.5}] * 3,
+            "netloader": [
+                {"seconds": seconds, "cpu_s": 2.0, "filled_s": 0.5} for seconds in (9.0, 1.0, 1.1)
+            ],
+            "peer": [{"seconds": 0.5, "cpu_s": 1.0, "filled_s": 0.2}] * 3,
+        }
+        found = starts.report(seen)
+        assert found["ratio_netloader"] == 1.1
+        assert found["ratio_peer"] == 0.5
+        assert found["ratio_raw"] == 0.2
+        assert found["cases"]["netloader"] == {"load_model_s": 1.1, "cpu_s": 2.0, "filled_s": 0.5}
+        assert found["cases"]["raw"] == {"load_model_s": 0.2}
+        assert found["repetitions_load_model_s"]["netloader"] == [9.0, 1.0, 1.1]
+        assert set(found["repetitions_filled_s"]) == {"netloader", "peer"}
+
+    def test_the_raw_limit_reads_every_file(self, tmp_path: Path) -> None:
+        files = [tmp_path / name for name in ("a", "b")]
+        for file in files:
+            file.write_bytes(bytes(3 << 20))
+        assert starts.read_into_new_memory(files) > 0
+
+    def test_the_plugin_is_found_and_idle_unless_told_where_to_write(self, tmp_path: Path) -> None:
+        variables = clock.install(tmp_path / "plugin")
+        code = (
+            "from importlib.metadata import entry_points as e; import sys; "
+            "(one,) = (p for p in e(group='vllm.general_plugins') if p.name == 'netbench_clock'); "
+            "one.load()(); print('vllm' in sys.modules)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.strip() == "False", done.stderr
+
+    @pytest.mark.bench
+    @pytest.mark.e2e
+    @pytest.mark.timeout(1800)
+    def test_one_start_of_each(self) -> None:
+        pytest.importorskip("vllm")
+        found = report(
+            *("starts", "--bytes", "40MB", "--repeat", "1", "--executor", "uni"), timeout=1700
+        )
+        cases = found["cases"]
+        assert set(cases) == {"raw", "auto", "netloader", "peer"}
+        assert all(case["load_model_s"] > 0 for case in cases.values())
+        for name in ("netloader", "peer"):
+            assert 0 < cases[name]["filled_s"] < cases[name]["load_model_s"]
+        ratio = cases["peer"]["load_model_s"] / cases["auto"]["load_model_s"]
+        assert found["ratio_peer"] == pytest.approx(ratio, rel=0.01)
+        assert found["bytes"] == pytest.approx(40e6, rel=0.5)
 
 
 @pytest.mark.e2e
