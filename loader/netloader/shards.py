@@ -219,10 +219,11 @@ def _pair(key: object, value: object) -> str | None:
 
 def _group(value: object) -> str | None:
     """Rank and size of vLLM's group coordinators, by what they have, and of torch's groups."""
+    # Nearly all values are one of these, and torch's group is slow to compare with.
+    if value is None or isinstance(value, (int, str, float, tuple, list, dict, set, nn.Module)):
+        return None
     if isinstance(value, ProcessGroup):
         return f"{value.rank()}/{value.size()}"
-    if isinstance(value, (int, str, float, nn.Module, type, dict, list)):
-        return None
     own = getattr(value, "__dict__", {})
     rank, size = own.get("rank_in_group"), own.get("world_size")
     return f"{rank}/{size}" if isinstance(rank, int) and isinstance(size, int) else None

@@ -26,7 +26,7 @@ import transformers
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, PretrainedConfig
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import LoRAConfig, VllmConfig, set_current_vllm_config
 from vllm.distributed import destroy_model_parallel, initialize_model_parallel, parallel_state
 from vllm.distributed.parallel_state import GroupCoordinator
 from vllm.engine.arg_utils import EngineArgs
@@ -78,11 +78,47 @@ class Layout:
     pcp: int = 1
     expert_parallel: bool = False
     placement: str = "linear"
+    setting: str = ""
+    """One of `SETTINGS`."""
 
     @property
     def engine(self) -> int:
         """Workers of one engine."""
         return self.tp * self.pp * self.pcp
+
+
+def _lora(config: VllmConfig) -> None:
+    config.lora_config = LoRAConfig(max_lora_rank=8, max_loras=2)
+
+
+def _length(config: VllmConfig) -> None:
+    config.model_config.max_model_len = 32
+    config.scheduler_config.max_num_batched_tokens = 64
+    config.scheduler_config.max_num_seqs = 2
+
+
+def _cache(config: VllmConfig) -> None:
+    config.cache_config.cache_dtype = "fp8"
+    config.cache_config.block_size = 64
+
+
+def _exchange(config: VllmConfig) -> None:
+    config.parallel_config.all2all_backend = "naive"
+
+
+def _graphs(config: VllmConfig) -> None:
+    config.compilation_config.max_cudagraph_capture_size = 16
+    config.compilation_config.cudagraph_capture_sizes = [8, 16]
+
+
+SETTINGS: dict[str, Callable[[VllmConfig], None]] = {
+    "lora": _lora,
+    "length": _length,
+    "kv-cache": _cache,
+    "all2all": _exchange,
+    "graphs": _graphs,
+}
+"""What shapes no weights."""
 
 
 def layouts(name: str) -> Iterator[Layout]:
@@ -96,6 +132,8 @@ def layouts(name: str) -> Iterator[Layout]:
         yield Layout(tp, pp, dp, pcp)
         if name != "llama" and tp * dp * pcp > 1:
             yield Layout(tp, pp, dp, pcp, expert_parallel=True)
+    for setting in SETTINGS:
+        yield Layout(tp=2, dp=2, setting=setting)
     if name == "mixtral":
         yield Layout(tp=2, dp=2, expert_parallel=True, placement="round_robin")
 
@@ -138,6 +176,8 @@ def _load(common: VllmConfig, one: Layout, rank: int) -> dict[str, Any]:
     parallel.expert_placement_strategy = one.placement
     parallel.world_size = one.engine
     parallel.data_parallel_rank = parallel.data_parallel_index = rank // one.engine
+    if one.setting:
+        SETTINGS[one.setting](config)
     with set_current_vllm_config(config):
         _enter(one, rank)
         with set_default_torch_dtype(torch.bfloat16):

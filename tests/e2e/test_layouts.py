@@ -108,6 +108,34 @@ def test_dense_ranks_with_equal_weights_have_equal_parts(rows: dict[str, list[Ro
     assert {len(variants) for variants in parts.values()} == {1}
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_settings_that_shape_no_weights_keep_nobody_apart(
+    rows: dict[str, list[Row]], model: str
+) -> None:
+    """LoRA, lengths, KV cache, kernels' exchange and graphs, on real layers."""
+    plain = {row["rank"]: row for row in rows[model] if row["layout"] == LAYOUT}
+    with_settings = [
+        row
+        for row in rows[model]
+        if row["layout"]["setting"] and row["layout"] | {"setting": ""} == LAYOUT
+    ]
+
+    assert {row["layout"]["setting"] for row in with_settings} >= {"lora", "length", "kv-cache"}
+    for row in with_settings:
+        assert row["built"] == plain[row["rank"]]["built"]
+
+
+LAYOUT = {
+    "tp": 2,
+    "pp": 1,
+    "dp": 2,
+    "pcp": 1,
+    "expert_parallel": False,
+    "placement": "linear",
+    "setting": "",
+}
+
+
 def test_ranks_are_named_by_group(rows: dict[str, list[Row]]) -> None:
     """In words for people, rank before size, and by group for whoever looks."""
     for row in rows["mixtral"]:
