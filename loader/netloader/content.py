@@ -264,10 +264,12 @@ def _content(
     places, ends = [], []
     for table, stamp in zip(found, seen, strict=True):
         mine, behind = Places(), [0]
+        # A file without a table says nothing; a pickle says what the records beside it are.
+        of = entire if table.kind == "bytes" else choice
+        pickle = PICKLE if table.kind == "records" else None
         for name, about, begin, size in table.parts.rows():
-            # The pickle says what the records beside it are; a file without a table says nothing.
-            whole = table.kind == "bytes" or (table.kind == "records" and name == PICKLE)
-            behind.append(mine.add(begin, (entire if whole else choice)(about, size, each)))
+            chosen = (entire if name == pickle else of)(about, size, each)
+            behind.append(mine.add(begin, chosen))
         places.append((stamp, mine))
         ends.append(behind)
     taken = read_blocks(places, reading)
@@ -320,7 +322,7 @@ def _look_at(files: Files, seen: Sequence[Stamp], reading: Reading) -> list[_Tab
     # Only waiting is done in parallel: parsing would be many threads' quarrel for the interpreter.
     return [
         _table(file, stamp, read)
-        for (file, stamp), read in zip(pairs, reading.over(start, pairs), strict=True)
+        for (file, stamp), read in zip(pairs, reading.over(start, pairs, small=True), strict=True)
     ]
 
 

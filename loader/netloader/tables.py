@@ -115,9 +115,10 @@ def tensors(header: bytes, size: int, prefix: str = "") -> Parts:
             (entry["data_offsets"], entry["dtype"], entry["shape"], name)
             for name, entry in table.items()
         ]
-        rows.sort()
+        if [row[0][0] for row in rows[1:]] != [row[0][1] for row in rows[:-1]]:
+            rows.sort()
         return _placed(rows, 8 + len(header), size, prefix)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"its header has an entry that describes no tensor ({error!r})") from None
 
 

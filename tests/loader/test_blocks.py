@@ -129,6 +129,15 @@ def test_work_is_done_once_for_every_item_and_told_in_order(threads: int) -> Non
     ]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be placed here")
+def test_small_work_shares_a_core_and_the_caller_stays_where_it_was() -> None:
+    before = os.sched_getaffinity(0)
+    cores = Reading(4).over(lambda _: frozenset(os.sched_getaffinity(0)), range(100), small=True)
+    assert len(set(cores)) == 1
+    assert len(cores[0]) == 1
+    assert os.sched_getaffinity(0) == before
+
+
 def test_failure_of_one_ends_the_others() -> None:
     done = []
 
