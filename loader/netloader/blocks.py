@@ -53,6 +53,9 @@ _MOST_RUNS: Final = 256
 """Runs of one task. A thread is not worth starting for fewer; an error ends the others after their
 tasks."""
 
+Run = tuple[int, int, int, int]
+"""Index of the first block of one read and of the one behind the last, offset and bytes to read."""
+
 Pread = Callable[[int, int, int], bytes]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -157,8 +160,8 @@ class Places:
             sizes.append(size)
         return len(begins)
 
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Which blocks are read together: first index, index behind the last."""
+    def runs(self) -> Iterator[Run]:
+        """What is read together."""
         if not self.begins:
             return
         first = 0
@@ -166,10 +169,10 @@ class Places:
         for index, (begin, size) in enumerate(zip(self.begins, self.sizes, strict=True)):
             if begin - end > GAP or begin + size - start > PIECE:
                 if index > first:
-                    yield first, index
+                    yield first, index, start, end - start
                 first, start = index, begin
             end = begin + size
-        yield first, len(self.begins)
+        yield first, len(self.begins), start, end - start
 
 
 def blocks_each(tensors: int) -> int:
@@ -231,15 +234,13 @@ def read_blocks(
         for at in range(0, len(runs[which]), many)
     ]
 
-    def work(task: tuple[int, list[tuple[int, int]]]) -> None:
+    def work(task: tuple[int, list[Run]]) -> None:
         which, mine = task
         stamp, places = files[which]
         begins, sizes, out = places.begins, places.sizes, taken[which]
         pread = reading.pread or os.pread
         with opened(stamp) as file, reported(stamp):
-            for first, behind in mine:
-                start = begins[first]
-                length = begins[behind - 1] + sizes[behind - 1] - start
+            for first, behind, start, length in mine:
                 data = pread(file, length, start)
                 if len(data) != length:
                     data = reading.exactly(file, stamp, length, start)
@@ -250,11 +251,7 @@ def read_blocks(
                     at = begins[index] - start
                     out[index * width : (index + 1) * width] = take(data[at : at + sizes[index]])
 
-    read = sum(
-        places.begins[behind - 1] + places.sizes[behind - 1] - places.begins[first]
-        for (_, places), mine in zip(files, runs, strict=True)
-        for first, behind in mine
-    )
+    read = sum(length for mine in runs for _, _, _, length in mine)
     reading.over(work, tasks, small=read <= _SMALL * sum(map(len, runs)))
     return taken
 

@@ -85,12 +85,13 @@ def test_runs_have_every_block_once_and_are_bounded(rows: list[tuple[int, int]])
         places.add(at + gap, [(0, size)])
         at += gap + size
     runs = list(places.runs())
-    assert [index for first, behind in runs for index in range(first, behind)] == list(
+    assert [index for first, behind, _, _ in runs for index in range(first, behind)] == list(
         range(len(rows))
     )
-    for first, behind in runs:
-        end = places.begins[behind - 1] + places.sizes[behind - 1]
-        assert end - places.begins[first] <= PIECE
+    for first, behind, start, length in runs:
+        assert start == places.begins[first]
+        assert start + length == places.begins[behind - 1] + places.sizes[behind - 1]
+        assert length <= PIECE
         for before, after in pairwise(range(first, behind)):
             assert places.begins[after] - places.begins[before] - places.sizes[before] <= GAP
 
