@@ -145,8 +145,10 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
 
     Raises `ManifestError` naming the first tensor that cannot travel and why.
     """
-    manifest, tensors = inventory(model, chunk_bytes)
-    flat = tuple(flat_bytes(tensor) for tensor in tensors)
+    # As in `arrange`: without vLLM's default device and classes of parameters, which cost Python.
+    with torch._C.DisableTorchFunction():
+        manifest, tensors = inventory(model, chunk_bytes)
+        flat = tuple(flat_bytes(tensor) for tensor in tensors)
     return Weights(manifest, flat, flat[0].device.type if flat else "cpu")
 
 
