@@ -26,6 +26,7 @@ from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor import model_loader
+from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -224,6 +225,17 @@ class _VllmModel:
         return describe.wanted(
             self.loader.storage_config(),
             model,
+            self.model_config,
+            self.loader.config,
+            self.cache,
+        )
+
+    def wanted_early(self) -> Wanted:
+        if not isinstance(self.storage, StorageLoader):
+            raise IdentityError("nobody says which files storage reads")
+        return describe.wanted(
+            self.loader.storage_config(),
+            get_model_cls(self.model_config),
             self.model_config,
             self.loader.config,
             self.cache,

@@ -28,7 +28,16 @@ from netloader.errors import (
     NothingToLoadError,
 )
 from netloader.hostcache import HostCache
-from netloader.identity import Evidence, Fields, Identity, LazyContent, Names, Role, known
+from netloader.identity import (
+    Evidence,
+    Fields,
+    Identity,
+    LazyContent,
+    Names,
+    Role,
+    content_mismatch,
+    known,
+)
 from netloader.originals import Kept, Plan
 from netloader.plain import Plain
 from netloader.poison import LeftoverError, Poison
@@ -56,6 +65,10 @@ class MadeOf(Protocol):
 
     def wanted(self, model: nn.Module) -> Wanted:
         """The content it needs. Raises `IdentityError` when that is not known."""
+
+    def wanted_early(self) -> Wanted:
+        """The same as its class tells before there is a model, which may not be all. Raises
+        `IdentityError`."""
 
     def fill(self, model: nn.Module) -> None:
         """Fill it from storage, the ordinary way."""
@@ -140,6 +153,26 @@ class ModelLoad:
                 chunk_bytes=self.worker.config.chunk_bytes,
             )
         )
+        if backend is not None:
+            TransferThread(self._look_ahead, f"{cores.OURS}evidence").start()
+
+    def _look_ahead(self) -> None:
+        """While vLLM builds the model: read what will be compared with a peer, so that this host's
+        cache has it by then. Whatever goes wrong here is met again, and told, when it counts."""
+        cores.step_aside(background=False)
+        try:
+            assert self.identity is not None
+            alike = self.worker.alike(self.identity)
+            if not alike:
+                return
+            wanted = self.made_of.wanted_early()
+            for holding in alike:
+                if content_mismatch(wanted.content, holding.content) is None:
+                    return
+        except IdentityError as error:
+            _log.debug("no evidence yet: %s", error)
+        except Exception:  # noqa: BLE001
+            _log.debug("looking ahead failed", exc_info=True)
 
     def without_peers(self, reason: str) -> None:
         """Fill the next model from storage alone."""

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -140,6 +140,20 @@ class Worker:
             and holding.role == identity.role
             and holding.content
             and holding.fields == fields
+        ]
+
+    def alike(self, identity: Identity) -> list[Holding]:
+        """What members hold that may turn out to be these weights once the model is built: all that
+        is known before is equal. Waits for the mesh to answer, for `DISCOVERY_TIMEOUT` at most."""
+        if self._mesh is None or not self._mesh.wait_joined(self.config.discovery_timeout_s):
+            return []
+        mine = replace(identity, built={}).fields().items()
+        return [
+            holding
+            for member in self._mesh.members()
+            if not member.me and member.selectable
+            for holding in self._holdings_of(member)
+            if holding.state == "ready" and holding.content and mine <= holding.fields.items()
         ]
 
     def epoch(self, role: Role) -> int:

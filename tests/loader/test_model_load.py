@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,11 +44,6 @@ ROWS = 30_000
 WEIGHTS = toy_weights(1, rows=ROWS, chunk=MIN_CHUNK_BYTES)
 
 
-def slow(tag: int, data: torch.Tensor) -> torch.Tensor:
-    time.sleep(0.05)
-    return data
-
-
 def honest(tag: int, data: torch.Tensor) -> torch.Tensor:
     return data
 
@@ -82,6 +78,9 @@ class FakeEngine:
             raise self.unknown
         absent = "" if self.files is not None else "no files here"
         return Wanted(LazyContent({}, self.evidence), self.files, absent, self.demanded)
+
+    def wanted_early(self) -> Wanted:
+        return self.wanted(nn.Module())
 
     def fill(self, model: nn.Module) -> None:
         if self.error is not None:
@@ -145,7 +144,17 @@ def load(
 
 
 def test_max_sources() -> None:
-    with sources(slow, honest) as endpoints:
+    begun = threading.Event()
+
+    def first(tag: int, data: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        return data
+
+    def second(tag: int, data: torch.Tensor) -> torch.Tensor:
+        assert begun.wait(10)
+        return data
+
+    with sources(first, second) as endpoints:
         many, right = load(endpoints)
         assert right
         assert {delivery.endpoint for delivery in many.deliveries} == set(endpoints)

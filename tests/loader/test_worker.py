@@ -113,6 +113,18 @@ def test_what_was_withdrawn_meanwhile_is_not_served(start: Start) -> None:
     assert worker.serve("target", offer_of(WEIGHTS), worker.epoch("target"))
 
 
+def test_holdings_are_alike_by_all_that_is_known_before_a_model_is_built(start: Start) -> None:
+    first, second = start(0), start(1)
+    serve(first)
+    unbuilt = identity(built={"tp_size": 2})
+    until(lambda: second.alike(unbuilt))
+    (found,) = second.alike(unbuilt)
+    assert found.endpoint == first.listen("target").endpoint  # type: ignore[union-attr]
+    assert second.alike(identity(config={})) != []
+    assert second.alike(identity(dtype="int8")) == []
+    assert start(2, MESH=False).alike(unbuilt) == []
+
+
 def test_what_the_mesh_offers_is_told_with_its_content_id(start: Start) -> None:
     first, second = start(0), start(1)
     serve(first)
