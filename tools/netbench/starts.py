@@ -6,9 +6,10 @@ reads storage; and Netloader beside a server of the same host that has the weigh
 Beside them the raw limit: the bytes of the files, read from the page cache into new memory.
 
 A plugin (`netbench.clock`) measures `load_model` inside the worker, the same for every loader: from
-the call that builds the model until its weights are post-processed and, with Netloader, offered to
-others. `cpu_s` is what all threads of the worker computed meanwhile, which tells more than the time
-where others use the machine; `filled_s` the step that filled the tensors, as Netloader reports it.
+the call that builds the model until vLLM has it, post-processed. What Netloader then still does, in
+threads of its own, to offer the weights to others is not in it. `cpu_s` is what all threads of the
+worker computed meanwhile, which tells more than the time where others use the machine; `filled_s`
+the step that filled the tensors, as Netloader reports it.
 
 All files are in the page cache. Nothing prepares the memory that the model comes to lie in: a
 virtual machine may have to get it back from its host first, in every case.
@@ -126,9 +127,12 @@ class _Starts:
         name = f"{case}-{self._count}"
         with self.server(case, name) as server:
             server.wait_for(self._clock(name))
+            written = self._folder / f"{name}.report0.json"
+            if case in _ORIGINS:
+                server.wait_for(written)  # Netloader may go on when vLLM has its model.
         found: Json = json.loads(self._clock(name).read_text())
         if case in _ORIGINS:
-            report = json.loads((self._folder / f"{name}.report0.json").read_text())
+            report = json.loads(written.read_text())
             if report["origin"] != _ORIGINS[case]:
                 raise ServerError(
                     f"the weights of {name} came from {report['origin']}: {report['skipped']}"
@@ -140,9 +144,13 @@ class _Starts:
         """A new server; those of the case `peer` meet in one mesh, any other is alone."""
         extra: Json = {}
         if case != "auto":
-            mesh = self._folder / ("mesh" if case == "peer" else f"{name}-mesh")
-            prefix = f"{self._folder / name}.report"
-            extra = {"MESH_DIRECTORY": str(mesh), "REPORT_PREFIX": prefix}
+            mesh = "shared" if case == "peer" else name
+            extra = {
+                "MESH_DIRECTORY": f"{self._folder / mesh}-mesh",
+                # Also by name: a member's address soon belongs to the next server of this host.
+                "MESH_NAME": mesh,
+                "REPORT_PREFIX": f"{self._folder / name}.report",
+            }
         return Server(
             self._model,
             self._folder / name,
