@@ -94,9 +94,9 @@ class OtherPromise(TransferError):
 class NoSourceLeft(NetloaderError):
     """A pull ended before everything had come: nobody was left to ask."""
 
-    def __init__(self, had_one: bool, waited_s: float, failures: Sequence[object]) -> None:
+    def __init__(self, waited: bool, waited_s: float, failures: Sequence[object]) -> None:
         self.reason = (
-            f"no source was left for {waited_s:g} s" if had_one else "no source could be used"
+            f"no source was left for {waited_s:g} s" if waited else "no source could be used"
         )
         super().__init__("; ".join([self.reason, *map(str, failures)]))
 

@@ -177,7 +177,7 @@ class Pull:
                     self._open(find(), again=not waited)
                 hopeful = self._had_one or wait_for_one
                 if not self._streams and (waited or not hopeful):
-                    raise NoSourceLeft(self._had_one, source_timeout_s, self.failures)
+                    raise NoSourceLeft(hopeful, source_timeout_s, self.failures)
                 self._ledger.changed.wait(_LOOK_S)
                 self._let_go()
                 self._tell()
