@@ -112,10 +112,11 @@ def commit_of(model: nn.Module, model_config: ModelConfig, load_config: LoadConf
     """`org/name@commit` of the snapshot that this checkpoint is, when it is all of it.
 
     The Hub's cache tells, for this repository: the config may come from another one. A model that
-    takes weights from further repositories has no commit that stands for all.
+    takes weights from further repositories or revisions has no commit that stands for all.
     """
     secondary = getattr(model, "secondary_weights", None) or ()
-    if any(source.model_or_path != model_config.model for source in secondary):
+    here = (model_config.model, model_config.revision)
+    if any((source.model_or_path, source.revision) != here for source in secondary):
         return None
     folder = selection.local_folder(
         model_config.model, model_config.revision, load_config.download_dir
@@ -130,9 +131,7 @@ def host_cache() -> HostCache:
     return HostCache(default_directory(os.environ).with_name(f"netloader-{os.geteuid()}"))
 
 
-def host_memory(
-    vllm_config: VllmConfig, model_config: ModelConfig
-) -> tuple[Available | None, int]:
+def host_memory(vllm_config: VllmConfig, model_config: ModelConfig) -> tuple[Available | None, int]:
     """What host memory this worker may still take, and how much of it vLLM takes besides weights.
 
     On accelerators the KV cache is elsewhere.

@@ -12,25 +12,29 @@ The same loader reads storage later, and then notes what it really read (`Readin
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import wraps
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from torch import nn
+from vllm import envs
 from vllm.config import ModelConfig
 from vllm.config.load import LoadConfig
-from vllm.model_executor.model_loader import default_loader
+from vllm.model_executor.model_loader import default_loader, weight_utils
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
 from netloader import content
 from netloader.content import Stamp, WeightFile
 from netloader.errors import IdentityError, NotAtHand
+from netloader.opened import unheeded
 from netloader.wanted import Files
 
 _log = logging.getLogger(__name__)
@@ -39,6 +43,11 @@ Weights = Generator[tuple[str, torch.Tensor], None, None]
 
 _OPENERS = "_weights_iterator"
 """How the names of vLLM's functions end that open files and yield their tensors."""
+
+
+_SORTED = frozenset({"safetensors_weights_iterator", "fastsafetensors_weights_iterator"})
+"""Those of them that sort the files they are given. Of two tensors with one name the later one
+stays, and the order in which a folder lists its files says nothing."""
 
 
 @dataclass
@@ -55,16 +64,27 @@ class _Notes:
     recognised."""
     opened: bool = True
     """Whether the present source's files have been noted."""
+    problem: str = ""
+    """Why it is not known what was read."""
 
-    def prepared(self, folder: str, files: Iterable[str]) -> None:
-        self.folders.add(Path(folder))
-        self.candidates, self.opened = tuple(files), False
+    def prepared(self, found: object) -> None:
+        """`found`: what vLLM prepared, which begins with the folder and its files."""
+        match found:
+            case (str(folder), [*files], *_):
+                self.folders.add(Path(folder))
+                self.candidates, self.opened = tuple(map(str, files)), False
+            case _:
+                self.problem = "this vLLM says in another way which files it reads"
 
     def note(self, files: Iterable[str]) -> None:
         self.opened = True
         chosen = [WeightFile(Path(file), self.prefix) for file in files]
+        try:
+            self.stamps += content.stamps(chosen)
+        except IdentityError as error:
+            # Whoever reads it says what is wrong, in vLLM's words.
+            self.problem = str(error)
         self.files += chosen
-        self.stamps += content.stamps(chosen)
 
     def settle(self) -> None:
         """Take what was prepared where nothing was seen to open it."""
@@ -73,7 +93,7 @@ class _Notes:
 
     def found(self) -> Files | None:
         self.settle()
-        if not self.files:
+        if not self.files or self.problem:
             return None
         return Files(tuple(self.files), frozenset(self.folders), tuple(self.stamps))
 
@@ -87,48 +107,66 @@ class StorageLoader(DefaultModelLoader):
 
     @property
     def read(self) -> Files | None:
-        """What has been read. None when nothing was seen to be."""
+        """What has been read. None when that is not known."""
         return self._notes.found()
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
         self._notes = _Notes()
-        with _openers(self._notes, read=True):
-            yield from super().get_all_weights(model_config, model)
+        yield from super().get_all_weights(model_config, model)
 
     def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_weights(*args, **kwargs)
-        self._notes.prepared(prepared[0], prepared[1])
+        self._notes.prepared(prepared)
         return prepared
 
     def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+        with self._noting(source, read=True):
+            return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _noting(self, source: DefaultModelLoader.Source, *, read: bool) -> Iterator[None]:
+        """While vLLM chooses the files of one source. It reads them afterwards."""
         self._notes.settle()
         self._notes.prefix = source.prefix
-        return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
+        # To choose it looks into files that it may pass over then.
+        with unheeded(), _openers(self._notes, read=read):
+            yield
 
 
 class _AskedLoader(StorageLoader):
-    """The same, but it opens nothing and downloads nothing."""
+    """The same, but it reads no tensors and downloads nothing."""
 
-    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
-        self._notes = _Notes()
-        with _openers(self._notes, read=False):
-            yield from DefaultModelLoader.get_all_weights(self, model_config, model)
+    def missing(self) -> str | None:
+        """The first file that was chosen and is not there: a link to nothing, say."""
+        chosen = [str(file.path) for file in self._notes.files] + list(self._notes.candidates)
+        return next((file for file in chosen if not Path(file).exists()), None)
 
-    def _prepare_weights(
-        self, model_name_or_path: str, subfolder: Any, revision: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        folder = local_folder(model_name_or_path, revision, self.load_config.download_dir)
+    def why_not(self) -> str:
+        return self._notes.problem or "vLLM reads no file that it tells of"
+
+    def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
+        given = signature(DefaultModelLoader._prepare_weights).bind(self, *args, **kwargs)
+        model = given.arguments["model_name_or_path"]
+        folder = local_folder(model, given.arguments.get("revision"), self.load_config.download_dir)
         if folder is None:
-            raise NotAtHand(f"{model_name_or_path} is not on this host")
+            raise NotAtHand(f"{model} is not on this host")
+        given.arguments |= {"model_name_or_path": str(folder), "revision": None}
         try:
-            return super()._prepare_weights(str(folder), subfolder, None, *args, **kwargs)
+            return super()._prepare_weights(*given.args[1:], **given.kwargs)
         except (RuntimeError, FileNotFoundError) as error:
             # None there, or the index names some that are missing: a download that did not end.
             raise NotAtHand(str(error)) from None
 
+    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+        with self._noting(source, read=False):
+            # It may begin with the first tensor only. There is none, except where it was not seen
+            # to open its files: then there are more, which nobody needs.
+            next(iter(DefaultModelLoader._get_weights_iterator(self, source)), None)
+        yield from ()
+
 
 def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) -> Files:
-    """The files that vLLM's loader would read to fill `model`. Opens none of them.
+    """The files that vLLM's loader would read to fill `model`. Reads no tensors.
 
     Raises `NotAtHand` when not all of them are on this host, `IdentityError` when vLLM cannot be
     asked.
@@ -145,51 +183,60 @@ def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) ->
     except IdentityError:
         raise
     except Exception as error:
+        _not_missing(loader)
         # A model class may compute its secondary weights, and another vLLM chooses otherwise.
         raise IdentityError(f"vLLM does not say which files it reads: {error!r}") from error
     found = loader.read
     if found is None:
-        raise IdentityError("vLLM reads no file that it tells of")
+        _not_missing(loader)
+        raise IdentityError(loader.why_not())
     return found
 
 
+def _not_missing(loader: _AskedLoader) -> None:
+    missing = loader.missing()
+    if missing is not None:
+        raise NotAtHand(f"{missing} is missing")
+
+
 def local_folder(model: str, revision: str | None, download_dir: str | None) -> Path | None:
-    """Where a checkpoint lies on this host: the folder itself, a snapshot in the Hub's cache, or
-    ModelScope's. None when it is not here. Asks no network."""
+    """Where vLLM would find a checkpoint on this host: the folder itself, or a snapshot in the
+    cache of the hub in use (Hugging Face's or ModelScope's). None when it is not here. Asks no
+    network."""
     if Path(model).is_dir():
         return Path(model)
-    return _modelscope_folder(model, revision, download_dir) or _snapshot(
-        model, revision, download_dir
-    )
+    if envs.VLLM_USE_MODELSCOPE:
+        return _modelscope_folder(model, revision)
+    return _snapshot(model, revision, download_dir)
 
 
 def _snapshot(model: str, revision: str | None, download_dir: str | None) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
     try:
         cached = try_to_load_from_cache(
             model, "config.json", cache_dir=download_dir, revision=revision
         )
-    except ValueError as error:
-        # A name that is no repository id (a URL, say).
-        _log.debug("%s is not in the Hub's cache: %s", model, error)
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
+        if isinstance(cached, str):
+            return Path(cached).parent
+        # Further repositories of a model may hold nothing but weights.
+        return Path(
+            snapshot_download(
+                model, cache_dir=download_dir, revision=revision, local_files_only=True
+            )
+        )
+    except (OSError, ValueError) as error:
+        _log.debug("%s is not, or not all of it, in the Hub's cache: %s", model, error)
+        incomplete = getattr(error, "snapshot_path", None)
+        return Path(incomplete) if incomplete else None
 
 
-def _modelscope_folder(model: str, revision: str | None, download_dir: str | None) -> Path | None:
-    from vllm import envs
-
-    if not envs.VLLM_USE_MODELSCOPE:
-        return None
+def _modelscope_folder(model: str, revision: str | None) -> Path | None:
+    """In ModelScope's own cache: vLLM hands it no `download_dir` for weights."""
     try:
         from modelscope.hub.snapshot_download import snapshot_download
     except ImportError:
         return None
     try:
-        found = snapshot_download(
-            model, cache_dir=download_dir, revision=revision, local_files_only=True
-        )
+        found = snapshot_download(model, revision=revision, local_files_only=True)
     except Exception as error:  # noqa: BLE001
         # Whatever it raises for a model that it does not have: then there is no folder.
         _log.debug("%s is not in ModelScope's cache: %s", model, error)
@@ -197,38 +244,55 @@ def _modelscope_folder(model: str, revision: str | None, download_dir: str | Non
     return Path(found)
 
 
+_patching = threading.RLock()
+"""One thread at a time has vLLM's functions replaced."""
+
+
 @contextmanager
 def _openers(notes: _Notes, *, read: bool) -> Iterator[None]:
-    """Note the files that vLLM's functions are called with; with `read` they read them, too.
+    """Note the files that this thread calls vLLM's functions with; with `read` they read them, too.
 
-    vLLM calls them by their names in the module of its loader, from the one thread that loads.
+    vLLM calls them by their names in the module of its loader. They are replaced for as long as it
+    chooses, not while it reads: who takes tensors from a generator may stop, or load something else
+    in between.
     """
-    originals = {
-        name: value
-        for name, value in vars(default_loader).items()
-        if name.endswith(_OPENERS) and callable(value)
-    }
-    for name, original in originals.items():
-        setattr(default_loader, name, _noting(original, notes, read=read))
-    try:
-        yield
-    finally:
+    with _patching:
+        originals = {
+            name: value
+            for name, value in vars(default_loader).items()
+            if name.endswith(_OPENERS) and callable(value)
+        }
         for name, original in originals.items():
-            setattr(default_loader, name, original)
+            setattr(default_loader, name, _noting(name, original, notes, read=read))
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(default_loader, name, original)
 
 
-def _noting(original: Callable[..., Weights], notes: _Notes, *, read: bool) -> Callable[..., Any]:
-    parameters: Iterable[Parameter] = signature(original).parameters.values()
-    names = [parameter.name for parameter in parameters]
+def _noting(
+    name: str, original: Callable[..., Weights], notes: _Notes, *, read: bool
+) -> Callable[..., Any]:
+    thread = threading.get_ident()
 
     @wraps(original)
     def opener(*args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(names, args, strict=False)) | kwargs
+        if threading.get_ident() != thread:
+            return original(*args, **kwargs)
+        given = signature(original).bind(*args, **kwargs).arguments
         files = given.get("hf_weights_files")
-        if files is None:
-            notes.settle()
-        else:
-            notes.note(files)
+        if "hf_folder" in given:
+            # What has been converted and kept there is read, not the files (`npcache`).
+            notes.problem = f"{name} reads other files of the folder than those it is given"
+        if files is not None:
+            notes.note(_as_read(name, files))
         return original(*args, **kwargs) if read else iter(())
 
     return opener
+
+
+def _as_read(opener: str, files: Sequence[str]) -> Sequence[str]:
+    """In the order in which their tensors come."""
+    key = getattr(weight_utils, "_natural_sort_key", None)
+    return sorted(files, key=key) if opener in _SORTED and key is not None else files
