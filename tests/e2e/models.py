@@ -6,7 +6,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 _TEXT = (
     "A replica that has to be up now asks its peers for the weights they already hold.",
@@ -43,6 +49,40 @@ def make_llama(folder: Path, *, seed: int, megabytes: int) -> Path:
     config.num_hidden_layers = max(1, round((megabytes * 1e6 / 2 - embeddings) / per_layer))
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ready.touch()
+    return folder
+
+
+MIXTRAL_EXPERTS = 4
+
+
+def make_mixtral(folder: Path, *, seed: int) -> Path:
+    """Write a random Mixtral of about 4 MB (bfloat16), 4 experts in each of 2 layers.
+
+    Equal arguments give equal bytes. Returns `folder`; does nothing when it is complete already.
+    """
+    ready = folder / ".complete"
+    if ready.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer()
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=MIXTRAL_EXPERTS,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(seed)
+    model = MixtralForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     ready.touch()

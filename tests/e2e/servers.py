@@ -31,6 +31,7 @@ SMALL_CHUNKS = {"NETLOADER_CHUNK_BYTES": str(1 << 20)}
 
 START_TIMEOUT_S = 240.0
 _STOP_TIMEOUT_S = 20.0
+_REPORT_TIMEOUT_S = 60.0
 
 
 class ServerError(Exception):
@@ -86,12 +87,15 @@ class Server:
         extra: Mapping[str, object] | None = None,
         env: Mapping[str, str] | None = None,
         tp: int = 1,
+        dp: int = 1,
+        flags: Sequence[str] = (),
         report: bool = False,
         start: bool = True,
     ) -> None:
         """Start it, with its output in `{home}/{name}.log`. Does not wait: see `wait_ready`.
 
-        With `report` every rank records where its weights came from and the SHA-256 of its tensors.
+        `flags` are added to the command line. With `report` every rank records where its weights
+        came from and the SHA-256 of its tensors.
         """
         self.name = name
         self._home = home
@@ -100,12 +104,16 @@ class Server:
         self.report_prefix = home / f"{name}.report."
         """Where its ranks write their reports, with `report`."""
         self.command = self.command_line(model, self.port, extra=extra, tp=tp)
+        if dp > 1:
+            self.command += [f"--data-parallel-size={dp}", "--api-server-count=1"]
+        self.command += flags
         self._environment = isolated_environment(home) | dict(env or {})
         if report:
             self._environment["NETLOADER_REPORT_PREFIX"] = str(self.report_prefix)
             self._environment["NETLOADER_REPORT_TENSORS"] = "1"
-        if tp > 1:
-            self._environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(str(n) for n in range(tp))
+        if tp * dp > 1:
+            cores = "|".join(str(n) for n in range(tp * dp))
+            self._environment["VLLM_CPU_OMP_THREADS_BIND"] = cores
         else:
             # The only worker lives in the engine's process, as it does on CUDA: one import of vLLM
             # less, half of the time that a server takes to start.
@@ -180,10 +188,15 @@ class Server:
             return str(json.load(answer)["choices"][0]["text"])
 
     def report(self, rank: int = 0) -> dict[str, object]:
-        """The rank's own record of its load (`REPORT_PREFIX` must be `report_prefix`)."""
-        content: dict[str, object] = json.loads(
-            Path(f"{self.report_prefix}{rank}.json").read_text()
-        )
+        """The rank's own record of its load (with `report`).
+
+        Waits for it: the rank writes it when it is a source, and may answer requests before that.
+        """
+        path = Path(f"{self.report_prefix}{rank}.json")
+        deadline = time.monotonic() + _REPORT_TIMEOUT_S
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        content: dict[str, object] = json.loads(path.read_text())
         return content
 
     def delivered(self, rank: int = 0) -> dict[str, int]:
