@@ -2,26 +2,27 @@
 
 A script, run by `test_architectures.py` in a process of its own, because vLLM's state is global.
 For each architecture it prints one line of JSON with everything that may differ between a model
-that was loaded and one that was pulled: tensors after post-processing, plain attributes of all
-modules, and vLLM's registries.
+that was loaded and one that was pulled: tensors as loaded and after post-processing, all state
+besides tensors (`deep.py`), and vLLM's registries.
+
+`--corrupt` makes the pulled model wrong on purpose, between the pull and vLLM's post-processing:
+whoever compares has to see it.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import itertools
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
 from vllm.config import set_current_vllm_config
 from vllm.distributed import (
     destroy_model_parallel,
@@ -30,130 +31,164 @@ from vllm.distributed import (
 )
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers import rotary_embedding
+from vllm.model_executor.layers.fused_moe.experts.int4_emulation_moe import (
+    Int4EmulationTritonExperts,
+)
+from vllm.model_executor.layers.fused_moe.oracle.int_wna16 import WNA16MoEBackend
+from vllm.model_executor.layers.quantization import auto_gptq
 from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.models import ModelRegistry
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 import netloader.worker
 from netloader import attributes
 from netloader.config import Config
+from netloader.plain import Plain
 from netloader.poison import LeftoverError, Poison
 from netloader.transport.base import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
 from netloader.worker import Worker, _Process
+from tests.e2e import deep
+from tests.e2e.checkpoints import ARCHITECTURES
 from tests.e2e.servers import free_port
 
-_COMMON = {
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 320,
-    "max_position_embeddings": 256,
-}
+_CHUNK_BYTES: Final = 128 * 1024
+"""Tiny models, so tiny chunks: several of each kind, and something to lose half-way."""
 
-ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: transformers.LlamaConfig(**_COMMON),
-    "llama-tied": lambda: transformers.LlamaConfig(**_COMMON, tie_word_embeddings=True),
-    "qwen3": lambda: transformers.Qwen3Config(**_COMMON, head_dim=32),
-    "gemma2": lambda: transformers.Gemma2Config(**_COMMON, head_dim=32),
-    "phi3": lambda: transformers.Phi3Config(**_COMMON, pad_token_id=0),
-    "opt": lambda: transformers.OPTConfig(
-        hidden_size=128,
-        ffn_dim=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=320,
-        max_position_embeddings=256,
-        word_embed_proj_dim=128,
-    ),
-    "mixtral": lambda: transformers.MixtralConfig(
-        **_COMMON, num_local_experts=4, num_experts_per_tok=2
-    ),
-    "qwen2-moe": lambda: transformers.Qwen2MoeConfig(
-        **_COMMON,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=128,
-        shared_expert_intermediate_size=128,
-    ),
-    "deepseek-mla": lambda: transformers.DeepseekV2Config(
-        **(_COMMON | {"num_key_value_heads": 4}),
-        kv_lora_rank=512,
-        qk_rope_head_dim=64,
-        qk_nope_head_dim=64,
-        v_head_dim=64,
-        q_lora_rank=None,
-        n_routed_experts=4,
-        n_shared_experts=1,
-        num_experts_per_tok=2,
-        moe_intermediate_size=128,
-        first_k_dense_replace=1,
-        n_group=1,
-        topk_group=1,
-    ),
+_OFFER: Final = "netloader-offer"
+"""Name of the thread that makes a source of a worker, and ends when all is said and written."""
+
+_PATIENCE_S: Final = 60.0
+
+Corruption = Callable[[nn.Module], None]
+
+
+def _corrupt_weight(model: nn.Module) -> None:
+    """One bit of one tensor."""
+    tensor = max(model.parameters(), key=lambda tensor: tensor.numel())
+    tensor.data.view(-1).view(torch.uint8)[5] ^= 1
+
+
+def _corrupt_set(model: nn.Module) -> None:
+    """What a `weight_loader` fills."""
+    for module in model.modules():
+        loaded = getattr(module, "_loaded_expert_biases", None)
+        if loaded is not None:
+            loaded ^= {"w13_bias"}
+
+
+def _corrupt_attribute(model: nn.Module) -> None:
+    """A number of a quantisation method, which hangs off a module."""
+    method = next(
+        method for module in model.modules() if (method := getattr(module, "quant_method", None))
+    )
+    method.corrupted = 1
+
+
+CORRUPTIONS: Final[dict[str, Corruption]] = {
+    "weight": _corrupt_weight,
+    "set": _corrupt_set,
+    "attribute": _corrupt_attribute,
 }
 
 
 def main() -> None:
-    """`architectures.py FOLDER [NAME ...]`: prints `{"name": ..., ...}` lines."""
+    """Print a line `{"name": ..., ...}` for each architecture, and with `--corrupt`, one more."""
+    parser = argparse.ArgumentParser(prog="architectures", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
+    parser.add_argument(
+        "--corrupt",
+        action="append",
+        default=[],
+        metavar="NAME:WHAT",
+        help=f"WHAT of a pulled NAME: {', '.join(CORRUPTIONS)}",
+    )
+    told = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    folder = Path(sys.argv[1])
     load_general_plugins()
     # As vLLM's own CPU worker does.
     _set_torch_accelerator_to_noop()
     init_distributed_environment(1, 0, f"tcp://127.0.0.1:{free_port()}", 0, "gloo")
-    for name in sys.argv[2:] or ARCHITECTURES:
-        model_dir = _make(folder / name, ARCHITECTURES[name]())
-        print(json.dumps({"name": name, **_compare(model_dir, folder)}), flush=True)
+    names = told.names or ([] if told.corrupt else list(ARCHITECTURES))
+    for name in names:
+        with _prepared(name, told.folder) as folder:
+            print(json.dumps({"name": name, **_compare(name, folder)}), flush=True)
+    for pair in told.corrupt:
+        name, _, what = pair.partition(":")
+        with _prepared(name, told.folder) as folder:
+            found = _compare_corrupted(name, folder, CORRUPTIONS[what])
+            print(json.dumps({"name": pair, **found}), flush=True)
 
 
-_CHUNK_BYTES = 128 * 1024
-"""Tiny models, so tiny chunks: several of each kind, and something to lose half-way."""
+@contextmanager
+def _prepared(name: str, folder: Path) -> Iterator[Path]:
+    """The checkpoint of `name` is made, and this vLLM can run it."""
+    model_dir = ARCHITECTURES[name].make(folder / name)
+    for architecture in json.loads((model_dir / "config.json").read_text())["architectures"]:
+        # vLLM would look into the class in a process of its own: ten seconds for each.
+        ModelRegistry.register_model(
+            architecture, ModelRegistry.models[architecture].load_model_cls()
+        )
+    with ExitStack() as stack:
+        if name == "gptq-moe":
+            stack.enter_context(_fake_kernel_for_experts())
+        yield model_dir
 
 
-def _make(folder: Path, config: PretrainedConfig) -> Path:
-    torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return folder
+def _compare(name: str, model_dir: Path) -> dict[str, Any]:
+    with ExitStack() as stack:
 
+        def load(label: str, *sources: str) -> _Loaded:
+            one = _Loaded(name, model_dir, label, sources)
+            stack.callback(one.worker.close)
+            return one
 
-def _compare(model_dir: Path, folder: Path) -> dict[str, Any]:
-    stored = _Loaded(model_dir, folder / "stored.", [])
-    pulled = _Loaded(model_dir, folder / "pulled.", [stored.endpoint])
-    with _broken_after(3):
-        fallen = _Loaded(model_dir, folder / "fallen.", [stored.endpoint])
-    with _broken_after(3), _leftovers():
-        rebuilt = _Loaded(model_dir, folder / "rebuilt.", [stored.endpoint])
-    found = {
-        "served": bool(stored.endpoint),
-        "origins": [one.report["origin"] for one in (stored, pulled, fallen, rebuilt)],
-        "fetched_by_fallen": sum(one["nbytes"] for one in fallen.report["deliveries"]),
-        "skipped": fallen.report["skipped"],
-        "skipped_by_rebuilt": rebuilt.report["skipped"],
-        "nbytes": stored.report["nbytes"],
-    }
-    for label, other in (("pulled", pulled), ("fallen", fallen), ("rebuilt", rebuilt)):
-        found[label] = {
-            "tensors": _differing(stored.tensors, other.tensors),
-            "attributes": _differing(stored.attributes, other.attributes),
-            "registries": _differing(stored.registries, other.registries),
+        stored = load("stored")
+        if not stored.endpoint:
+            return {"served": False, "not_a_source": stored.report["not_a_source"]}
+        pulled = load("pulled", stored.endpoint)
+        with _broken_after(3):
+            fallen = load("fallen", stored.endpoint)
+        with _broken_after(3), _leftovers():
+            rebuilt = load("rebuilt", stored.endpoint)
+        return {
+            "served": True,
+            "origins": [one.report["origin"] for one in (stored, pulled, fallen, rebuilt)],
+            "fetched_by_fallen": sum(one["nbytes"] for one in fallen.report["deliveries"]),
+            "skipped": fallen.report["skipped"],
+            "skipped_by_rebuilt": rebuilt.report["skipped"],
+            "nbytes": stored.report["nbytes"],
+            "compared": {what: len(values) for what, values in stored.state.items()},
+            "travelled": pulled.travelled,
+            "pulled": stored.differences(pulled),
+            "fallen": stored.differences(fallen),
+            "rebuilt": stored.differences(rebuilt),
         }
-    for one in (stored, pulled, fallen, rebuilt):
-        one.worker.close()
-    return found
+
+
+def _compare_corrupted(name: str, model_dir: Path, corrupt: Corruption) -> dict[str, Any]:
+    stored = _Loaded(name, model_dir, "stored", ())
+    with _corrupted(corrupt):
+        pulled = _Loaded(name, model_dir, "corrupted", (stored.endpoint,))
+    try:
+        return {"origin": pulled.report["origin"], "pulled": stored.differences(pulled)}
+    finally:
+        pulled.worker.close()
+        stored.worker.close()
 
 
 class _Loaded:
     """One model, loaded through the plugin by a worker of its own."""
 
-    def __init__(self, model_dir: Path, prefix: Path, sources: list[str]) -> None:
+    def __init__(self, name: str, model_dir: Path, label: str, sources: tuple[str, ...]) -> None:
+        prefix = model_dir.parent / f"{label}."
         extra = {
             "MESH": False,
             "REPORT_PREFIX": str(prefix),
-            "SOURCE": [{"device_id": 0, "sources": sources}],
+            "REPORT_TENSORS": True,
+            "SOURCE": [{"device_id": 0, "sources": list(sources)}],
             # A source that broke would be asked again.
             "SOURCE_TIMEOUT": 0,
         }
@@ -165,53 +200,100 @@ class _Loaded:
             enforce_eager=True,
             dtype="bfloat16",
             max_model_len=64,
+            **ARCHITECTURES[name].engine,
         ).create_engine_config()
         # Stands for another process: a worker never pulls from itself.
         tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
         netloader.worker._current = _Process(os.getpid(), Worker(tiny, 0))
-        with set_current_vllm_config(config):
+        self.travelled: list[str] = []
+        with set_current_vllm_config(config), _noted(self.travelled):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.
             destroy_model_parallel()
             initialize_model_parallel(1, 1)
             model = get_model(vllm_config=config)
+        _wait_for_offers()
         current = netloader.worker._current
         assert current is not None
         self.worker = current.worker
         self.report = json.loads(Path(f"{prefix}0.json").read_text())
         self.endpoint = str(self.report["endpoint"])
-        self.tensors = _digests(model)
-        self.attributes = {
-            f"{module}.{key}": repr(value)
-            for module, values in attributes.snapshot(model).items()
-            for key, value in values.items()
-            if isinstance(value, attributes.Scalar)
-        }
         compilation = config.compilation_config
-        self.registries = {
-            "static_forward_context": sorted(compilation.static_forward_context),
-            "static_all_moe_layers": list(compilation.static_all_moe_layers),
-            "ropes": len(rotary_embedding._ROPE_DICT),
+        registries = {
+            "static_forward_context": str(sorted(compilation.static_forward_context)),
+            "static_all_moe_layers": str(list(compilation.static_all_moe_layers)),
+            "ropes": str(len(rotary_embedding._ROPE_DICT)),
+        }
+        self.state: dict[str, dict[str, str]] = {
+            # As loaded, because oneDNN's packed copies are out of reach, and when ready to run.
+            "loaded": self.report["tensors"],
+            "tensors": deep.tensors(model),
+            "attributes": deep.state(model),
+            "registries": registries,
         }
         # Keep the model: its tensors are what the worker serves.
         self.model = model
 
-
-def _digests(model: nn.Module) -> dict[str, str]:
-    tensors = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    return {
-        name: hashlib.sha256(
-            tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
-        ).hexdigest()
-        for name, tensor in tensors
-        if tensor.numel()
-    }
+    def differences(self, other: _Loaded) -> dict[str, list[str]]:
+        """Paths of what differs, by kind."""
+        return {
+            what: deep.differing(values, other.state[what]) for what, values in self.state.items()
+        }
 
 
-def _differing(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+def _wait_for_offers() -> None:
+    for thread in threading.enumerate():
+        if thread.name == _OFFER:
+            thread.join(_PATIENCE_S)
+            if thread.is_alive():
+                raise TimeoutError(f"{_OFFER} takes more than {_PATIENCE_S:g} s")
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def _noted(travelled: list[str]) -> Iterator[None]:
+    """Note which attributes a source's `load_weights` had set."""
+    apply = attributes.apply
+
+    def noting(model: nn.Module, values: Mapping[str, Plain]) -> None:
+        travelled.extend(sorted(values))
+        apply(model, values)
+
+    with _replaced(attributes, "apply", noting):
+        yield
+
+
+@contextmanager
+def _corrupted(corrupt: Corruption) -> Iterator[None]:
+    """Let what comes from peers be changed after it came."""
+    apply = attributes.apply
+
+    def corrupting(model: nn.Module, values: Mapping[str, Plain]) -> None:
+        apply(model, values)
+        corrupt(model)
+
+    with _replaced(attributes, "apply", corrupting):
+        yield
+
+
+@contextmanager
+def _fake_kernel_for_experts() -> Iterator[None]:
+    """GPTQ experts with biases on any processor: vLLM's own layers, method and post-processing, and
+    the kernel of another platform, which is set up and never run. The CPU's kernel takes AMX."""
+
+    def select(*_: object, **__: object) -> tuple[WNA16MoEBackend, type]:
+        return WNA16MoEBackend.EMULATION, Int4EmulationTritonExperts
+
+    with _replaced(auto_gptq, "select_wna16_moe_backend", select):
+        yield
 
 
 @contextmanager
@@ -223,11 +305,8 @@ def _leftovers() -> Iterator[None]:
         Poison.check_gone = check  # type: ignore[method-assign]
         raise LeftoverError("found on purpose")
 
-    Poison.check_gone = find_some  # type: ignore[method-assign]
-    try:
+    with _replaced(Poison, "check_gone", find_some):
         yield
-    finally:
-        Poison.check_gone = check  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -241,11 +320,8 @@ def _broken_after(sends: int) -> Iterator[None]:
             raise TransportError("broken on purpose")
         return original(group, data, tag)
 
-    GlooGroup.send = send  # type: ignore[method-assign]
-    try:
+    with _replaced(GlooGroup, "send", send):
         yield
-    finally:
-        GlooGroup.send = original  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
