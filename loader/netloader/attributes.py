@@ -171,9 +171,11 @@ class _Comparison:
         if not before.keys() <= after.keys():
             gone = min(before.keys() - after.keys())
             raise ManifestError(f"load_weights removed {_join(path, gone)}")
-        for key, state in after.items():
-            old = before.get(key, _ABSENT)
-            if state is old or (old is _ABSENT and (_is_used_up(state) or _is_lazy(kind, key))):
+        # Nearly all of it is the very same object, and this is called for all that a model has.
+        others = [key for key in after if after[key] is not before.get(key, _ABSENT)]
+        for key in others:
+            state, old = after[key], before.get(key, _ABSENT)
+            if old is _ABSENT and (_is_used_up(state) or _is_lazy(kind, key)):
                 continue
             where = _join(path, key)
             if self._same(where, old, state, fixed):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import array
 import collections
+import ctypes
 import enum
 import functools
 import pathlib
@@ -56,6 +57,9 @@ _ATOMS: Final = SCALARS | {bytes, complex}
 _SMALL_BYTES: Final = 64 * 1024
 """Tensors of an accelerator up to this size are copied to the host to be read: cheaper than the
 dozen of kernels that a reduction starts."""
+
+_TINY_BYTES: Final = 64
+"""Tensors of the host up to this size are kept as they are: each layer has some scales."""
 
 _BY_VALUE: Final = (
     enum.Enum,
@@ -126,13 +130,13 @@ class View(NamedTuple):
 class TensorState(NamedTuple):
     """A tensor, or an array, that is no parameter or buffer of the model."""
 
-    dtype: str
+    dtype: torch.dtype | str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    device: str
+    device: torch.device | None
     requires_grad: bool
     content: bytes | View
-    """A digest of its elements; empty for those without any (`meta`)."""
+    """A digest of its elements, or their bytes where they are few; empty without any (`meta`)."""
 
 
 State: TypeAlias = object
@@ -232,18 +236,19 @@ class _Walk:
         return Fingerprint(holders, self._unseen)
 
     def _holder(self, name: str, module: nn.Module) -> Holder:
-        own = {
-            key: value
-            for key, value in vars(module).items()
-            # Empty tables of hooks are nearly all that a module has.
-            if key not in INTERNAL or (value and key not in _TREE)
-        }
+        attributes: dict[str, State] = {}
+        for key, value in vars(module).items():
+            if type(value) in _ATOMS:
+                attributes[key] = value
+            # Empty tables of hooks are most of what a module has.
+            elif key not in INTERNAL or (value and key not in _TREE):
+                attributes[key] = self._state(value, name, f".{key}", 1)
         children = {
             key: known
             for key, child in module._modules.items()
             if child is not None and isinstance(known := self._known[id(child)], Name)
         }
-        return Holder(type(module), self._states(own, name, 1), children)
+        return Holder(type(module), attributes, children)
 
     def _states(
         self, values: Mapping[str, object], parent: Node | str, depth: int
@@ -364,7 +369,7 @@ class _Walk:
         elif self._may_read(array.nbytes, node):
             content = xxhash.xxh3_128_digest(np.ascontiguousarray(array).tobytes())
         node.items["content"] = TensorState(
-            array.dtype.str, array.shape, array.strides, "cpu", False, content
+            array.dtype.str, array.shape, array.strides, None, False, content
         )
 
     def _tensor(self, tensor: torch.Tensor, node: Node) -> TensorState:
@@ -376,10 +381,10 @@ class _Walk:
             stride, content = (), b""
             self._miss(node, f"a {type(tensor).__name__} whose bytes cannot be read")
         return TensorState(
-            str(tensor.dtype),
-            tuple(tensor.shape),
+            tensor.dtype,
+            tensor.shape,
             stride,
-            str(tensor.device),
+            tensor.device,
             tensor.requires_grad,
             content,
         )
@@ -387,14 +392,15 @@ class _Walk:
     def _content(self, tensor: torch.Tensor, node: Node) -> bytes | View:
         if tensor.is_meta or tensor.numel() == 0:
             return b""
-        data = tensor.detach()
-        view = self._own_memory.find(data)
+        view = self._own_memory.find(tensor)
         if view is not None:
             return view
-        nbytes = data.numel() * data.element_size()
+        nbytes = tensor.nbytes
         if not self._may_read(nbytes, node):
             return b""
-        data = data.contiguous()
+        if nbytes <= _TINY_BYTES and tensor.is_cpu and tensor.is_contiguous():
+            return ctypes.string_at(tensor.data_ptr(), nbytes)
+        data = tensor.detach().contiguous()
         if data.device.type != "cpu" and nbytes <= _SMALL_BYTES:
             data = data.cpu()
         return digests.of_bytes(flat_bytes(data))
@@ -446,9 +452,12 @@ class _Memory:
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """The addresses from the first element to the end of the last one."""
     start = tensor.data_ptr()
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+    if not start and tensor.numel():
+        raise RuntimeError("no memory of its own")
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in sizes)
     return start, start + (last + 1) * tensor.element_size() if tensor.numel() else start
 
 
