@@ -114,9 +114,14 @@ def _referred(model: nn.Module) -> set[str]:
     ordinary = {id(part) for group in (*shared, _world()) for part in _parts(group)}
     known = {id(part): name for name in _GROUPS for part in _parts(_group(name))}
     found: set[str] = set()
+    # By type, each once: a model has tens of thousands of attributes of some fifty types.
+    types: dict[type, bool] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, (GroupCoordinator, ProcessGroup)) and id(value) not in ordinary:
+            kind = type(value)
+            if kind not in types:
+                types[kind] = issubclass(kind, (GroupCoordinator, ProcessGroup))
+            if types[kind] and id(value) not in ordinary:
                 found |= {known[id(value)]} if id(value) in known else set(_GROUPS)
     return found
 

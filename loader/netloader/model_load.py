@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -182,12 +183,16 @@ class ModelLoad:
     def fill(self, model: nn.Module) -> None:
         """Fill `model` from peers, else from storage, and hold on to what peers will be served.
 
+        vLLM calls this under a default device, and its parameters are of classes of their own: where
+        a model is looked through, torch is told not to go through Python for both.
+
         Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody
         has the weights, and what vLLM raises.
         """
         self._complete(model)
         weights = self._arrange(model)
-        as_built = buffers.snapshot(model) if weights is not None else {}
+        with torch._C.DisableTorchFunction():
+            as_built = buffers.snapshot(model) if weights is not None else {}
         pull = None
         if self._ask_peers and weights is not None:
             pull = self._pull(model, weights, as_built)
@@ -266,7 +271,8 @@ class ModelLoad:
         if self.cannot_share or self.identity is None:
             return
         try:
-            self.identity = replace(self.identity, built=self.made_of.built(model))
+            with torch._C.DisableTorchFunction():
+                self.identity = replace(self.identity, built=self.made_of.built(model))
             self._wanted = self.made_of.wanted(model)
             self._absent = self._wanted.absent
             self.identity = replace(self.identity, content=self._wanted.content)
@@ -424,7 +430,8 @@ class ModelLoad:
         if self._wanted is not None:
             self._wanted.check_demanded(self.made_of.cache)
         poison = Poison.over(pull.weights, pull.unverified()) if pull is not None else None
-        before = attributes.snapshot(model) if not self.cannot_share else None
+        with torch._C.DisableTorchFunction():
+            before = attributes.snapshot(model) if not self.cannot_share else None
         started = time.monotonic()
         self._read_storage(model)
         self.seconds = time.monotonic() - started
@@ -433,8 +440,9 @@ class ModelLoad:
         if self.cannot_share or before is None:
             return
         try:
-            self._attributes = attributes.changes(model, before)
-            self._computed = buffers.computed(model, as_built, buffers.snapshot(model))
+            with torch._C.DisableTorchFunction():
+                self._attributes = attributes.changes(model, before)
+                self._computed = buffers.computed(model, as_built, buffers.snapshot(model))
             self.cannot_share = self._what_was_read(model)
         except ManifestError as error:
             self.cannot_share = str(error)

@@ -1,14 +1,19 @@
 """Which files does this process open? Noted while a model is built and filled.
 
 A model class may read weights that no loader knows of: adapters, projections, tokenizers with
-weights of their own. No evidence covers those, and nothing says beforehand that they exist; but the
-interpreter tells of every file that Python opens, and `safe_open` is the one door to safetensors.
-What native code opens by itself is not seen, nor what is opened relative to a directory's
-descriptor.
+weights of their own. No evidence covers those, and nothing says beforehand that they exist; but
+Python opens files through two functions, and `safe_open` is the one door to safetensors. While
+somebody watches, these have a keeper before them.
+
+An audit hook would see more, and could never be taken away: from then on it would cost the model a
+call of Python for whatever the interpreter audits. What native code opens by itself is not seen,
+nor what is opened relative to a directory's descriptor.
 """
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import sys
 import threading
@@ -116,8 +121,8 @@ def watching(opened: Opened) -> Iterator[None]:
     """Note what this process opens while it lasts, in whatever thread: loaders start their own."""
     global _watchers
     with _changing:
-        _install()
         if not _watchers:
+            _guard_open()
             _guard_safetensors()
         _watchers = (*_watchers, opened)
     try:
@@ -127,6 +132,7 @@ def watching(opened: Opened) -> Iterator[None]:
             _watchers = tuple(other for other in _watchers if other is not opened)
             if not _watchers:
                 _release_safetensors()
+                _release_open()
 
 
 @contextmanager
@@ -153,26 +159,40 @@ def _note(path: object) -> None:
         opened.paths.add(absolute)
 
 
-def _heard(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _watchers:
-        return
-    path, mode, flags = arguments[0], arguments[1], arguments[2] if len(arguments) > 2 else 0
-    if isinstance(path, int) or (isinstance(mode, str) and not set(mode).isdisjoint("wax")):
-        return
-    if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_DIRECTORY):
-        return
-    _note(path)
+def _open_noted(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
+    if isinstance(mode, str) and set(mode).isdisjoint("wax") and not isinstance(file, int):
+        _note(file)
+    return _REAL_OPEN(file, mode, *args, **kwargs)
 
 
-_installed = False
+def _os_open_noted(path: Any, flags: Any, *args: Any, **kwargs: Any) -> Any:
+    relative = kwargs.get("dir_fd") is not None
+    if not relative and isinstance(flags, int) and not flags & (os.O_WRONLY | os.O_DIRECTORY):
+        _note(path)
+    return _REAL_OS_OPEN(path, flags, *args, **kwargs)
 
 
-def _install() -> None:
-    """An audit hook cannot be taken away, so there is one, which mostly returns at once."""
-    global _installed
-    if not _installed:
-        sys.addaudithook(_heard)
-        _installed = True
+_REAL_OPEN, _REAL_OS_OPEN = builtins.open, os.open
+
+_DOORS: Final[tuple[tuple[ModuleType, str, Any, Any], ...]] = (
+    (builtins, "open", _REAL_OPEN, _open_noted),
+    (io, "open", _REAL_OPEN, _open_noted),
+    (os, "open", _REAL_OS_OPEN, _os_open_noted),
+)
+"""Module, name, function and keeper. Callers look them up there when they open a file."""
+
+
+def _guard_open() -> None:
+    for module, name, real, keeper in _DOORS:
+        # Somebody else's keeper stays, and what is opened through it is not seen.
+        if getattr(module, name) is real:
+            setattr(module, name, keeper)
+
+
+def _release_open() -> None:
+    for module, name, real, keeper in _DOORS:
+        if getattr(module, name) is keeper:
+            setattr(module, name, real)
 
 
 class _Keeper:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import builtins
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -368,3 +371,25 @@ print(*opened.beyond([], []))
     )
 
     assert run.stdout.strip() == adapter
+
+
+def test_the_doors_are_as_they_were_when_nobody_watches(folder: Path) -> None:
+    before = builtins.open, io.open, os.open
+    with watching(Opened()):
+        assert builtins.open is not before[0]
+        with watching(Opened()):
+            pass
+        assert builtins.open is not before[0]
+    assert (builtins.open, io.open, os.open) == before
+
+
+def test_another_keeper_of_open_stays_where_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return io.open(*args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", theirs)
+    with watching(Opened()):
+        assert builtins.open is theirs
+    assert builtins.open is theirs
