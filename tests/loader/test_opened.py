@@ -386,8 +386,10 @@ def test_the_doors_are_as_they_were_when_nobody_watches(folder: Path) -> None:
 def test_another_keeper_of_open_stays_where_it_is(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real = builtins.open
+
     def theirs(*args: Any, **kwargs: Any) -> Any:
-        return io.open(*args, **kwargs)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(builtins, "open", theirs)
     with watching(Opened()):
