@@ -45,6 +45,9 @@ _MAX_TEXT = 512
 _MAX_WORDS = 8
 """Differing parts that are told; the number of the others follows."""
 
+SHARDS: Final = "shards"
+"""The part that says which shards all built layers hold (`layout.py`)."""
+
 CONFIG: Final = "config: "
 """How the names of parts begin that come from the model's config. Their values are JSON."""
 
@@ -229,11 +232,22 @@ def differences(mine: Fields, theirs: Fields) -> list[str]:
 
     A later version may tell weights apart by something that this one does not know: that counts.
     """
+    differing = [
+        name
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name) or (name in mine) != (name in theirs)
+    ]
+    # A digest over all layers: what it stands for is told by the layers' own parts, mostly.
+    told = [name for name in differing if name != SHARDS]
+    if differing and not told:
+        return [
+            "shards: the built layers hold other parts of the checkpoint (digests "
+            f"{_value(SHARDS, mine.get(SHARDS))}, {_value(SHARDS, theirs.get(SHARDS))})"
+        ]
     return [
         f"{_name(name)}: mine {_value(name, mine.get(name))}, "
         f"theirs {_value(name, theirs.get(name))}"
-        for name in dict.fromkeys([*mine, *theirs])
-        if mine.get(name) != theirs.get(name) or (name in mine) != (name in theirs)
+        for name in told
     ]
 
 

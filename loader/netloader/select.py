@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from netloader.advert import Holding, decode
 from netloader.candidate import BY_MESH, Candidate, Process
 from netloader.identity import (
+    SHARDS,
     Fields,
     Identity,
     content_mismatch,
@@ -117,6 +118,11 @@ def _differing(member: Member, holding: Holding, identity: Identity, mine: Field
     other = other_model(identity.names, holding.names)
     if other is not None:
         return _Rejected(_FAR, member.id, holding.model, other)
+    if holding.state == "loading" and SHARDS in mine and SHARDS not in holding.fields:
+        # What its layers hold it knows only once they are there.
+        known = {name: value for name, value in mine.items() if name in holding.fields}
+        if not differences(known, holding.fields):
+            return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
     differing = differences(mine, holding.fields)
     named_alike = names_differ(identity.names, holding.names) is None and holding.names
     far = 0 if named_alike else _FAR

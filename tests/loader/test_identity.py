@@ -76,6 +76,14 @@ def test_all_differing_parts_are_named() -> None:
     assert reason == "tp_size: mine 2, theirs 4; tp_rank: mine 1, theirs 3"
 
 
+def test_shards_are_told_by_layers_and_by_digest_only_where_nothing_else_differs() -> None:
+    mine = identity(built=place() | {"shards": "a" * 32, "shard.Linear": "tp 0/2"})
+    theirs = identity(built=place() | {"shards": "b" * 32, "shard.Linear": "tp 1/2"})
+    assert against(theirs, mine) == "shard.Linear: mine 'tp 0/2', theirs 'tp 1/2'"
+    theirs = identity(built=place() | {"shards": "b" * 32, "shard.Linear": "tp 0/2"})
+    assert (against(theirs, mine) or "").startswith("shards: the built layers hold other parts")
+
+
 def test_many_differing_parts_are_counted() -> None:
     many = {f"key{number}": "1" for number in range(100)}
     reason = against(identity(config=many)) or ""

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tests.loader.support import identity
+from tests.loader.support import identity, place
 from tests.loader.test_advert import holding
 
 from netloader import advert
@@ -115,6 +115,16 @@ def test_of_members_of_the_same_name_all_differences_are_told() -> None:
     assert choice.rejected[0] == (
         "10.0.0.2:17946: dtype: mine 'float32', theirs 'int8'; quantization: mine '', theirs 'gptq'"
     )
+
+
+def test_member_whose_model_is_being_built_is_loading_and_no_stranger() -> None:
+    mine = identity(built=place(tp_size=2, tp_rank=1) | {"shards": "a" * 32})
+    planned = identity(built={"tp_size": 2, "tp_rank": 1}).fields()
+    choice = choose([ME, member(state="loading", fields=planned)], mine, "gloo", CHUNK)
+    assert choice.rejected == ("10.0.0.2:17946: is loading: its model is being built",)
+    other_rank = planned | {"tp_rank": 0}
+    choice = choose([ME, member(state="loading", fields=other_rank)], mine, "gloo", CHUNK)
+    assert "tp_rank: mine 1, theirs 0" in choice.rejected[0]
 
 
 def test_no_more_than_a_few_members_are_told_of_and_the_others_counted() -> None:
