@@ -57,8 +57,8 @@ def _run(home: Path, servers: list[Server]) -> int:
         started = time.monotonic()
         server.wait_ready()
         print(f"server {name} is ready after {time.monotonic() - started:.0f} s", flush=True)
-        print(_told(server.log))
         reports[name] = server.report()
+        print(_told(server.log))
 
     print("\n$ mesh-inspect", flush=True)
     inspected = subprocess.run(

@@ -53,8 +53,8 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             return stack.enter_context(server)
 
         first = serve("first").wait_ready()
-        alone = tuple(inspect(home))
         source = [{"device_id": 0, "sources": [first.report()["endpoint"]]}]
+        alone = tuple(inspect(home))
         prefix = str(home / "static.")
         armed = home / "armed"
         others = (
