@@ -183,8 +183,8 @@ class ModelLoad:
     def fill(self, model: nn.Module) -> None:
         """Fill `model` from peers, else from storage, and hold on to what peers will be served.
 
-        vLLM calls this under a default device, and its parameters have classes of their own. Where a
-        model is looked through, torch is told not to go through Python for both.
+        vLLM calls this under a default device, and its parameters have classes of their own. Where
+        a model is looked through, torch is told not to go through Python for both.
 
         Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody
         has the weights, and what vLLM raises.
