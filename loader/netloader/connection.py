@@ -16,6 +16,9 @@ from netloader import control
 from netloader.errors import ProtocolError, SourceLost, TransferError
 from netmesh import SocketSecurity
 
+_REASON_MS = 1000
+"""How long to wait for the reason of a break that has happened: a millisecond, mostly."""
+
 _LAST_WORDS_MS = 200
 """How long the last word may take to leave: a source that reads nothing is not waited for."""
 
@@ -83,10 +86,16 @@ class Connection:
             raise SourceLost(endpoint, f"cannot connect: {error}") from None
 
     def send(self, message: control.Message) -> None:
-        """Queue a message. Raises `SourceLost` when it cannot even be queued."""
+        """Queue a message. Raises `Broken` when the source has closed the connection already, and
+        `SourceLost` when it cannot be queued for another reason."""
         try:
             self._dealer.send_multipart(control.encode(message), zmq.DONTWAIT)
         except zmq.ZMQError as error:
+            # A refused handshake takes the queue away, and says so a moment later.
+            self._monitor.poll(_REASON_MS)
+            self._observe()
+            if self._how is not None:
+                raise Broken(self.endpoint, self._how) from None
             raise SourceLost(self.endpoint, f"no way to send {message.type}: {error}") from None
 
     def receive(self, timeout_s: float) -> tuple[control.Message, bytes] | None:

@@ -18,6 +18,7 @@ from tests.loader.support import (
     OPEN,
     candidate,
     equal,
+    hello,
     keys,
     offer_of,
     pull_from,
@@ -31,6 +32,7 @@ from netloader import control, handshake
 from netloader import control_port as control_port_module
 from netloader import stream as stream_module
 from netloader.candidate import Candidate
+from netloader.connection import Break, Broken, Connection
 from netloader.control_port import ControlPort
 from netloader.errors import SourceLost
 from netmesh import SocketSecurity
@@ -102,6 +104,21 @@ class TestFailsFast:
         thief = SocketSecurity((type(ours)(ours.server, theirs.client),), KEY.domain)
         with serving(offer_of(WEIGHTS), security=KEY) as source:
             assert "did not accept this worker's cluster key" in complaint(source.endpoint, thief)
+
+    def test_the_servers_key_without_the_clients_and_refused_before_hello_is_said(self) -> None:
+        """A thread that is slow to say hello finds its connection closed over the handshake."""
+        ours, theirs = KEY.rings[0], OTHER.rings[0]
+        thief = SocketSecurity((type(ours)(ours.server, theirs.client),), KEY.domain)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        with serving(offer_of(WEIGHTS), security=KEY) as source:
+            connection = Connection(context, source.endpoint, thief, 0)
+            with pytest.raises(Broken):
+                connection.receive(5)
+            with pytest.raises(Broken) as caught:
+                connection.send(hello(WEIGHTS))
+            connection.close(unsaid=True)
+        context.destroy(linger=0)
+        assert caught.value.how is Break.NOT_LET_IN
 
     def test_no_key_at_a_source_that_has_one(self) -> None:
         with serving(offer_of(WEIGHTS), security=KEY) as source:
