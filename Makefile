@@ -27,11 +27,11 @@ demo: venv  ## two real vLLM servers: the second takes its weights from the firs
 
 test: check test-unit test-e2e  ## everything that CI runs
 
-test-unit: venv  ## every part without vLLM
-	$(BIN)/python -m pytest -m "not e2e and not bench"
+test-unit: venv  ## every part without vLLM, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not bench"
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m e2e tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
 
 check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -22,6 +22,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
+_LONGEST = ("mixture", "serve", "tensor_parallel", "failures", "cases", "architectures")
+"""Files that take minutes, the longest first. Two run at a time, and none shall be left over."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the order within a file is kept."""
+    order = {f"test_{name}.py": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two random models of one config with different weights: `one` and `two`."""

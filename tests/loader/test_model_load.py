@@ -165,7 +165,7 @@ def test_max_sources() -> None:
 
 def test_verify() -> None:
     with sources(wrong_byte_in(0)) as endpoints:
-        verified, right = load(endpoints)
+        verified, right = load(endpoints, SOURCE_TIMEOUT=0)
         assert (verified.origin, right) == ("storage", True)
         assert any("chunk 0 has digest" in reason for reason in verified.skipped)
         taken, right = load(endpoints, VERIFY=False)
