@@ -13,6 +13,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -229,6 +230,18 @@ class Mesh:
             timeout=60,
         )
         return answer.stdout
+
+    def member(self, endpoint: str) -> dict[str, Any]:
+        """What the mesh says of whoever serves at `endpoint`."""
+        members = json.loads(self.inspect("-o", "json"))["members"]
+        found: dict[str, Any] = next(one for one in members if one["endpoint"] == endpoint)
+        return found
+
+    def until_ready(self, endpoint: str) -> None:
+        """Wait until the mesh says that this source may be asked."""
+        deadline = time.monotonic() + 60
+        while not self.member(endpoint)["ready"]:
+            assert time.monotonic() < deadline, self.member(endpoint)
 
     def close(self) -> None:
         for host in {host for host, _, _ in self._there}:
@@ -1062,18 +1075,19 @@ class TestMemoryOfOriginals:
 
 class TestReloadInPlace:
     @pytest.mark.parametrize("times", [1, 2])
-    def test_a_source_is_withdrawn_before_the_first_tensor_is_written(
+    def test_a_source_is_withdrawn_before_the_first_tensor_is_written_and_comes_back(
         self, mesh: Mesh, checkpoints: Path, times: int
     ) -> None:
-        mesh.load(checkpoints / "one")
+        first = mesh.load(checkpoints / "one")
 
         told = [mesh.reload() for _ in range(times)]
+        mesh.until_ready(first.endpoint)
         second = mesh.load(checkpoints / "one")
 
         for one in told:
             assert one["states"], one
             assert "ready" not in dict(one["states"])
-        # Whether it is a source again or not: the weights are right.
+        assert second.pulled_from(first), second.reasons
         assert second.tensors == mesh.host.truth(checkpoints / "one")
 
     def test_other_weights_are_never_served_under_the_name_of_the_first(
@@ -1086,6 +1100,9 @@ class TestReloadInPlace:
 
         assert "error" not in told
         assert first.endpoint not in second.suppliers
+        held = mesh.member(first.endpoint)
+        assert (held["state"], held["ready"]) == ("unavailable", False)
+        assert "it holds other weights now" in held["reason"]
         assert second.tensors == mesh.host.truth(checkpoints / "one")
 
 
