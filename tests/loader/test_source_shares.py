@@ -416,7 +416,7 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
         for part in slow._messages(data):
             slow.group.recv(part, 0)
         slow.want(0)
-        for _ in range(15):
+        for _ in range(20):
             assert refusal_of(newcomer, weights).code == "busy"
             time.sleep(0.1)
         assert source.sessions == 1
