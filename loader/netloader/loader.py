@@ -30,7 +30,7 @@ from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
-from netloader import describe, layout, opened
+from netloader import describe, heap, layout, opened
 from netloader.config import Config
 from netloader.errors import ConfigError, IdentityError
 from netloader.hostcache import HostCache
@@ -97,7 +97,7 @@ class NetLoader(BaseModelLoader):
             )
             load.not_a_source()
             return model
-        with opened.watching(files):
+        with opened.watching(files), heap.only_new_garbage():
             model = self._build(load, vllm_config, model_config, prefix)
         load.serve(model)
         return model
