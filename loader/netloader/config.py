@@ -9,7 +9,6 @@ used, that of `CONFIG_FILE` first. An unknown key or a bad value stops the start
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -27,8 +26,9 @@ from pydantic import (
 
 import netmesh.errors
 from netloader.errors import ConfigError
-from netloader.identity import Evidence
-from netloader.manifest import CHUNK_BYTES
+from netloader.identity.identity import Evidence
+from netloader.terms import KeepMode
+from netloader.weights.manifest import CHUNK_BYTES
 from netmesh.settings import KEYS as MESH_KEYS
 from netmesh.settings import MeshSettings
 
@@ -68,17 +68,6 @@ _UPSTREAM_ONLY = frozenset(
 _FILE_SOURCE = "CONFIG_FILE: SOURCE"
 _MESH_SETTINGS = "mesh settings"
 _STORAGE_OPTIONS = "storage options"
-
-
-class KeepMode(StrEnum):
-    """Where a source keeps the originals of tensors that post-processing rewrites."""
-
-    HBM = "hbm"
-    """On the model's device. On CPU this is the same as `dram`."""
-    DRAM = "dram"
-    """In host memory."""
-    NO = "no"
-    """Nowhere: a model whose originals do not survive post-processing cannot be served."""
 
 
 def _lower(value: object) -> object:

@@ -36,6 +36,8 @@ MAX_DEPTH: Final = 8
 """Containers inside one another."""
 MAX_TEXT: Final = 2048
 """Characters of one string."""
+MAX_COMPUTED: Final = 10_000
+"""Digests of persistent buffers that a checkpoint leaves alone. Models have a handful."""
 MAX_BITS: Final = 4096
 """Of one integer: Python refuses to read one of more than 4,300 digits."""
 

@@ -41,14 +41,14 @@ from vllm.model_executor.models import ModelRegistry
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-import netloader.worker
-from netloader import attributes
+import netloader.worker.worker
 from netloader.config import Config
+from netloader.model import attributes
 from netloader.plain import Plain
-from netloader.poison import LeftoverError, Poison
 from netloader.transport.base import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
-from netloader.worker import Worker, _Process
+from netloader.weights.poison import LeftoverError, Poison
+from netloader.worker.worker import Worker, _Process
 from tests.e2e import deep
 from tests.e2e.checkpoints import ARCHITECTURES
 from tests.e2e.servers import free_port
@@ -204,7 +204,7 @@ class _Loaded:
         ).create_engine_config()
         # Stands for another process: a worker never pulls from itself.
         tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
-        netloader.worker._current = _Process(os.getpid(), Worker(tiny, 0))
+        netloader.worker.worker._current = _Process(os.getpid(), Worker(tiny, 0))
         self.travelled: list[str] = []
         with set_current_vllm_config(config), _noted(self.travelled):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.
@@ -212,7 +212,7 @@ class _Loaded:
             initialize_model_parallel(1, 1)
             model = get_model(vllm_config=config)
         _wait_for_offers()
-        current = netloader.worker._current
+        current = netloader.worker.worker._current
         assert current is not None
         self.worker = current.worker
         self.report = json.loads(Path(f"{prefix}0.json").read_text())

@@ -40,9 +40,9 @@ from vllm.model_executor.model_loader.reload import inplace
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-import netloader.worker
-from netloader import content
-from netloader.worker import Worker
+import netloader.worker.worker
+from netloader.checkpoint import evidence
+from netloader.worker.worker import Worker
 from tests.e2e.servers import free_port
 
 _OFFER = "netloader-offer"
@@ -148,7 +148,7 @@ class Cases:
     def _build(self, config: VllmConfig) -> _Loaded:
         self._seen = _Seen()
         # Stands for a process of its own: a worker never pulls from itself.
-        netloader.worker._current = None
+        netloader.worker.worker._current = None
         draft = None
         try:
             with set_current_vllm_config(config), _watched(self._seen):
@@ -160,17 +160,17 @@ class Cases:
                 if speculative is not None and speculative.draft_model_config is not None:
                     draft = get_model(vllm_config=_draft_config(config), prefix="draft_model")
         except BaseException:
-            if netloader.worker._current is not None:
-                netloader.worker._current.worker.close()
+            if netloader.worker.worker._current is not None:
+                netloader.worker.worker._current.worker.close()
             raise
-        current = netloader.worker._current
+        current = netloader.worker.worker._current
         return _Loaded(config, model, draft, current.worker if current is not None else None)
 
     def _reload(self, name: str, path: str | None) -> dict[str, Any]:
         """Have vLLM reload a model in place. Tells what its worker says at each tensor."""
         one = self._loaded[name]
         assert one.worker is not None
-        netloader.worker._current = netloader.worker._Process(os.getpid(), one.worker)
+        netloader.worker.worker._current = netloader.worker.worker._Process(os.getpid(), one.worker)
         states = []
         load_weights = one.model.load_weights
 
@@ -220,7 +220,7 @@ def _draft_config(config: VllmConfig) -> VllmConfig:
 @contextmanager
 def _watched(seen: _Seen) -> Iterator[None]:
     """Note how files are read, and what is in the model before vLLM processes it further."""
-    process, sample = base_loader.process_weights_after_loading, content.sample
+    process, sample = base_loader.process_weights_after_loading, evidence.sample
     openers = {
         name: opener
         for name, opener in vars(default_loader).items()
@@ -248,14 +248,14 @@ def _watched(seen: _Seen) -> Iterator[None]:
         return opened
 
     base_loader.process_weights_after_loading = processed
-    content.sample = counted
+    evidence.sample = counted
     for name, opener in openers.items():
         setattr(default_loader, name, noted(name, opener))
     try:
         yield
     finally:
         base_loader.process_weights_after_loading = process
-        content.sample = sample
+        evidence.sample = sample
         for name, opener in openers.items():
             setattr(default_loader, name, opener)
 

@@ -1,7 +1,7 @@
 """Everything that two models may differ in, by path: tensors, and state besides tensors.
 
 `tensors` are those that a model has when it is ready to run. `state` is what
-`netloader.fingerprint` finds, written so that two builds in one process can be compared: by
+`netloader.model.fingerprint` finds, written so that two builds in one process can be compared: by
 content, and where something is shared, by the path at which it was met first. What differs between
 two builds of one model although nothing is wrong is left out, each with a reason (`IGNORED`).
 """
@@ -18,7 +18,15 @@ from typing import Final
 import torch
 from torch import nn
 
-from netloader.fingerprint import Fingerprint, Method, Name, Node, State, TensorState, fingerprint
+from netloader.model.fingerprint import (
+    Fingerprint,
+    Method,
+    Name,
+    Node,
+    State,
+    TensorState,
+    fingerprint,
+)
 
 IGNORED: Final = {
     r"(^|\.)load_config\.model_loader_extra_config": "tells this worker where its sources are",

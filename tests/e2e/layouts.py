@@ -35,8 +35,7 @@ from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-from netloader import layout
-from netloader.weights import capture
+from netloader.weights.capture import capture
 
 _COMMON = {
     "hidden_size": 64,
@@ -185,7 +184,7 @@ def _load(common: VllmConfig, one: Layout, rank: int) -> dict[str, Any]:
         for parameter in model.parameters():
             # What storage does not fill would be whatever the memory held.
             parameter.data.zero_()
-        built = layout.built(model, config, config.model_config)
+        built = parallel.built(model, config, config.model_config)
         DefaultModelLoader(config.load_config).load_weights(model, config.model_config)
     return {"built": built, **_contents(model)}
 

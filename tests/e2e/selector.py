@@ -29,7 +29,7 @@ from tests.e2e.servers import isolated_environment
 if TYPE_CHECKING:
     import torch
 
-    from netloader.wanted import Files
+    from netloader.checkpoint.wanted import Files
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Selector:
 def _answer(asker: Connection, environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ |= environment
-    import netloader.selection  # noqa: F401 - the half minute
+    import netloader.engine.storage  # noqa: F401 - the half minute
 
     asker.send("ready")
     while True:
@@ -149,7 +149,8 @@ class Answer:
 
 def look(question: Question) -> Answer:
     """Ask, then read."""
-    from netloader import content, describe, opened
+    from netloader.checkpoint import evidence, opened
+    from netloader.engine import identify
     from netloader.errors import IdentityError
 
     files = None
@@ -159,12 +160,12 @@ def look(question: Question) -> Answer:
             files = _ask(question)
             answer = Answer(
                 files=tuple((str(file.path), file.prefix) for file in files.files),
-                full=content.full(files.files),
-                sample=content.sample(files.files),
+                full=evidence.full(files.files),
+                sample=evidence.sample(files.files),
             )
         except IdentityError as error:
             answer = Answer(refused=type(error).__name__, why=str(error))
-        commit = describe.commit_of(_model(question), _model_config(question), _config(question))
+        commit = identify.commit_of(_model(question), _model_config(question), _config(question))
         answer = replace(answer, commit=commit)
         loader = _loader(question)
         try:
@@ -181,13 +182,13 @@ def look(question: Question) -> Answer:
 
 
 def _ask(question: Question) -> Files:
-    from netloader import selection
+    from netloader.engine import storage
 
-    return selection.ask(_config(question), _model(question), _model_config(question))
+    return storage.ask(_config(question), _model(question), _model_config(question))
 
 
 def _loader(question: Question) -> Any:
-    from netloader.selection import StorageLoader
+    from netloader.engine.storage import StorageLoader
 
     return StorageLoader(_config(question))
 
@@ -355,18 +356,18 @@ def read_twice(question: Question, other: bytes) -> tuple[bool, bool, list[str]]
 
     Whether each time what was read is what is there then.
     """
-    from netloader import content
+    from netloader.checkpoint import evidence
 
     loader = _loader(question)
     found = []
     for _ in range(2):
         _read(loader, question)
         read = loader.read
-        found.append(read is not None and content.changed_since(read.stamps) is None)
+        found.append(read is not None and evidence.changed_since(read.stamps) is None)
         before = read
         Path(question.model, "model.safetensors").write_bytes(other)
         assert before is not None
-        found.append(content.changed_since(before.stamps) is not None)
+        found.append(evidence.changed_since(before.stamps) is not None)
     return all(found[::2]), all(found[1::2]), replaced()
 
 

@@ -151,8 +151,8 @@ def test_ranks_are_named_by_group(rows: dict[str, list[Row]]) -> None:
 
 
 def test_an_expert_map_of_another_file_is_another_part(tmp_path: Path) -> None:
+    from netloader.engine.parallel import expert_map_file
     from netloader.errors import IdentityError
-    from netloader.layout import expert_map_file
 
     one, same, other = (tmp_path / name for name in ("one.json", "same.json", "other.json"))
     one.write_text("[0, 1]")

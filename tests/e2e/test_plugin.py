@@ -18,7 +18,7 @@ loader = _LOAD_FORMAT_TO_MODEL_LOADER["netloader"]
 print("registered:", loader.__module__, loader.__name__)
 """
 _THEIRS = "import vllm_ascend.model_loader.netloader.netloader\n"
-_OURS = "from netloader.plugin import register\nregister()\nregister()\n"
+_OURS = "from netloader.engine.plugin import register\nregister()\nregister()\n"
 
 
 @pytest.mark.parametrize("script", [_OURS + _THEIRS, _THEIRS + _OURS])
@@ -33,6 +33,6 @@ def test_the_name_means_this_package_whoever_registers_first(home: Path, script:
         check=True,
     )
 
-    assert "registered: netloader.loader NetLoader" in run.stdout
+    assert "registered: netloader.engine.loader NetLoader" in run.stdout
     ours = [line for line in run.stdout.splitlines() if "NetLoader'>" in line]
     assert len(ours) <= 2, "registered again although it was registered already"

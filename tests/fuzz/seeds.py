@@ -6,9 +6,10 @@ from typing import Final
 
 import orjson
 
-from netloader import advert, control
-from netloader.advert import Holding
-from netloader.manifest import Manifest, Tensor
+from netloader.discovery import advert
+from netloader.discovery.advert import Holding
+from netloader.protocol import messages
+from netloader.weights.manifest import Manifest, Tensor
 from netmesh.core.claims import Claim
 from netmesh.core.messages import (
     NOBODY,
@@ -62,8 +63,8 @@ MESH: Final[tuple[Message, ...]] = (
 
 _HEX = "0123456789abcdef" * 2
 
-_MESSAGES: tuple[control.Message, ...] = (
-    control.Hello(
+CONTROL_MESSAGES: tuple[messages.Message, ...] = (
+    messages.Hello(
         replica="10.0.0.2:1",
         generation=5,
         identity=_HEX,
@@ -73,7 +74,7 @@ _MESSAGES: tuple[control.Message, ...] = (
         chunk_bytes=1 << 25,
         backend="gloo",
     ),
-    control.Accept(
+    messages.Accept(
         session=_HEX,
         generation=5,
         identity=_HEX,
@@ -91,14 +92,14 @@ _MESSAGES: tuple[control.Message, ...] = (
         secret="s",
         have=((0, 7), (9, 12)),
     ),
-    control.Refuse(code="busy", reason="two sessions", retry_after_s=0.5),
-    control.Want(session=_HEX, chunks=(0, 1, 2)),
-    control.Have(session=_HEX, chunks=(3,)),
-    control.Done(session=_HEX),
-    control.Bye(session=_HEX, reason="enough"),
+    messages.Refuse(code="busy", reason="two sessions", retry_after_s=0.5),
+    messages.Want(session=_HEX, chunks=(0, 1, 2)),
+    messages.Have(session=_HEX, chunks=(3,)),
+    messages.Done(session=_HEX),
+    messages.Bye(session=_HEX, reason="enough"),
 )
 
-CONTROL: Final = tuple(control.encode(message)[0] for message in _MESSAGES)
+CONTROL: Final = tuple(messages.encode(message)[0] for message in CONTROL_MESSAGES)
 
 MANIFEST: Final = Manifest(
     "runtime",

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import orjson
 
-from netloader import advert, control, manifest
+from netloader.discovery import advert
 from netloader.errors import ManifestError, ProtocolError
+from netloader.protocol import messages
+from netloader.weights import manifest
 from netmesh.core.effects import Reply, Send
 from netmesh.core.engine import Engine
 from netmesh.core.events import Connection, Received, Tick
@@ -123,12 +125,12 @@ def _control(data: bytes) -> bool:
     elif attached == 2:
         frames = [body] * 3
     try:
-        message, attachment = control.decode(frames)
+        message, attachment = messages.decode(frames)
     except ProtocolError:
         return False
-    sent = control.encode(message, attachment)
+    sent = messages.encode(message, attachment)
     # Not the messages: a number that is none is unequal to itself.
-    assert control.encode(*control.decode(sent)) == sent, "another message after encoding"
+    assert messages.encode(*messages.decode(sent)) == sent, "another message after encoding"
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.loader.support import SMALL_WINDOW
 
-from netloader import schedule
+from netloader.replica import schedule
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ import json
 import sys
 
 from tests.loader.support import equal, identity, offer_of, pull_from, pull_into, toy_weights, until
-from tests.loader.test_advert import holding
+from tests.loader.discovery.test_advert import holding
 
-from netloader.candidate import Candidate
 from netloader.config import Config
+from netloader.discovery.candidate import Candidate
 from netloader.errors import TransferError
-from netloader.worker import Worker
+from netloader.worker.worker import Worker
 
 
 def serve(worker: Worker) -> None:

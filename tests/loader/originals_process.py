@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from netloader import memory
-from netloader.arena import arrange
-from netloader.config import KeepMode
 from netloader.errors import ManifestError
-from netloader.originals import keep, plan, settle
-from netloader.weights import capture
+from netloader.system import memory
+from netloader.terms import KeepMode
+from netloader.weights.capture import capture
+from netloader.weights.coalesce import arrange
+from netloader.weights.retain import keep, plan, settle
 
 WIDTH = 1024
 """Makes linear weights of 4 MiB: small enough to be packed into chunks beside the embedding."""

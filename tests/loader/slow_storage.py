@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tests.loader.trees import of, snapshot, sparse
 
-from netloader.content import Reading, WeightFile, blobs, sample, stamps
-from netloader.hostcache import HostCache
+from netloader.checkpoint.evidence import Reading, WeightFile, blobs, sample, stamps
+from netloader.checkpoint.hostcache import HostCache
 
 
 class SlowStorage:

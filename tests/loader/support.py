@@ -20,17 +20,18 @@ import zmq
 from torch import nn
 from torch._C._distributed_c10d import Store
 
-from netloader import control, digests
-from netloader.candidate import Candidate
+from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft
-from netloader.identity import Evidence, Identity, Names, known
-from netloader.manifest import CHUNK_BYTES
-from netloader.pull import Pull
-from netloader.session import Offer
-from netloader.source import Source
+from netloader.identity.identity import Evidence, Identity, Names, known
+from netloader.protocol import messages
+from netloader.replica.pull import Pull
+from netloader.source.service import Source
+from netloader.source.session import Offer
 from netloader.transport import Backend, Group, Pending, TransportError
 from netloader.transport.gloo import GlooBackend
-from netloader.weights import Weights, capture
+from netloader.weights import digests
+from netloader.weights.capture import Weights, capture
+from netloader.weights.manifest import CHUNK_BYTES
 from netmesh import SocketSecurity
 
 CHUNK = 64 * 1024
@@ -324,26 +325,26 @@ class Caller:
         security.apply_client(self._dealer)
         self._dealer.connect(f"tcp://{source.endpoint}")
 
-    def send(self, message: control.Message) -> None:
-        self._dealer.send_multipart(control.encode(message))
+    def send(self, message: messages.Message) -> None:
+        self._dealer.send_multipart(messages.encode(message))
 
     def send_raw(self, *frames: bytes) -> None:
         self._dealer.send_multipart(list(frames))
 
-    def receive(self, timeout_s: float = 5.0) -> control.Message:
+    def receive(self, timeout_s: float = 5.0) -> messages.Message:
         assert self._dealer.poll(int(timeout_s * 1000)), "the source said nothing"
-        return control.decode(self._dealer.recv_multipart())[0]
+        return messages.decode(self._dealer.recv_multipart())[0]
 
     def hears_nothing(self, timeout_s: float) -> bool:
         return not self._dealer.poll(int(timeout_s * 1000))
 
-    def ask(self, message: control.Message) -> control.Message:
+    def ask(self, message: messages.Message) -> messages.Message:
         self.send(message)
         return self.receive()
 
-    def accepted(self, weights: Weights) -> control.Accept:
+    def accepted(self, weights: Weights) -> messages.Accept:
         answer = self.ask(hello(weights))
-        assert isinstance(answer, control.Accept), answer
+        assert isinstance(answer, messages.Accept), answer
         return answer
 
     def close(self) -> None:
@@ -359,7 +360,7 @@ def calling(source: Source, security: SocketSecurity = OPEN) -> Iterator[Caller]
         caller.close()
 
 
-def hello(weights: Weights, who: Identity | None = None, **changes: Any) -> control.Hello:
+def hello(weights: Weights, who: Identity | None = None, **changes: Any) -> messages.Hello:
     who = who or identity()
     fields: dict[str, Any] = {
         "replica": "caller",
@@ -372,7 +373,7 @@ def hello(weights: Weights, who: Identity | None = None, **changes: Any) -> cont
         "chunk_bytes": weights.manifest.chunk_bytes,
         "backend": "gloo",
     }
-    return control.Hello(**fields | changes)
+    return messages.Hello(**fields | changes)
 
 
 def descriptors() -> int:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from netloader.config import KEYS, Config, KeepMode
+from netloader.config import KEYS, Config
 from netloader.errors import ConfigError
-from netloader.identity import Evidence
-from netloader.manifest import CHUNK_BYTES
+from netloader.identity.identity import Evidence
+from netloader.terms import KeepMode
+from netloader.weights.manifest import CHUNK_BYTES
 
 NO_ENVIRONMENT: dict[str, str] = {}
 SOURCE = [{"device_id": 0, "sources": ["10.0.0.1:19374", "[::1]:19375"]}]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from netloader.content import WeightFile
+from netloader.checkpoint.evidence import WeightFile
 
 Tensors = Mapping[str, bytes]
 

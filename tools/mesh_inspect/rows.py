@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Final
 
-from netloader.advert import Holding, decode
-from netloader.wanted import content_id
+from netloader.checkpoint.wanted import content_id
+from netloader.discovery.advert import Holding, decode
 from netmesh import Member, Status
 
 MAX_COUNT: Final = 2**63 - 1

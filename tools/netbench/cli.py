@@ -29,7 +29,7 @@ from netbench.shapes import ShapeError
 from netbench.task import Task
 from netbench.upstream import UpstreamError
 from netloader.errors import NetloaderError
-from netloader.manifest import CHUNK_BYTES
+from netloader.weights.manifest import CHUNK_BYTES
 
 PROGRAM: Final = "netbench"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netloader.identity import Evidence, Identity, Names
+from netloader.identity.identity import Evidence, Identity, Names
 from netmesh import SocketSecurity
 
 GENERATION = 1

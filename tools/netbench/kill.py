@@ -34,7 +34,7 @@ from netbench.raw_end import RawEnd
 from netbench.replica import Pulled, pull
 from netbench.task import Task
 from netloader.errors import NetloaderError
-from netloader.weights import Weights, capture
+from netloader.weights.capture import Weights, capture
 
 _HOST: Final = "127.0.0.1"
 _LANES: Final = 1

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from netbench.shapes import Row
-from netloader.weights import Weights
+from netloader.weights.capture import Weights
 
 _M_MMAP_THRESHOLD = -3
 

@@ -18,14 +18,16 @@ import zmq
 
 from netbench.child import Json, obey, say
 from netbench.common import OPEN, TIMEOUT_S
-from netloader import advert, control, manifest
-from netloader.advert import Holding
-from netloader.candidate import Candidate
-from netloader.handshake import HELLO_TIMEOUT_S, greet
-from netloader.identity import Evidence, Identity, Names
-from netloader.pull import Pull
+from netloader.discovery import advert
+from netloader.discovery.advert import Holding
+from netloader.discovery.candidate import Candidate
+from netloader.identity.identity import Evidence, Identity, Names
+from netloader.protocol import messages
+from netloader.replica.handshake import HELLO_TIMEOUT_S, greet
+from netloader.replica.pull import Pull
 from netloader.transport.gloo import GlooBackend
-from netloader.weights import Weights
+from netloader.weights import manifest
+from netloader.weights.capture import Weights
 from netmesh import MeshSettings, NoMeshError, observe
 
 _FIND_TIMEOUT_S = 60.0
@@ -81,7 +83,7 @@ def _find(directory: Path) -> Holding:
 
 def _ask_manifest(holding: Holding) -> manifest.Manifest:
     identity = _identity_of(holding)
-    hello = control.Hello(
+    hello = messages.Hello(
         replica="netbench",
         generation=None,
         identity=identity.digest,
@@ -100,7 +102,7 @@ def _ask_manifest(holding: Holding) -> manifest.Manifest:
         connection.close()
     finally:
         context.destroy(linger=0)
-    if not isinstance(answer, control.Refuse) or answer.code != "manifest":
+    if not isinstance(answer, messages.Refuse) or answer.code != "manifest":
         raise PullerError(f"the source did not say which tensors it has: {answer}")
     return manifest.decode(attachment)
 

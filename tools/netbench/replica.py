@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
 from netbench.watch import Watch, WatchedBackend
-from netloader.candidate import Candidate
-from netloader.pull import Pull
+from netloader.discovery.candidate import Candidate
+from netloader.replica.pull import Pull
 from netloader.transport.gloo import GlooBackend
-from netloader.weights import Weights
+from netloader.weights.capture import Weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from netbench.models import clear
 from netbench.raw_end import RawEnd
 from netbench.replica import pull
 from netbench.task import Task
-from netloader.weights import capture
+from netloader.weights.capture import capture
 
 
 def main() -> None:

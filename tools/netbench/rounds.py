@@ -17,7 +17,7 @@ from netbench.models import clear, fresh_memory_only
 from netbench.raw_end import RawEnd
 from netbench.replica import Pulled, pull
 from netbench.task import Task
-from netloader.weights import Weights, capture
+from netloader.weights.capture import Weights, capture
 
 _TOUCHED: Final = 0.05
 """Share of new memory that may be there before anything was received: allocators' own notes."""

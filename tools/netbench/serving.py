@@ -32,7 +32,7 @@ from netbench import checkpoint
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps
 from netbench.server import Server
-from netloader.throttle import Throttle
+from netloader.source.throttle import Throttle
 
 _LOWEST: Final = 19
 _SETTLE_S: Final = 3.0

@@ -18,11 +18,11 @@ from netbench.models import fill
 from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
 from netbench.watch import Watch, WatchedBackend
-from netloader import digests
-from netloader.session import Offer
-from netloader.source import Source
+from netloader.source.service import Source
+from netloader.source.session import Offer
 from netloader.transport.gloo import GlooBackend
-from netloader.weights import capture
+from netloader.weights import digests
+from netloader.weights.capture import capture
 
 
 @dataclass

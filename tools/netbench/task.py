@@ -10,9 +10,9 @@ from torch import nn
 from netbench.child import Json
 from netbench.models import empty_model
 from netbench.shapes import Row, rows_of
-from netloader.arena import arrange
-from netloader.manifest import CHUNK_BYTES
-from netloader.weights import Weights
+from netloader.weights.capture import Weights
+from netloader.weights.coalesce import arrange
+from netloader.weights.manifest import CHUNK_BYTES
 
 SEED = 1
 """Of the weights that sources hold."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 import torch
 from torch._C._distributed_c10d import ProcessGroupGloo, Store, Work
 
-from netloader.transport import queues
+from netloader.transport import send_buffers
 from netloader.transport.base import REPLICA, SOURCE, Group, Pending, TransportError
 
 _log = logging.getLogger(__name__)
@@ -144,15 +144,15 @@ class GlooBackend:
         # These run collectives, of which there are none: each lane's device has a thread that
         # moves its bytes.
         options._threads = 1
-        overheard = queues.Overheard(store)
-        first = queues.first_free()
+        overheard = send_buffers.Overheard(store)
+        first = send_buffers.first_free()
         try:
             # Each device becomes a context, with keys of its own in the store.
             options._devices = [ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)]
             group = ProcessGroupGloo(overheard, rank, 2, options)
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from None
-        local = queues.shorten(host, overheard.mine, overheard.theirs, first, LANES)
+        local = send_buffers.shorten(host, overheard.mine, overheard.theirs, first, LANES)
         _log.debug("%d of %d connections are to a process of this host", local, LANES)
         return GlooGroup(group, REPLICA if rank == SOURCE else SOURCE)
 

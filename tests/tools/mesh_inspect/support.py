@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mesh_inspect.rows import Place
-from netloader.advert import Holding, encode
-from netloader.identity import Evidence, Identity, Names, known
+from netloader.discovery.advert import Holding, encode
+from netloader.identity.identity import Evidence, Identity, Names, known
 from netmesh import Generation, JsonObject, Member, MemberId, Status
 
 ALONE = Place(1, 0, 1, 0, 1, 0)

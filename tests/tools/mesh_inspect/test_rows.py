@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh_inspect.rows import MAX_COUNT, Place, Row, rows_of
-from netloader.advert import Accused
+from netloader.discovery.advert import Accused
 from netmesh import JsonObject, Status
 
 from .support import ALONE, GENERATION, holding, member

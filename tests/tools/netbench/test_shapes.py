@@ -7,7 +7,7 @@ import torch
 
 from netbench.models import empty_model, fill
 from netbench.shapes import Row, ShapeError, llama, moe, parse, rows_of
-from netloader.weights import capture
+from netloader.weights.capture import capture
 
 
 @pytest.mark.parametrize("nbytes", [4_000_000, 100_000_000, 1 << 30])

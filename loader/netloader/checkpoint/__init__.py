@@ -1,0 +1,1 @@
+"""What a checkpoint holds, as its files and the reads of this process tell."""

@@ -1,0 +1,131 @@
+"""What is known of a checkpoint's content: which files hold it, and what evidence they give.
+
+Evidence is made only when a peer makes it worth reading. What is read then is exactly what this
+worker's storage leg reads (`storage.py` asks vLLM), and files that change in the meantime are
+noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netloader.checkpoint import evidence
+from netloader.checkpoint.evidence import Stamp, WeightFile
+from netloader.checkpoint.hostcache import HostCache
+from netloader.errors import ConfigError
+from netloader.identity.identity import Evidence, LazyContent
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one checkpoint, as they were when somebody looked."""
+
+    files: tuple[WeightFile, ...]
+    """In the order in which the loader is given them."""
+    folders: frozenset[Path]
+    """Where they lie."""
+    stamps: tuple[Stamp, ...]
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """Without links."""
+        return frozenset(file.path.resolve() for file in self.files)
+
+    def makers(
+        self, cache: HostCache | None, *, full: bool
+    ) -> dict[Evidence, Callable[[], str | None]]:
+        """What makes each kind of evidence that these files can give."""
+        made: dict[Evidence, Callable[[], str | None]] = {
+            Evidence.BLOBS: lambda: evidence.blobs(self.files),
+            Evidence.SAMPLE: lambda: evidence.sample(self.files, cache),
+        }
+        if full:
+            made[Evidence.FULL] = lambda: evidence.full(self.files, cache)
+        return made
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The content that a worker needs, as far as it can say."""
+
+    content: LazyContent
+    files: Files | None
+    """None where not all of them are on this host."""
+    absent: str = ""
+    """Why there are no files."""
+    demanded: Mapping[Evidence, str] = field(default_factory=dict)
+    """What CONTENT says."""
+
+    def check_demanded(self, cache: HostCache | None) -> None:
+        """Before storage is read: raise `ConfigError` when CONTENT names something else than these
+        files hold, `IdentityError` when they cannot be read."""
+        if self.files is None:
+            return
+        for kind, value in self.demanded.items():
+            maker = self.files.makers(cache, full=True).get(kind)
+            have = maker() if maker is not None else None
+            if have is not None and have != value:
+                raise ConfigError(
+                    "CONTENT",
+                    f"{kind}:{value}",
+                    f"no peer holds it, and the files of this checkpoint are {kind}:{have}",
+                )
+
+
+def want(
+    files: Files | None,
+    absent: str,
+    commit: str | None,
+    demanded: Mapping[Evidence, str],
+    cache: HostCache | None,
+    *,
+    full: bool,
+) -> Wanted | None:
+    """Put together what is known; None when that is nothing.
+
+    What an operator demands counts alone: files at hand may be other ones.
+    """
+    if demanded:
+        return Wanted(LazyContent({}, demanded), files, absent, demanded)
+    known = {Evidence.COMMIT: commit} if commit is not None else {}
+    makers = files.makers(cache, full=full) if files is not None else {}
+    if not known and not makers:
+        return None
+    return Wanted(LazyContent(makers, known), files, absent)
+
+
+def held(
+    read: Files, before: Wanted | None, cache: HostCache | None, *, full: bool
+) -> tuple[LazyContent, str | None]:
+    """Evidence for what storage has just been read from, and why there is none.
+
+    What was made before counts when it was made of the very same files.
+    """
+    changed = evidence.changed_since(read.stamps)
+    if changed is not None:
+        return LazyContent({}), f"{changed} while it was being loaded"
+    same = before is not None and before.files is not None and before.files.stamps == read.stamps
+    if before is not None and before.files is not None and not same:
+        moved = evidence.changed_since(before.files.stamps)
+        if moved is not None:
+            return LazyContent({}), f"{moved} since this worker asked its peers"
+    known = before.content.known if before is not None and same and not before.demanded else {}
+    known = {kind: text for kind, text in known.items() if kind is not Evidence.COMMIT}
+    return LazyContent(read.makers(cache, full=full), known), None
+
+
+def content_id(known: Mapping[Evidence, str] | Mapping[str, str]) -> str:
+    """The id by which operators hand a content on (`CONTENT`); empty when there is none.
+
+    Of the kinds that any copy of the checkpoint has, the strongest: not every host has a Hub cache.
+    """
+    plain = {str(kind): text for kind, text in known.items()}
+    order: Sequence[Evidence] = (
+        Evidence.FULL,
+        Evidence.SAMPLE,
+        Evidence.BLOBS,
+        Evidence.COMMIT,
+    )
+    return next((f"{kind}:{plain[kind]}" for kind in order if kind in plain), "")

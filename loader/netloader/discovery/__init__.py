@@ -1,0 +1,1 @@
+"""Who has these weights: what is published, and whom to ask."""

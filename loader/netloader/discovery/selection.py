@@ -1,0 +1,179 @@
+"""Whom to ask: from everybody in the mesh to an ordered list of candidates. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from netloader.discovery.advert import Holding, decode
+from netloader.discovery.candidate import BY_MESH, Candidate, Process
+from netloader.identity.identity import (
+    SHARDS,
+    Fields,
+    Identity,
+    content_mismatch,
+    differences,
+    listed,
+    names_differ,
+    other_model,
+)
+from netmesh import Member, MemberId
+
+MAX_REJECTED: Final = 8
+"""Members that are told of. The mesh may hold thousands that are as near."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Candidates, best first, and why members that come near are not among them."""
+
+    candidates: tuple[Candidate, ...]
+    rejected: tuple[str, ...]
+    """One sentence a member, nearest first: those that need the very same but for their state or
+    content, and those of the same name; where there are none, the one that differs least."""
+
+
+def choose(
+    members: Iterable[Member],
+    identity: Identity,
+    backend: str,
+    chunk_bytes: int,
+    *,
+    liars: Collection[Process] = (),
+    read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
+    explain: bool = True,
+) -> Choice:
+    """Members that hold exactly these weights and can hand them out now.
+
+    Few sessions first, then the same host, the same network, the rest; equals are ordered by
+    rendezvous hashing, so that many replicas that start together spread over them. Members that
+    another one accuses of wrong bytes come last: an accuser may be at fault itself. Those in
+    `liars`, whom this worker caught, are left out. A member never picks itself.
+
+    `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
+    is made for the first member that fits in everything else, if that knows no stronger kind.
+    Without `explain` nobody is told of.
+    """
+    found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
+    rejected: list[_Rejected] = []
+    everybody = [(member, read(member)) for member in members]
+    me = next((member for member, _ in everybody if member.me), None)
+    accused = {
+        (one.endpoint, one.generation)
+        for member, holdings in everybody
+        if not member.me and member.selectable
+        for holding in holdings
+        for one in holding.accuses
+        if one.endpoint != holding.endpoint
+    }
+    mine = identity.fields()
+    for member, holdings in everybody:
+        if member.me:
+            continue
+        for holding in holdings:
+            if holding.role != identity.role:
+                continue
+            process = (holding.endpoint, int(member.generation))
+            if holding.fields != mine or other_model(identity.names, holding.names):
+                if explain:
+                    rejected.append(_differing(member, holding, identity, mine))
+                continue
+            why_not = _unsuitable(member, holding, backend, chunk_bytes)
+            if why_not is None and process in liars:
+                why_not = "sent other bytes than it had promised"
+            if why_not is None:
+                why_not = content_mismatch(identity.content, holding.content)
+            if why_not is not None:
+                rejected.append(_Rejected(0, member.id, holding.model, why_not))
+                continue
+            key = (
+                process in accused,
+                holding.serving,
+                _distance(me.host, member.host) if me is not None else 0,
+                _weight(me.id if me is not None else None, member.id),
+            )
+            found.append((key, Candidate(holding.endpoint, BY_MESH, member.generation)))
+    found.sort(key=lambda entry: entry[0])
+    return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))
+
+
+class _Rejected(NamedTuple):
+    """A member that is no candidate."""
+
+    differences: int
+    """0: it needs the very same. `_FAR` and more: another model altogether."""
+    member: MemberId
+    model: str
+    reason: str
+
+
+_FAR = 1_000
+"""Added to the differences of one that has another name."""
+
+
+def _differing(member: Member, holding: Holding, identity: Identity, mine: Fields) -> _Rejected:
+    other = other_model(identity.names, holding.names)
+    if other is not None:
+        return _Rejected(_FAR, member.id, holding.model, other)
+    if holding.state == "loading" and SHARDS in mine and SHARDS not in holding.fields:
+        # What its layers hold it knows only once they are there.
+        known = {name: value for name, value in mine.items() if name in holding.fields}
+        if not differences(known, holding.fields):
+            return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
+    differing = differences(mine, holding.fields)
+    named_alike = names_differ(identity.names, holding.names) is None and holding.names
+    far = 0 if named_alike else _FAR
+    reason = listed(differing) if named_alike else differing[0]
+    return _Rejected(far + len(differing), member.id, holding.model, reason)
+
+
+def _told(rejected: list[_Rejected], found_one: bool) -> tuple[str, ...]:
+    """What to say of those that are no candidates."""
+    if not rejected:
+        return ()
+    rejected.sort()
+    near = [one for one in rejected if one.differences < _FAR]
+    if near:
+        more = len(near) - MAX_REJECTED
+        rest = (f"and {more} more that come as near",) if more > 0 else ()
+        return (*(f"{one.member}: {one.reason}" for one in near[:MAX_REJECTED]), *rest)
+    if found_one:
+        return ()
+    one = rejected[0]
+    return (f"nobody holds these weights; nearest is {one.member} ({one.model}): {one.reason}",)
+
+
+def _unsuitable(member: Member, holding: Holding, backend: str, chunk_bytes: int) -> str | None:
+    if not member.selectable:
+        return f"is {member.status.name.lower()}"
+    if holding.state != "ready":
+        return f"is {holding.state}" + (f": {holding.reason}" if holding.reason else "")
+    if not holding.endpoint:
+        return "has no listener"
+    if holding.backend != backend:
+        return f"backend: mine {backend}, theirs {holding.backend or 'none'}"
+    if holding.chunk_bytes not in (0, chunk_bytes):
+        return f"CHUNK_BYTES: mine {chunk_bytes}, theirs {holding.chunk_bytes}"
+    return None
+
+
+def _distance(mine: str, theirs: str) -> int:
+    """0 on one host, 1 in one network, 2 beyond. Networks are /24 or /64, as operators cut them."""
+    if mine == theirs:
+        return 0
+    try:
+        here, there = ip_address(mine), ip_address(theirs)
+    except ValueError:
+        # A name. Who advertises one has not said where it is.
+        return 2
+    if here.version != there.version:
+        return 2
+    host_bits = 8 if here.version == 4 else 64
+    return 1 if int(here) >> host_bits == int(there) >> host_bits else 2
+
+
+def _weight(mine: MemberId | None, theirs: MemberId) -> bytes:
+    return blake2b(f"{mine}\0{theirs}".encode(), digest_size=8).digest()

@@ -1,0 +1,1 @@
+"""What knows vLLM: nothing else imports it."""

@@ -1,0 +1,270 @@
+"""`--load-format netloader`: the story of one model being loaded.
+
+    identify    which weights does this rank need: by config, by what was built, by content
+    find        SOURCE of CONFIG_FILE, SOURCE, the mesh
+    pull        from many sources at once, until every chunk is verified
+    else        from storage, as vLLM always does
+    apply       vLLM's own post-processing, on either
+    serve       become a source for the next replica
+
+Nothing that goes wrong on the way to a peer stops the start: it costs that peer, and when none is
+left storage is read. The model is built once, by vLLM; peers and storage fill the same tensors, so
+a pull that was given up leaves nothing behind in vLLM's registries (docs/adr/0003, with the one
+exception).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Generator, Iterator, Mapping
+
+import torch
+from torch import nn
+from vllm.config import ModelConfig, VllmConfig
+from vllm.config.load import LoadConfig
+from vllm.model_executor import model_loader
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+from netloader.checkpoint import opened
+from netloader.checkpoint.hostcache import HostCache
+from netloader.checkpoint.wanted import Files, Wanted
+from netloader.config import Config
+from netloader.engine import identify, parallel
+from netloader.engine.registries import Registries
+from netloader.engine.storage import StorageLoader
+from netloader.errors import ConfigError, IdentityError
+from netloader.identity.identity import Fields
+from netloader.system import heap
+from netloader.system.memory import Available
+from netloader.transport import backend_for
+from netloader.weights.poison import LeftoverError
+from netloader.worker.load import ModelLoad
+from netloader.worker.worker import get_worker
+
+_log = logging.getLogger(__name__)
+
+_NAME = "netloader"
+
+_SOME_VALUES: tuple[object, ...] = (True, 1, None, "", {})
+"""One of them is no error, whatever kind of value a setting takes."""
+
+
+class NetLoader(BaseModelLoader):
+    """Loads a model's weights from a peer that holds them, or from storage."""
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        """Raises `ConfigError` when a setting is unknown or bad: better now than after minutes.
+
+        What vLLM's loader for storage says of its own settings is raised as it is.
+        """
+        super().__init__(load_config)
+        self.config = Config.load(
+            load_config.model_loader_extra_config or {}, os.environ, self._is_for_storage
+        )
+        if self._storage_class(self.config.storage_format) is StorageLoader:
+            self._storage()
+        self._load: ModelLoad | None = None
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        """Fetch nothing: a peer may have the weights. Storage is read when none has."""
+
+    def load_model(
+        self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = ""
+    ) -> nn.Module:
+        """Build the model, fill it from a peer or from storage, and become a source.
+
+        Raises `ConfigError`, `NothingToLoadError` when neither peers nor storage have the weights,
+        and whatever vLLM raises when storage cannot be read.
+        """
+        storage = self._storage()
+        files = opened.Opened()
+        load = ModelLoad(
+            get_worker(self.config, _global_rank()),
+            identify.names_of(model_config, self.config),
+            identify.role_of(model_config),
+            self.load_config.use_tqdm_on_load,
+            _VllmModel(self, vllm_config, model_config, storage, files),
+        )
+        self._identify(load, vllm_config, model_config)
+        if type(storage).load_model is not BaseModelLoader.load_model:
+            # It makes models in a way of its own: there is no moment for peers to fill them.
+            model: nn.Module = storage.load_model(vllm_config, model_config, prefix)
+            load.cannot_share = (
+                f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
+            )
+            load.not_a_source()
+            return model
+        with opened.watching(files), heap.only_new_garbage():
+            model = self._build(load, vllm_config, model_config, prefix)
+        load.serve(model)
+        return model
+
+    def _build(
+        self, load: ModelLoad, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
+    ) -> nn.Module:
+        """What vLLM does with any loader: build, fill (`load_weights` below), post-process."""
+        self._load = load
+        registries = Registries.before(vllm_config)
+        try:
+            model: nn.Module = super().load_model(vllm_config, model_config, prefix)
+        except LeftoverError as error:
+            _log.warning("building the model again, from storage alone: %s", error)
+            load.without_peers(str(error))
+            registries.restore()
+            model = super().load_model(vllm_config, model_config, prefix)
+        finally:
+            self._load = None
+        return model
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        """Fill `model`; called by `load_model`, or by vLLM to load again in place from storage."""
+        if self._load is not None:
+            self._load.fill(model)
+            return
+        with self._reloading(model_config):
+            self._storage().load_weights(model, model_config)
+
+    def get_all_weights(
+        self, model_config: ModelConfig, model: nn.Module
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """The checkpoint's tensors, for vLLM's `reload_weights`."""
+        with self._reloading(model_config):
+            yield from self._storage().get_all_weights(model_config, model)
+
+    @contextlib.contextmanager
+    def _reloading(self, model_config: ModelConfig) -> Iterator[None]:
+        """While the weights that peers are served are written to."""
+        worker = get_worker(self.config, _global_rank())
+        role = identify.role_of(model_config)
+        worker.withdraw(role, "its weights are being reloaded")
+        yield
+        # Not when it failed: nobody knows then what the model holds.
+        worker.resume(role, model_config.model)
+
+    def _identify(
+        self, load: ModelLoad, vllm_config: VllmConfig, model_config: ModelConfig
+    ) -> None:
+        device = torch.device(self.load_config.device or vllm_config.device_config.device)
+        try:
+            identity = identify.describe(vllm_config, model_config, load.names)
+            load.announce(identity, backend_for(device.type), device.type)
+        except ConfigError:
+            raise
+        except IdentityError as error:
+            load.cannot_share = str(error)
+        except Exception as error:  # noqa: BLE001
+            # This vLLM keeps something elsewhere than we look: it can still load from storage.
+            _log.exception("cannot tell which weights %s needs", model_config.model)
+            load.cannot_share = f"cannot tell which weights it needs: {error!r}"
+
+    def storage_config(self) -> LoadConfig:
+        """What vLLM's loader for storage is configured with: the operator's, without ours."""
+        return dataclasses.replace(
+            self.load_config,
+            load_format=self.config.storage_format,
+            model_loader_extra_config=self.config.storage_extra_config,
+        )
+
+    def _storage(self) -> BaseModelLoader:
+        """vLLM's loader for files. Raises what it says of its settings."""
+        return self._storage_class(self.config.storage_format)(self.storage_config())
+
+    def _storage_class(self, load_format: str) -> type[BaseModelLoader]:
+        formats: Mapping[str, type[BaseModelLoader]] = model_loader._LOAD_FORMAT_TO_MODEL_LOADER
+        found = formats.get(load_format) if load_format != _NAME else None
+        if found is None:
+            known = ", ".join(sorted(formats.keys() - {_NAME}))
+            raise ConfigError("STORAGE_FORMAT", load_format, f"one of {known}")
+        return StorageLoader if found is DefaultModelLoader else found
+
+    def _is_for_storage(self, key: str) -> bool:
+        """Whether vLLM's loader for storage has a setting of this name. It is asked: it refuses
+        what it does not know, whatever the value."""
+        extra = self.load_config.model_loader_extra_config
+        load_format = os.environ.get("NETLOADER_STORAGE_FORMAT") or "auto"
+        if isinstance(extra, Mapping):
+            load_format = str(extra.get("STORAGE_FORMAT", load_format))
+        made = self._storage_class(load_format)
+        for value in _SOME_VALUES:
+            try:
+                made(
+                    dataclasses.replace(
+                        self.load_config,
+                        load_format=load_format,
+                        model_loader_extra_config={key: value},
+                    )
+                )
+            except (ValueError, TypeError):
+                continue
+            return True
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _VllmModel:
+    """What only vLLM can say and do with the model that is being loaded (`model_load.MadeOf`)."""
+
+    loader: NetLoader
+    vllm_config: VllmConfig
+    model_config: ModelConfig
+    storage: BaseModelLoader
+    files: opened.Opened
+
+    def built(self, model: nn.Module) -> Fields:
+        return parallel.built(model, self.vllm_config, self.model_config)
+
+    def wanted(self, model: nn.Module) -> Wanted:
+        if not isinstance(self.storage, StorageLoader):
+            raise IdentityError(
+                f"STORAGE_FORMAT {self.loader.config.storage_format} does not say which files it "
+                "reads"
+            )
+        return identify.wanted(
+            self.loader.storage_config(),
+            model,
+            self.model_config,
+            self.loader.config,
+            self.cache,
+        )
+
+    def wanted_early(self) -> Wanted:
+        if not isinstance(self.storage, StorageLoader):
+            raise IdentityError("nobody says which files storage reads")
+        return identify.wanted(
+            self.loader.storage_config(),
+            get_model_cls(self.model_config),
+            self.model_config,
+            self.loader.config,
+            self.cache,
+        )
+
+    def fill(self, model: nn.Module) -> None:
+        self.storage.load_weights(model, self.model_config)
+
+    def read(self) -> Files | None:
+        return self.storage.read if isinstance(self.storage, StorageLoader) else None
+
+    def commit(self, model: nn.Module) -> str | None:
+        return identify.commit_of(model, self.model_config, self.loader.storage_config())
+
+    def beyond(self, covered: Files | None) -> list[str]:
+        paths = covered.paths if covered is not None else frozenset()
+        folders = covered.folders if covered is not None else frozenset()
+        return [str(path) for path in self.files.beyond(paths, folders)]
+
+    def memory(self) -> tuple[Available | None, int]:
+        return identify.host_memory(self.vllm_config, self.model_config)
+
+    @property
+    def cache(self) -> HostCache:
+        return identify.host_cache()
+
+
+def _global_rank() -> int:
+    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if initialised else 0

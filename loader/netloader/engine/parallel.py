@@ -1,0 +1,200 @@
+"""Where this worker stands in the parallel layout of its model, in parts that peers must share.
+
+`planned` says what vLLM's groups say before a model is built; `built` adds what the model says once
+it is there, and is what decides. A part that only one of two workers has differs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import vllm.version
+from torch import nn
+from torch.distributed import ProcessGroup
+from vllm.config import ModelConfig, VllmConfig
+from vllm.distributed import parallel_state
+from vllm.distributed.parallel_state import GroupCoordinator
+
+from netloader.errors import IdentityError
+from netloader.model.shards import shards
+
+_GROUPS: Final = {
+    "dp": "get_dp_group",
+    "pcp": "get_pcp_group",
+    "dcp": "get_dcp_group",
+    "ep": "get_ep_group",
+    "etp": "get_etp_group",
+    "edp": "get_engram_dp_group",
+}
+"""vLLM's groups beyond tensor and pipeline parallelism. Not every version has each of them."""
+
+_OVER_EXPERTS: Final = frozenset({"dp", "pcp"})
+"""Groups over which experts are sharded, with and without expert parallelism."""
+
+
+def planned(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, str | int]:
+    """Ranks and sizes in vLLM's groups: `tp_size`, `tp_rank`, and likewise pp and ep.
+
+    What a worker can say before its model is built. Not enough to share weights by: see `built`.
+    """
+    tp, pp = parallel_state.get_tp_group(), parallel_state.get_pp_group()
+    ep = _group("ep") if _has_expert_parallelism(vllm_config, model_config) else None
+    return {
+        "tp_size": tp.world_size,
+        "tp_rank": tp.rank_in_group,
+        "pp_size": pp.world_size,
+        "pp_rank": pp.rank_in_group,
+        "ep_size": ep.world_size if ep is not None else 1,
+        "ep_rank": ep.rank_in_group if ep is not None else 0,
+    }
+
+
+def built(
+    model: nn.Module, vllm_config: VllmConfig, model_config: ModelConfig
+) -> dict[str, str | int]:
+    """What two workers must agree on, apart from content and configuration, to share weights.
+
+    `planned`, and: `shards` and `shard.CLASS` of the built modules; `code.PACKAGE`, versions of the
+    packages that define them; `byte_order`; for a model with experts, how they are placed; and rank
+    and size in each further group over which this model may be sharded: those its modules know a
+    rank in or refer to, and for experts data and prefill-context parallelism. Of a dense model,
+    data-parallel ranks have equal parts.
+
+    Call it when `model` is built and still empty. Raises `IdentityError` when an expert map given
+    by file cannot be read.
+    """
+    read = shards(model)
+    parts = planned(vllm_config, model_config)
+    parts |= {"shards": read.digest, "byte_order": sys.byteorder}
+    parts |= {f"shard.{name}": words for name, words in read.parts.items()}
+    parts |= {f"code.{name}": version for name, version in _code(model).items()}
+    names = set(read.groups | _referred(model))
+    if model_config.is_moe or "ep" in names:
+        names |= _OVER_EXPERTS
+        parts |= _placement(vllm_config, model_config)
+    names.update(_engram())
+    for name in sorted(names & _GROUPS.keys() - {"ep"}):
+        group = _group(name)
+        parts[f"{name}_size"] = group.world_size if group is not None else 1
+        parts[f"{name}_rank"] = group.rank_in_group if group is not None else 0
+    return parts
+
+
+def _has_expert_parallelism(vllm_config: VllmConfig, model_config: ModelConfig) -> bool:
+    return bool(model_config.is_moe and vllm_config.parallel_config.enable_expert_parallel)
+
+
+def _group(name: str) -> GroupCoordinator | None:
+    """None when this vLLM has no such group or did not make it."""
+    get = getattr(parallel_state, _GROUPS[name], None)
+    try:
+        return get() if get is not None else None
+    except AssertionError:
+        # How vLLM says that a group was not made: EP for dense models.
+        return None
+
+
+def _engram() -> Iterator[str]:
+    """Groups that exist beside TP only for models whose embedding tables are sharded over them."""
+    if _group("edp") is not None:
+        yield "edp"
+    if _group("etp") is not None and _group("etp") is not parallel_state.get_tp_group():
+        yield "etp"
+
+
+def _referred(model: nn.Module) -> set[str]:
+    """Groups that modules hold on to; all of them when one of these is none that we know."""
+    shared = parallel_state.get_tp_group(), parallel_state.get_pp_group()
+    ordinary = {id(part) for group in (*shared, _world()) for part in _parts(group)}
+    known = {id(part): name for name in _GROUPS for part in _parts(_group(name))}
+    found: set[str] = set()
+    # By type, each once: a model has tens of thousands of attributes of some fifty types.
+    types: dict[type, bool] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            kind = type(value)
+            if kind not in types:
+                types[kind] = issubclass(kind, (GroupCoordinator, ProcessGroup))
+            if types[kind] and id(value) not in ordinary:
+                found |= {known[id(value)]} if id(value) in known else set(_GROUPS)
+    return found
+
+
+def _world() -> GroupCoordinator | None:
+    try:
+        return parallel_state.get_world_group()
+    except AssertionError:
+        return None
+
+
+def _parts(group: GroupCoordinator | None) -> tuple[object, ...]:
+    """A group, and the groups of torch in it."""
+    if group is None:
+        return ()
+    return tuple(
+        part
+        for part in (group, *(getattr(group, name, None) for name in ("device_group", "cpu_group")))
+        if part is not None
+    )
+
+
+def _placement(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, str | int]:
+    """Which experts land on which rank, as far as it was chosen."""
+    parallel = vllm_config.parallel_config
+    if not _has_expert_parallelism(vllm_config, model_config):
+        return {"expert_placement": "none", "redundant_experts": 0, "expert_map_file": "none"}
+    redundant = parallel.eplb_config.num_redundant_experts if parallel.enable_eplb else 0
+    return {
+        "expert_placement": str(parallel.expert_placement_strategy),
+        "redundant_experts": redundant,
+        "expert_map_file": expert_map_file(getattr(vllm_config, "additional_config", None)),
+    }
+
+
+def expert_map_file(additional_config: object) -> str:
+    """Digest of the file that vLLM Ascend's `additional_config` takes an expert map from.
+
+    `none` when it names none. Raises `IdentityError` when it cannot be read.
+    """
+    if not isinstance(additional_config, Mapping):
+        return "none"
+    # Older versions have it at the top.
+    inner = additional_config.get("eplb_config")
+    path = inner.get("expert_map_path") if isinstance(inner, Mapping) else None
+    path = path or additional_config.get("expert_map_path")
+    if not path:
+        return "none"
+    try:
+        return blake2b(Path(str(path)).read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise IdentityError(f"expert_map_path: cannot read {path}: {error}") from error
+
+
+def _code(model: nn.Module) -> dict[str, str]:
+    """Versions of the packages that define the classes of `model`: vLLM's, and every other."""
+    packages = {
+        base.__module__.partition(".")[0]
+        for kind in {type(module) for module in model.modules()}
+        for base in kind.__mro__
+    }
+    versions = {"vllm": vllm.version.__version__}
+    for package in sorted(packages - {"torch", "vllm"} - sys.stdlib_module_names):
+        versions[package] = _version(package)
+    return versions
+
+
+@lru_cache(maxsize=256)
+def _version(package: str) -> str:
+    """Of the distribution that has a top-level package; `unknown` where none says so."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # Its distribution has another name. Asked last: this reads what every distribution holds.
+        names = importlib.metadata.packages_distributions().get(package, ())
+    return importlib.metadata.version(names[0]) if names else "unknown"

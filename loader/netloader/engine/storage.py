@@ -1,0 +1,298 @@
+"""Which files does this worker's storage leg read? Asked from vLLM, not guessed.
+
+vLLM's loader chooses by load format, index, `consolidated*` files, overrides and secondary weights
+of the model class, filters of the model class, and what happens to lie in the folder. All of that
+is its own code, so its own code is run: the loader is asked for all weights of the built model, and
+where it would open files, their names are taken instead. Nothing is downloaded for that:
+repositories are looked up in the Hub's cache.
+
+The same loader reads storage later, and then notes what it really read (`Reading`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from torch import nn
+from vllm import envs
+from vllm.config import ModelConfig
+from vllm.config.load import LoadConfig
+from vllm.model_executor.model_loader import default_loader, weight_utils
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
+from netloader.checkpoint import evidence
+from netloader.checkpoint.evidence import Stamp, WeightFile
+from netloader.checkpoint.opened import unheeded
+from netloader.checkpoint.wanted import Files
+from netloader.errors import IdentityError, NotAtHand
+
+_log = logging.getLogger(__name__)
+
+Weights = Generator[tuple[str, torch.Tensor], None, None]
+
+_OPENERS = "_weights_iterator"
+"""How the names of vLLM's functions end that open files and yield their tensors."""
+
+
+_SORTED = frozenset({"safetensors_weights_iterator", "fastsafetensors_weights_iterator"})
+"""Those of them that sort the files they are given. Of two tensors with one name the later one
+stays, and the order in which a folder lists its files says nothing."""
+
+
+@dataclass
+class _Notes:
+    """What a loader has been seen to choose."""
+
+    files: list[WeightFile] = field(default_factory=list)
+    stamps: list[Stamp] = field(default_factory=list)
+    """Of these files, from the moment before they were opened."""
+    folders: set[Path] = field(default_factory=set)
+    prefix: str = ""
+    candidates: tuple[str, ...] = ()
+    """What it had prepared for the present source, in case it opens them in a way that is not
+    recognised."""
+    opened: bool = True
+    """Whether the present source's files have been noted."""
+    problem: str = ""
+    """Why it is not known what was read."""
+
+    def prepared(self, found: object) -> None:
+        """`found`: what vLLM prepared, which begins with the folder and its files."""
+        match found:
+            case (str(folder), [*files], *_):
+                self.folders.add(Path(folder))
+                self.candidates, self.opened = tuple(map(str, files)), False
+            case _:
+                self.problem = "this vLLM says in another way which files it reads"
+
+    def note(self, files: Iterable[str]) -> None:
+        self.opened = True
+        chosen = [WeightFile(Path(file), self.prefix) for file in files]
+        try:
+            self.stamps += evidence.stamps(chosen)
+        except IdentityError as error:
+            # Whoever reads it says what is wrong, in vLLM's words.
+            self.problem = str(error)
+        self.files += chosen
+
+    def settle(self) -> None:
+        """Take what was prepared where nothing was seen to open it."""
+        if not self.opened:
+            self.note(self.candidates)
+
+    def found(self) -> Files | None:
+        self.settle()
+        if not self.files or self.problem:
+            return None
+        return Files(tuple(self.files), frozenset(self.folders), tuple(self.stamps))
+
+
+class StorageLoader(DefaultModelLoader):
+    """vLLM's loader for files, which remembers what it reads."""
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(load_config)
+        self._notes = _Notes()
+
+    @property
+    def read(self) -> Files | None:
+        """What has been read. None when that is not known."""
+        return self._notes.found()
+
+    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
+        self._notes = _Notes()
+        yield from super().get_all_weights(model_config, model)
+
+    def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_weights(*args, **kwargs)
+        self._notes.prepared(prepared)
+        return prepared
+
+    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+        with self._noting(source, read=True):
+            return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _noting(self, source: DefaultModelLoader.Source, *, read: bool) -> Iterator[None]:
+        """While vLLM chooses the files of one source. It reads them afterwards."""
+        self._notes.settle()
+        self._notes.prefix = source.prefix
+        # To choose it looks into files that it may pass over then.
+        with unheeded(), _openers(self._notes, read=read):
+            yield
+
+
+class _AskedLoader(StorageLoader):
+    """The same, but it reads no tensors and downloads nothing."""
+
+    def missing(self) -> str | None:
+        """The first file that was chosen and is not there: a link to nothing, say."""
+        chosen = [str(file.path) for file in self._notes.files] + list(self._notes.candidates)
+        return next((file for file in chosen if not Path(file).exists()), None)
+
+    def why_not(self) -> str:
+        return self._notes.problem or "vLLM reads no file that it tells of"
+
+    def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
+        given = signature(DefaultModelLoader._prepare_weights).bind(self, *args, **kwargs)
+        model = given.arguments["model_name_or_path"]
+        folder = local_folder(model, given.arguments.get("revision"), self.load_config.download_dir)
+        if folder is None:
+            raise NotAtHand(f"{model} is not on this host")
+        given.arguments |= {"model_name_or_path": str(folder), "revision": None}
+        try:
+            return super()._prepare_weights(*given.args[1:], **given.kwargs)
+        except (RuntimeError, FileNotFoundError) as error:
+            # None there, or the index names some that are missing: a download that did not end.
+            raise NotAtHand(str(error)) from None
+
+    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+        with self._noting(source, read=False):
+            # It may begin with the first tensor only. There is none, except where it was not seen
+            # to open its files: then there are more, which nobody needs.
+            next(iter(DefaultModelLoader._get_weights_iterator(self, source)), None)
+        yield from ()
+
+
+def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) -> Files:
+    """The files that vLLM's loader would read to fill `model`. Reads no tensors.
+
+    Raises `NotAtHand` when not all of them are on this host, `IdentityError` when vLLM cannot be
+    asked.
+    """
+    plain = copy(load_config)
+    plain.model_loader_extra_config = {}
+    loader = _AskedLoader(plain)
+    prepare = getattr(loader, "_init_mm_encoder_only_weight_filter", None)
+    try:
+        if prepare is not None:
+            prepare(model, model_config)
+        for _ in loader.get_all_weights(model_config, model):
+            pass
+    except IdentityError:
+        raise
+    except Exception as error:
+        _not_missing(loader)
+        # A model class may compute its secondary weights, and another vLLM chooses otherwise.
+        raise IdentityError(f"vLLM does not say which files it reads: {error!r}") from error
+    found = loader.read
+    if found is None:
+        _not_missing(loader)
+        raise IdentityError(loader.why_not())
+    return found
+
+
+def _not_missing(loader: _AskedLoader) -> None:
+    missing = loader.missing()
+    if missing is not None:
+        raise NotAtHand(f"{missing} is missing")
+
+
+def local_folder(model: str, revision: str | None, download_dir: str | None) -> Path | None:
+    """Where vLLM would find a checkpoint on this host: the folder itself, or a snapshot in the
+    cache of the hub in use (Hugging Face's or ModelScope's). None when it is not here. Asks no
+    network."""
+    if Path(model).is_dir():
+        return Path(model)
+    if envs.VLLM_USE_MODELSCOPE:
+        return _modelscope_folder(model, revision)
+    return _snapshot(model, revision, download_dir)
+
+
+def _snapshot(model: str, revision: str | None, download_dir: str | None) -> Path | None:
+    try:
+        cached = try_to_load_from_cache(
+            model, "config.json", cache_dir=download_dir, revision=revision
+        )
+        if isinstance(cached, str):
+            return Path(cached).parent
+        # Further repositories of a model may hold nothing but weights.
+        return Path(
+            snapshot_download(
+                model, cache_dir=download_dir, revision=revision, local_files_only=True
+            )
+        )
+    except (OSError, ValueError) as error:
+        _log.debug("%s is not, or not all of it, in the Hub's cache: %s", model, error)
+        incomplete = getattr(error, "snapshot_path", None)
+        return Path(incomplete) if incomplete else None
+
+
+def _modelscope_folder(model: str, revision: str | None) -> Path | None:
+    """In ModelScope's own cache: vLLM hands it no `download_dir` for weights."""
+    try:
+        from modelscope.hub.snapshot_download import snapshot_download
+    except ImportError:
+        return None
+    try:
+        found = snapshot_download(model, revision=revision, local_files_only=True)
+    except Exception as error:  # noqa: BLE001
+        # Whatever it raises for a model that it does not have: then there is no folder.
+        _log.debug("%s is not in ModelScope's cache: %s", model, error)
+        return None
+    return Path(found)
+
+
+_patching = threading.RLock()
+"""One thread at a time has vLLM's functions replaced."""
+
+
+@contextmanager
+def _openers(notes: _Notes, *, read: bool) -> Iterator[None]:
+    """Note the files that this thread calls vLLM's functions with; with `read` they read them, too.
+
+    vLLM calls them by their names in the module of its loader. They are replaced for as long as it
+    chooses, not while it reads: who takes tensors from a generator may stop, or load something else
+    in between.
+    """
+    with _patching:
+        originals = {
+            name: value
+            for name, value in vars(default_loader).items()
+            if name.endswith(_OPENERS) and callable(value)
+        }
+        for name, original in originals.items():
+            setattr(default_loader, name, _noting(name, original, notes, read=read))
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(default_loader, name, original)
+
+
+def _noting(
+    name: str, original: Callable[..., Weights], notes: _Notes, *, read: bool
+) -> Callable[..., Any]:
+    thread = threading.get_ident()
+
+    @wraps(original)
+    def opener(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(*args, **kwargs)
+        given = signature(original).bind(*args, **kwargs).arguments
+        files = given.get("hf_weights_files")
+        if "hf_folder" in given:
+            # What has been converted and kept there is read, not the files (`npcache`).
+            notes.problem = f"{name} reads other files of the folder than those it is given"
+        if files is not None:
+            notes.note(_as_read(name, files))
+        return original(*args, **kwargs) if read else iter(())
+
+    return opener
+
+
+def _as_read(opener: str, files: Sequence[str]) -> Sequence[str]:
+    """In the order in which their tensors come."""
+    key = getattr(weight_utils, "_natural_sort_key", None)
+    return sorted(files, key=key) if opener in _SORTED and key is not None else files

@@ -1,0 +1,1 @@
+"""Which weights are these, and may two workers share them?"""

@@ -1,0 +1,324 @@
+"""Which weights are these? The one question that decides whether two workers may share.
+
+An identity is a set of named parts that must all be equal (`fields`), what is known of the
+checkpoint's content (`content`), and names. Names are labels: they decide only where operators said
+so on both sides. The parts travel with their digest, so that a mismatch is told in words
+(`tp_size: mine 2, theirs 4`) instead of merely refused.
+
+Of content there are several kinds of evidence. The strongest kind that both sides know decides
+alone (`STRENGTH`):
+
+    full    every byte of every tensor
+    blobs   the content hashes by which the Hub's cache names its files, checked by a sample
+    sample  some bytes of every tensor
+    commit  a repository's commit: counts only where bytes cannot be compared, and a source claims
+            it only after it has checked its files against the hashes they are named by
+
+Nothing in common means no match.
+
+Pure: no files, no vLLM. `evidence.py` reads checkpoints, `identify.py` reads vLLM's configuration,
+`parallel.py` the built model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Final, Literal
+
+import orjson
+
+from netloader.errors import IdentityError
+
+Role = Literal["target", "draft"]
+Layout = Literal["checkpoint", "runtime"]
+Fields = Mapping[str, str | int]
+"""Named parts of an identity, flat, as they travel."""
+
+MAX_FIELDS: Final = 512
+"""Parts of one identity. A large multi-modal config has about 200."""
+
+_DIGEST_BYTES = 16
+_MAX_TEXT = 512
+_MAX_WORDS = 8
+"""Differing parts that are told; the number of the others follows."""
+
+SHARDS: Final = "shards"
+"""The part that says which shards all built layers hold (`parallel.py`)."""
+
+CONFIG: Final = "config: "
+"""How the names of parts begin that come from the model's config. Their values are JSON."""
+
+
+class Evidence(StrEnum):
+    """Kinds of knowledge about a checkpoint's content."""
+
+    BLOBS = "blobs"
+    """Digest over the content hashes that the Hub's cache names its blobs by, and a bounded sample
+    of what they hold."""
+    SAMPLE = "sample"
+    """Digest over name, type, shape and some bytes of every tensor."""
+    FULL = "full"
+    """Digest over every byte of every tensor."""
+    COMMIT = "commit"
+    """`org/name@commit`: a repository and its resolved commit."""
+
+
+STRENGTH: Final = (Evidence.FULL, Evidence.BLOBS, Evidence.SAMPLE, Evidence.COMMIT)
+"""Strongest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a worker's model is called. Labels, all of them."""
+
+    model: str = ""
+    """`MODEL`, where the operator set it: two that differ never share."""
+    known: str = ""
+    """The name that people know: `org/name` for whatever lies in a Hub cache, else the path."""
+    given: str = ""
+    """The `--model` argument as vLLM has it."""
+
+    @property
+    def shown(self) -> str:
+        """What to call the model where there is room for one name."""
+        return self.model or self.known or self.given
+
+    def travelling(self) -> dict[str, str]:
+        """As they travel beside the fields."""
+        return {"model": self.model, "known": self.known, "given": self.given}
+
+
+class LazyContent(Mapping[Evidence, str]):
+    """Evidence that is made when somebody asks for it, and then remembered.
+
+    Iterating tells which kinds can be had, without making any. A kind that turns out not to be
+    had is missing from then on, and `problems` says why.
+    """
+
+    def __init__(
+        self,
+        makers: Mapping[Evidence, Callable[[], str | None]],
+        known: Mapping[Evidence, str] | None = None,
+    ) -> None:
+        """`makers` may return None or raise `IdentityError`: then there is no such evidence."""
+        self._makers = dict(makers)
+        self._known: dict[Evidence, str] = dict(known or {})
+        self.problems: list[str] = []
+
+    @property
+    def known(self) -> Mapping[Evidence, str]:
+        """What has been made so far."""
+        return dict(self._known)
+
+    def add(self, more: Mapping[Evidence, str]) -> None:
+        """Evidence that was learnt another way. What is known already stays."""
+        self._known = {**more, **self._known}
+
+    def make_all(self) -> Mapping[Evidence, str]:
+        """Make whatever can be had, and return it."""
+        for kind in list(self):
+            self.get(kind)
+        return self.known
+
+    def __getitem__(self, kind: Evidence) -> str:
+        if kind not in self._known:
+            made = self._make(kind)
+            if made is None:
+                raise KeyError(kind)
+            self._known[kind] = made
+        return self._known[kind]
+
+    def _make(self, kind: Evidence) -> str | None:
+        maker = self._makers.pop(kind, None)
+        if maker is None:
+            return None
+        try:
+            return maker()
+        except IdentityError as error:
+            self.problems.append(str(error))
+            return None
+
+    def __iter__(self) -> Iterator[Evidence]:
+        return (kind for kind in STRENGTH if kind in self._known or kind in self._makers)
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._known or kind in self._makers
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def known(content: Mapping[Evidence, str]) -> dict[str, str]:
+    """What of `content` is known without reading anything, as it travels."""
+    made = content.known if isinstance(content, LazyContent) else content
+    return {str(kind): text for kind, text in made.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that two workers must agree on before one may use the other's bytes."""
+
+    names: Names
+    architecture: str
+    """Model class(es) of the checkpoint's config."""
+    dtype: str
+    quantization: str
+    """Method, empty when not quantised."""
+    config: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key to JSON: the model's config as vLLM uses it, overrides and quantisation included,
+    without what no tensor depends on (`model_config.py`)."""
+    built: Fields = field(default_factory=dict)
+    """What the built model says of its place in the parallel layout and of the code that it is
+    built from (`parallel.py`); before it is built, what vLLM's groups say."""
+    role: Role = "target"
+    layout: Layout = "checkpoint"
+    content: Mapping[Evidence, str] = field(default_factory=dict)
+    """Evidence of the checkpoint's content; not part of `digest`, matched by `mismatch`."""
+
+    @property
+    def model(self) -> str:
+        """What to call the model."""
+        return self.names.shown
+
+    def fields(self) -> dict[str, str | int]:
+        """The parts that must be equal, flat, as they travel."""
+        flat: dict[str, str | int] = {
+            "architecture": self.architecture,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "role": self.role,
+            "layout": self.layout,
+        }
+        flat |= {CONFIG + key: text for key, text in self.config.items()}
+        return flat | dict(self.built)
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits over the canonical JSON of `fields()`."""
+        return fields_digest(self.fields())
+
+
+def fields_digest(values: Fields) -> str:
+    """Digest of an identity's fields: BLAKE2b-128 of their JSON with sorted keys, in hex."""
+    text = orjson.dumps(dict(values), option=orjson.OPT_SORT_KEYS)
+    return blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def mismatch(
+    mine: Identity,
+    fields: Fields,
+    content: Mapping[str, str],
+    names: Mapping[str, str] | None = None,
+) -> str | None:
+    """Why another worker's weights are not the ones I need, or None when they are.
+
+    `fields`, `content` and `names` are the other side's, as they came over the network. May read
+    the checkpoint, when `mine.content` is a `LazyContent` and all else is equal.
+    """
+    other = other_model(mine.names, names or {})
+    if other is not None:
+        return other
+    differing = differences(mine.fields(), fields)
+    if differing:
+        return listed(differing)
+    return content_mismatch(mine.content, content)
+
+
+def differences(mine: Fields, theirs: Fields) -> list[str]:
+    """Every part in which two identities differ, in words, in the order in which parts are named.
+
+    A later version may tell weights apart by something that this one does not know: that counts.
+    """
+    differing = [
+        name
+        for name in dict.fromkeys([*mine, *theirs])
+        if mine.get(name) != theirs.get(name) or (name in mine) != (name in theirs)
+    ]
+    # A digest over all layers: what it stands for is told by the layers' own parts, mostly.
+    told = [name for name in differing if name != SHARDS]
+    if differing and not told:
+        return [
+            "shards: the built layers hold other parts of the checkpoint (digests "
+            f"{_value(SHARDS, mine.get(SHARDS))}, {_value(SHARDS, theirs.get(SHARDS))})"
+        ]
+    return [
+        f"{_name(name)}: mine {_value(name, mine.get(name))}, "
+        f"theirs {_value(name, theirs.get(name))}"
+        for name in told
+    ]
+
+
+def content_mismatch(mine: Mapping[Evidence, str], theirs: Mapping[str, str]) -> str | None:
+    """Why the checkpoint's content is not mine, or None when it is.
+
+    The strongest kind of evidence that both know decides alone: a differing commit says nothing
+    where bytes can be compared, and neither do equal commits.
+    """
+    for kind in STRENGTH:
+        if kind not in theirs or kind not in mine:
+            continue
+        value = mine.get(kind)
+        if value is None:
+            continue  # It was thought that it could be had.
+        if value == theirs[kind]:
+            return None
+        return f"checkpoint content ({kind}): mine {value}, theirs {_shorten(theirs[kind])}"
+    return (
+        f"checkpoint content cannot be compared: I know {_kinds(mine)}, they know {_kinds(theirs)}"
+    )
+
+
+def other_model(mine: Names, theirs: Mapping[str, str]) -> str | None:
+    """That operators have said on both sides which model it is, and have said different things."""
+    there = theirs.get("model", "")
+    if not mine.model or not there or mine.model == there:
+        return None
+    return f"MODEL: mine {mine.model!r}, theirs {_shorten(there)}"
+
+
+def names_differ(mine: Names, theirs: Mapping[str, str]) -> str | None:
+    """Upstream's check for a source from a static list: it must serve the model of this name.
+
+    None when one of the two has no name, or when any two names of theirs are the same.
+    """
+    here = {name for name in (mine.model, mine.known, mine.given) if name}
+    there = {name for key in ("model", "known", "given") if (name := theirs.get(key, ""))}
+    if not here or not there or here & there:
+        return None
+    return (
+        f"model: mine {mine.shown!r}, theirs {_shorten(theirs.get('model') or theirs.get('known'))}"
+        ": a static SOURCE has to serve the model of the same name, so set MODEL alike on both"
+    )
+
+
+def listed(differing: list[str]) -> str:
+    """Differences as one text, bounded."""
+    more = len(differing) - _MAX_WORDS
+    return "; ".join(differing[:_MAX_WORDS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _name(name: str) -> str:
+    """A part's name as an operator reads it. It may come from the network."""
+    text = repr(name)[1:-1]
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
+
+
+def _value(name: str, value: str | int | None) -> str:
+    if value is None:
+        return "nothing"
+    # What comes from a config is JSON already: strings in it have quotes of their own.
+    if name.startswith(CONFIG) and isinstance(value, str):
+        return _shorten(value)[1:-1] if len(value) <= _MAX_TEXT else _shorten(value)[1:]
+    return _shorten(value)
+
+
+def _kinds(content: Mapping[str, str] | Mapping[Evidence, str]) -> str:
+    return ", ".join(sorted(str(kind) for kind in content))[:_MAX_TEXT] or "nothing"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."

@@ -1,0 +1,371 @@
+"""What `load_weights` leaves on a model besides tensors.
+
+Most models' `load_weights` only fills tensors. Some also set flags (`has_own_lm_head` of EAGLE
+drafts), fill containers (the names of the expert biases that a checkpoint had, which
+post-processing reads) or build things. A replica never runs `load_weights`, so the source finds
+out: it takes a fingerprint of the model's state before and after, by content. Plain data that
+changed travels with the handshake and is put in its place on the replica. Anything else that
+changed makes the model one that must be loaded from storage.
+
+A place is named by the attributes that lead to it: `layers.0.experts.loaded` of a module,
+`layers.0.weight.flag` of a parameter, `layers.0.quant_method.state` of an object.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import MemberDescriptorType
+from typing import Final, NamedTuple
+
+import torch
+from torch import nn
+
+from netloader import plain
+from netloader.errors import ManifestError
+from netloader.model.fingerprint import (
+    INTERNAL,
+    Fingerprint,
+    Holder,
+    Node,
+    State,
+    alike,
+    category,
+    fingerprint,
+    own_attributes,
+)
+from netloader.plain import Plain, Scalar, difference
+
+__all__ = ["Plain", "Scalar", "Snapshot", "apply", "changes", "difference", "snapshot"]
+
+Snapshot = Fingerprint
+
+_log = logging.getLogger(__name__)
+
+_ABSENT: Final = object()
+
+_SETTINGS: Final = (
+    "transformers",
+    "transformers_modules",
+    "vllm.config",
+    "vllm.transformers_utils",
+)
+"""Modules of classes whose objects are settings of the process. No source changes those: a flag in
+there may allow code of a checkpoint to run."""
+
+
+def snapshot(model: nn.Module) -> Snapshot:
+    """Everything that `model` holds besides tensors, by content, as it is now."""
+    try:
+        return fingerprint(model)
+    except Exception as error:  # noqa: BLE001
+        # Models hold whatever they like, and none shall fail to start because of what we looked at.
+        _log.exception("cannot look into what the model holds")
+        return Fingerprint({}, f"the model: {error!r}")
+
+
+def changes(model: nn.Module, before: Snapshot) -> dict[str, Plain]:
+    """Attributes that are new or different since `before`: dotted path to value, as copies.
+
+    An empty list, dict or set that did not exist before is a work list that was used up, and no
+    change; nor is a `cached_property` that was asked for the first time.
+
+    Raises `ManifestError` naming the first change that cannot travel, or what could not be watched.
+    """
+    after = snapshot(model)
+    if before.unseen or after.unseen:
+        raise ManifestError(
+            f"cannot tell what load_weights changes in {before.unseen or after.unseen}"
+        )
+    found = _Comparison().run(before, after)
+    plain.check(found)
+    return found
+
+
+def apply(model: nn.Module, values: Mapping[str, Plain]) -> None:
+    """Set what a source's `load_weights` had set. Containers are filled in place, because others
+    may refer to them.
+
+    Raises `ManifestError`, with nothing set, when some of it has no place here.
+    """
+    places = [(_place(model, path), value) for path, value in values.items()]
+    for place, value in places:
+        place.put(value)
+
+
+class _Pair(NamedTuple):
+    """One object, before and after."""
+
+    path: str
+    before: Node
+    after: Node
+    fixed: str
+    """Why nothing inside can travel; empty if it can."""
+
+
+class _Comparison:
+    """What differs between two fingerprints of one model.
+
+    Objects are compared in pairs, breadth first. A pair is made where the walk meets it first, and
+    has to be the same wherever it is met again: who shared an object before must share it after.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, Plain] = {}
+        self._before: dict[Node, Node | None] = {}
+        self._after: dict[Node, Node] = {}
+        # What can travel first, so that an object that can be named by attributes is.
+        self._open: deque[_Pair] = deque()
+        self._fixed: deque[_Pair] = deque()
+
+    def run(self, before: Fingerprint, after: Fingerprint) -> dict[str, Plain]:
+        if before.holders.keys() != after.holders.keys():
+            name = min(before.holders.keys() ^ after.holders.keys())
+            verb = "added" if name in after.holders else "removed"
+            raise ManifestError(f"load_weights {verb} {name}")
+        for name, holder in after.holders.items():
+            self._holder(name, before.holders[name], holder)
+        while self._open or self._fixed:
+            self._inside((self._open or self._fixed).popleft())
+        return self._found
+
+    def _holder(self, name: str, before: Holder, after: Holder) -> None:
+        if before.type is not after.type:
+            raise ManifestError(
+                f"load_weights made {name or 'the model'} a {after.type.__name__}, it was a "
+                f"{before.type.__name__}"
+            )
+        if before.children != after.children:
+            raise ManifestError(f"load_weights replaced modules of {name or 'the model'}")
+        self._attributes(name, after.type, before.attributes, after.attributes, "")
+
+    def _inside(self, pair: _Pair) -> None:
+        """Compare what two objects hold."""
+        path, before, after, fixed = pair
+        if after.category != "object":
+            fixed = fixed or f"part of a {after.type.__name__}"
+        elif _is_settings(after.type):
+            fixed = fixed or f"part of the settings of the process ({after.type.__name__})"
+        # Containers were compared as a whole.
+        if after.category in ("object", "function", "method", "tensor"):
+            for key in {**before.items, **after.items}:
+                one, other = before.items.get(key, _ABSENT), after.items.get(key, _ABSENT)
+                if not self._same(path, one, other, fixed or f"a {after.type.__name__}"):
+                    raise ManifestError(
+                        f"load_weights changed {path} ({key}), a {after.type.__name__}, which "
+                        "cannot travel"
+                    )
+        self._attributes(path, after.type, before.attributes, after.attributes, fixed)
+
+    def _attributes(
+        self,
+        path: str,
+        kind: type,
+        before: Mapping[str, State],
+        after: Mapping[str, State],
+        fixed: str,
+    ) -> None:
+        if not before.keys() <= after.keys():
+            gone = min(before.keys() - after.keys())
+            raise ManifestError(f"load_weights removed {_join(path, gone)}")
+        # Nearly all of it is the very same object, and this is called for all that a model has.
+        others = [key for key in after if after[key] is not before.get(key, _ABSENT)]
+        for key in others:
+            state, old = after[key], before.get(key, _ABSENT)
+            if old is _ABSENT and (_is_used_up(state) or _is_lazy(kind, key)):
+                continue
+            where = _join(path, key)
+            if self._same(where, old, state, fixed):
+                continue
+            if fixed:
+                raise ManifestError(f"load_weights set {where}, {fixed}, which cannot travel")
+            if not _is_name(key) or (issubclass(kind, nn.Module) and key in INTERNAL):
+                raise ManifestError(f"load_weights set {where}, which cannot travel")
+            if isinstance(state, Node) and state.category == "tensor":
+                raise ManifestError(
+                    f"load_weights set {where} to a {state.type.__name__}, which cannot travel"
+                )
+            live = state.of if isinstance(state, Node) else state
+            self._found[where] = plain.copied(live, where)
+
+    def _same(self, path: str, before: State, after: State, fixed: str) -> bool:
+        """Whether two states are equal, but for what is inside objects: that is compared later."""
+        if not isinstance(after, Node):
+            return not isinstance(before, Node) and alike(before, after)
+        if not isinstance(before, Node) or before.type is not after.type:
+            self._new(path, after)
+            return False
+        if not _is_value(after) and not self._pair(path, before, after):
+            return True
+        if after.category not in ("sequence", "mapping", "set"):
+            pair = _Pair(path, before, after, fixed)
+            (self._fixed if fixed or _is_settings(after.type) else self._open).append(pair)
+            return True
+        if before.attributes or after.attributes:
+            self._fixed.append(_Pair(path, before, after, f"part of a {after.type.__name__}"))
+        same = (
+            before.items.keys() == after.items.keys()
+            if after.category == "set"
+            else list(before.items) == list(after.items)
+        )
+        for key, state in after.items.items():
+            old = before.items.get(key, _ABSENT)
+            if state is not old:
+                same &= self._same(f"{path}[{_shown(key)}]", old, state, f"in {path}")
+        return same
+
+    def _new(self, path: str, after: State) -> None:
+        """Note that this was not there before, nor what is in it."""
+        if not isinstance(after, Node) or (
+            not _is_value(after) and not self._pair(path, None, after)
+        ):
+            return
+        for key, state in after.items.items():
+            self._new(f"{path}[{_shown(key)}]", state)
+
+    def _pair(self, path: str, before: Node | None, after: Node) -> bool:
+        """Note that these are one object. Whether that is news."""
+        if after in self._before:
+            if before is not None and self._before[after] is before:
+                return False
+        elif before is None:
+            self._before[after] = None
+            return True
+        elif before not in self._after:
+            self._before[after] = before
+            self._after[before] = after
+            return True
+        raise ManifestError(
+            f"load_weights changed who shares {path}, a {after.type.__name__}, with others, which "
+            "cannot travel"
+        )
+
+
+class _Place(NamedTuple):
+    """Where one value goes."""
+
+    owner: object
+    key: str
+
+    def put(self, value: Plain) -> None:
+        slot = inspect.getattr_static(type(self.owner), self.key, None)
+        now = own_attributes(self.owner).get(self.key, _ABSENT)
+        filled = _filled(now, value)
+        if isinstance(slot, MemberDescriptorType):
+            slot.__set__(self.owner, filled)
+        else:
+            # Where it is at the source, too, whatever the class does when something is set.
+            object.__getattribute__(self.owner, "__dict__")[self.key] = filled
+
+
+def _place(model: nn.Module, path: str) -> _Place:
+    """Where `path` leads. Raises `ManifestError` when that is no place for plain data."""
+    *names, key = path.split(".")
+    owner: object = model
+    for at, name in enumerate(names):
+        owner = _step(owner, name)
+        if owner is _ABSENT:
+            raise ManifestError(
+                f"the source set {path}, but there is no {'.'.join(names[: at + 1])} here"
+            )
+    own = own_attributes(owner)
+    held = own.get(key, _ABSENT)
+    of_class = inspect.getattr_static(type(owner), key, _ABSENT)
+    is_free = held is _ABSENT and (
+        isinstance(of_class, MemberDescriptorType)
+        or (hasattr(owner, "__dict__") and (of_class is _ABSENT or plain.is_plain(of_class)))
+    )
+    taken = isinstance(owner, nn.Module) and (
+        key in INTERNAL
+        or key in owner._parameters
+        or key in owner._buffers
+        or key in owner._modules
+    )
+    if taken or not _is_name(key) or not (is_free or plain.is_plain(held)):
+        raise ManifestError(f"the source set {path}, which is no plain attribute here")
+    return _Place(owner, key)
+
+
+def _step(owner: object, name: str) -> object:
+    """The module, tensor or object that `owner` calls `name`; absent if there is none."""
+    if isinstance(owner, nn.Module):
+        for table in (owner._modules, owner._parameters, owner._buffers):
+            held = table.get(name)
+            if held is not None:
+                return held
+        if name in INTERNAL:
+            return _ABSENT
+    found = own_attributes(owner).get(name, _ABSENT)
+    is_object = category(type(found)) == "object" and not _is_settings(type(found))
+    return found if is_object or isinstance(found, torch.Tensor) else _ABSENT
+
+
+def _filled(place: object, value: Plain) -> Plain:
+    """`value`, in containers that are in its place already, where they are of the same type."""
+    if isinstance(value, list):
+        listed: list[Plain] = place if type(place) is list else []
+        listed[:] = _each_filled(listed, value)
+        return listed
+    if isinstance(value, tuple):
+        return tuple(_each_filled(place if type(place) is tuple else (), value))
+    if isinstance(value, dict):
+        table: dict[Plain, Plain] = place if type(place) is dict else {}
+        items = {key: _filled(table.get(key, _ABSENT), new) for key, new in value.items()}
+        table.clear()
+        table.update(items)
+        return table
+    if isinstance(value, set):
+        members: set[Plain] = place if type(place) is set else set()
+        members.clear()
+        members.update(value)
+        return members
+    return value
+
+
+def _each_filled(places: Sequence[object], values: Sequence[Plain]) -> list[Plain]:
+    padded = [*places[: len(values)], *[_ABSENT] * (len(values) - len(places))]
+    return [_filled(place, value) for place, value in zip(padded, values, strict=True)]
+
+
+def _is_value(node: Node) -> bool:
+    """Whether nobody can tell two equal ones apart, so that it does not matter who shares them."""
+    return node.type in (tuple, frozenset) or node.category == "method"
+
+
+def _is_used_up(state: State) -> bool:
+    """A work list that `load_weights` made and used up."""
+    return isinstance(state, Node) and state.type in (dict, list, set) and not state.items
+
+
+def _is_lazy(kind: type, key: str) -> bool:
+    """What is computed when it is asked for, and will be on the replica."""
+    return isinstance(inspect.getattr_static(kind, key, None), functools.cached_property)
+
+
+def _is_settings(kind: type) -> bool:
+    if kind not in _JUDGED:
+        _JUDGED[kind] = _judge(kind)
+    return _JUDGED[kind]
+
+
+_JUDGED: Final[dict[type, bool]] = {}
+
+
+def _judge(kind: type) -> bool:
+    return any(f"{kind.__module__}.".startswith(f"{name}.") for name in _SETTINGS)
+
+
+def _is_name(key: str) -> bool:
+    return key.isidentifier() and not key.startswith("__")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _shown(key: object) -> str:
+    key = key[-1] if isinstance(key, tuple) and key else key
+    return f"{key!r:.40}"

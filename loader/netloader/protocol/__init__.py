@@ -1,0 +1,1 @@
+"""What replicas and sources say to each other."""

@@ -1,0 +1,1 @@
+"""The pulling side: from candidates to verified chunks in place."""

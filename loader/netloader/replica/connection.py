@@ -1,0 +1,148 @@
+"""A replica's control connection to one source, which notices at once when it is broken.
+
+ZeroMQ mends connections silently, and a source knows a replica by its connection: one that was
+mended is a stranger's. So a monitor stands beside the DEALER, and the first break is the end.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from netloader.errors import ProtocolError, SourceLost, TransferError
+from netloader.protocol import messages
+from netmesh import SocketSecurity
+
+_REASON_MS = 1000
+"""How long to wait for the reason of a break that has happened: a millisecond, mostly."""
+
+_LAST_WORDS_MS = 200
+"""How long the last word may take to leave: a source that reads nothing is not waited for."""
+
+_MONITORED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+)
+
+
+_UNREAD = 8
+"""Messages that may wait to be read. A source says little, and large things only in its answer."""
+
+
+class Break(enum.Enum):
+    """How a connection ended."""
+
+    NOT_LET_IN = "refused this worker's key"
+    CUT_EARLY = "closed the connection before it was let in"
+    CUT = "closed the connection"
+
+
+class Broken(SourceLost):
+    """The connection is gone."""
+
+    def __init__(self, source: str, how: Break) -> None:
+        self.how = how
+        super().__init__(source, f"the source {how.value}")
+
+
+class Connection:
+    """A DEALER with a monitor beside it. Belongs to one thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        security: SocketSecurity,
+        ring: int,
+    ) -> None:
+        """Dial `endpoint` by key number `ring`. Returns at once."""
+        self.endpoint = endpoint
+        self.let_in = False
+        """Whether both sides have proved their keys (trivially, when there are none)."""
+        self._how: Break | None = None
+        self._dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.MAXMSGSIZE, messages.MAX_ATTACHMENT_BYTES),
+            (zmq.RCVHWM, _UNREAD),
+            (zmq.IPV6, int(endpoint.startswith("["))),
+            (zmq.TCP_KEEPALIVE, 1),
+        ):
+            self._dealer.setsockopt(option, value)
+        security.apply_client(self._dealer, ring)
+        # A monitor tells changes only: it has to be there before the connection is.
+        self._monitor: zmq.Socket[bytes] = self._dealer.get_monitor_socket(_MONITORED)
+        try:
+            self._dealer.connect(f"tcp://{endpoint}")
+        except zmq.ZMQError as error:
+            self.close(unsaid=True)
+            raise SourceLost(endpoint, f"cannot connect: {error}") from None
+
+    def send(self, message: messages.Message) -> None:
+        """Queue a message. Raises `Broken` when the source has closed the connection already, and
+        `SourceLost` when it cannot be queued for another reason."""
+        try:
+            self._dealer.send_multipart(messages.encode(message), zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            # A refused handshake takes the queue away, and says so a moment later.
+            self._monitor.poll(_REASON_MS)
+            self._observe()
+            if self._how is not None:
+                raise Broken(self.endpoint, self._how) from None
+            raise SourceLost(self.endpoint, f"no way to send {message.type}: {error}") from None
+
+    def receive(self, timeout_s: float) -> tuple[messages.Message, bytes] | None:
+        """The next message and its attachment; None when there is none in time.
+
+        Raises `Broken`, once what arrived before the break is read, and `TransferError` for what
+        is no message.
+        """
+        poller = zmq.Poller()
+        poller.register(self._dealer, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            # Read the events first: what came before a break is in the queue once the break is.
+            self._observe()
+            if self._dealer.poll(0, zmq.POLLIN):
+                try:
+                    return messages.decode(self._dealer.recv_multipart())
+                except ProtocolError as error:
+                    raise TransferError(self.endpoint, str(error)) from None
+            if self._how is not None:
+                raise Broken(self.endpoint, self._how)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            # Rounded up: the last millisecond is slept through and not spun through.
+            poller.poll(int(left * 1000) + 1)
+
+    def close(self, *, unsaid: bool = False) -> None:
+        """Let the last word leave and be gone; with `unsaid` what has not left never does.
+
+        A hello that still waits would otherwise leave by the mended connection, and open a session
+        for nobody.
+        """
+        # In this order: libzmq may abort the process the other way round.
+        self._dealer.disable_monitor()
+        self._monitor.close(linger=0)
+        self._dealer.close(linger=0 if unsaid else _LAST_WORDS_MS)
+
+    def _observe(self) -> None:
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            if self._how is not None:
+                continue
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.let_in = True
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._how = Break.NOT_LET_IN
+            else:
+                self._how = Break.CUT if self.let_in else Break.CUT_EARLY

@@ -1,0 +1,217 @@
+"""The first words with a source: who answers there, by which key, and what it says to hello.
+
+An operator who reads why a pull failed has to know what to change. So a peer that speaks no
+ZeroMQ, one that has a key where this worker has none (or the other way round), a wrong key and a
+source that died are told apart, each in well under two seconds. What is left is a source whose
+Python thread is busy: its connection stands, and it gets the time that `HELLO_TIMEOUT_S` allows.
+
+While cluster keys are being replaced, a source serves by one of the keys that this worker has, not
+necessarily by the first, and it may cut a connection to change its own. Neither fails a pull: all
+keys are tried, and all of it `ROUNDS` times.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import zmq
+
+from netloader.errors import SourceLost
+from netloader.protocol import messages
+from netloader.replica.connection import Break, Broken, Connection
+from netmesh import SocketSecurity
+
+_log = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 10.0
+"""How long a source may take to answer. It answers from a Python thread, which waits while another
+one holds the interpreter; a compilation or a graph capture does that for seconds. Longer is not
+worth it to a replica that has other sources, and storage. `TRANSFER_TIMEOUT`, where it is shorter,
+counts: it is about bytes that move slowly, and a bigger one says nothing about hello."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a source may take to accept a TCP connection."""
+
+GREETING_TIMEOUT_S = 1.0
+"""How long an accepted connection may stay without a greeting. ZeroMQ greets from a thread of its
+own, within a millisecond, even when Python is held up: what does not greet is no source."""
+
+ROUNDS = 5
+"""How often all keys are tried. A source cuts a connection that it lets in no more or that meets
+it between two keys: once for each step of a rotation, of which two can fall into one handshake;
+and for as long as earlier sessions keep its earlier socket, that one may accept the connection."""
+
+_PAUSE_S = 0.1
+"""Between rounds, so that a source that is going down is down."""
+
+_HELD_UP_S = 1.0
+"""A source that refuses a key does so at once. One that cuts an unfinished handshake later than
+this was held up, and is asked again by the same key."""
+
+_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
+_VERSION = b"\x03\x01"
+_GREETED = 32
+"""Bytes of a ZMTP 3 greeting up to the end of the mechanism (ZeroMQ RFC 37)."""
+
+
+def greet(
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    security: Callable[[], SocketSecurity],
+    hello: messages.Hello,
+    timeout_s: float,
+) -> tuple[Connection, messages.Message, bytes]:
+    """Get an answer to hello. The connection it came by is the caller's to close.
+
+    `security` is asked in each round: keys may change meanwhile. Raises `SourceLost` when nobody
+    answers, `TransferError` when the answer is none.
+    """
+    deadline = time.monotonic() + timeout_s
+    last = Broken(endpoint, Break.CUT_EARLY)
+    for attempt in range(ROUNDS):
+        if attempt:
+            _log.debug("asking %s again: %s", endpoint, last)
+            time.sleep(_PAUSE_S)
+        keys = security()
+        try:
+            _probe(endpoint, keys.enabled, _left(endpoint, deadline, timeout_s, CONNECT_TIMEOUT_S))
+        except _Unreachable as error:
+            raise _after(last, error) if attempt else error from None
+        except Broken as error:
+            last = error
+            continue
+        broken = []
+        for ring in range(max(1, len(keys.rings))):
+            try:
+                return _ask(context, endpoint, keys, ring, hello, deadline, timeout_s)
+            except Broken as error:
+                broken.append(error)
+        # That one key was accepted says more than that others were not.
+        last = next((error for error in broken if error.how is Break.CUT), broken[-1])
+    raise _explain(endpoint, last, security())
+
+
+class _Unreachable(SourceLost):
+    """There is no source at this endpoint."""
+
+
+def _ask(
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    keys: SocketSecurity,
+    ring: int,
+    hello: messages.Hello,
+    deadline: float,
+    timeout_s: float,
+) -> tuple[Connection, messages.Message, bytes]:
+    """Say hello by one key. Raises `Broken` when the source closes the connection over it."""
+    while True:
+        connection = Connection(context, endpoint, keys, ring)
+        dialled = time.monotonic()
+        answer = None
+        try:
+            connection.send(hello)
+            answer = connection.receive(_left(endpoint, deadline, timeout_s))
+            if answer is None:
+                raise _silent(endpoint, timeout_s)
+            message, attachment = answer
+            if isinstance(message, messages.Refuse) and message.code == "keys":
+                answer = None
+                raise Broken(endpoint, Break.CUT)
+            return connection, message, attachment
+        except Broken as error:
+            if error.how is not Break.CUT_EARLY or time.monotonic() - dialled < _HELD_UP_S:
+                raise
+            _log.debug("%s is held up: asking again", endpoint)
+        finally:
+            if answer is None:
+                connection.close(unsaid=True)
+
+
+def _probe(endpoint: str, enabled: bool, timeout_s: float) -> None:
+    """Look who is there, over a plain connection: what it greets with says why ZeroMQ would not
+    get through, which ZeroMQ itself keeps to itself.
+
+    Raises `_Unreachable` when it is no source, `Broken` when it hangs up.
+    """
+    host, _, port = endpoint.rpartition(":")
+    try:
+        # The endpoint is whatever a peer or a list says: it may be no address at all.
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    except (OSError, ValueError, OverflowError) as error:
+        raise _Unreachable(endpoint, f"cannot connect: {error}") from None
+    with plain:
+        greeting = b""
+        patience_s = min(timeout_s, GREETING_TIMEOUT_S)
+        until = time.monotonic() + patience_s
+        try:
+            # Just so much that the other side says its mechanism and does not yet judge ours.
+            plain.sendall(_SIGNATURE + _VERSION[:1])
+            while len(greeting) < _GREETED and _like_zeromq(greeting):
+                plain.settimeout(max(0.001, until - time.monotonic()))
+                got = plain.recv(_GREETED - len(greeting))
+                if not got:
+                    raise Broken(endpoint, Break.CUT_EARLY)
+                greeting += got
+        except TimeoutError:
+            raise _Unreachable(
+                endpoint,
+                f"accepts connections but says nothing within {patience_s:.2g} s: either "
+                "another service has this port, or the process is stopped",
+            ) from None
+        except OSError:
+            raise Broken(endpoint, Break.CUT_EARLY) from None
+    if not _like_zeromq(greeting):
+        raise _Unreachable(
+            endpoint,
+            f"does not speak ZeroMQ, it begins with {greeting!r}: another service has this port; "
+            "correct the endpoint",
+        )
+    theirs = greeting[len(_SIGNATURE + _VERSION) :].rstrip(b"\0")
+    if enabled and theirs != b"CURVE":
+        raise _Unreachable(
+            endpoint,
+            "has no cluster key, and this worker has one: set MESH_KEY_FILE there to the same key",
+        )
+    if not enabled and theirs == b"CURVE":
+        raise _Unreachable(
+            endpoint,
+            "asks for a cluster key, and this worker has none: set MESH_KEY_FILE to the source's",
+        )
+
+
+def _like_zeromq(greeting: bytes) -> bool:
+    """Whether this can be how a greeting begins. Bytes 1 to 8 are free to the sender."""
+    return greeting[:1] in (b"", b"\xff") and (len(greeting) < 10 or greeting[9:10] == b"\x7f")
+
+
+def _left(endpoint: str, deadline: float, timeout_s: float, at_most: float = 3600.0) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise _silent(endpoint, timeout_s)
+    return min(left, at_most)
+
+
+def _silent(endpoint: str, timeout_s: float) -> SourceLost:
+    return SourceLost(
+        endpoint, f"silent for {timeout_s:.3g} s: it is connected but its process is held up"
+    )
+
+
+def _after(last: Broken, now: SourceLost) -> SourceLost:
+    """A source that was there a moment ago."""
+    return SourceLost(now.source, f"ended before it answered: {last.reason}; now {now.reason}")
+
+
+def _explain(endpoint: str, last: Broken, keys: SocketSecurity) -> SourceLost:
+    """Why nobody answered although somebody listens."""
+    if keys.enabled and last.how is not Break.CUT:
+        return SourceLost(
+            endpoint,
+            f"did not accept this worker's cluster key (tried {len(keys.rings)}): compare "
+            "MESH_KEY_FILE and MESH_NAME here and there",
+        )
+    return SourceLost(endpoint, f"{last.reason}, {ROUNDS} times, before it answered: see its log")

@@ -1,0 +1,43 @@
+"""Whether a replica gets the weights that a source holds: everything that hello says has to fit.
+
+Pure. Whether there is room for it is another question (`service.py`).
+"""
+
+from __future__ import annotations
+
+from netloader.identity.identity import fields_digest, mismatch, names_differ
+from netloader.protocol import messages
+from netloader.source.session import Offer
+
+
+def refusal(
+    hello: messages.Hello, offer: Offer | None, generation: int, unready: str
+) -> messages.Refuse | None:
+    """Why a replica is not served, or None. `unready` is what to say when nothing is offered."""
+    if hello.version != messages.VERSION:
+        return messages.Refuse(
+            code="version",
+            reason=f"mine is version {messages.VERSION}, yours {hello.version}",
+        )
+    if hello.generation is not None and hello.generation != generation:
+        return messages.Refuse(
+            code="generation",
+            reason=f"I am generation {generation}, not {hello.generation}: restarted",
+        )
+    if offer is None:
+        return messages.Refuse(code="not-ready", reason=unready)
+    if fields_digest(hello.fields) != hello.identity:
+        return messages.Refuse(code="identity", reason="your fields have another digest")
+    different = mismatch(offer.identity, hello.fields, hello.content, hello.names)
+    if different is None and hello.generation is None:
+        different = names_differ(offer.identity.names, hello.names)
+    if different is not None:
+        return messages.Refuse(code="identity", reason=different[: messages.MAX_TEXT])
+    if hello.backend != offer.backend.name:
+        return messages.Refuse(
+            code="backend",
+            reason=f"mine {offer.backend.name}, theirs {hello.backend}"[: messages.MAX_TEXT],
+        )
+    if hello.manifest != offer.manifest_hash:
+        return messages.Refuse(code="manifest", reason="our tensors differ")
+    return None

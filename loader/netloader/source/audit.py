@@ -1,0 +1,88 @@
+"""Whose fault it is when a replica says that a chunk arrived with another digest than promised.
+
+Either the bytes were damaged on the way or at the replica, or this source's weights are no longer
+those that it promised: something changed them after they were loaded and did not say so (a weight
+update, a kernel that writes where it should not). Reading the chunk once more tells. A source whose
+weights have changed must not serve them.
+
+Replicas cannot make it read much: one chunk at a time, one a second. What they say meanwhile is
+dropped: whoever is sent changed bytes says so again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from netloader.source.session import Offer
+from netloader.system import affinity
+from netloader.weights import digests
+
+_log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+"""At most one chunk in so many seconds: 64 MiB take a few milliseconds of one core."""
+
+CHANGED = "its weights have changed since they were loaded"
+
+
+class Audit:
+    """Reads chunks that replicas complain about, in threads of its own."""
+
+    def __init__(
+        self,
+        offered: Callable[[], Offer | None],
+        on_changed: Callable[[Offer], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`offered` says what the source serves now: nothing else is read. `on_changed` is called
+        from the audit's thread when that is not what was promised."""
+        self._offered = offered
+        self._on_changed = on_changed
+        self._clock = clock
+        self._last = float("-inf")
+        self._reading = threading.Lock()
+
+    def accuse(self, replica: str, offer: Offer, chunk: int) -> bool:
+        """Look at a chunk that a replica has found wrong. False: not now. Does not block."""
+        now = self._clock()
+        if now - self._last < EVERY_S or self._reading.locked():
+            _log.info("%.200r complains about chunk %d too: not checked now", replica, chunk)
+            return False
+        self._last = now
+        threading.Thread(
+            target=self._look, args=(replica, offer, chunk), name="netloader-audit", daemon=True
+        ).start()
+        return True
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until no weights are read. False when that took too long. A check that begins later
+        finds by itself that they are no longer offered."""
+        if not self._reading.acquire(timeout=timeout_s):
+            return False
+        self._reading.release()
+        return True
+
+    def _look(self, replica: str, offer: Offer, chunk: int) -> None:
+        affinity.step_aside(background=True)
+        with self._reading:
+            if self._offered() is not offer:
+                return
+            try:
+                same = digests.of_chunk(offer.weights, offer.chunks[chunk]) == offer.digests[chunk]
+            except Exception:  # noqa: BLE001
+                # Bytes that cannot be read are not served either: the sessions that try fail.
+                _log.exception("chunk %d cannot be read to check it", chunk)
+                return
+        if same:
+            _log.warning(
+                "%.200r received chunk %d with a wrong digest, and mine is right: its bytes are "
+                "damaged on the way, or at that replica",
+                replica,
+                chunk,
+            )
+            return
+        _log.error("chunk %d (complaint of %.200r): %s", chunk, replica, CHANGED)
+        self._on_changed(offer)

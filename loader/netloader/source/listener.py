@@ -1,0 +1,175 @@
+"""The port a source listens on, through changes of the cluster key.
+
+The listening socket is ours and ZeroMQ gets a duplicate of it. Other keys take another ROUTER, and
+with two of them on one listening socket nobody is refused in between. The earlier ROUTER stays
+while sessions are spoken of on it: a change of keys loses none. It cannot be told to accept no more
+(unbinding it would end its connections too), but opens no session any more. Both are served by one
+I/O thread, which Linux wakes for the newest first; a replica that the earlier one gets hold of all
+the same dials again (`handshake.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+from netloader.errors import NetloaderError
+from netloader.protocol import messages
+from netmesh import SocketSecurity, ZapHandler
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 256
+
+_HANDSHAKE_MS = 3_000
+"""What a stranger's connection may cost. A source whose thread is held up for longer loses the
+honest ones as well: replicas come again (`handshake.py`)."""
+
+_QUEUED = 32
+"""Messages of one connection that wait, in either direction. A replica has a few; the default of
+1,000 lets one that floods, or does not read, take gigabytes."""
+
+_LAST_WORDS_MS = 200
+"""How long what was said last on a ROUTER may take to leave."""
+
+
+class ListenError(NetloaderError):
+    """The source's port cannot be listened on."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A replica's connection. ROUTERs number theirs independently, so it takes both to tell."""
+
+    router: zmq.Socket[bytes]
+    connection: bytes
+
+
+class ControlPort:
+    """The sockets of one source. All but the constructor belongs to the source's thread."""
+
+    def __init__(self, host: str, port: int | None, security: SocketSecurity) -> None:
+        """Listen on `host`, on any free port when `port` is None. Raises `ListenError`."""
+        self._host = host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server(
+                (host, port or 0), family=family, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
+        # Two ROUTERs may share it: the one that comes second must not wait for a connection.
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._poller = zmq.Poller()
+        self._security = security
+        self._zap: ZapHandler | None = None
+        self._retired: list[zmq.Socket[bytes]] = []
+        try:
+            if security.enabled:
+                # Before the ROUTER: who finds no handler is refused and has to come again.
+                self._zap = ZapHandler(self._context, security)
+                self._poller.register(self._zap.socket, zmq.POLLIN)
+            self._router = self._make_router(security)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ListenError(f"cannot listen on {self.endpoint}: {error}") from None
+
+    @property
+    def endpoint(self) -> str:
+        """`host:port` for replicas."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self.port}"
+
+    def watch(self, readable: object) -> None:
+        """Let `wait` return when this (anything with a `fileno`) is readable as well."""
+        self._poller.register(readable, zmq.POLLIN)
+
+    def wait(self, timeout_s: float | None) -> list[tuple[Caller, list[bytes]]]:
+        """Sleep until something happens, let members in, return what replicas said."""
+        said = []
+        for ready, _ in self._poller.poll(None if timeout_s is None else int(timeout_s * 1000)):
+            if self._zap is not None and ready is self._zap.socket:
+                self._zap.handle()
+            elif ready is self._router or ready in self._retired:
+                try:
+                    connection, *frames = ready.recv_multipart(zmq.DONTWAIT)
+                except zmq.Again:  # Its sender is gone: what it said went with it.
+                    continue
+                said.append((Caller(ready, connection), frames))
+        return said
+
+    def retired(self, caller: Caller) -> bool:
+        """Whether the keys have changed since this connection was opened."""
+        return caller.router is not self._router
+
+    def reply(
+        self, caller: Caller, message: messages.Message, attachment: bytes | None = None
+    ) -> bool:
+        """Say something. False when the replica is gone or does not read."""
+        frames: Sequence[bytes] = [caller.connection, *messages.encode(message, attachment)]
+        try:
+            caller.router.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            _log.debug("could not answer a replica: %s", error)
+            return False
+        return True
+
+    def rekey(self, security: SocketSecurity) -> None:
+        """Let in by these keys from now on. Raises `zmq.ZMQError` or `OSError`, and then nothing
+        has changed.
+
+        A key that is only added costs no connection. When the first or a missing one changes,
+        connections that carry no session are cut: replicas dial again, by a key that is left.
+        """
+        before, after = self._security.rings, security.rings
+        if self._zap is None or not after:
+            raise ValueError("a source cannot get its first key, or lose its last, while it runs")
+        if before[0] != after[0] or not set(before) <= set(after):
+            fresh = self._make_router(security)
+            old, self._router = self._router, fresh
+            self._retired.append(old)
+        self._security = security
+        self._zap.allow(security)
+
+    def keep(self, callers: Collection[Caller]) -> None:
+        """Close the earlier ROUTERs that none of these callers is connected to."""
+        used = {caller.router for caller in callers}
+        for router in [router for router in self._retired if router not in used]:
+            self._retired.remove(router)
+            self._poller.unregister(router)
+            router.close(linger=_LAST_WORDS_MS)
+
+    def close(self) -> None:
+        """Stop listening and end all connections."""
+        self._listener.close()
+        self._context.destroy(linger=0)
+
+    def _make_router(self, security: SocketSecurity) -> zmq.Socket[bytes]:
+        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        shared = self._listener.dup().detach()
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.BACKLOG, _BACKLOG),
+            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
+            (zmq.SNDHWM, _QUEUED),
+            (zmq.RCVHWM, _QUEUED),
+            (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES),
+            (zmq.IPV6, int(":" in self._host)),
+            (zmq.USE_FD, shared),
+        ):
+            router.setsockopt(option, value)
+        security.apply_server(router)
+        try:
+            router.bind(f"tcp://{self.endpoint}")
+        except zmq.ZMQError:
+            router.close(linger=0)
+            raise
+        self._poller.register(router, zmq.POLLIN)
+        return router

@@ -1,0 +1,1 @@
+"""Threads, cores and memory of the host."""

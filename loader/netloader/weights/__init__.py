@@ -1,0 +1,1 @@
+"""The tensors of a model as bytes: laid out, cut, digested, kept."""

@@ -1,0 +1,260 @@
+"""The tensors of a model: taken from it, compared with a peer's, read and written as bytes.
+
+A model's weights are captured in the `checkpoint` layout, between vLLM's `load_weights` and its
+`process_weights_after_loading`: names and tensor references are taken then, because later vLLM
+repacks, re-ties, wraps and frees. Everything travels that a checkpoint may hold: all parameters and
+all persistent buffers, aliases once. Buffers that are not persistent (rotary tables, expert maps)
+are computed from the config by whoever builds the model, on each rank for itself: they stay
+(`buffers.py` notices a `load_weights` that writes to them all the same).
+
+What cannot travel in this layout makes `capture` raise `ManifestError`, and the worker loads from
+storage: tensors on the meta device (online quantisation), uninitialised or wrapped ones (GGUF,
+torchao), tensors with gaps, tensors off the model's device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from netloader.errors import ManifestError
+from netloader.weights.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
+
+Contents = tuple[tuple[int, bytes | torch.Tensor], ...]
+"""A tensor's bytes: runs of them, each with the position of its first; zeros in between."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's tensors beside the manifest that describes them, in the same order.
+
+    Holding this keeps the memory alive, also after the model has replaced the tensors.
+    """
+
+    manifest: Manifest
+    tensors: tuple[torch.Tensor, ...]
+    """Flat views, one dimension, dtype uint8: writing to them writes the model."""
+    device_type: str = "cpu"
+    """Where the model is, by which digests are made: tensors kept for peers may be elsewhere."""
+    initial: Mapping[int, Contents] = field(default_factory=dict, compare=False, repr=False)
+    """What tensors held before anything was received into them, by position, as far as `arrange`
+    knows it: a checkpoint need not have all of a model (scales, rotary caches, padding), so whoever
+    gives up a pull puts this back."""
+
+    def view(self, piece: Piece) -> torch.Tensor:
+        """The bytes of one piece, shape [nbytes], uint8, in place."""
+        return self.tensors[piece.tensor][piece.start : piece.start + piece.nbytes]
+
+    def contiguous(self, chunk: Chunk) -> torch.Tensor | None:
+        """Memory in which a chunk lies exactly as it travels: shape [chunk.nbytes], uint8.
+
+        None for a packed chunk whose tensors lie elsewhere than the chunk has them. Where there is
+        memory, nothing needs packing: writing to it writes the model, gaps included.
+        """
+        return self._contiguous[chunk.id]
+
+    @cached_property
+    def _contiguous(self) -> tuple[torch.Tensor | None, ...]:
+        return tuple(
+            self._in_one_run(chunk) if chunk.packed else self.view(chunk.pieces[0])
+            for chunk in self.manifest.chunks()
+        )
+
+    def _in_one_run(self, chunk: Chunk) -> torch.Tensor | None:
+        first = self.tensors[chunk.pieces[0].tensor]
+        start, storage = first.data_ptr(), first.untyped_storage()
+        # A storage of just the chunk's size has nothing in the gaps: nobody else's bytes are read
+        # or written there.
+        if chunk.payload != chunk.nbytes and storage.nbytes() != chunk.nbytes:
+            return None
+        if first.storage_offset() + chunk.nbytes > storage.nbytes():
+            return None
+        for piece in chunk.pieces:
+            data = self.tensors[piece.tensor]
+            if data.data_ptr() != start + piece.offset:
+                return None
+            if data.untyped_storage().data_ptr() != storage.data_ptr():
+                return None
+        return first.as_strided((chunk.nbytes,), (1,))
+
+    def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        """A chunk as it travels: in place where it lies so, else copied into `staging`.
+
+        `staging` is uint8 and has at least `chunk.nbytes`; the part of it that is used is returned,
+        with zeros in the gaps.
+        """
+        in_place = self.contiguous(chunk)
+        if in_place is not None:
+            return in_place
+        for first, end in chunk.gaps():
+            staging[first:end].zero_()
+        for piece in chunk.pieces:
+            _copy(staging[piece.offset : piece.offset + piece.nbytes], self.view(piece))
+        return staging[: chunk.nbytes]
+
+    def unpack(self, chunk: Chunk, staging: torch.Tensor) -> None:
+        """Copy a packed chunk from `staging` into the tensors. What is in the gaps is ignored."""
+        for piece in chunk.pieces:
+            _copy(self.view(piece), staging[piece.offset : piece.offset + piece.nbytes])
+
+    def put_back(self, piece: Piece) -> bool:
+        """Give a piece its `initial` contents. False, and nothing done, where these are unknown."""
+        contents = self.initial.get(piece.tensor)
+        if contents is None:
+            return False
+        self.view(piece).zero_()
+        end = piece.start + piece.nbytes
+        for first, data in contents:
+            run = _as_tensor(data)
+            start, stop = max(first, piece.start), min(first + run.numel(), end)
+            if start < stop:
+                part = run[start - first : stop - first]
+                self.view(Piece(piece.tensor, start, stop - start)).copy_(part)
+        return True
+
+    def put_back_all(self) -> None:
+        """Give all tensors their `initial` contents, where these are no zeros.
+
+        Before storage is read, and only then: what has arrived is overwritten.
+        """
+        for number, contents in self.initial.items():
+            for first, data in contents:
+                # Zeros are there already; writing them again would be the first touch.
+                if isinstance(data, torch.Tensor) or data.count(0) != len(data):
+                    run = _as_tensor(data)
+                    self.view(Piece(number, first, run.numel())).copy_(run)
+
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of every tensor's bytes, by name. For reports; reads everything."""
+        return {
+            tensor.name: hashlib.sha256(host_buffer(data.cpu())).hexdigest()
+            for tensor, data in zip(self.manifest.tensors, self.tensors, strict=True)
+        }
+
+
+def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
+    """Describe and reference every tensor of `model` in the checkpoint layout.
+
+    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    """
+    # As in `arrange`: without vLLM's default device and classes of parameters, which cost Python.
+    with torch._C.DisableTorchFunction():
+        manifest, tensors = inventory(model, chunk_bytes)
+        flat = tuple(flat_bytes(tensor) for tensor in tensors)
+    return Weights(manifest, flat, flat[0].device.type if flat else "cpu")
+
+
+def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.Tensor]]:
+    """The manifest of `model` in the checkpoint layout, and its tensors in the same order.
+
+    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    """
+    first: dict[int, int] = {}
+    rows: list[tuple[str, Kind, torch.Tensor, list[str]]] = []
+    for name, kind, tensor in _named_tensors(model):
+        known = first.get(id(tensor))
+        if known is not None:
+            rows[known][3].append(name)
+            continue
+        first[id(tensor)] = len(rows)
+        rows.append((name, kind, tensor, []))
+    device = next((row[2].device for row in rows), torch.device("cpu"))
+    described = tuple(
+        Tensor(
+            name,
+            kind,
+            tuple(tensor.shape),
+            tensor.stride(),
+            str(tensor.dtype).removeprefix("torch."),
+            tensor.numel() * tensor.element_size(),
+            tuple(aliases),
+        )
+        for name, kind, tensor, aliases in rows
+        if _check(name, tensor, device)
+    )
+    return Manifest("checkpoint", chunk_bytes, described), [row[2] for row in rows]
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a dense tensor: shape [nbytes], uint8, in the order in which it lies."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def host_buffer(data: torch.Tensor) -> memoryview:
+    """The memory of a flat uint8 host tensor, without copying."""
+    return data.numpy().data
+
+
+def _as_tensor(data: bytes | torch.Tensor) -> torch.Tensor:
+    if isinstance(data, torch.Tensor):
+        return data
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy bytes without torch's OpenMP pool, which on CPU belongs to inference."""
+    if target.device.type == source.device.type == "cpu":
+        np.copyto(target.numpy(), source.numpy())
+    else:
+        target.copy_(source)
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]:
+    # remove_duplicate=False: the aliases of tied weights have to be known to be compared.
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, "parameter", parameter
+    computed = frozenset(
+        f"{prefix}.{key}" if prefix else key
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for key in module._non_persistent_buffers_set
+    )
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        if name not in computed:
+            yield name, "buffer", buffer
+
+
+def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
+    is_plain = type(tensor) in (nn.Parameter, torch.Tensor)  # Saves a look at the others' marks.
+    if not is_plain and isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
+        reason = "it gets its shape only while it is loaded"
+    elif _has_inner_tensors(tensor):
+        reason = f"{type(tensor).__name__} keeps its bytes in inner tensors"
+    elif tensor.is_meta:
+        reason = "it is made only while it is loaded (online quantisation)"
+    elif tensor.device != device:
+        reason = f"it lies on {tensor.device}, the model on {device}"
+    elif not _is_dense(tensor):
+        reason = f"its memory has gaps (shape {tuple(tensor.shape)}, stride {tensor.stride()})"
+    else:
+        return True
+    raise ManifestError(f"{name} cannot travel: {reason}")
+
+
+def _has_inner_tensors(tensor: torch.Tensor) -> bool:
+    """torchao's wrappers, and vLLM's `SharedWeightParameter` with its partitions."""
+    is_wrapper = type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor)
+    return bool(is_wrapper) or hasattr(tensor, "partitions")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a run of memory, in whatever order of dimensions."""
+    if tensor.is_contiguous():  # Nearly all are, and this is called for every tensor of a model.
+        return True
+    expected = 1
+    for stride, size in sorted(
+        (stride, size)
+        for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+        if size != 1
+    ):
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True

@@ -1,0 +1,148 @@
+"""Digests that are fixed when weights are loaded and checked whenever they arrive somewhere.
+
+They cover a chunk as it travels, zeros between its tensors included. They are made where the bytes
+are: XXH3-128 over host memory, an order of magnitude faster than any wire here, and for the memory
+of accelerators `reduce`, integer arithmetic that comes to the same on every one. Both find every
+accident. They are no defence against a peer that forges weights on purpose; the mesh's key keeps
+such peers out.
+
+The reduction reads memory as 64-bit little-endian lanes in blocks of `_BLOCK_BYTES`, the last one
+filled up with zeros. In each block, all modulo 2**64, with `fold(x) = x ^ (x >> 32)` and m(i) the
+odd multiplier of the i-th lane in a block:
+
+    p(i) = fold(x(i) * _SPREAD) * m(i)
+    sums = (sum of p(i), sum of fold(p(i)))
+
+The digest is the XXH3-128 of the length in bytes and the sums of all blocks, in order. Every step
+of a lane can be undone, so that a change within one lane always shows; multipliers and the order of
+sums make the places of lanes and blocks matter.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import xxhash
+
+from netloader.system import affinity
+from netloader.weights.capture import Weights, host_buffer
+from netloader.weights.manifest import Chunk
+
+DIGEST_BYTES = 16
+
+_THREADS = 4
+
+_LANE_BYTES = 8
+_BLOCK_BYTES = 4 * 1024 * 1024
+"""Twice this is the memory that a reduction takes. Large enough that starting a kernel costs less
+than running it."""
+
+_SPREAD = -0x61C8864680B583EB
+"""Odd, bits as good as random: 2**64 divided by the golden ratio, as a signed number."""
+_MIX = -0x40A7B892E31B1A47
+"""Odd, from the finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+generators, 2014), as a signed number."""
+
+
+def of_bytes(data: torch.Tensor) -> bytes:
+    """Digest of a flat uint8 tensor, where it lies. Releases the GIL."""
+    if data.device.type == "cpu":
+        return xxhash.xxh3_128_digest(host_buffer(data))
+    return reduce(data)
+
+
+def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
+    """Digest of one chunk as it would travel, read where its tensors lie.
+
+    By the kind of memory that the model is in, also where originals are kept elsewhere.
+    """
+    in_place = weights.contiguous(chunk)
+    if weights.device_type != "cpu":
+        parts = [(piece.offset, weights.view(piece)) for piece in chunk.pieces]
+        return _reduce([(0, in_place)] if in_place is not None else parts, chunk.nbytes)
+    if in_place is not None:
+        return xxhash.xxh3_128_digest(host_buffer(in_place))
+    digest = xxhash.xxh3_128()
+    end = 0
+    for piece in chunk.pieces:
+        digest.update(bytes(piece.offset - end))
+        digest.update(host_buffer(weights.view(piece)))
+        end = piece.offset + piece.nbytes
+    return digest.digest()
+
+
+def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
+    """Digests of `chunks`, in their order. Reads every byte once; host memory on a few threads."""
+    if weights.device_type != "cpu":
+        # In the caller's thread: another one has a stream of its own, on which what is still being
+        # written need not be there yet.
+        return tuple(of_chunk(weights, chunk) for chunk in chunks)
+    # Nothing is inferred yet: not only on the core that vLLM has bound this thread to.
+    threads = min(_THREADS, len(affinity.original()) or 1)
+    with ThreadPoolExecutor(
+        threads, f"{affinity.OURS}digest", initializer=lambda: affinity.step_aside(background=False)
+    ) as pool:
+        return tuple(pool.map(lambda chunk: of_chunk(weights, chunk), chunks))
+
+
+def reduce(data: torch.Tensor) -> bytes:
+    """Digest of a flat uint8 tensor on any device, by the reduction described above.
+
+    Takes memory for two blocks on that device, and waits for it once.
+    """
+    return _reduce([(0, data)], data.numel())
+
+
+def _reduce(parts: Sequence[tuple[int, torch.Tensor]], nbytes: int) -> bytes:
+    """Reduce `nbytes` that consist of flat `parts` at the given offsets and zeros between them."""
+    device = parts[0][1].device
+    block_bytes = min(_BLOCK_BYTES, -(-max(nbytes, 1) // _LANE_BYTES) * _LANE_BYTES)
+    lanes = torch.empty(block_bytes // _LANE_BYTES, dtype=torch.int64, device=device)
+    multipliers = _multipliers(lanes.numel(), device)
+    sums: list[torch.Tensor] = []
+    for first in range(0, nbytes, block_bytes):
+        _read(parts, first, lanes.view(torch.uint8))
+        lanes.mul_(_SPREAD)
+        _fold(lanes)
+        lanes.mul_(multipliers)
+        sums.append(lanes.sum())
+        _fold(lanes)
+        sums.append(lanes.sum())
+    found: Iterable[int] = torch.stack(sums).tolist() if sums else ()
+    return xxhash.xxh3_128_digest(struct.pack(f"<Q{len(sums)}q", nbytes, *found))
+
+
+def _read(parts: Sequence[tuple[int, torch.Tensor]], first: int, block: torch.Tensor) -> None:
+    """Copy what lies from `first` on into `block`, zeros where nothing does."""
+    covered = 0
+    end = first + block.numel()
+    for offset, data in parts:
+        start, stop = max(offset, first), min(offset + data.numel(), end)
+        if start < stop:
+            block[covered : start - first].zero_()
+            block[start - first : stop - first].copy_(data[start - offset : stop - offset])
+            covered = stop - first
+    block[covered:].zero_()
+
+
+def _multipliers(count: int, device: torch.device) -> torch.Tensor:
+    """The first `count` multipliers: numbered lanes, mixed until they look random, made odd.
+
+    Made anew each time: memory kept on an accelerator may be taken away by vLLM's sleep mode.
+    """
+    made = torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(_SPREAD)
+    for _ in range(2):
+        _fold(made)
+        made.mul_(_MIX)
+    _fold(made)
+    return made.bitwise_or_(1)
+
+
+def _fold(lanes: torch.Tensor) -> None:
+    """x ^ (x >> 32) of unsigned lanes, in place: the upper half of each onto the lower."""
+    # Halves rather than a shift, which would bring the sign along.
+    halves = lanes.view(torch.int32).view(-1, 2)
+    halves[:, 0].bitwise_xor_(halves[:, 1])

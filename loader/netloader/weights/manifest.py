@@ -1,0 +1,249 @@
+"""Which bytes, in which order, cut into which chunks.
+
+A source and a replica that build the same model with the same vLLM hold the same tensors. The
+manifest writes that down: an ordered list of tensors, and a table of chunks that both sides derive
+from it by the same rule, so that a chunk's number is all that has to be asked for.
+
+The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
+least `PACK_BELOW` stand alone; the rest are packed, the tiny ones, other parameters and other
+buffers apart, in manifest order, up to `chunk_bytes`, each starting at a multiple of `ALIGN`.
+Pieces that stand alone travel straight from and into the tensor's own memory; packed ones do too,
+where a model's tensors lie in memory as the chunk does (`coalesce.py`).
+
+Pure: knows neither torch nor vLLM. `capture.py` makes manifests from models.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Literal
+
+import orjson
+import xxhash
+
+from netloader.errors import ManifestError
+
+Kind = Literal["parameter", "buffer"]
+
+CHUNK_BYTES = 32 * 1024 * 1024
+"""Default size of a chunk: large enough that a message's fixed cost (0.2 ms on Gloo) vanishes,
+small enough that what a dead source leaves unfinished is little."""
+
+PACK_BELOW = 16 * 1024 * 1024
+"""Tensors below this are packed: large messages keep a link full. Packing costs nothing where they
+lie as they travel, and a copy where they do not."""
+
+TINY_BELOW = 64 * 1024
+"""Tensors below this are packed with others as tiny. Norms and scales live as long as the model,
+linear weights are often replaced after loading: a chunk that held both would keep all its memory
+for the sake of a few bytes."""
+
+ALIGN = 256
+"""Tensors in a packed chunk start at multiples of this many bytes: what allocators of accelerators
+align to, so that kernels may use tensors in place. The gaps travel as zeros."""
+
+MAX_TENSORS = 1_000_000
+MAX_BYTES = 1 << 46
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as both sides must have it. Aliases are names of the very same object."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    """In elements, as torch counts."""
+    dtype: str
+    """As torch prints it, without `torch.`."""
+    nbytes: int
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of bytes of one tensor, inside one chunk."""
+
+    tensor: int
+    """Position in `Manifest.tensors`."""
+    start: int
+    """First byte, counted in the tensor."""
+    nbytes: int
+    offset: int = 0
+    """First byte, counted in the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The unit that is asked for, sent, verified and retried."""
+
+    id: int
+    pieces: tuple[Piece, ...]
+    """In order of their offsets, the first at 0."""
+    nbytes: int
+    """What travels: from the first byte of the first piece to the last byte of the last, gaps
+    included."""
+    packed: bool
+    """May hold several pieces. Otherwise: one, straight from and into its tensor."""
+
+    @property
+    def payload(self) -> int:
+        """Bytes of tensors in it: `nbytes` without the gaps."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Runs of bytes that belong to no tensor, as (first, end), counted in the chunk."""
+        end = 0
+        for piece in self.pieces:
+            if piece.offset > end:
+                yield end, piece.offset
+            end = piece.offset + piece.nbytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model's weights consist of. Hash and chunk table are computed once."""
+
+    layout: Literal["checkpoint", "runtime"]
+    chunk_bytes: int
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, aliases counted once: the sum of the chunks' payloads."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @cached_property
+    def hash(self) -> str:
+        """32 hex digits over everything: equal hashes have equal chunk tables."""
+        return xxhash.xxh3_128_hexdigest(self.encode())
+
+    def encode(self) -> bytes:
+        """Canonical bytes; `decode` reads them."""
+        rows = [
+            [t.name, t.kind, t.shape, t.stride, t.dtype, t.nbytes, t.aliases] for t in self.tensors
+        ]
+        return orjson.dumps([self.layout, self.chunk_bytes, rows])
+
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunk table, in order of id."""
+        return self._chunks
+
+    @cached_property
+    def _chunks(self) -> tuple[Chunk, ...]:
+        return tuple(_cut(self.tensors, self.chunk_bytes))
+
+
+def decode(data: bytes) -> Manifest:
+    """Read what `Manifest.encode` wrote, from a peer that is not trusted.
+
+    Raises `ManifestError`. The result is only ever compared with a manifest of one's own, so
+    nothing here decides how much memory is taken.
+    """
+    try:
+        layout, chunk_bytes, rows = orjson.loads(data)
+        if layout not in ("checkpoint", "runtime") or not isinstance(chunk_bytes, int):
+            raise ValueError("bad head")
+        if len(rows) > MAX_TENSORS:
+            raise ValueError(f"{len(rows)} tensors")
+        return Manifest(layout, chunk_bytes, tuple(_row(*row) for row in rows))
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"the peer's manifest is malformed: {error}") from None
+
+
+def difference(mine: Manifest, theirs: Manifest) -> str | None:
+    """The first thing in which two manifests differ, in words; None when they are equal.
+
+    As long as what the other side put into its manifest.
+    """
+    if mine.layout != theirs.layout:
+        return f"layout: mine {mine.layout}, theirs {theirs.layout}"
+    if mine.chunk_bytes != theirs.chunk_bytes:
+        return f"chunk size: mine {mine.chunk_bytes}, theirs {theirs.chunk_bytes}"
+    for number, (ours, other) in enumerate(zip(mine.tensors, theirs.tensors, strict=False)):
+        for part in fields(Tensor):
+            here, there = getattr(ours, part.name), getattr(other, part.name)
+            if here != there:
+                what = f"tensor {number} ({ours.name}): {part.name}"
+                return f"{what}: mine {here!r}, theirs {there!r}"
+    if len(mine.tensors) != len(theirs.tensors):
+        return f"tensors: mine {len(mine.tensors)}, theirs {len(theirs.tensors)}"
+    return None
+
+
+def _row(
+    name: object,
+    kind: object,
+    shape: object,
+    stride: object,
+    dtype: object,
+    nbytes: object,
+    aliases: object,
+) -> Tensor:
+    if (
+        not isinstance(name, str)
+        or not isinstance(dtype, str)
+        or not isinstance(nbytes, int)
+        or not 0 <= nbytes <= MAX_BYTES
+    ):
+        raise ValueError(f"bad tensor {name!r:.200}")
+    if kind != "parameter" and kind != "buffer":
+        raise ValueError(f"bad kind of {name!r:.200}: {kind!r:.200}")
+    names = tuple(aliases) if isinstance(aliases, list) else (None,)
+    if not all(isinstance(alias, str) for alias in names):
+        raise ValueError(f"bad aliases of {name!r:.200}")
+    return Tensor(name, kind, _dims(shape), _dims(stride), dtype, nbytes, names)
+
+
+def _dims(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(dim) is int and dim >= 0 for dim in value):
+        raise ValueError(f"bad dimensions {value!r:.200}")
+    return tuple(value)
+
+
+def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
+    numbers = itertools.count()
+    packs: dict[str, _Pack] = {}
+    # Never a pack above `chunk_bytes`, however small that is: staging buffers have that size.
+    stands_alone = min(PACK_BELOW, chunk_bytes)
+    for position, tensor in enumerate(tensors):
+        if tensor.nbytes == 0:
+            continue
+        if tensor.nbytes >= stands_alone:
+            for start in range(0, tensor.nbytes, chunk_bytes):
+                size = min(chunk_bytes, tensor.nbytes - start)
+                yield Chunk(next(numbers), (Piece(position, start, size),), size, False)
+            continue
+        # Buffers are often shared between layers, and then keep their whole chunk from being moved.
+        kind = "tiny" if tensor.nbytes < TINY_BELOW else tensor.kind
+        pack = packs.setdefault(kind, _Pack())
+        if pack.offset + tensor.nbytes > chunk_bytes:
+            yield pack.close(next(numbers))
+            pack = packs[kind] = _Pack()
+        pack.add(position, tensor.nbytes)
+    for pack in packs.values():
+        yield pack.close(next(numbers))
+
+
+@dataclass
+class _Pack:
+    """A packed chunk that is still being put together."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    nbytes: int = 0
+
+    @property
+    def offset(self) -> int:
+        """Where the next tensor starts."""
+        return -(-self.nbytes // ALIGN) * ALIGN
+
+    def add(self, tensor: int, nbytes: int) -> None:
+        self.pieces.append(Piece(tensor, 0, nbytes, self.offset))
+        self.nbytes = self.pieces[-1].offset + nbytes
+
+    def close(self, number: int) -> Chunk:
+        return Chunk(number, tuple(self.pieces), self.nbytes, True)

@@ -1,0 +1,424 @@
+"""What a source must keep so that it can still serve after vLLM has post-processed its weights.
+
+A peer needs the bytes as `load_weights` left them. On CUDA and on Ascend most tensors survive
+post-processing where they are. On CPUs with AVX-512 vLLM packs every linear weight and drops the
+original. So there are three steps:
+
+    plan      before the model is laid out: what shall be kept, and does it fit into memory?
+    keep      before post-processing: hold what would be lost, and nothing else
+    settle    after post-processing: what survived, can all be served, and what does that cost?
+
+A tensor survives when a tensor of the model still lies in its *own* bytes. That its storage lives
+on says nothing: `arena` lets the tensors of a chunk share one.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from netloader.errors import ManifestError
+from netloader.system.memory import Available, text
+from netloader.terms import KeepMode
+from netloader.weights.capture import Weights
+from netloader.weights.digests import of_weights
+from netloader.weights.manifest import Manifest
+
+_COPY_BELOW = 64 * 1024
+"""Parameters below this many bytes are copied rather than referenced. What vLLM writes in place
+while it post-processes are scales, of a few bytes for a tensor to some KiB for one a channel;
+larger parameters it replaces. One that it writes in place all the same is found by `changed`."""
+
+HEADROOM_BYTES = 256 * 2**20
+"""What stays free beside weights, originals and KV cache: activations and compiled code. A server
+that is killed in its first request costs more than a source that the mesh does without."""
+
+_DEPTH = 4
+"""How many steps from a module are searched for tensors that are no parameters or buffers:
+attribute, kernel object, its container, element."""
+
+_LEAVES = frozenset(
+    (
+        *(type(None), bool, int, float, complex, str, bytes),
+        *(torch.dtype, torch.device, torch.Size),
+        *weakref.ProxyTypes,
+    )
+)
+"""Types of values that hold no tensor alive: looking at these first saves most of the time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker will keep of a model that it is about to load."""
+
+    mode: KeepMode
+    may_share: bool
+    """Whether tensors may share storages (`arena.arrange`). A shared storage lives as long as any
+    tensor in it: not where what was replaced must go back to the system."""
+    reason: str = ""
+    """Why nothing is kept although the settings ask for it. The worker is then no source; empty
+    otherwise."""
+
+
+def plan(
+    model: nn.Module,
+    setting: KeepMode | None,
+    names: Sequence[str] | None,
+    left: Available | None,
+    reserve: int,
+) -> Plan:
+    """Decide what to keep of `model`, which is built and not yet filled.
+
+    `setting`, `names`: `INT8_CACHE` and `INT8_CACHE_NAME`; None: by device, and all. `left`: host
+    memory that this process may still take; None: unknown, and taken to be enough. `reserve`: bytes
+    of host memory that vLLM will take besides weights, which is the KV cache where that is on the
+    host.
+
+    On a CPU the weights are counted twice, as they come and as vLLM packs them: as if nothing of
+    the model had been touched yet, and all of it would be replaced.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+    mode = setting or (KeepMode.DRAM if on_cpu else KeepMode.NO)
+    if mode is KeepMode.NO:
+        # On an accelerator, where nobody asked for it, replacing is rare and packing is slow.
+        return Plan(mode, may_share=setting is None)
+    if mode is KeepMode.HBM and not on_cpu:
+        return Plan(mode, may_share=True)
+    parameters = {name: _nbytes(tensor) for name, tensor in model.named_parameters()}
+    buffers = sum(map(_nbytes, model.buffers()))
+    needed = buffers + sum(
+        nbytes for name, nbytes in parameters.items() if _is_selected(name, names)
+    )
+    # Packed or not, the server takes them once in any case.
+    weights = buffers + sum(parameters.values()) if on_cpu else 0
+    reason = fits(needed, left, weights + reserve + HEADROOM_BYTES)
+    return Plan(KeepMode.NO, False, reason) if reason else Plan(mode, True)
+
+
+def fits(needed: int, left: Available | None, reserve: int) -> str | None:
+    """Why originals of `needed` bytes do not fit beside `reserve` bytes that vLLM takes anyway.
+
+    None when they do, and where it is not known how much is left.
+    """
+    if left is None or needed + reserve <= left.bytes:
+        return None
+    return (
+        f"originals kept for peers need {text(needed)} beside {text(reserve)} for the server, "
+        f"{text(needed + reserve)} in all, and {left.by} leaves {text(left.bytes)}: "
+        "give it more memory, or set INT8_CACHE to no"
+    )
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The tensors a source serves, and what they cost."""
+
+    weights: Weights
+    extra_bytes: int
+    """Memory that is held for peers only, and would be free without them: originals that the model
+    no longer uses, and copies."""
+    stuck_bytes: int = 0
+    """Memory of originals that the model no longer uses, in storages that it does use: it stays
+    whether peers are served or not, and is there only because tensors share storages."""
+
+    @property
+    def cost_bytes(self) -> int:
+        """Memory this process has above one that shares nothing with peers."""
+        return self.extra_bytes + self.stuck_bytes
+
+
+@dataclass(frozen=True)
+class Held:
+    """One tensor between `keep` and `settle`."""
+
+    place: Place
+    is_arranged: bool
+    """Whether it shares its storage because of `arena.arrange`."""
+    original: torch.Tensor | None
+    """Keeps the original alive; None: whoever wants to may free it."""
+    copy: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor was loaded: knows it again, and does not keep it alive."""
+
+    storage: StorageWeakRef
+    device: torch.device
+    offset: int
+    """In bytes, from the start of the storage."""
+    nbytes: int
+
+    @classmethod
+    def of(cls, data: torch.Tensor) -> Place:
+        """The place of a flat uint8 tensor."""
+        storage = StorageWeakRef(data.untyped_storage())  # type: ignore[no-untyped-call]
+        return cls(storage, data.device, int(data.storage_offset()), data.numel())
+
+    def data(self) -> torch.Tensor | None:
+        """What lies there now: shape [nbytes], uint8. None when the memory was freed."""
+        if self.nbytes == 0:
+            return torch.empty(0, dtype=torch.uint8, device=self.device)
+        alive = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
+        storage = cast("torch.UntypedStorage | None", alive)
+        if storage is None:
+            return None
+        data = torch.empty(0, dtype=torch.uint8, device=self.device)
+        return data.set_(storage, self.offset, (self.nbytes,), (1,))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state between `keep` and `settle`: keeps nothing alive but what shall be kept."""
+
+    manifest: Manifest
+    device_type: str
+    held: tuple[Held, ...]
+    """In the manifest's order."""
+
+
+def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
+    """Hold the originals of the parameters whose name has a part in `names` (None: of all).
+
+    Call between `load_weights` and `process_weights_after_loading`, and let go of `weights`
+    afterwards: as long as it lives, so do all tensors. Time and memory: nothing where a reference
+    is enough; one copy to host memory for `dram` on an accelerator. Buffers are copied in every
+    mode: models write to them while they run (scales of a KV cache, counters), so a reference
+    would hold other bytes than those that were promised.
+    """
+    arranged = {
+        piece.tensor
+        for chunk in weights.manifest.chunks()
+        if chunk.packed and len(chunk.pieces) > 1 and weights.contiguous(chunk) is not None
+        for piece in chunk.pieces
+    }
+
+    def hold(number: int, name: str, kind: str, data: torch.Tensor) -> Held:
+        original: torch.Tensor | None = None
+        copy: torch.Tensor | None = None
+        off_device = mode is KeepMode.DRAM and data.device.type != "cpu"
+        if kind == "buffer":
+            copy = data.cpu() if off_device else data.clone()
+        elif mode is not KeepMode.NO and _is_selected(name, names):
+            if off_device:
+                copy = data.cpu()
+            else:
+                original = data
+                copy = data.clone() if data.numel() < _COPY_BELOW else None
+        return Held(Place.of(data), number in arranged, original, copy)
+
+    return Kept(
+        weights.manifest,
+        weights.device_type,
+        tuple(
+            hold(number, tensor.name, tensor.kind, data)
+            for number, (tensor, data) in enumerate(
+                zip(weights.manifest.tensors, weights.tensors, strict=True)
+            )
+        ),
+    )
+
+
+def settle(kept: Kept, model: nn.Module) -> Originals:
+    """What can be served now that `model` has been post-processed.
+
+    Parameters that stayed as they were are served from where they are, beside those of their
+    chunk, and their copies are dropped. Buffers are served from their copies.
+
+    Raises `ManifestError` when originals are gone that were not kept, naming how many, the first,
+    and the setting that would have kept them.
+    """
+    uses = _uses(kept, model)
+    serve: list[torch.Tensor] = []
+    gone: list[str] = []
+    stuck = 0
+    for tensor, held in zip(kept.manifest.tensors, kept.held, strict=True):
+        data = held.place.data()
+        survived = data is not None and (tensor.nbytes == 0 or uses.touch(data))
+        if data is not None and not survived and held.is_arranged and uses.hold(data):
+            stuck += tensor.nbytes
+        in_place = data if survived else held.original
+        if tensor.kind == "buffer" and held.copy is not None:
+            serve.append(held.copy)
+        elif in_place is not None and (held.copy is None or _equal(held.copy, in_place)):
+            serve.append(in_place)
+        elif held.copy is not None:
+            serve.append(held.copy)
+        else:
+            gone.append(tensor.name)
+    if gone:
+        stays = f" ({text(stuck)} of them stay, beside tensors in use)" if stuck >= 2**20 else ""
+        raise ManifestError(
+            f"post-processing replaced {len(gone)} tensors ({gone[0]} first) whose originals are "
+            f"not kept{stays}: set INT8_CACHE to dram or hbm and let INT8_CACHE_NAME match them"
+        )
+    ours = {
+        _storage_key(data): data.untyped_storage().nbytes()
+        for data in serve
+        if data.numel() > 0 and not uses.hold(data)
+    }
+    weights = Weights(kept.manifest, tuple(serve), kept.device_type)
+    return Originals(weights, sum(ours.values()), stuck)
+
+
+def changed(weights: Weights, digests: Sequence[bytes]) -> list[str]:
+    """Names of tensors whose bytes are no longer those that `digests` were taken of.
+
+    Chunk by chunk: of a packed chunk that changed, all tensors are named. Reads everything once.
+    """
+    chunks = weights.manifest.chunks()
+    return [
+        weights.manifest.tensors[piece.tensor].name
+        for chunk, now in zip(chunks, of_weights(weights, chunks), strict=True)
+        if now != digests[chunk.id]
+        for piece in chunk.pieces
+    ]
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_selected(name: str, names: Sequence[str] | None) -> bool:
+    return names is None or any(part in name for part in names)
+
+
+def _equal(copy: torch.Tensor, data: torch.Tensor) -> bool:
+    """Whether two flat uint8 tensors hold the same bytes."""
+    if copy.device.type == data.device.type == "cpu":
+        # Not torch's pool of threads, which on CPU belongs to inference.
+        return np.array_equal(copy.numpy(), data.numpy())
+    return torch.equal(copy, data.to(copy.device))
+
+
+def _uses(kept: Kept, model: nn.Module) -> _Uses:
+    """What memory `model` uses, as far as that can matter.
+
+    Where parameters and buffers lie in all that was loaded, nothing that a kernel holds besides can
+    change what survived or what it costs; looking for that takes most of the time.
+    """
+    registered = _Uses.by((*model.parameters(), *model.buffers()))
+    places = (held.place.data() for held in kept.held)
+    if all(data is not None and (data.numel() == 0 or registered.touch(data)) for data in places):
+        return registered
+    return _Uses.by(_reachable(model))
+
+
+class _Uses:
+    """Which memory a model's tensors use: byte by byte, and storage by storage."""
+
+    def __init__(self, spans: Mapping[str, list[tuple[int, int]]], storages: set[tuple[str, int]]):
+        self._storages = storages
+        self._starts: dict[str, list[int]] = {}
+        self._ends: dict[str, list[int]] = {}
+        for device, found in spans.items():
+            starts = self._starts.setdefault(device, [])
+            ends = self._ends.setdefault(device, [])
+            for start, end in sorted(found):
+                if ends and start <= ends[-1]:
+                    ends[-1] = max(ends[-1], end)
+                else:
+                    starts.append(start)
+                    ends.append(end)
+
+    @classmethod
+    def by(cls, tensors: Iterable[torch.Tensor]) -> _Uses:
+        spans: dict[str, list[tuple[int, int]]] = {}
+        storages: set[tuple[str, int]] = set()
+        for tensor in tensors:
+            if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
+                continue
+            try:
+                start, key = tensor.data_ptr(), _storage_key(tensor)
+                last = sum(
+                    (size - 1) * stride
+                    for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+                )
+            except (RuntimeError, NotImplementedError):
+                # A wrapper without memory of its own: the tensors inside it are found, too.
+                continue
+            end = start + (last + 1) * tensor.element_size()
+            spans.setdefault(str(tensor.device), []).append((start, end))
+            storages.add(key)
+        return cls(spans, storages)
+
+    def touch(self, data: torch.Tensor) -> bool:
+        """Whether the model uses any byte of a flat uint8 tensor.
+
+        One is enough: without `arena`, the tensor had a storage of its own, which that one keeps.
+        """
+        ends = self._ends.get(str(data.device), [])
+        at = bisect_right(ends, data.data_ptr())
+        return (
+            at < len(ends) and self._starts[str(data.device)][at] < data.data_ptr() + data.numel()
+        )
+
+    def hold(self, data: torch.Tensor) -> bool:
+        """Whether the model keeps the storage of a tensor alive."""
+        return _storage_key(data) in self._storages
+
+
+def _storage_key(tensor: torch.Tensor) -> tuple[str, int]:
+    return str(tensor.device), tensor.untyped_storage().data_ptr()
+
+
+def _reachable(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Every tensor that a module of `model` holds, registered or not.
+
+    Kernels and quantisation methods keep tensors in attributes, containers and closures: these use
+    memory as parameters do. The search ends `_DEPTH` steps from a module.
+    """
+    seen: set[int] = set()
+    queue: deque[tuple[object, int]] = deque((module, 0) for module in model.modules())
+    while queue:
+        value, depth = queue.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            yield value
+        if isinstance(value, nn.Module):
+            depth = 0
+        if depth < _DEPTH:
+            queue.extend(
+                (inner, depth + 1) for inner in _inside(value) if type(inner) not in _LEAVES
+            )
+
+
+def _inside(value: object) -> list[object]:
+    """What an object refers to, as far as that may lead to tensors of the model."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return list(value)
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    home = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
+    # What this package holds is what is being counted, not a use of it.
+    if isinstance(value, (type, ModuleType)) or str(home).partition(".")[0] == __package__:
+        return []
+    if isinstance(value, FunctionType):
+        return [content for cell in value.__closure__ or () for content in _content(cell)]
+    attributes = getattr(value, "__dict__", None)
+    return list(attributes.values()) if isinstance(attributes, dict) else []
+
+
+def _content(cell: CellType) -> list[object]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:  # The variable has no value yet.
+        return []

@@ -1,0 +1,105 @@
+"""The house: which room stands on which, and what a room may know. `test_layers.py` holds it.
+
+A module's room is the longest entry that its name begins with.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LAYERS: Final[tuple[tuple[str, ...], ...]] = (
+    ("mesh_inspect", "netbench"),
+    ("netloader.engine",),
+    ("netloader.worker",),
+    ("netloader.config",),
+    ("netloader.replica", "netloader.source"),
+    ("netloader.discovery",),
+    ("netloader.protocol",),
+    ("netloader.model",),
+    ("netloader.weights",),
+    ("netloader.transport", "netloader.checkpoint"),
+    ("netloader.identity",),
+    ("netloader.system",),
+    ("netloader.plain", "netloader.terms"),
+    ("netloader.errors",),
+    ("netloader",),
+    ("netmesh.sim",),
+    ("netmesh",),
+    ("netmesh.mesh", "netmesh.observer"),
+    ("netmesh.io",),
+    ("netmesh.bootstrap", "netmesh.settings"),
+    ("netmesh.core",),
+    ("netmesh.private",),
+    ("netmesh.errors",),
+)
+"""From the roof down. A room imports itself and what stands on a lower line; rooms of one line do
+not know each other, with the exceptions below."""
+
+NEIGHBOURS: Final = frozenset({("netmesh.bootstrap", "netmesh.settings")})
+"""Rooms of one line that import each other."""
+
+ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
+    "vllm": ("netloader.engine", "netbench"),
+    "vllm_ascend": ("netloader.engine", "netbench"),
+    "torch_npu": ("netloader.transport.hccl", "netbench"),
+    "torch": (
+        "netloader.engine",
+        "netloader.worker",
+        "netloader.replica",
+        "netloader.source",
+        "netloader.model",
+        "netloader.weights",
+        "netloader.transport",
+        "netloader.system.hugepages",
+        "netbench",
+    ),
+    "zmq": (
+        "netmesh.io",
+        "netmesh.mesh",
+        "netmesh.observer",
+        "netloader.replica",
+        "netloader.source",
+        "netbench",
+    ),
+}
+"""What is heavy, or knows too much, and the modules that may import it."""
+
+NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"})
+"""What runs code that comes with the data."""
+
+PURE: Final = (
+    "netmesh.core",
+    "netloader.identity",
+    "netloader.discovery",
+    "netloader.protocol",
+)
+"""Rooms without I/O, clock, randomness, threads or torch."""
+
+IMPURE: Final = frozenset(
+    [
+        "asyncio",
+        "concurrent",
+        "datetime",
+        "io",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "pickle",
+        "queue",
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "shutil",
+        "signal",
+        "socket",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "torch",
+        "uuid",
+        "zmq",
+    ]
+)

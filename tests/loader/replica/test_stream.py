@@ -1,0 +1,224 @@
+"""One stream against a source that says whatever a test wants, and one that still loads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import zmq
+from tests.loader.support import (
+    GENERATION,
+    TamperedBackend,
+    candidate,
+    cut_after,
+    equal,
+    identity,
+    is_zero,
+    offer_of,
+    pull_from,
+    pull_into,
+    serving,
+    toy_weights,
+)
+
+from netloader.discovery.candidate import Candidate
+from netloader.errors import SourceLost, TransferError
+from netloader.protocol import messages
+
+WEIGHTS = toy_weights(1)
+CHUNKS = WEIGHTS.manifest.chunks()
+
+
+class TestLyingSource:
+    """A hand-made source that says whatever a test wants."""
+
+    def test_unexpected_answer_to_hello(self) -> None:
+        with pytest.raises(TransferError, match="answered hello with bye"):
+            pull_from_script(messages.encode(messages.Bye(session="0" * 32, reason="no")))
+
+    def test_rubbish_instead_of_an_answer(self) -> None:
+        with pytest.raises(TransferError, match="not a control message"):
+            pull_from_script([b"rubbish"])
+
+    @pytest.mark.parametrize(
+        ("change", "complaint"),
+        [
+            ({"version": 4}, "another protocol version"),
+            ({"identity": "0" * 32}, "another identity"),
+            ({"manifest": "0" * 32}, "another manifest"),
+            ({"generation": 8}, "another generation"),
+            ({"have": ((0, len(CHUNKS) + 1),)}, "says it has chunks"),
+            ({"have": ((-1, 1),)}, "says it has chunks"),
+            ({"have": ((0, len(CHUNKS)),) * 1000}, "says it has chunks"),
+        ],
+    )
+    def test_acceptance_that_does_not_fit(self, change: dict[str, object], complaint: str) -> None:
+        with pytest.raises(TransferError, match=complaint):
+            pull_from_script(messages.encode(acceptance(**change), digests_of(len(CHUNKS))))
+
+    def test_digests_for_another_number_of_chunks(self) -> None:
+        with pytest.raises(TransferError, match="another bytes of digests"):
+            pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS) - 1)))
+
+    def test_rendezvous_where_nobody_is(self) -> None:
+        with pytest.raises(SourceLost, match="no process group"):
+            pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS))))
+
+    def test_other_digests_than_an_earlier_source(self) -> None:
+        pull = pull_into(toy_weights())
+        broken = TamperedBackend(cut_after(3))
+        with serving(offer_of(WEIGHTS, backend=broken)) as source, pytest.raises(SourceLost):
+            pull_from(pull, candidate(source))
+        with (
+            serving(offer_of(toy_weights(2))) as source,
+            pytest.raises(TransferError, match="other digests than an earlier source"),
+        ):
+            pull_from(pull, candidate(source))
+
+    @pytest.mark.parametrize(
+        ("first", "second", "said"),
+        [
+            ({"a.x": 1}, {"a.x": 2}, "(a.x: 1, 2)"),
+            ({"a.x": True}, {"a.x": 1}, "(a.x: True, 1)"),
+            ({"a.x": 1}, {}, "(a.x: 1, nothing)"),
+            ({}, {"a.x": None}, "(a.x: nothing, None)"),
+            ({"a.x": {"w1", "w2"}}, {"a.x": {"w2"}}, "(a.x: set({'w1', 'w2'}), set({'w2'}))"),
+        ],
+    )
+    def test_other_attributes_than_an_earlier_source(
+        self, first: dict[str, Any], second: dict[str, Any], said: str
+    ) -> None:
+        replica = toy_weights()
+        pull = pull_into(replica)
+        broken = TamperedBackend(cut_after(3))
+        with (
+            serving(offer_of(WEIGHTS, backend=broken, attributes=first)) as source,
+            pytest.raises(SourceLost),
+        ):
+            pull_from(pull, candidate(source))
+        with (
+            serving(offer_of(WEIGHTS, attributes=second)) as source,
+            pytest.raises(TransferError, match="has other attributes than an earlier") as caught,
+        ):
+            pull_from(pull, candidate(source))
+        assert said in str(caught.value)
+        assert pull.attributes == first
+        with serving(offer_of(WEIGHTS, attributes=first)) as source:
+            pull_from(pull, candidate(source))
+        assert equal(replica, WEIGHTS)
+
+    def test_replica_says_bye_so_that_the_session_is_free_again(self) -> None:
+        said: list[messages.Message] = []
+        with pytest.raises(TransferError):
+            pull_from_script(
+                messages.encode(acceptance(version=4), digests_of(len(CHUNKS))), heard=said
+            )
+        assert [message.type for message in said] == ["hello", "bye"]
+
+
+class TestSourceThatIsStillLoading:
+    def test_have_makes_the_rest_available(self) -> None:
+        with loading_source(have=3, later=True) as source:
+            replica = toy_weights()
+            pull_from(pull_into(replica), source)
+        assert equal(replica, WEIGHTS)
+
+    def test_empty_promises_do_not_hold_a_replica(self) -> None:
+        with loading_source(have=3, later=False) as source:
+            pull = pull_into(toy_weights(), timeout_s=0.3)
+            started = time.monotonic()
+            with pytest.raises(SourceLost, match=r"no further chunk in 0\.3 s|silent"):
+                pull_from(pull, source)
+        assert time.monotonic() - started < 2
+        assert pull.nbytes == sum(chunk.payload for chunk in CHUNKS[:3])
+
+
+def digests_of(chunks: int) -> bytes:
+    return bytes(16 * chunks)
+
+
+def acceptance(**changes: object) -> messages.Accept:
+    values: dict[str, object] = {
+        "session": "0" * 32,
+        "generation": GENERATION,
+        "identity": identity().digest,
+        "manifest": WEIGHTS.manifest.hash,
+        "attributes": {},
+        "host": "127.0.0.1",
+        "port": 1,
+        "secret": "",
+        "have": ((0, len(CHUNKS)),),
+    }
+    return messages.Accept.model_validate(values | changes)
+
+
+def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | None = None) -> None:
+    """Pull from something that answers every hello with `answer`."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    said: list[messages.Message] = [] if heard is None else heard
+
+    def run() -> None:
+        connection, *frames = router.recv_multipart()
+        said.append(messages.decode(frames)[0])
+        router.send_multipart([connection, *answer])
+        if router.poll(500):
+            said.append(messages.decode(router.recv_multipart()[1:])[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    replica = toy_weights()
+    try:
+        pull_from(
+            pull_into(replica, timeout_s=0.5), Candidate(f"127.0.0.1:{port}", "test", GENERATION)
+        )
+    finally:
+        thread.join()
+        context.destroy(linger=0)
+        assert is_zero(replica, [chunk.id for chunk in CHUNKS])
+
+
+@contextmanager
+def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
+    """Has `have` chunks at first. Then the rest, or (`later` false) the same again and again."""
+    from netloader.source.session import Session
+    from netloader.transport import Rendezvous
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    offer = offer_of(WEIGHTS)
+    stop = threading.Event()
+
+    def run() -> None:
+        connection, *_ = router.recv_multipart()
+        rendezvous = Rendezvous("127.0.0.1", 5)
+        session = Session("0" * 32, "replica", offer, rendezvous, 5, lambda session, problem: None)
+        session.start()
+        accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=((0, have),))
+        router.send_multipart([connection, *messages.encode(accept, b"".join(offer.digests))])
+        more = range(have, len(CHUNKS)) if later else range(have)
+        word = messages.encode(messages.Have(session="0" * 32, chunks=tuple(more)))
+        while not stop.is_set():
+            if router.poll(5):
+                message, _ = messages.decode(router.recv_multipart()[1:])
+                if not isinstance(message, messages.Want):
+                    break
+                session.want(message.chunks)
+            router.send_multipart([connection, *word])
+        session.finish()
+        session.join(5)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield Candidate(f"127.0.0.1:{port}", "test", GENERATION)
+    finally:
+        stop.set()
+        thread.join()
+        context.destroy(linger=0)

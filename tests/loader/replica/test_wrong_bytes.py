@@ -1,0 +1,104 @@
+"""Sources that send other bytes than they promised: found, named, avoided."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from tests.loader import wrong_bytes
+from tests.loader.support import (
+    GENERATION,
+    TamperedBackend,
+    candidate,
+    equal,
+    offer_of,
+    pull_into,
+    serving,
+    toy_weights,
+    until,
+    wrong_byte_in,
+)
+from tests.loader.replica.test_pull_many import CHUNKS, WEIGHTS, run, sources
+
+from netloader.discovery.candidate import Candidate, Process
+from netloader.errors import DigestMismatch, NoSourceLeft, OtherPromise
+
+pytestmark = pytest.mark.usefixtures("small_window")
+
+
+class TestWrongBytes:
+    def test_are_found_and_fetched_elsewhere_and_the_liar_is_named(self) -> None:
+        replica = toy_weights(rows=8000)
+        caught: list[Process] = []
+        lied = threading.Event()
+
+        def lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            lied.set()
+            return wrong_byte_in(tag)(tag, data)
+
+        def wait_for_the_lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            assert lied.wait(5)
+            return data
+
+        with sources(lie, wait_for_the_lie) as made:
+            liar, honest = made.candidates()
+            unknown = Candidate(liar.endpoint, "a static list")
+            pull = run(pull_into(replica, on_lie=caught.append), lambda: (unknown, honest))
+        assert equal(replica, WEIGHTS)
+        lies = [f for f in pull.failures if isinstance(f.error, DigestMismatch)]
+        assert [failure.source for failure in lies] == [unknown]
+        assert f"source {liar.endpoint}" in str(lies[0])
+        # Whose generation nobody knew has told it.
+        assert caught == [(liar.endpoint, GENERATION)]
+        assert pull.unverified() == ()
+
+    def test_who_contradicted_the_liar_is_asked_again(self) -> None:
+        replica, other = toy_weights(rows=8000), toy_weights(2, rows=8000)
+        pull = pull_into(replica)
+        begun = threading.Event()
+
+        def contradicted() -> bool:
+            return any(isinstance(failure.error, OtherPromise) for failure in pull.failures)
+
+        def lie(tag: int, data: torch.Tensor) -> torch.Tensor:
+            begun.set()
+            until(contradicted)
+            return wrong_byte_in(tag)(tag, data)
+
+        offer = offer_of(other, backend=TamperedBackend(lie))
+        with serving(offer) as lying, sources(None) as made:
+            liar, honest = candidate(lying), made.candidates()[0]
+            run(pull, lambda: (liar, honest) if begun.is_set() else (liar,))
+        assert equal(replica, WEIGHTS)
+        kinds = [type(failure.error) for failure in pull.failures]
+        assert kinds == [OtherPromise, DigestMismatch]
+
+    def test_every_chunk_of_a_liar_alone_is_worth_nothing(self) -> None:
+        """It promised the digests itself, and then broke that promise."""
+        replica, other = toy_weights(rows=8000), toy_weights(2, rows=8000)
+        pull = pull_into(replica)
+        last = max(chunk.id for chunk in CHUNKS if not chunk.packed)
+        lying = TamperedBackend(wrong_byte_in(last))
+        with serving(offer_of(other, backend=lying)) as source, pytest.raises(NoSourceLeft):
+            pull.run(lambda: (candidate(source),))
+        assert pull.nbytes == 0
+        arrived = sum(len(chunk.pieces) for chunk in CHUNKS[: last + 1])
+        assert len(pull.unverified()) >= arrived
+        with sources(None) as made:
+            run(pull, made.candidates)
+        assert equal(replica, WEIGHTS)
+        assert pull.unverified() == ()
+
+    def test_with_verification_off_they_are_taken(self) -> None:
+        replica = toy_weights(rows=8000)
+        with sources(wrong_byte_in(0)) as made:
+            run(pull_into(replica, verify=False), made.candidates)
+        assert not equal(replica, WEIGHTS)
+
+
+def test_a_wrong_byte_is_found_every_time() -> None:
+    """`python -m tests.loader.wrong_bytes --trials 1000` is the long form."""
+    result = wrong_bytes.run(trials=20, seed=7)
+    assert result.injected == result.detected == result.refetched == 20
+    assert result.digests_ok

@@ -1,0 +1,123 @@
+"""A source whose weights were loaded anew."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.loader.support import calling, hello, identity, offer_of, toy_weights, until
+from tests.loader.discovery.test_advert import holding
+
+from netloader.config import Config
+from netloader.protocol import messages
+from netloader.source.recovery import again_as_promised
+from netloader.source.session import Offer
+from netloader.worker.worker import Worker
+
+
+def changed() -> tuple[Offer, int]:
+    """An offer of which one byte is another one now, and what the byte was."""
+    offer = offer_of(toy_weights(1, rows=10))
+    view = offer.weights.tensors[0].view(-1)
+    before = int(view[5])
+    view[5] = before ^ 1
+    return offer, before
+
+
+def test_it_is_a_source_again_once_all_bytes_are_as_promised() -> None:
+    offer, before = changed()
+    found: list[bool] = []
+    waiting = threading.Thread(
+        target=lambda: found.append(again_as_promised(offer, threading.Event(), first_look_s=0.001))
+    )
+    waiting.start()
+    assert found == []
+    offer.weights.tensors[0].view(-1)[5] = before
+    waiting.join(10)
+    assert found == [True]
+
+
+def test_other_bytes_are_waited_for_only_so_long() -> None:
+    offer, _ = changed()
+    assert not again_as_promised(offer, threading.Event(), first_look_s=0.001, patience_s=0.05)
+
+
+def test_waiting_ends_with_the_worker() -> None:
+    offer, _ = changed()
+    stop = threading.Event()
+    stop.set()
+    assert not again_as_promised(offer, stop)
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    for key in [key for key in os.environ if key.startswith("NETLOADER_")]:
+        monkeypatch.delenv(key)
+    made = Worker(Config.load({"MESH": False}, {}), 0)
+    yield made
+    made.close()
+
+
+def refusal(worker: Worker) -> messages.Message:
+    source = worker.listen("target")
+    assert source is not None
+    with calling(source) as caller:
+        return caller.ask(hello(toy_weights(1, rows=10), generation=None))
+
+
+def serving(worker: Worker) -> Offer:
+    source = worker.listen("target")
+    assert source is not None
+    worker.announce(holding(state="loading", endpoint=source.endpoint))
+    offer = offer_of(toy_weights(1, rows=10))
+    assert worker.serve("target", offer)
+    return offer
+
+
+def test_worker_serves_again_after_its_own_checkpoint_was_reloaded(worker: Worker) -> None:
+    serving(worker)
+    worker.withdraw("target", "its weights are being reloaded")
+    held = worker.holding("target")
+    assert held is not None and held.state == "unavailable"
+    answer = refusal(worker)
+    assert isinstance(answer, messages.Refuse) and answer.code == "not-ready"
+    worker.resume("target", identity().names.given)
+    until(lambda: (now := worker.holding("target")) is not None and now.state == "ready")
+    assert isinstance(refusal(worker), messages.Accept)
+
+
+def test_worker_that_was_loaded_from_elsewhere_says_so_and_serves_nobody(
+    worker: Worker, tmp_path: Path
+) -> None:
+    serving(worker)
+    worker.withdraw("target", "its weights are being reloaded")
+    worker.resume("target", str(tmp_path))
+    held = worker.holding("target")
+    assert held is not None
+    assert (held.state, held.reason) == (
+        "unavailable",
+        f"it holds other weights now: those of {tmp_path}",
+    )
+    assert isinstance(refusal(worker), messages.Refuse)
+
+
+def test_worker_that_is_reloaded_once_more_meanwhile_waits_for_that(worker: Worker) -> None:
+    offer = serving(worker)
+    view = offer.weights.tensors[0].view(-1)
+    view[5] ^= 1
+    worker.withdraw("target", "first")
+    worker.resume("target", identity().names.given)
+    worker.withdraw("target", "second")
+    view[5] ^= 1
+    held = worker.holding("target")
+    assert held is not None and (held.state, held.reason) == ("unavailable", "second")
+    worker.resume("target", identity().names.given)
+    until(lambda: (now := worker.holding("target")) is not None and now.state == "ready")
+
+
+def test_worker_that_never_served_has_nothing_to_resume(worker: Worker) -> None:
+    worker.resume("target", "/models/toy")
+    assert worker.holding("target") is None

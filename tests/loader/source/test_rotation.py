@@ -1,0 +1,374 @@
+"""Cluster keys are replaced while sources serve and replicas pull: nothing fails, nobody waits."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+from tests.loader.support import (
+    SMALL_WINDOW,
+    Caller,
+    Stuck,
+    TamperedBackend,
+    calling,
+    candidate,
+    descriptors,
+    equal,
+    hello,
+    keys,
+    offer_of,
+    pull_from,
+    pull_into,
+    serving,
+    threads,
+    toy_weights,
+    until,
+)
+
+from netloader.config import Config
+from netloader.errors import NetloaderError, SourceLost
+from netloader.protocol import messages
+from netloader.replica.pull import Pull
+from netloader.source import service as source_module
+from netloader.source.listener import ControlPort
+from netloader.source.service import Source
+from netloader.transport import join
+from netloader.transport.gloo import GlooBackend
+from netloader.worker.worker import Worker
+from netmesh import SocketSecurity, generate_key
+from netmesh.io import rotation
+
+pytestmark = pytest.mark.usefixtures("small_window")
+
+OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
+STEPS = (keys(OLD), keys(OLD, NEW), keys(NEW, OLD), keys(NEW))
+WEIGHTS = toy_weights(1, rows=10)
+
+
+def can_pull(source: Source, security: SocketSecurity) -> bool:
+    replica = toy_weights(rows=10)
+    try:
+        pull_from(pull_into(replica, security=security), candidate(source))
+    except SourceLost as error:
+        assert "did not accept this worker's cluster key" in str(error)
+        return False
+    return equal(replica, WEIGHTS)
+
+
+def rekey(source: Source, security: SocketSecurity) -> None:
+    """Rekey, and wait until the source's thread has done it."""
+    source.rekey(security)
+    done = threading.Event()
+    assert source._inbox.post(source_module._Withdraw("", done))
+    assert done.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("at", "replica_at"),
+    [(at, other) for at in range(4) for other in range(4) if abs(at - other) <= 1],
+)
+def test_source_and_replica_may_be_a_step_apart(at: int, replica_at: int) -> None:
+    with serving(offer_of(WEIGHTS), security=STEPS[0]) as source:
+        for security in STEPS[1 : at + 1]:
+            rekey(source, security)
+        assert can_pull(source, STEPS[replica_at])
+
+
+def test_a_key_lets_in_no_more_once_it_is_removed_and_not_before_it_is_added() -> None:
+    with serving(offer_of(WEIGHTS), security=STEPS[0]) as source:
+        assert not can_pull(source, STEPS[3])
+        for security in STEPS[1:]:
+            rekey(source, security)
+        assert not can_pull(source, STEPS[0])
+
+
+def refusal_of(caller: Caller) -> messages.Refuse:
+    answer = caller.ask(hello(WEIGHTS, generation=1))
+    assert isinstance(answer, messages.Refuse), answer
+    return answer
+
+
+@contextmanager
+def pulling_half_way(security: SocketSecurity) -> Iterator[tuple[Source, list[object]]]:
+    """A pull that goes on at the end of the block, and its result."""
+    stuck = Stuck(after=2)
+    results: list[object] = []
+    weights, replica = toy_weights(1), toy_weights()
+
+    def pull(source: Source) -> None:
+        try:
+            pull_from(pull_into(replica, security=security), candidate(source))
+            results.append(equal(replica, weights))
+        except NetloaderError as error:
+            results.append(error)
+
+    assert len(weights.manifest.chunks()) > SMALL_WINDOW + 2  # There is more to ask for.
+    offer = offer_of(weights, backend=TamperedBackend(stuck))
+    with serving(offer, security=security) as source:
+        thread = threading.Thread(target=pull, args=[source])
+        thread.start()
+        assert stuck.reached.wait(5)
+        yield source, results
+        stuck.release.set()
+        thread.join(5)
+        assert not thread.is_alive()
+        until(lambda: source.sessions == 0)
+
+
+def test_a_session_under_way_survives_every_step() -> None:
+    with pulling_half_way(STEPS[0]) as (source, results):
+        for security in STEPS[1:]:
+            source.rekey(security)
+        until(lambda: source._port._security == STEPS[-1])
+        assert source.sessions == 1
+    assert results == [True]
+
+
+def test_new_sessions_are_opened_while_earlier_ones_keep_the_earlier_socket() -> None:
+    with pulling_half_way(STEPS[0]) as (source, results):
+        for security in STEPS[1:]:
+            source.rekey(security)
+        until(lambda: source._port._security == STEPS[-1])
+        source.serve(offer_of(WEIGHTS))
+        for security in STEPS[2:] * 5:
+            assert can_pull(source, security)
+        assert source._port._retired
+    assert results == [True]
+
+
+def test_the_earlier_connections_are_closed_once_their_sessions_have_ended() -> None:
+    with pulling_half_way(STEPS[0]) as (source, results):
+        source.rekey(STEPS[2])
+        until(lambda: source._port._retired)
+    assert results == [True]
+    assert source._port._retired == []
+
+
+def test_a_removed_key_opens_nothing_over_a_connection_it_opened_before() -> None:
+    with (
+        pulling_half_way(STEPS[1]) as (source, _),  # Keeps the earlier ROUTER open.
+        calling(source, STEPS[0]) as thief,
+    ):
+        assert isinstance(thief.ask(hello(WEIGHTS, generation=1)), messages.Refuse)
+        source.rekey(STEPS[3])
+        until(lambda: source._port._security == STEPS[3])
+        refused = thief.ask(hello(WEIGHTS))
+        assert isinstance(refused, messages.Refuse)
+        assert refused.code == "keys"
+
+
+def test_a_removed_key_keeps_its_connection_for_a_session_and_not_for_its_thread() -> None:
+    stuck = Stuck()
+    offer = offer_of(WEIGHTS, backend=TamperedBackend(stuck))
+    with serving(offer, security=STEPS[1]) as source, calling(source, STEPS[0]) as leaver:
+        accept = leaver.accepted(WEIGHTS)
+        group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
+        leaver.send(messages.Want(session=accept.session, chunks=(0,)))
+        assert stuck.reached.wait(5)
+        source.rekey(STEPS[3])
+        until(lambda: refusal_of(leaver).code == "keys")
+        leaver.send(messages.Done(session=accept.session))
+        until(lambda: source.sessions == 0)
+        leaver.send(hello(WEIGHTS))
+        assert leaver.hears_nothing(0.3)
+        stuck.release.set()
+        group.abort()
+
+
+def test_a_removed_key_has_its_idle_connections_cut() -> None:
+    with (
+        serving(offer_of(WEIGHTS), security=STEPS[1]) as source,
+        calling(source, STEPS[0]) as thief,
+    ):
+        assert isinstance(thief.ask(hello(WEIGHTS, generation=1)), messages.Refuse)
+        rekey(source, STEPS[3])
+        source.serve(offer_of(WEIGHTS))
+        thief.send(hello(WEIGHTS))
+        assert thief.hears_nothing(0.3)
+
+
+def test_a_key_that_is_only_added_cuts_nobody() -> None:
+    with (
+        serving(offer_of(WEIGHTS), security=STEPS[0]) as source,
+        calling(source, STEPS[0]) as caller,
+    ):
+        caller.ask(hello(WEIGHTS, generation=1))
+        source.rekey(STEPS[1])
+        until(lambda: source._port._security == STEPS[1])
+        caller.accepted(WEIGHTS)
+
+
+def test_the_port_refuses_no_connection_while_keys_change() -> None:
+    refused: list[OSError] = []
+    stop = threading.Event()
+    with serving(offer_of(WEIGHTS), security=STEPS[1]) as source:
+
+        def knock() -> None:
+            while not stop.is_set():
+                try:
+                    socket.create_connection(("127.0.0.1", source.port), 1).close()
+                except OSError as error:
+                    refused.append(error)
+
+        thread = threading.Thread(target=knock)
+        thread.start()
+        for _ in range(20):
+            rekey(source, STEPS[2])
+            rekey(source, STEPS[1])
+        stop.set()
+        thread.join()
+    assert refused == []
+
+
+def test_forty_changes_leave_no_threads_and_no_descriptors() -> None:
+    with serving(offer_of(WEIGHTS), security=STEPS[1]) as source:
+        rekey(source, STEPS[2])
+        rekey(source, STEPS[1])
+        time.sleep(0.1)
+        before = descriptors(), threads()
+        for _ in range(20):
+            rekey(source, STEPS[2])
+            rekey(source, STEPS[1])
+        until(lambda: (descriptors(), threads()) <= before)
+
+
+def test_a_change_that_fails_costs_nothing_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failed = ControlPort._make_router, threading.Event()
+
+    def fail_once(port: ControlPort, security: SocketSecurity) -> zmq.Socket[bytes]:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(24, "Too many open files")
+        return real(port, security)
+
+    monkeypatch.setattr(source_module, "_REKEY_AGAIN_S", 0.3)
+    with serving(offer_of(WEIGHTS), security=STEPS[0]) as source:
+        monkeypatch.setattr(ControlPort, "_make_router", fail_once)
+        source.rekey(STEPS[3])
+        assert failed.wait(5)
+        assert can_pull(source, STEPS[0])
+        until(lambda: source._port._security == STEPS[3])
+        assert can_pull(source, STEPS[3])
+
+
+def test_a_source_without_a_key_is_not_given_one() -> None:
+    with serving(offer_of(WEIGHTS)) as source:
+        source.rekey(STEPS[0])
+        replica = toy_weights(rows=10)
+        pull_from(pull_into(replica), candidate(source))
+        assert equal(replica, WEIGHTS)
+
+
+def test_pull_asks_for_the_keys_again_with_each_source() -> None:
+    now = [STEPS[0]]
+    replica = toy_weights(rows=10)
+    pull = pull_into(replica, security=lambda: now[0])
+    with (
+        serving(offer_of(WEIGHTS), security=STEPS[3]) as first,
+        serving(offer_of(WEIGHTS), security=STEPS[3]) as second,
+    ):
+        with pytest.raises(SourceLost, match="cluster key"):
+            pull_from(pull, candidate(first))
+        now[0] = STEPS[2]
+        pull_from(pull, candidate(second))
+    assert equal(replica, WEIGHTS)
+
+
+class Host:
+    """A worker with a key file of its own."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self.file = file
+        self.write(text)
+        self.worker = Worker(
+            Config.load(
+                {"MESH": False, "MESH_KEY_FILE": str(file), "MESH_ADVERTISE": "127.0.0.1"}, {}
+            ),
+            0,
+        )
+
+    def write(self, text: str) -> None:
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self.file)
+
+    def pull(self, source: Source) -> Pull:
+        pull = pull_into(toy_weights(rows=10), security=lambda: self.worker.security)
+        pull_from(pull, candidate(source, None))
+        return pull
+
+
+def test_rotation_of_running_sources_and_replicas_fails_no_pull(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.02)
+    old, new = generate_key(), generate_key()
+    hosts = [Host(tmp_path / f"{number}.key", old) for number in range(4)]
+    sources = [host.worker.listen("target") for host in hosts[:2]]
+    served = [source for source in sources if source is not None]
+    assert len(served) == 2
+    for source in served:
+        source.serve(offer_of(WEIGHTS))
+    stop = threading.Event()
+    problems: list[BaseException] = []
+    pulls: list[Pull] = []
+
+    def keep_pulling(host: Host) -> None:
+        for source in itertools.cycle(served):
+            if stop.is_set():
+                return
+            try:
+                pulls.append(host.pull(source))
+            except Exception as error:  # noqa: BLE001
+                problems.append(error)
+
+    replicas = [threading.Thread(target=keep_pulling, args=[host]) for host in hosts[2:]]
+    for thread in replicas:
+        thread.start()
+    pace = random.Random(1)
+    for text in (f"{old}\n{new}", f"{new}\n{old}", new):
+        for host in pace.sample(hosts, len(hosts)):
+            host.write(text)
+            time.sleep(pace.uniform(0, 0.1))
+        until(lambda: len({host.worker.security for host in hosts}) == 1)
+        enough = len(pulls) + 7
+        until(lambda count=enough: len(pulls) >= count or problems)  # type: ignore[misc]
+    stop.set()
+    for thread in replicas:
+        thread.join()
+    for host in hosts:
+        host.worker.close()
+    assert problems == []
+    assert len(pulls) > 20
+    assert all(pull.complete for pull in pulls)
+    assert {host.worker.security for host in hosts} == {hosts[0].worker.security}
+    assert len(hosts[0].worker.security.rings) == 1
+
+
+def test_a_source_made_while_keys_change_gets_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.02)
+    old, new = generate_key(), generate_key()
+    host = Host(tmp_path / "a.key", old)
+    first = host.worker.security
+    try:
+        host.write(new)
+        until(lambda: host.worker.security != first)
+        source = host.worker.listen("target")
+        assert source is not None
+        source.serve(offer_of(WEIGHTS))
+        assert host.pull(source).complete
+    finally:
+        host.worker.close()

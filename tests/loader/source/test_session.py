@@ -1,0 +1,421 @@
+"""A session ends when it has to, whatever its replica does."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+import torch
+from tests.loader.support import (
+    SendLog,
+    Stuck,
+    TamperedBackend,
+    big_weights,
+    offer_of,
+    toy_weights,
+    until,
+)
+from torch import nn
+
+from netloader.source.session import STAGED, Offer, Session
+from netloader.source.throttle import Throttle
+from netloader.transport import Group, Rendezvous, TransportError, join
+from netloader.transport.gloo import GlooBackend
+from netloader.weights.capture import Weights, capture
+from netloader.weights.manifest import CHUNK_BYTES, Chunk
+
+
+class Watched:
+    """A session and what became of it."""
+
+    def __init__(
+        self,
+        offer: Offer,
+        timeout_s: float = 5.0,
+        opening_s: float = 5.0,
+        throttle: Throttle | None = None,
+    ) -> None:
+        self.ended = threading.Event()
+        self.problem: str | None = None
+        self.rendezvous = Rendezvous("127.0.0.1", opening_s)
+        self.session = Session(
+            "0" * 32,
+            "replica",
+            offer,
+            self.rendezvous,
+            timeout_s,
+            self._on_end,
+            throttle=throttle,
+        )
+        self.session.start()
+
+    def join(self) -> Group:
+        return join("127.0.0.1", self.rendezvous.port, self.rendezvous.secret, GlooBackend(), 5)
+
+    def ends_in(self, timeout_s: float) -> str | None:
+        started = time.monotonic()
+        assert self.ended.wait(timeout_s), "the session goes on"
+        assert self.session.join(2)
+        assert time.monotonic() - started < timeout_s
+        return self.problem
+
+    def _on_end(self, session: Session, problem: str | None) -> None:
+        self.problem = problem
+        self.ended.set()
+
+
+@pytest.fixture(scope="module")
+def offer() -> Offer:
+    return offer_of(toy_weights(1))
+
+
+def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
+    watched = Watched(offer)
+    group = watched.join()
+    chunk = offer.chunks[0]
+    target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+    arriving = group.recv(target, chunk.id)
+    assert watched.session.want([chunk.id]) is None
+    arriving.wait(5)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
+    assert watched.session.sent_bytes == chunk.nbytes
+    assert watched.session.has_sent(chunk.id)
+    assert not watched.session.has_sent(chunk.id + 1)
+
+
+def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -> None:
+    offer = offer_of(big_weights(1, 2))
+    throttle = Throttle(5_000_000, 400)
+    assert throttle.message_bytes == 98_304
+    watched = Watched(offer, throttle=throttle)
+    group = watched.join()
+    chunk = offer.chunks[0]
+    target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+    started = time.monotonic()
+    arriving = [group.recv(part, 0) for part in target.split(throttle.message_bytes)]
+    watched.session.want([0])
+    for part in arriving:
+        part.wait(5)
+    took_s = time.monotonic() - started
+    usage = watched.session.usage()
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
+    # 2 MiB at 5 MB/s, less the first message and one turn made up for.
+    assert took_s > 0.35
+    assert usage.held_s > 0.3
+    group.abort()
+
+
+def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
+    weights = toy_weights(1)
+    offer = offer_of(weights)
+    packed = [chunk for chunk in offer.chunks if len(chunk.pieces) > 1]
+    assert packed
+    watched = Watched(offer)
+    watched.session.message_bytes = 1000
+    group = watched.join()
+    staging = torch.empty(weights.manifest.chunk_bytes, dtype=torch.uint8)
+    for chunk in packed * 2:
+        target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+        arriving = [group.recv(part, chunk.id) for part in target.split(1000)]
+        watched.session.want([chunk.id])
+        for part in arriving:
+            part.wait(5)
+        assert torch.equal(target, weights.pack(chunk, staging))
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
+    weights = toy_weights(1)
+    log = SendLog()
+    used: set[int] = set()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        used.add(data.untyped_storage().data_ptr())
+        return log(tag, data)
+
+    offer = offer_of(weights, backend=TamperedBackend(on_send))
+    packed = [chunk for chunk in offer.chunks if weights.contiguous(chunk) is None] * 3
+    assert len(packed) > STAGED
+    watched = Watched(offer)
+    group = watched.join()
+    watched.session.want([chunk.id for chunk in packed])
+    until(lambda: len(log.sent) == STAGED)
+    time.sleep(0.05)  # Nobody receives: the next ones have to wait.
+    assert len(log.sent) == STAGED
+    for chunk in packed:
+        target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
+        group.recv(target, chunk.id).wait(5)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    assert len(log.sent) == len(packed)
+    assert len(used) <= STAGED
+    group.abort()
+
+
+def test_abort_does_not_wait_for_a_turn() -> None:
+    throttle = Throttle(1_000_000, 1)
+    throttle.wait(10_000_000, threading.Event())  # The next turn is ten seconds away.
+    watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
+    group = watched.join()
+    watched.session.want([0])
+    time.sleep(0.05)
+    watched.session.abort("enough")
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_time_without_requests_is_counted_as_idle() -> None:
+    watched = Watched(offer_of(toy_weights(1)))
+    group = watched.join()
+    time.sleep(0.1)
+    assert watched.session.usage().idle_s >= 0.1
+    stuck_at = watched.session.usage()
+    target = torch.zeros(watched.session.offer.chunks[0].nbytes, dtype=torch.uint8)
+    arriving = group.recv(target, 0)
+    watched.session.want([0])
+    arriving.wait(5)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    ended = watched.session.usage()
+    assert ended.sent_bytes == target.numel()
+    assert ended.idle_s >= stuck_at.idle_s
+    assert ended.held_s == 0
+    group.abort()
+
+
+def test_replica_that_never_asks_is_given_up(offer: Offer) -> None:
+    watched = Watched(offer, timeout_s=0.1)
+    group = watched.join()
+    assert watched.ends_in(2) == "nothing asked for in 0.1 s"
+    group.abort()
+
+
+def test_replica_that_asks_and_does_not_receive_is_given_up() -> None:
+    watched = Watched(offer_of(big_weights(1, 64)), timeout_s=0.2)
+    group = watched.join()
+    watched.session.want(range(8))
+    problem = watched.ends_in(3)
+    assert problem is not None
+    assert "Timed out" in problem
+    group.abort()
+
+
+def test_replica_that_dies_ends_the_session_with_the_next_send(offer: Offer) -> None:
+    watched = Watched(offer)
+    watched.join().abort()
+    watched.session.want([0, 1])
+    assert watched.ends_in(2) is not None
+
+
+def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
+    watched = Watched(offer, timeout_s=30)
+    group = watched.join()
+    watched.session.abort("enough")
+    watched.session.abort("a later reason")
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_abort_ends_a_session_that_waits_for_a_send() -> None:
+    watched = Watched(offer_of(big_weights(1, 64)), timeout_s=30)
+    group = watched.join()
+    watched.session.want(range(8))
+    waiting = group.recv(torch.zeros(8 << 20, dtype=torch.uint8), 0)
+    waiting.wait(5)
+    watched.session.abort("enough")
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_a_replica_that_connects_to_the_rendezvous_and_says_nothing_is_given_up(
+    offer: Offer,
+) -> None:
+    watched = Watched(offer, opening_s=0.3)
+    with socket.create_connection(("127.0.0.1", watched.rendezvous.port)):
+        assert watched.ends_in(3) is not None
+
+
+def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_waits_on() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(256, 1 << 18))
+    watched = Watched(offer_of(capture(model, chunk_bytes=64 << 20)), timeout_s=2)
+    group = watched.join()
+    targets = [torch.zeros(64 << 20, dtype=torch.uint8) for _ in range(4)]
+    arriving = [group.recv(target, number) for number, target in enumerate(targets)]
+    watched.session.want(range(4))
+    until(lambda: watched.session.sent_bytes)
+    started = time.monotonic()
+    watched.session.abort("enough")
+    assert watched.session.quiet(1)
+    assert time.monotonic() - started < 0.5
+    assert watched.ends_in(4) == "enough"
+    group.abort()
+    del arriving
+
+
+def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(
+    offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packing, go_on = threading.Event(), threading.Event()
+    pack = Weights.pack
+
+    def slowly(weights: Weights, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
+        packing.set()
+        go_on.wait(5)
+        return pack(weights, chunk, staging)
+
+    monkeypatch.setattr(Weights, "pack", slowly)
+    watched = Watched(offer)
+    group = watched.join()
+    watched.session.want([len(offer.chunks) - 1])
+    assert packing.wait(5)
+    watched.session.abort("enough")
+    assert not watched.session.quiet(0.05)
+    go_on.set()
+    assert watched.session.quiet(5)
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
+    watched = Watched(offer, opening_s=30)
+    watched.session.abort("enough")
+    assert watched.ends_in(2) == "enough"
+
+
+def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Offer) -> None:
+    log: list[int] = []
+    opened = threading.Event()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        log.append(tag)
+        return data
+
+    class Slow(TamperedBackend):
+        def open(self, *args: object, **kwargs: object) -> Group:
+            group = super().open(*args, **kwargs)  # type: ignore[arg-type]
+            opened.wait(5)
+            return group
+
+    watched = Watched(offer_of(toy_weights(1), backend=Slow(on_send)))
+    watched.session.want([0, 1, 2])
+    group = watched.join()
+    watched.session.abort("enough")
+    opened.set()
+    assert watched.ends_in(2) == "enough"
+    assert log == []
+    group.abort()
+
+
+def test_abort_with_much_left_to_send_still_ends_the_session() -> None:
+    stuck = Stuck()
+    offer = offer_of(toy_weights(1), backend=TamperedBackend(stuck))
+    watched = Watched(offer, timeout_s=30)
+    group = watched.join()
+    watched.session.want([0] * 50)
+    assert stuck.reached.wait(5)
+    watched.session.abort("enough")
+    stuck.release.set()
+    assert watched.ends_in(2) == "enough"
+    group.abort()
+
+
+def test_requests_in_all_are_limited_however_they_are_spread() -> None:
+    offer = offer_of(toy_weights(1))
+    watched = Watched(offer)
+    allowed = 4 * len(offer.chunks) + 64
+    for _ in range(allowed):
+        assert watched.session.want([0]) is None
+    assert watched.session.want([]) is None
+    assert watched.session.want([0]) == "asked for each chunk more than 4 times"
+    watched.session.abort("enough")
+    assert watched.ends_in(2) == "enough"
+
+
+def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
+    watched = Watched(offer)
+    group = watched.join()
+    watched.session.finish()
+    watched.session.finish()
+    assert watched.session.want([0]) is None
+    assert watched.ends_in(2) is None
+    assert watched.session.sent_bytes == 0
+    group.abort()
+
+
+def test_what_is_queued_when_the_replica_is_done_is_not_sent() -> None:
+    stuck, log = Stuck(after=2), SendLog()
+
+    def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
+        return log(tag, stuck(tag, data))
+
+    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(on_send)), timeout_s=30)
+    group = watched.join()
+    watched.session.want(range(6))
+    assert stuck.reached.wait(5)
+    watched.session.finish()
+    stuck.release.set()
+    # Nobody receives what was sent: the session does not wait out its timeout for that.
+    assert watched.ends_in(5) is None
+    assert log.sent == [0, 1, 2]
+    group.abort()
+
+
+def test_done_does_not_wait_for_a_turn() -> None:
+    throttle = Throttle(1_000_000, 1)
+    throttle.wait(10_000_000, threading.Event())  # The next turn is ten seconds away.
+    watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
+    group = watched.join()
+    watched.session.want([0])
+    until(lambda: watched.session.has_sent(0))
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_done_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
+    watched = Watched(offer, opening_s=30)
+    watched.session.finish()
+    assert watched.ends_in(2) is None
+
+
+def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
+    stuck = Stuck()
+    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(stuck)), timeout_s=30)
+    group = watched.join()
+    watched.session.want([0])
+    assert stuck.reached.wait(5)
+    watched.session.finish()
+    watched.session.abort("enough")
+    stuck.release.set()
+    assert watched.ends_in(2) is None
+    group.abort()
+
+
+def test_a_fault_of_ours_ends_the_session_and_nothing_else(offer: Offer) -> None:
+    def broken(tag: int, data: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("oops")
+
+    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(broken)))
+    group = watched.join()
+    watched.session.want([0])
+    assert watched.ends_in(2) == "ZeroDivisionError: oops"
+    group.abort()
+
+
+def test_peer_notices_when_the_session_is_aborted(offer: Offer) -> None:
+    watched = Watched(offer)
+    group = watched.join()
+    waiting = group.recv(torch.zeros(CHUNK_BYTES, dtype=torch.uint8), 0)
+    watched.session.abort("enough")
+    with pytest.raises(TransportError):
+        waiting.wait(2)
+    group.abort()

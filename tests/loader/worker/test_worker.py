@@ -1,0 +1,289 @@
+"""What a process has once, without a mesh and with one on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.loader.support import (
+    GENERATION,
+    OnSend,
+    TamperedBackend,
+    calling,
+    candidate,
+    equal,
+    hello,
+    identity,
+    offer_of,
+    pull_from,
+    pull_into,
+    toy_weights,
+    until,
+    wrong_byte_in,
+)
+from tests.loader.discovery.test_advert import holding
+
+from netloader.config import Config
+from netloader.discovery.candidate import Process
+from netloader.errors import DigestMismatch
+from netloader.protocol import messages
+from netloader.source.service import Source
+from netloader.source.session import Offer
+from netloader.worker import worker as module
+from netloader.worker.worker import Worker, get_worker
+
+Start = Callable[..., Worker]
+WEIGHTS = toy_weights(1)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts workers that find each other in a folder of this test and nowhere else."""
+    for key in [key for key in os.environ if key.startswith("NETLOADER_")]:
+        monkeypatch.delenv(key)
+    started: list[Worker] = []
+
+    def one(rank: int = 0, **extra: object) -> Worker:
+        settings = {"MESH_DIRECTORY": str(tmp_path / "mesh"), "MESH_ADVERTISE": "127.0.0.1"}
+        made = Worker(Config.load({**settings, **extra}, {}), rank)
+        started.append(made)
+        return made
+
+    yield one
+    for made in started:
+        made.close()
+
+
+def load(worker: Worker) -> Source:
+    """Say that it is loading."""
+    source = worker.listen("target")
+    assert source is not None
+    worker.announce(holding(state="loading", endpoint=source.endpoint))
+    return source
+
+
+def serve(worker: Worker, offer: Offer | None = None) -> Source:
+    source = load(worker)
+    worker.serve("target", offer or offer_of(WEIGHTS))
+    return source
+
+
+def tampered(on_send: OnSend) -> Offer:
+    return offer_of(WEIGHTS, backend=TamperedBackend(on_send))
+
+
+def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> None:
+    sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
+    found, skipped = start(1, MESH=False, SOURCE=sources).candidates(identity(), "gloo")
+    assert [(one.endpoint, one.found_by, one.generation) for one in found] == [
+        ("127.0.0.1:2000", "SOURCE", None)
+    ]
+    assert skipped == ["mesh: off"]
+
+
+def test_list_without_this_rank_is_said(start: Start) -> None:
+    sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
+    found, skipped = start(0, MESH=False, SOURCE=sources).candidates(identity(), "gloo")
+    assert found == ()
+    assert skipped[0] == "SOURCE has no entry for rank 0"
+
+
+def test_a_drafts_static_sources_listen_where_upstreams_do(start: Start) -> None:
+    sources = [{"device_id": 0, "sources": ["127.0.0.1:2000", "[::1]:56000"]}]
+    worker = start(0, MESH=False, SOURCE=sources)
+    found, _ = worker.candidates(identity(role="draft"), "gloo")
+    assert [one.endpoint for one in found] == ["127.0.0.1:12000"]
+
+
+def test_what_was_withdrawn_meanwhile_is_not_served(start: Start) -> None:
+    worker = start(0, MESH=False)
+    source = load(worker)
+    epoch = worker.epoch("target")
+    worker.withdraw("target", "reloading")
+    assert not worker.serve("target", offer_of(WEIGHTS), epoch)
+    with calling(source) as caller:
+        refusal = caller.ask(hello(WEIGHTS, generation=None))
+    assert isinstance(refusal, messages.Refuse)
+    assert (refusal.code, refusal.reason) == ("not-ready", "reloading")
+    assert worker.serve("target", offer_of(WEIGHTS), worker.epoch("target"))
+
+
+def test_holdings_are_alike_by_all_that_is_known_before_a_model_is_built(start: Start) -> None:
+    first, second = start(0), start(1)
+    serve(first)
+    unbuilt = identity(built={"tp_size": 2})
+    until(lambda: second.alike(unbuilt))
+    (found,) = second.alike(unbuilt)
+    assert found.endpoint == first.listen("target").endpoint  # type: ignore[union-attr]
+    assert second.alike(identity(config={})) != []
+    assert second.alike(identity(dtype="int8")) == []
+    assert start(2, MESH=False).alike(unbuilt) == []
+
+
+def test_what_the_mesh_offers_is_told_with_its_content_id(start: Start) -> None:
+    first, second = start(0), start(1)
+    serve(first)
+    first.update("target", content={"sample": "c0ffee"})
+    until(lambda: second.offered(identity()))
+    assert second.offered(identity()) == [f"{first.name} has toy as CONTENT=sample:c0ffee"]
+    assert second.offered(identity(dtype="int8")) == []
+
+
+def test_ready_worker_writes_its_address_for_upstreams_tools(start: Start, tmp_path: Path) -> None:
+    worker = start(3, MESH=False, OUTPUT_PREFIX=f"{tmp_path}/at_")
+    source = serve(worker)
+    assert (tmp_path / "at_3.txt").read_text() == source.endpoint
+
+
+def test_port_that_is_taken_costs_the_source_not_the_start(start: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert start(0, MESH=False, LISTEN_PORT=port).listen("target") is None
+
+
+def test_source_of_a_role_is_made_once(start: Start) -> None:
+    worker = start(0, MESH=False)
+    assert worker.listen("target") is worker.listen("target")
+    assert worker.listen("target") is not worker.listen("draft")
+
+
+def test_withdrawn_worker_says_why(start: Start) -> None:
+    worker = start(0, MESH=False)
+    serve(worker)
+    worker.withdraw("target", "asleep")
+    held = worker.holding("target")
+    assert held is not None
+    assert (held.state, held.reason) == ("unavailable", "asleep")
+
+
+def test_two_workers_find_each_other_and_share(start: Start) -> None:
+    first, second = start(0), start(1)
+    serve(first)
+    until(lambda: second.candidates(identity(), "gloo")[0])
+    (found, *_), skipped = second.candidates(identity(), "gloo")
+    assert found.generation == first.generation
+    assert skipped == []
+    replica = toy_weights()
+    pull_from(pull_into(replica), found)
+    assert equal(replica, WEIGHTS)
+
+
+def test_settings_of_a_source_hold(start: Start) -> None:
+    source = serve(start(0, MESH=False, MAX_SESSIONS=1, RATE_LIMIT=1_000_000))
+    anyone = hello(WEIGHTS, generation=None)
+    with calling(source) as first, calling(source) as second:
+        accept = first.ask(anyone)
+        assert isinstance(accept, messages.Accept)
+        assert accept.message_bytes == 196_608
+        refusal = second.ask(anyone)
+        assert isinstance(refusal, messages.Refuse)
+        assert (refusal.code, refusal.retry_after_s) == ("busy", 1.0)
+
+
+def test_worker_whose_weights_have_changed_tells_the_mesh(start: Start) -> None:
+    worker, onlooker = start(0), start(1)
+    weights = toy_weights(1)
+    source = serve(worker, offer_of(weights))
+    until(lambda: onlooker.find(identity(), "gloo"))
+    weights.tensors[0].view(-1)[5] += 1
+    with pytest.raises(DigestMismatch):
+        pull_from(pull_into(toy_weights()), candidate(source, worker.generation))
+    until(lambda: not onlooker.find(identity(), "gloo"))
+    held = worker.holding("target")
+    assert held is not None
+    assert (held.state, "changed" in held.reason) == ("unavailable", True)
+
+
+def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
+    liar, honest, accuser, onlooker = (start(rank) for rank in range(4))
+    source = serve(liar, tampered(lambda tag, data: wrong_byte_in(tag)(tag, data)))
+    serve(honest)
+    honest.update("target", serving=3)
+    load(accuser)
+    culprit: Process = (source.endpoint, liar.generation)
+
+    def found(by: Worker) -> list[Process]:
+        return [(one.endpoint, one.generation or 0) for one in by.find(identity(), "gloo")]
+
+    for one in (accuser, onlooker):
+        until(lambda one=one: len(found(one)) == 2 and found(one)[0] == culprit)  # type: ignore[misc]
+    pull = pull_into(toy_weights(), on_lie=lambda process: accuser.accuse("target", process))
+    with pytest.raises(DigestMismatch):
+        pull_from(pull, candidate(source, None))
+    # Its victim does not ask it again; others do when nobody else is left.
+    assert culprit not in found(accuser)
+    assert "sent other bytes" in accuser.candidates(identity(), "gloo")[1][0]
+    until(lambda: found(onlooker)[-1] == culprit)
+    assert len(found(onlooker)) == 2
+
+
+def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start) -> None:
+    first, replica = start(0), start(1)
+    helped = threading.Event()
+    begun = threading.Event()
+
+    def alone(tag: int, data: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        assert helped.wait(10)
+        return data
+
+    def help_out(tag: int, data: torch.Tensor) -> torch.Tensor:
+        helped.set()
+        return data
+
+    serve(first, tampered(alone))
+    until(lambda: replica.find(identity(), "gloo"))
+    second = start(2)
+
+    def join() -> None:
+        assert begun.wait(10)
+        serve(second, tampered(help_out))
+
+    joining = threading.Thread(target=join)
+    joining.start()
+    weights = toy_weights()
+    pull = pull_into(weights, timeout_s=10)
+    pull.run(lambda: replica.find(identity(), "gloo"))
+    joining.join()
+    assert equal(weights, WEIGHTS)
+    assert len(pull.deliveries) == 2
+
+
+def test_nobody_with_these_weights_is_said(start: Start) -> None:
+    found, skipped = start(0).candidates(identity(), "gloo")
+    assert found == ()
+    assert skipped[-1] == "mesh: nobody else holds toy (target)"
+
+
+def test_source_refuses_who_expects_another_process(start: Start) -> None:
+    source = serve(start(0, MESH=False))
+    with pytest.raises(Exception, match=f"not {GENERATION}: restarted"):
+        pull_from(pull_into(toy_weights()), candidate(source))
+
+
+def test_every_loader_of_a_process_gets_the_same_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_current", None)
+    config = Config.load({"MESH": False}, {})
+    worker = get_worker(config, 0)
+    assert get_worker(config, 0) is worker
+    worker.close()
+
+
+def test_forked_child_gets_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_current", None)
+    config = Config.load({"MESH": False}, {})
+    parents = get_worker(config, 0)
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: 1)
+        childs = get_worker(config, 0)
+    assert childs is not parents
+    assert childs.generation != parents.generation
+    for worker in (parents, childs):
+        worker.close()

@@ -1,0 +1,24 @@
+"""The protocol does what it did: `traces.json` has hashes of whole runs, event by event.
+
+A change of what members do must change them; one that only moves code must not. Whoever changes
+behaviour writes them anew and says in the commit which runs differ, and why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from netmesh.sim import Options, run
+
+RUNS: list[dict[str, Any]] = orjson.loads(Path(__file__).with_name("traces.json").read_bytes())
+
+
+@pytest.mark.parametrize("recorded", RUNS, ids=lambda run: f"{run['scenario']}-{run['seed']}")
+def test_run_is_as_recorded(recorded: dict[str, Any]) -> None:
+    options = {key: value for key, value in recorded.items() if key != "trace"}
+    report = run(Options(**options))
+    assert (report.trace, report.problems) == (recorded["trace"], ())

@@ -1,0 +1,51 @@
+"""The bytes of both protocols are what they were: `wire.json` was written before the house was
+rebuilt, by protocol versions that are still spoken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from tests.fuzz import seeds
+
+from netloader.protocol import messages
+from netmesh.core.wire import Codec
+
+RECORDED: dict[str, Any] = orjson.loads(Path(__file__).with_name("wire.json").read_bytes())
+CODEC = Codec("mesh")
+
+
+def frames(recorded: dict[str, Any]) -> list[bytes]:
+    return [bytes.fromhex(frame) for frame in recorded["frames"]]
+
+
+@pytest.mark.parametrize("at", range(len(seeds.MESH)))
+def test_message_of_the_mesh(at: int) -> None:
+    recorded, message = RECORDED["mesh"][at], seeds.MESH[at]
+    assert recorded["message"] == type(message).__name__
+    assert list(CODEC.encode(message)) == frames(recorded)
+    assert CODEC.decode(frames(recorded)) == message
+
+
+@pytest.mark.parametrize("at", range(len(seeds.CONTROL_MESSAGES)))
+def test_message_of_a_session(at: int) -> None:
+    recorded, message = RECORDED["control"][at], seeds.CONTROL_MESSAGES[at]
+    assert recorded["message"] == type(message).__name__
+    assert messages.encode(message) == frames(recorded)
+    assert messages.decode(frames(recorded))[0] == message
+
+
+def test_attachment_manifest_and_advert() -> None:
+    accept = seeds.CONTROL_MESSAGES[1]
+    with_manifest = [bytes.fromhex(frame) for frame in RECORDED["accept_with_manifest"]]
+    assert messages.encode(accept, seeds.MANIFEST) == with_manifest
+    assert messages.decode(with_manifest) == (accept, seeds.MANIFEST)
+    assert seeds.MANIFEST.hex() == RECORDED["manifest"]
+    assert seeds.HOLDING.hex() == RECORDED["advert"]
+
+
+def test_no_message_is_without_a_record() -> None:
+    assert len(RECORDED["mesh"]) == len(seeds.MESH)
+    assert len(RECORDED["control"]) == len(seeds.CONTROL_MESSAGES)
