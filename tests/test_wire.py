@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 import pytest
-from tests.fuzz import seeds
 
 from netloader.protocol import messages
 from netmesh.core.wire import Codec
+from tests.fuzz import seeds
 
 RECORDED: dict[str, Any] = orjson.loads(Path(__file__).with_name("wire.json").read_bytes())
 CODEC = Codec("mesh")

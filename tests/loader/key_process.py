@@ -14,8 +14,8 @@ import contextlib
 import json
 import sys
 
-from tests.loader.support import equal, identity, offer_of, pull_from, pull_into, toy_weights, until
 from tests.loader.discovery.test_advert import holding
+from tests.loader.support import equal, identity, offer_of, pull_from, pull_into, toy_weights, until
 
 from netloader.config import Config
 from netloader.discovery.candidate import Candidate

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tests.loader.support import identity, place
 from tests.loader.discovery.test_advert import holding
+from tests.loader.support import identity, place
 
 from netloader.discovery import advert
 from netloader.discovery.advert import Accused, Holding

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     OnSend,
     SendLog,
@@ -32,7 +33,6 @@ from tests.loader.support import (
     toy_weights,
     until,
 )
-from tests.loader.replica.test_pull import doomed
 from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate

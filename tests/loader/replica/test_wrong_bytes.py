@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from tests.loader import wrong_bytes
+from tests.loader.replica.test_pull_many import CHUNKS, WEIGHTS, run, sources
 from tests.loader.support import (
     GENERATION,
     TamperedBackend,
@@ -19,7 +20,6 @@ from tests.loader.support import (
     until,
     wrong_byte_in,
 )
-from tests.loader.replica.test_pull_many import CHUNKS, WEIGHTS, run, sources
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, NoSourceLeft, OtherPromise

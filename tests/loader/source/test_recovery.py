@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.loader.support import calling, hello, identity, offer_of, toy_weights, until
 from tests.loader.discovery.test_advert import holding
+from tests.loader.support import calling, hello, identity, offer_of, toy_weights, until
 
 from netloader.config import Config
 from netloader.protocol import messages

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.loader.discovery.test_advert import holding
 from tests.loader.support import (
     GENERATION,
     OnSend,
@@ -26,7 +27,6 @@ from tests.loader.support import (
     until,
     wrong_byte_in,
 )
-from tests.loader.discovery.test_advert import holding
 
 from netloader.config import Config
 from netloader.discovery.candidate import Process
