@@ -5,10 +5,9 @@ an offer (still loading, or weights that cannot be served) every request is refu
 
 Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
 and a session that does nothing with its place loses it to those that wait (`eviction.py`). A
-session's place is free as soon as the source has read or said that it is over. Its thread may need longer, so
-those that are ending are limited as well. A replica
-that was promised other bytes than it got says so, and the source looks whether its weights are
-still what they were (`audit.py`).
+session's place is free as soon as the source has read or said that it is over. Its thread may need
+longer, so those that are ending are limited as well. A replica that was promised other bytes than
+it got says so, and the source looks whether its weights are still what they were (`audit.py`).
 """
 
 from __future__ import annotations
