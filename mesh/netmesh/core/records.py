@@ -2,7 +2,7 @@
 
 A `Record` is a point in a join-semilattice. `merge` is its join: commutative, associative and
 idempotent, so that records may arrive in any order, any number of times, over any path, and all
-members still end with the same table. docs/adr/0001-record-lattice.md gives the reasons.
+members still end with the same table. docs/adr/0001-membership-records.md gives the reasons.
 """
 
 from __future__ import annotations
