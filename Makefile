@@ -45,10 +45,10 @@ soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 1
 	$(BIN)/python -m netbench kill --trials 100
 
 sim: venv  ## the mesh's targets at full size, each beside memberlist's figure (over an hour)
-	$(BIN)/python -m netmesh.sim.evidence
+	$(BIN)/python -m netsim.evidence
 
 sim-day: venv  ## 256 members lose 5 % of all messages for 24 virtual hours (several hours)
-	$(BIN)/python -m netmesh.sim loss --members 256 --duration 86400 --json
+	$(BIN)/python -m netsim loss --members 256 --duration 86400 --json
 
 fuzz: venv  ## a million inputs to the mesh's decoder, fewer to the others (ten minutes)
 	$(BIN)/python -m tests.fuzz --runs 1000000 --target wire

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
-    ("mesh_inspect", "netbench"),
+    ("mesh_inspect", "netbench", "netsim"),
     ("netloader.engine",),
     ("netloader.worker",),
     ("netloader.config",),
@@ -23,7 +23,6 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netloader.plain", "netloader.terms"),
     ("netloader.errors",),
     ("netloader",),
-    ("netmesh.sim",),
     ("netmesh",),
     ("netmesh.mesh", "netmesh.observer"),
     ("netmesh.io",),

@@ -1,7 +1,7 @@
 """A small virtual-time world for tests of the engine: exact, seeded, without sockets.
 
 It knows processes that run, crash, stall, or lose their host, and links that lose messages. The
-full simulator lives in `netmesh.sim`; this one only has what the unit tests of the core need.
+full simulator lives in `netsim`; this one only has what the unit tests of the core need.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from random import Random
 
 from netmesh.core.messages import Ack, Exchange, Message, Ping
 from netmesh.core.records import Record
-from netmesh.sim.machine import Changed, Machine, NetmeshSpecies, Species
-from netmesh.sim.memberlist import STREAM, Memberlist
-from netmesh.sim.memberlist_settings import MemberlistSettings
+from netsim.machine import Changed, Machine, NetmeshSpecies, Species
+from netsim.memberlist import STREAM, Memberlist
+from netsim.memberlist_settings import MemberlistSettings
 
 
 class MemberlistSpecies:

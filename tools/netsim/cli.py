@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from netmesh.sim.options import Options
-from netmesh.sim.protocols import PROTOCOLS
-from netmesh.sim.report import Report
-from netmesh.sim.scenarios import SCENARIOS, run
-from netmesh.sim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
+from netsim.options import Options
+from netsim.protocols import PROTOCOLS
+from netsim.report import Report
+from netsim.scenarios import SCENARIOS, run
+from netsim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         with trace:
             report = run(options, trace)
     except TraceMismatch as error:
-        print(f"replay differs: {error}", file=sys.stderr)  # noqa: T201
+        print(f"replay differs: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
-        print(f"netmesh.sim: {error}", file=sys.stderr)  # noqa: T201
+        print(f"netsim: {error}", file=sys.stderr)
         return 2
-    print(report.line() if arguments.json else _readable(report))  # noqa: T201
+    print(report.line() if arguments.json else _readable(report))
     return 1 if report.problems else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m netmesh.sim",
+        prog="python -m netsim",
         description="Play one scenario in virtual time. Same options, same run.",
     )
     parser.add_argument("scenario", nargs="?", choices=list(SCENARIOS))

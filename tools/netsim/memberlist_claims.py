@@ -13,10 +13,10 @@ from netmesh.core.records import (
     Status,
 )
 from netmesh.core.timers import Timer, Timers
-from netmesh.sim.broadcasts import Broadcasts
-from netmesh.sim.machine import Changed
-from netmesh.sim.memberlist_settings import MemberlistSettings
-from netmesh.sim.memberlist_view import Suspicion, View
+from netsim.broadcasts import Broadcasts
+from netsim.machine import Changed
+from netsim.memberlist_settings import MemberlistSettings
+from netsim.memberlist_view import Suspicion, View
 
 
 class Believer:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from netmesh.sim import SCENARIOS, Options, Report, run
-from netmesh.sim.cli import main
+from netsim import SCENARIOS, Options, Report, run
+from netsim.cli import main
 
 KEYS = {
     "scenario",

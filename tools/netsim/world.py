@@ -29,13 +29,13 @@ from netmesh.core.records import (
     new_record,
 )
 from netmesh.core.wire import Codec
-from netmesh.sim.links import WatchLinks
-from netmesh.sim.machine import Species
-from netmesh.sim.network import Block, Link, Network
-from netmesh.sim.process import Fate, Process
-from netmesh.sim.trace import Trace
-from netmesh.sim.traffic import Meter
-from netmesh.sim.witness import Witness
+from netsim.links import WatchLinks
+from netsim.machine import Species
+from netsim.network import Block, Link, Network
+from netsim.process import Fate, Process
+from netsim.trace import Trace
+from netsim.traffic import Meter
+from netsim.witness import Witness
 
 EPOCH_MS = 1_790_000_000_000
 """Wall clock at virtual time 0; generations come from it."""

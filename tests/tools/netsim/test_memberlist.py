@@ -7,10 +7,10 @@ from netmesh.core.effects import Send
 from netmesh.core.events import Connection, Received, Tick
 from netmesh.core.messages import Exchange, Gossip, Ping, Relay
 from netmesh.core.records import Generation, MemberId, Record, Status, new_record
-from netmesh.sim.broadcasts import Broadcasts
-from netmesh.sim.memberlist import Memberlist
-from netmesh.sim.memberlist_settings import MemberlistSettings
-from netmesh.sim.memberlist_view import Suspicion
+from netsim.broadcasts import Broadcasts
+from netsim.memberlist import Memberlist
+from netsim.memberlist_settings import MemberlistSettings
+from netsim.memberlist_view import Suspicion
 
 HERE = Connection(b"0")
 

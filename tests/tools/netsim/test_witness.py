@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 from netmesh.core.records import Record, Status
-from netmesh.sim.process import Process
-from netmesh.sim.witness import Watchpoint
-from netmesh.sim.world import World
+from netsim.process import Process
+from netsim.witness import Watchpoint
+from netsim.world import World
 
 from .scripted import A, B, C, script, world_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from netmesh.core.records import MemberId, Record
-from netmesh.sim.machine import Changed
+from netsim.machine import Changed
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from netmesh.core.records import Generation, MemberId, Record, Status
-from netmesh.sim.process import Process
+from netsim.process import Process
 
 Life = tuple[MemberId, Generation]
 PROBLEM_LIMIT = 20

@@ -1,4 +1,4 @@
-"""The targets of docs/simulation.md, measured again: `python -m netmesh.sim.evidence [NAME ...]`.
+"""The targets of docs/simulation.md, measured again: `python -m netsim.evidence [NAME ...]`.
 
 Takes about an hour on two cores. Prints a row for each target; exits with 1 when one was missed.
 """
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netmesh.sim.options import Options
-from netmesh.sim.report import Report
-from netmesh.sim.scenarios import run
+from netsim.options import Options
+from netsim.report import Report
+from netsim.scenarios import run
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def main(names: Sequence[str]) -> int:
         report = run(target.options)
         met = target.met(report) and not report.problems
         missed += not met
-        print(f"{'met' if met else 'MISSED':6} {target.text}\n       {report.line()}")  # noqa: T201
+        print(f"{'met' if met else 'MISSED':6} {target.text}\n       {report.line()}")
         sys.stdout.flush()
     return 1 if missed else 0
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from netmesh.sim import Options, run
-from netmesh.sim.cli import main
-from netmesh.sim.trace import TraceMismatch, Verifier, parameters_of
+from netsim import Options, run
+from netsim.cli import main
+from netsim.trace import TraceMismatch, Verifier, parameters_of
 
 SMALL = Options("crash", 8, seed=3, settle_s=1.0, faults=1)
 
@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["churn", "flap"])
 def test_the_run_does_not_depend_on_how_python_hashes_strings(scenario: str) -> None:
-    command = [sys.executable, "-m", "netmesh.sim", scenario, "--json"]
+    command = [sys.executable, "-m", "netsim", scenario, "--json"]
     command += ["--members", "12", "--duration", "40"]
     lines = {
         subprocess.run(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from netmesh.sim.process import Fate, Process
-from netmesh.sim.scenarios.stage import Stage
+from netsim.process import Fate, Process
+from netsim.scenarios.stage import Stage
 
 
 def slow(stage: Stage) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from netmesh.sim import Options, run
+from netsim import Options, run
 
 RUNS: list[dict[str, Any]] = orjson.loads(Path(__file__).with_name("traces.json").read_bytes())
 

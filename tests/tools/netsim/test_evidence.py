@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from netmesh.sim.evidence import TARGETS
-from netmesh.sim.scenarios import SCENARIOS, run
+from netsim.evidence import TARGETS
+from netsim.scenarios import SCENARIOS, run
 
 
 def test_every_target_names_a_scenario_and_a_size() -> None:

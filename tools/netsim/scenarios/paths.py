@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from netmesh.core.records import MemberId, Status
-from netmesh.sim.network import Block
-from netmesh.sim.process import Process
-from netmesh.sim.scenarios.growing import publish
-from netmesh.sim.scenarios.stage import Stage
+from netsim.network import Block
+from netsim.process import Process
+from netsim.scenarios.growing import publish
+from netsim.scenarios.stage import Stage
 
 PUBLISH_EVERY_S = 30.0
 FLAP_S = 20.0

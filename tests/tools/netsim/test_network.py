@@ -1,7 +1,7 @@
 from random import Random
 
 from netmesh.core.records import MemberId
-from netmesh.sim.network import Block, Link, Network
+from netsim.network import Block, Link, Network
 
 A, B = MemberId("10.0.0.1:1"), MemberId("10.0.0.2:1")
 

@@ -9,10 +9,10 @@ from netmesh.core.effects import Effect
 from netmesh.core.events import Event, Received
 from netmesh.core.messages import Message, Ping
 from netmesh.core.records import Generation, MemberId, Record
-from netmesh.sim.machine import Changed, Machine
-from netmesh.sim.network import Link
-from netmesh.sim.process import Process
-from netmesh.sim.world import World
+from netsim.machine import Changed, Machine
+from netsim.network import Link
+from netsim.process import Process
+from netsim.world import World
 
 A, B, C = MemberId("10.0.0.1:1"), MemberId("10.0.0.1:2"), MemberId("10.0.0.2:1")
 STEADY = Link(latency_s=0.001, jitter_s=0.0)

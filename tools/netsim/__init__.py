@@ -1,14 +1,14 @@
 """A virtual-time world that runs thousands of members in one process.
 
-    python -m netmesh.sim crash --members 256 --seed 1 --json
+    python -m netsim crash --members 256 --seed 1 --json
 
 Nothing here sleeps, opens a socket or reads a clock: the same scenario, size and seed give the
 same run, event for event, on every machine. docs/simulation.md says what is modelled and what is
 not, and holds the measured figures.
 """
 
-from netmesh.sim.options import Options
-from netmesh.sim.report import Report
-from netmesh.sim.scenarios import SCENARIOS, run
+from netsim.options import Options
+from netsim.report import Report
+from netsim.scenarios import SCENARIOS, run
 
 __all__ = ["SCENARIOS", "Options", "Report", "run"]

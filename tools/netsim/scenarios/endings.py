@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netmesh.core.records import Record, Status, host_of
-from netmesh.sim.scenarios.stage import Stage, is_bad, is_dead
+from netsim.scenarios.stage import Stage, is_bad, is_dead
 
 
 def crash(stage: Stage) -> None:

@@ -4,8 +4,8 @@ from netmesh.core.claims import head, whole
 from netmesh.core.messages import Ack, Gossip, Message, Ping, Relay, State
 from netmesh.core.records import Generation, MemberId, new_record
 from netmesh.core.wire import Codec
-from netmesh.sim.report import percentile
-from netmesh.sim.traffic import Meter
+from netsim.report import percentile
+from netsim.traffic import Meter
 
 A, B = MemberId("10.0.0.1:1"), MemberId("10.0.0.2:17946")
 RECORD = new_record(B, Generation(7), {"model": "m"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from netmesh.core.records import MemberId, Record
-from netmesh.sim.process import Process
-from netmesh.sim.scenarios.stage import Stage
-from netmesh.sim.witness import Watchpoint
+from netsim.process import Process
+from netsim.scenarios.stage import Stage
+from netsim.witness import Watchpoint
 
 SPREAD_S = 1.0
 """A scheduler starts the processes of a job within about a second."""

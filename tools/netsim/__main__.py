@@ -1,10 +1,10 @@
-"""Run as `python -m netmesh.sim`."""
+"""Run as `python -m netsim`."""
 
 from __future__ import annotations
 
 import sys
 
-from netmesh.sim.cli import main
+from netsim.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

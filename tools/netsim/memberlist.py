@@ -38,10 +38,10 @@ from netmesh.core.records import (
     pack_advert,
 )
 from netmesh.core.timers import Timer
-from netmesh.sim.machine import Changed
-from netmesh.sim.memberlist_claims import Believer
-from netmesh.sim.memberlist_settings import MemberlistSettings
-from netmesh.sim.memberlist_view import View
+from netsim.machine import Changed
+from netsim.memberlist_claims import Believer
+from netsim.memberlist_settings import MemberlistSettings
+from netsim.memberlist_view import View
 
 STREAM = 1 << 31
 """Sequence numbers from here on mark pings that travel on a stream."""

@@ -1,9 +1,9 @@
 from netmesh.core.effects import Dial, Reply, Send, Watch
 from netmesh.core.events import Contacts, Dialled, DialOutcome, LinkLost, Received, Tick
 from netmesh.core.records import MemberId
-from netmesh.sim.network import Block
-from netmesh.sim.process import Fate, Process
-from netmesh.sim.world import World
+from netsim.network import Block
+from netsim.process import Fate, Process
+from netsim.world import World
 
 from .scripted import A, B, C, ping, script, world_of
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from netmesh.core.records import JsonObject, MemberId, Record, Status
-from netmesh.sim.machine import Species
-from netmesh.sim.network import Link
-from netmesh.sim.options import Options
-from netmesh.sim.process import Process
-from netmesh.sim.report import Report, percentile
-from netmesh.sim.trace import Trace
-from netmesh.sim.witness import Watchpoint
-from netmesh.sim.world import START_S, World
+from netsim.machine import Species
+from netsim.network import Link
+from netsim.options import Options
+from netsim.process import Process
+from netsim.report import Report, percentile
+from netsim.trace import Trace
+from netsim.witness import Watchpoint
+from netsim.world import START_S, World
 
 PORT = 17946
 SETTLED_S = 60.0

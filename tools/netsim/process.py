@@ -8,7 +8,7 @@ from enum import Enum
 from netmesh.core.effects import Effect
 from netmesh.core.events import Connection, Event
 from netmesh.core.records import Generation, MemberId
-from netmesh.sim.machine import Machine
+from netsim.machine import Machine
 
 
 class Fate(Enum):

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from netmesh.core.events import Event, LinkLost
 from netmesh.core.records import MemberId
-from netmesh.sim.network import Network
-from netmesh.sim.process import Fate, Process
+from netsim.network import Network
+from netsim.process import Fate, Process
 
 CLOSED_S = 0.001
 """Until the kernel's word that a peer closed reaches the process."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from netmesh.sim.options import Options
-from netmesh.sim.protocols import PROTOCOLS
-from netmesh.sim.report import Report
-from netmesh.sim.scenarios.endings import crash, host_crash, leave, stall
-from netmesh.sim.scenarios.growing import churn, join, quiet
-from netmesh.sim.scenarios.paths import flap, loss, partition
-from netmesh.sim.scenarios.slowness import slow
-from netmesh.sim.scenarios.stage import Stage
-from netmesh.sim.trace import Trace
+from netsim.options import Options
+from netsim.protocols import PROTOCOLS
+from netsim.report import Report
+from netsim.scenarios.endings import crash, host_crash, leave, stall
+from netsim.scenarios.growing import churn, join, quiet
+from netsim.scenarios.paths import flap, loss, partition
+from netsim.scenarios.slowness import slow
+from netsim.scenarios.stage import Stage
+from netsim.trace import Trace
 
 SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
     "join": join,
