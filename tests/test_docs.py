@@ -1,0 +1,59 @@
+"""The documents can be found, and what they point at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FILE = re.compile(r"`((?:docs|loader|mesh|tests|tools)/[\w./-]*\w)`")
+
+
+def links(text: str) -> list[str]:
+    return [link for link in LINK.findall(text) if "://" not in link]
+
+
+@EVERY_PAGE
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+@EVERY_PAGE
+def test_files_that_are_named_exist(page: Path) -> None:
+    missing = [name for name in FILE.findall(page.read_text()) if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = {(DOCS / link).resolve() for link in links((DOCS / "index.md").read_text())}
+    assert {page for page in DOCS.rglob("*.md") if page.name != "index.md"} <= linked
+
+
+def test_the_readme_leads_to_the_index() -> None:
+    assert "docs/index.md" in links((ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "adr").iterdir()), ids=lambda page: page.name)
+def test_decision_is_numbered_dated_and_in_the_index(page: Path) -> None:
+    heading, _, status = page.read_text().splitlines()[:3]
+    assert heading.startswith(f"# {int(page.name[:4])}. ")
+    date = re.fullmatch(r"Date: (\d{4}-\d\d-\d\d)\. Status: (accepted|superseded by .+)\.", status)
+    assert date is not None, status
+    (row,) = [line for line in (DOCS / "index.md").read_text().splitlines() if page.name in line]
+    assert date[1] in row
+
+
+def test_the_checks_would_notice() -> None:
+    assert links("[a](missing.md) [b](https://example.org/x) [c](there.md#part)") == [
+        "missing.md",
+        "there.md",
+    ]
+    assert FILE.findall("`tests/nothing.py` and `make test`") == ["tests/nothing.py"]
