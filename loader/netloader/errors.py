@@ -4,11 +4,16 @@
     ├── ConfigError            a setting is wrong; the start is stopped
     ├── IdentityError          this worker cannot say which weights it needs
     │   └── NotAtHand          because the checkpoint's files are not on this host
+    ├── LeftoverError          storage left bytes of an abandoned pull; the model is built again
+    ├── ListenError            the source's port cannot be listened on; this worker serves nobody
     ├── ManifestError          two models that should be alike are not, or a manifest is malformed
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
-    │   └── DigestMismatch     the source sent bytes that are not the advertised ones
+    │   │   └── LetGo          nothing is wrong with the source, others deliver sooner
+    │   ├── DigestMismatch     the source sent bytes that are not the advertised ones
+    │   └── OtherPromise       the source promises other weights than those before it
+    ├── TransportError         a process group is broken, or could not be opened
     ├── NoSourceLeft           a pull ended before everything had come; storage is next
     ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
     └── ProtocolError          the peer sent something that is not in the grammar
@@ -91,6 +96,13 @@ class OtherPromise(TransferError):
     """A source promises other weights than those before it: one of them is wrong."""
 
 
+class TransportError(NetloaderError):
+    """A process group is broken: its peer died or was silent for too long, or this side aborted.
+
+    It never leaves a session: each end turns it into what became of the session.
+    """
+
+
 class NoSourceLeft(NetloaderError):
     """A pull ended before everything had come: nobody was left to ask."""
 
@@ -103,6 +115,10 @@ class NoSourceLeft(NetloaderError):
 
 class NothingToLoadError(NetloaderError):
     """No peer holds what this worker wants, and its storage has no weights either."""
+
+
+class ListenError(NetloaderError):
+    """The source's port cannot be listened on."""
 
 
 class ProtocolError(NetloaderError):

@@ -45,7 +45,7 @@ import netloader.worker.worker
 from netloader.config import Config
 from netloader.model import attributes
 from netloader.plain import Plain
-from netloader.transport.base import Pending, TransportError
+from netloader.transport import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
 from netloader.weights.poison import LeftoverError, Poison
 from netloader.worker.worker import Worker, _Process

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from netloader.transport.base import REPLICA, SOURCE, Backend, Group, Pending, TransportError
+from netloader.errors import TransportError
+from netloader.transport.base import REPLICA, SOURCE, Backend, Group, Pending
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.rendezvous import Rendezvous, join
 

@@ -20,10 +20,6 @@ SOURCE: Final = 0
 REPLICA: Final = 1
 
 
-class TransportError(Exception):
-    """The group is broken: the peer died or was silent past the timeout, or we aborted it."""
-
-
 class Pending(Protocol):
     """A send or receive under way. Its tensor must stay untouched until `wait` returns."""
 

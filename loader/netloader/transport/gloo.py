@@ -25,8 +25,9 @@ from typing import Any, Final
 import torch
 from torch._C._distributed_c10d import ProcessGroupGloo, Store, Work
 
+from netloader.errors import TransportError
 from netloader.transport import send_buffers
-from netloader.transport.base import REPLICA, SOURCE, Group, Pending, TransportError
+from netloader.transport.base import REPLICA, SOURCE, Group, Pending
 
 _log = logging.getLogger(__name__)
 

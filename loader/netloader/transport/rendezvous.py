@@ -24,7 +24,8 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import Store
 
-from netloader.transport.base import REPLICA, SOURCE, Backend, Group, TransportError
+from netloader.errors import TransportError
+from netloader.transport.base import REPLICA, SOURCE, Backend, Group
 
 _STRANGER_S = 1.0
 """How long somebody who connects may take to prove that he is the replica. Loopback and any network
