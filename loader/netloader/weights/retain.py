@@ -48,6 +48,8 @@ _DEPTH = 4
 """How many steps from a module are searched for tensors that are no parameters or buffers:
 attribute, kernel object, its container, element."""
 
+_OURS = __name__.partition(".")[0]
+
 _LEAVES = frozenset(
     (
         *(type(None), bool, int, float, complex, str, bytes),
@@ -408,8 +410,8 @@ def _inside(value: object) -> list[object]:
     if isinstance(value, MethodType):
         return [value.__self__]
     home = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
-    # What this package holds is what is being counted, not a use of it.
-    if isinstance(value, (type, ModuleType)) or str(home).partition(".")[0] == __package__:
+    # What netloader holds is what is being counted, not a use of it.
+    if isinstance(value, (type, ModuleType)) or str(home).partition(".")[0] == _OURS:
         return []
     if isinstance(value, FunctionType):
         return [content for cell in value.__closure__ or () for content in _content(cell)]

@@ -83,15 +83,15 @@ needs_two_cores = pytest.mark.skipif(
 
 _IN_A_WORKER = """
 import json, os, sys, threading
-from netloader import cores
+from netloader.system import affinity
 first = sorted(os.sched_getaffinity(0))
-cores.remember()
+affinity.remember()
 os.environ["GOMP_CPU_AFFINITY"] = str(first[0])
 os.sched_setaffinity(0, first[:1])  # As OpenMP does when the worker is started.
 if {how!r} == "fork":
     if os.fork():
         os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
-    cores.remember()
+    affinity.remember()
 elif "child" not in sys.argv:
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-c", {code!r}, "child"])
@@ -104,10 +104,10 @@ def look():
         child()
         inner = threading.Thread(target=child)
         inner.start(); inner.join()
-    cores.step_aside(background={background})
+    affinity.step_aside(background={background})
     child()
     if {background}:
-        cores.elsewhere(both)
+        affinity.elsewhere(both)
 before = os.getpriority(os.PRIO_PROCESS, 0)
 for _ in range(2):  # The second must not take the first for inference, nor sink lower.
     thread = threading.Thread(target=look, name="netloader-test")
@@ -120,9 +120,9 @@ os._exit(0)
 
 _CHILD = """
 import json, os, sys, threading
-from netloader import cores
-cores.remember()
-print(json.dumps([sorted(cores.original())]))
+from netloader.system import affinity
+affinity.remember()
+print(json.dumps([sorted(affinity.original())]))
 """
 
 
@@ -152,9 +152,9 @@ def test_the_server_of_one_core_shares_it() -> None:
     code = (
         f"import os; os.sched_setaffinity(0, {{{first}}})\n"
         "import json, threading\n"
-        "from netloader import cores\n"
-        "cores.remember()\n"
-        "cores.step_aside(background=True)\n"
+        "from netloader.system import affinity\n"
+        "affinity.remember()\n"
+        "affinity.step_aside(background=True)\n"
         "print(json.dumps(sorted(os.sched_getaffinity(0))))"
     )
     assert in_process(code) == [int(first)]

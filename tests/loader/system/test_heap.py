@@ -48,7 +48,7 @@ def test_a_heap_that_somebody_else_has_frozen_stays_frozen() -> None:
     # In a process of its own: this one's heap would be frozen for every later test.
     script = """
         import gc
-        from netloader.heap import only_new_garbage
+        from netloader.system.heap import only_new_garbage
         gc.freeze()
         before = gc.get_freeze_count()
         with only_new_garbage():
