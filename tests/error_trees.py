@@ -37,7 +37,8 @@ def drawn(module: ModuleType) -> Tree:
 def defined(base: type[Exception], package: ModuleType, *but: str) -> Tree:
     """The tree of `base` in all modules of `package`, `but` for these packages in it.
 
-    Classes that tests derive do not count.
+    Classes that tests derive do not count, nor do private ones: what never leaves its file is known
+    to others as its base.
     """
     for name in _modules(package, but):
         importlib.import_module(name)
@@ -46,7 +47,10 @@ def defined(base: type[Exception], package: ModuleType, *but: str) -> Tree:
     while open_ends:
         parent = open_ends.pop()
         for child in parent.__subclasses__():
-            if f"{child.__module__}.".startswith(f"{package.__name__}."):
+            ours = f"{child.__module__}.".startswith(f"{package.__name__}.")
+            if ours and child.__name__.startswith("_"):
+                assert not child.__subclasses__(), f"{child.__name__} is private and a base"
+            elif ours:
                 assert child.__name__ not in tree, f"two classes are called {child.__name__}"
                 tree[child.__name__] = parent.__name__
                 open_ends.append(child)

@@ -10,6 +10,7 @@
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
+    │   │   ├── Broken         the control connection broke, before or after something was heard
     │   │   └── LetGo          nothing is wrong with the source, others deliver sooner
     │   ├── DigestMismatch     the source sent bytes that are not the advertised ones
     │   └── OtherPromise       the source promises other weights than those before it
