@@ -6,13 +6,13 @@ said (escaping is the renderer's task), what it says badly is unknown: `None`, n
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Final
 
 from netloader.checkpoint.wanted import content_id
+from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
 from netmesh import Member, Status
 
@@ -127,12 +127,7 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, .
     `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
     """
     held = [(member, decode(member.advert)) for member in members]
-    accused = Counter(
-        (one.endpoint, one.generation)
-        for member, holdings in held
-        if member.selectable
-        for one in {one for holding in holdings for one in holding.accuses}
-    )
+    accused = accusers(held)
     rows = [
         Row(
             member,

@@ -3,12 +3,16 @@
 The mesh carries an advert as an opaque JSON object. Ours lists holdings, one for each model in the
 process: the target and, with speculative decoding, a draft. Reading is lenient about what it does
 not know and strict about what it does: a holding that is malformed is left out, not guessed at.
+Readers would therefore lose the whole holding with one text over its limit, so a worker makes its
+holdings with `fitted`, which cuts to the limits and checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -19,10 +23,15 @@ SCHEMA: Final = 2
 """2: what a model is called is no part of its identity."""
 MAX_HOLDINGS: Final = 8
 MAX_ACCUSED: Final = 8
+MAX_TEXT: Final = 1024
+"""Characters of any text in a holding."""
+MAX_NAMES: Final = 8
+MAX_CONTENT: Final = 16
+"""Kinds of evidence: more than there are, for later versions."""
 
 State = Literal["loading", "ready", "unavailable"]
 
-_Text = Annotated[str, StringConstraints(max_length=1024)]
+_Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
 
 class Accused(BaseModel):
@@ -46,11 +55,11 @@ class Holding(BaseModel):
     """Why it is unavailable."""
     identity: _Text
     """Digest of `fields`."""
-    names: Annotated[dict[str, _Text], Field(max_length=8)] = {}
+    names: Annotated[dict[str, _Text], Field(max_length=MAX_NAMES)] = {}
     """`Names.travelling()`: what the model is called."""
     fields: Annotated[dict[str, int | _Text], Field(max_length=MAX_FIELDS)]
     """`Identity.fields()`."""
-    content: Annotated[dict[str, _Text], Field(max_length=16)]
+    content: Annotated[dict[str, _Text], Field(max_length=MAX_CONTENT)]
     """Evidence of the checkpoint's content, by kind, as far as it is known."""
     endpoint: _Text
     """`host:port` of the source's listener; empty when there is none."""
@@ -69,12 +78,86 @@ class Holding(BaseModel):
     accuses: Annotated[tuple[Accused, ...], Field(max_length=MAX_ACCUSED)] = ()
     """Sources that sent this worker other bytes than they had promised, latest last."""
 
+    @classmethod
+    def fitted(cls, values: Mapping[str, object]) -> Self:
+        """A holding of these fields, within the limits by which readers judge it.
+
+        Texts for people are cut. So are the values of `fields`: a cut one equals nobody's, because
+        everybody compares with values of their own that were not cut. An address, or evidence of
+        content, says nothing once it is cut, and is left out. Of `accuses` the latest stay.
+
+        Raises `pydantic.ValidationError` for what no cut can mend: a fault of the caller.
+        """
+        fit = {name: _FIT[name](value) if name in _FIT else value for name, value in values.items()}
+        return cls.model_validate(fit)
+
+    def changed(self, **changes: object) -> Self:
+        """The same with other values, within the limits as well."""
+        return self.fitted(
+            {name: getattr(self, name) for name in type(self).model_fields} | changes
+        )
+
     @property
     def model(self) -> str:
         """What to call the model: what the operator called it, else the name that people know."""
         return next(
             (name for key in ("model", "known", "given") if (name := self.names.get(key, ""))), ""
         )
+
+
+_CUT: Final = "..."
+"""Ends a text that was cut."""
+
+
+def _cut(value: object) -> object:
+    """A text within its limit. What is no text is left to the validation."""
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[: MAX_TEXT - len(_CUT)] + _CUT
+    return value
+
+
+def _fits(value: object) -> bool:
+    return not isinstance(value, str) or len(value) <= MAX_TEXT
+
+
+def _address(value: object) -> object:
+    return value if _fits(value) else ""
+
+
+def _texts(most: int, values: object) -> object:
+    """The first entries, cut."""
+    if not isinstance(values, Mapping):
+        return values
+    return {name: _cut(value) for name, value in islice(values.items(), most)}
+
+
+def _evidence(values: object) -> object:
+    """The entries that fit."""
+    if not isinstance(values, Mapping):
+        return values
+    whole = ((kind, value) for kind, value in values.items() if _fits(value))
+    return dict(islice(whole, MAX_CONTENT))
+
+
+def _latest(values: object) -> object:
+    """The last of the accused whose address fits: no other can be in the mesh."""
+    if not isinstance(values, tuple):
+        return values
+    known = [one for one in values if not isinstance(one, Mapping) or _fits(one.get("endpoint"))]
+    return tuple(known[-MAX_ACCUSED:])
+
+
+_FIT: Final[Mapping[str, Callable[[object], object]]] = {
+    "reason": _cut,
+    "identity": _cut,
+    "backend": _cut,
+    "names": partial(_texts, MAX_NAMES),
+    "fields": partial(_texts, MAX_FIELDS),
+    "content": _evidence,
+    "endpoint": _address,
+    "accuses": _latest,
+}
+"""How each bounded field comes to fit."""
 
 
 def encode(holdings: Sequence[Holding]) -> JsonObject:

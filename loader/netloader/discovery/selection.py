@@ -8,6 +8,7 @@ from hashlib import blake2b
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
+from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
 from netloader.discovery.candidate import BY_MESH, Candidate, Process
 from netloader.identity.identity import (
@@ -61,14 +62,7 @@ def choose(
     rejected: list[_Rejected] = []
     everybody = [(member, read(member)) for member in members]
     me = next((member for member, _ in everybody if member.me), None)
-    accused = {
-        (one.endpoint, one.generation)
-        for member, holdings in everybody
-        if not member.me and member.selectable
-        for holding in holdings
-        for one in holding.accuses
-        if one.endpoint != holding.endpoint
-    }
+    accused = accusers(everybody)
     mine = identity.fields()
     for member, holdings in everybody:
         if member.me:

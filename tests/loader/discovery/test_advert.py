@@ -4,11 +4,20 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from tests.loader.support import identity
 
 from netloader.discovery import advert
-from netloader.discovery.advert import MAX_HOLDINGS, Holding
-from netloader.identity.identity import known
+from netloader.discovery.advert import (
+    MAX_ACCUSED,
+    MAX_CONTENT,
+    MAX_HOLDINGS,
+    MAX_NAMES,
+    MAX_TEXT,
+    Accused,
+    Holding,
+)
+from netloader.identity.identity import MAX_FIELDS, known
 
 
 def holding(**changes: object) -> Holding:
@@ -24,6 +33,10 @@ def holding(**changes: object) -> Holding:
         "backend": "gloo",
     }
     return Holding.model_validate(values | changes)
+
+
+def accused(generation: int) -> Accused:
+    return Accused(endpoint="10.0.0.2:2000", generation=generation)
 
 
 def test_holdings_survive_the_mesh() -> None:
@@ -78,3 +91,78 @@ def test_no_more_than_a_few_holdings_are_read() -> None:
 )
 def test_somebody_elses_advert_holds_nothing(theirs: dict[str, object]) -> None:
     assert advert.decode(theirs) == ()  # type: ignore[arg-type]
+
+
+LONG = "\N{GREEK SMALL LETTER ALPHA}" * (MAX_TEXT + 1)
+CUT = LONG[: MAX_TEXT - 3] + "..."
+
+
+class TestFitted:
+    """Whatever a worker says of itself, readers find its holding."""
+
+    @pytest.mark.parametrize(
+        ("said", "read"),
+        [
+            ({"reason": LONG}, {"reason": CUT}),
+            ({"reason": LONG[:MAX_TEXT]}, {"reason": LONG[:MAX_TEXT]}),
+            ({"identity": LONG}, {"identity": CUT}),
+            ({"backend": LONG}, {"backend": CUT}),
+            ({"names": {"model": LONG, "given": "m"}}, {"names": {"model": CUT, "given": "m"}}),
+            (
+                {"names": {str(at): "m" for at in range(MAX_NAMES + 1)}},
+                {"names": {str(at): "m" for at in range(MAX_NAMES)}},
+            ),
+            ({"fields": {"config: a": LONG, "rank": 1}}, {"fields": {"config: a": CUT, "rank": 1}}),
+            (
+                {"fields": {str(at): at for at in range(MAX_FIELDS + 1)}},
+                {"fields": {str(at): at for at in range(MAX_FIELDS)}},
+            ),
+            ({"content": {"sample": LONG, "full": "f"}}, {"content": {"full": "f"}}),
+            (
+                {"content": {str(at): "e" for at in range(MAX_CONTENT + 1)}},
+                {"content": {str(at): "e" for at in range(MAX_CONTENT)}},
+            ),
+            ({"endpoint": LONG}, {"endpoint": ""}),
+            (
+                {"accuses": tuple(accused(at) for at in range(MAX_ACCUSED + 3))},
+                {"accuses": tuple(accused(at) for at in range(3, MAX_ACCUSED + 3))},
+            ),
+            (
+                {"accuses": (accused(1), {"endpoint": LONG, "generation": 2})},
+                {"accuses": (accused(1),)},
+            ),
+        ],
+        ids=lambda values: "-".join(values),
+    )
+    def test_every_bounded_field_is_read_as_it_was_fitted(
+        self, said: dict[str, object], read: dict[str, object]
+    ) -> None:
+        for made in (Holding.fitted(dict(holding()) | said), holding().changed(**said)):
+            (found,) = advert.decode(orjson.loads(orjson.dumps(advert.encode((made,)))))
+            assert found == holding(**read)
+
+    def test_every_bounded_field_has_a_relative_above(self) -> None:
+        bounded = {
+            name
+            for name, field in Holding.model_fields.items()
+            if "str" in str(field.annotation) or "Accused" in str(field.annotation)
+        }
+        assert bounded - {"role", "state", "origin"} == {
+            "reason",
+            "identity",
+            "backend",
+            "names",
+            "fields",
+            "content",
+            "endpoint",
+            "accuses",
+        }
+
+    @pytest.mark.parametrize("wrong", [{"state": "asleep"}, {"serving": -1}, {"reason": 5}])
+    def test_what_no_cut_can_mend_is_not_said(self, wrong: dict[str, object]) -> None:
+        with pytest.raises(ValidationError):
+            holding().changed(**wrong)
+
+    def test_cut_fields_equal_nobodys(self) -> None:
+        theirs = holding(fields=identity().fields()).changed(fields={"dtype": LONG})
+        assert theirs.fields != {"dtype": LONG}
