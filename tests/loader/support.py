@@ -24,7 +24,9 @@ from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft
 from netloader.identity.identity import Evidence, Identity, Names, known
 from netloader.protocol import messages
-from netloader.replica.pull import Pull
+from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.request import Request
+from netloader.replica.settings import PullSettings, WindowSettings
 from netloader.source.service import Source
 from netloader.source.session import Offer
 from netloader.transport import Backend, Group, Pending, TransportError
@@ -42,7 +44,8 @@ OPEN = SocketSecurity((), "netmesh.test.netloader")
 """No key: everybody who reaches the port is let in."""
 
 SMALL_WINDOW = 8
-"""Chunks in flight in tests that need some left to ask for: the toy model has more."""
+"""Chunks in flight from one source in these tests: it never has all of a toy model in flight, as it
+has not of a real one."""
 
 
 def keys(*cluster_keys: bytes) -> SocketSecurity:
@@ -176,20 +179,23 @@ def pull_into(
     *,
     who: Identity | None = None,
     backend: Backend | None = None,
-    timeout_s: float = 5.0,
     security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
-    progress: Callable[[int], object] = lambda nbytes: None,
-    **options: Any,
+    observer: PullObserver | None = None,
+    **settings: Any,
 ) -> Pull:
+    """By default nobody waits long for a source, and not at all for another one."""
+    few = {"timeout_s": 5.0, "source_timeout_s": 0.0}
+    window = WindowSettings(max_chunks=SMALL_WINDOW)
     return Pull(
-        who or identity(),
         weights,
-        backend or GlooBackend(),
-        (lambda: security) if isinstance(security, SocketSecurity) else security,
-        replica="replica",
-        timeout_s=timeout_s,
-        progress=progress,
-        **options,
+        Request(
+            who or identity(),
+            backend or GlooBackend(),
+            (lambda: security) if isinstance(security, SocketSecurity) else security,
+            "replica",
+        ),
+        PullSettings(**{**few, "window": window, **settings}),
+        observer,
     )
 
 

@@ -17,14 +17,16 @@ import torch
 import zmq
 
 from netbench.child import Json, obey, say
-from netbench.common import OPEN, TIMEOUT_S
+from netbench.common import OPEN, SETTINGS
 from netloader.discovery import advert
 from netloader.discovery.advert import Holding
 from netloader.discovery.candidate import Candidate
 from netloader.identity.identity import Evidence, Identity, Names
+from netloader.program import PROGRAM
 from netloader.protocol import messages
-from netloader.replica.handshake import HELLO_TIMEOUT_S, greet
+from netloader.replica.handshake import greet
 from netloader.replica.pull import Pull
+from netloader.replica.request import Request
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import manifest
 from netloader.weights.capture import Weights
@@ -42,20 +44,14 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     holding = _find(Path(spec["directory"]))
     weights = _weights_of(_ask_manifest(holding))
+    request = Request(_identity_of(holding), GlooBackend(), lambda: OPEN, "netbench")
 
     def pull_for(seconds: float) -> Json:
         """Pull everything, and again, until the time is over; the last one is finished."""
         started = time.perf_counter()
         pulls = 0
         while time.perf_counter() - started < seconds:
-            pull = Pull(
-                _identity_of(holding),
-                weights,
-                GlooBackend(),
-                lambda: OPEN,
-                replica="netbench",
-                timeout_s=TIMEOUT_S,
-            )
+            pull = Pull(weights, request, SETTINGS)
             pull.run(lambda: [Candidate(holding.endpoint, "netbench")])
             pulls += 1
         took = time.perf_counter() - started
@@ -67,7 +63,7 @@ def main() -> None:
 
 def _find(directory: Path) -> Holding:
     """What the first member that is ready holds."""
-    settings = MeshSettings.load({"MESH_DIRECTORY": str(directory)})
+    settings = MeshSettings.load({"MESH_DIRECTORY": str(directory)}, program=PROGRAM)
     deadline = time.monotonic() + _FIND_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -97,7 +93,7 @@ def _ask_manifest(holding: Holding) -> manifest.Manifest:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         connection, answer, attachment = greet(
-            context, holding.endpoint, lambda: OPEN, hello, HELLO_TIMEOUT_S
+            context, holding.endpoint, lambda: OPEN, hello, SETTINGS
         )
         connection.close()
     finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
+from netbench.common import GENERATION, IDENTITY, OPEN, SETTINGS
 from netbench.watch import Watch, WatchedBackend
 from netloader.discovery.candidate import Candidate
-from netloader.replica.pull import Pull
+from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.request import Request
 from netloader.transport.gloo import GlooBackend
 from netloader.weights.capture import Weights
 
@@ -53,17 +54,17 @@ def pull(
     candidates = [Candidate(endpoint, "netbench", GENERATION) for endpoint in endpoints]
     started = time.perf_counter()
     one = Pull(
-        IDENTITY,
         weights,
-        WatchedBackend(GlooBackend(), watch),
-        lambda: OPEN,
-        replica="netbench",
-        timeout_s=TIMEOUT_S,
-        max_sources=len(endpoints),
-        verify=verify,
-        progress=count,
+        Request(IDENTITY, WatchedBackend(GlooBackend(), watch), lambda: OPEN, "netbench"),
+        replace(
+            SETTINGS,
+            max_sources=len(endpoints),
+            source_timeout_s=source_timeout_s,
+            verify=verify,
+        ),
+        PullObserver(progress=count),
     )
-    one.run(lambda: candidates, source_timeout_s)
+    one.run(lambda: candidates)
     seconds = time.perf_counter() - started
     chunks = weights.manifest.chunks()
     return Pulled(

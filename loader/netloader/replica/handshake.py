@@ -3,11 +3,11 @@
 An operator who reads why a pull failed has to know what to change. So a peer that speaks no
 ZeroMQ, one that has a key where this worker has none (or the other way round), a wrong key and a
 source that died are told apart, each in well under two seconds. What is left is a source whose
-Python thread is busy: its connection stands, and it gets the time that `HELLO_TIMEOUT_S` allows.
+Python thread is busy: its connection stands, and it gets `hello_timeout_s`.
 
 While cluster keys are being replaced, a source serves by one of the keys that this worker has, not
 necessarily by the first, and it may cut a connection to change its own. Neither fails a pull: all
-keys are tried, and all of it `ROUNDS` times.
+keys are tried, and all of it `rounds` times.
 """
 
 from __future__ import annotations
@@ -22,34 +22,10 @@ import zmq
 from netloader.errors import SourceLost
 from netloader.protocol import messages
 from netloader.replica.connection import Break, Broken, Connection
+from netloader.replica.settings import PullSettings
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
-
-HELLO_TIMEOUT_S = 10.0
-"""How long a source may take to answer. It answers from a Python thread, which waits while another
-one holds the interpreter; a compilation or a graph capture does that for seconds. Longer is not
-worth it to a replica that has other sources, and storage. `TRANSFER_TIMEOUT`, where it is shorter,
-counts: it is about bytes that move slowly, and a bigger one says nothing about hello."""
-
-CONNECT_TIMEOUT_S = 5.0
-"""How long a source may take to accept a TCP connection."""
-
-GREETING_TIMEOUT_S = 1.0
-"""How long an accepted connection may stay without a greeting. ZeroMQ greets from a thread of its
-own, within a millisecond, even when Python is held up: what does not greet is no source."""
-
-ROUNDS = 5
-"""How often all keys are tried. A source cuts a connection that it lets in no more or that meets
-it between two keys: once for each step of a rotation, of which two can fall into one handshake;
-and for as long as earlier sessions keep its earlier socket, that one may accept the connection."""
-
-_PAUSE_S = 0.1
-"""Between rounds, so that a source that is going down is down."""
-
-_HELD_UP_S = 1.0
-"""A source that refuses a key does so at once. One that cuts an unfinished handshake later than
-this was held up, and is asked again by the same key."""
 
 _SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
 _VERSION = b"\x03\x01"
@@ -62,22 +38,25 @@ def greet(
     endpoint: str,
     security: Callable[[], SocketSecurity],
     hello: messages.Hello,
-    timeout_s: float,
+    settings: PullSettings,
 ) -> tuple[Connection, messages.Message, bytes]:
     """Get an answer to hello. The connection it came by is the caller's to close.
 
     `security` is asked in each round: keys may change meanwhile. Raises `SourceLost` when nobody
     answers, `TransferError` when the answer is none.
     """
+    limits = settings.handshake
+    timeout_s = settings.hello_timeout_s
     deadline = time.monotonic() + timeout_s
     last = Broken(endpoint, Break.CUT_EARLY)
-    for attempt in range(ROUNDS):
+    for attempt in range(limits.rounds):
         if attempt:
             _log.debug("asking %s again: %s", endpoint, last)
-            time.sleep(_PAUSE_S)
+            time.sleep(limits.round_pause_s)
         keys = security()
         try:
-            _probe(endpoint, keys.enabled, _left(endpoint, deadline, timeout_s, CONNECT_TIMEOUT_S))
+            connect_s = _left(endpoint, deadline, timeout_s, limits.connect_timeout_s)
+            _probe(endpoint, keys.enabled, connect_s, limits.greeting_timeout_s)
         except _Unreachable as error:
             raise _after(last, error) if attempt else error from None
         except Broken as error:
@@ -86,12 +65,12 @@ def greet(
         broken = []
         for ring in range(max(1, len(keys.rings))):
             try:
-                return _ask(context, endpoint, keys, ring, hello, deadline, timeout_s)
+                return _ask(context, endpoint, keys, ring, hello, deadline, settings)
             except Broken as error:
                 broken.append(error)
         # That one key was accepted says more than that others were not.
         last = next((error for error in broken if error.how is Break.CUT), broken[-1])
-    raise _explain(endpoint, last, security())
+    raise _explain(endpoint, last, security(), limits.rounds)
 
 
 class _Unreachable(SourceLost):
@@ -105,9 +84,10 @@ def _ask(
     ring: int,
     hello: messages.Hello,
     deadline: float,
-    timeout_s: float,
+    settings: PullSettings,
 ) -> tuple[Connection, messages.Message, bytes]:
     """Say hello by one key. Raises `Broken` when the source closes the connection over it."""
+    timeout_s, held_up_s = settings.hello_timeout_s, settings.handshake.held_up_s
     while True:
         connection = Connection(context, endpoint, keys, ring)
         dialled = time.monotonic()
@@ -123,7 +103,7 @@ def _ask(
                 raise Broken(endpoint, Break.CUT)
             return connection, message, attachment
         except Broken as error:
-            if error.how is not Break.CUT_EARLY or time.monotonic() - dialled < _HELD_UP_S:
+            if error.how is not Break.CUT_EARLY or time.monotonic() - dialled < held_up_s:
                 raise
             _log.debug("%s is held up: asking again", endpoint)
         finally:
@@ -131,7 +111,7 @@ def _ask(
                 connection.close(unsaid=True)
 
 
-def _probe(endpoint: str, enabled: bool, timeout_s: float) -> None:
+def _probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: float) -> None:
     """Look who is there, over a plain connection: what it greets with says why ZeroMQ would not
     get through, which ZeroMQ itself keeps to itself.
 
@@ -145,7 +125,7 @@ def _probe(endpoint: str, enabled: bool, timeout_s: float) -> None:
         raise _Unreachable(endpoint, f"cannot connect: {error}") from None
     with plain:
         greeting = b""
-        patience_s = min(timeout_s, GREETING_TIMEOUT_S)
+        patience_s = min(timeout_s, greeting_timeout_s)
         until = time.monotonic() + patience_s
         try:
             # Just so much that the other side says its mechanism and does not yet judge ours.
@@ -206,7 +186,7 @@ def _after(last: Broken, now: SourceLost) -> SourceLost:
     return SourceLost(now.source, f"ended before it answered: {last.reason}; now {now.reason}")
 
 
-def _explain(endpoint: str, last: Broken, keys: SocketSecurity) -> SourceLost:
+def _explain(endpoint: str, last: Broken, keys: SocketSecurity, rounds: int) -> SourceLost:
     """Why nobody answered although somebody listens."""
     if keys.enabled and last.how is not Break.CUT:
         return SourceLost(
@@ -214,4 +194,4 @@ def _explain(endpoint: str, last: Broken, keys: SocketSecurity) -> SourceLost:
             f"did not accept this worker's cluster key (tried {len(keys.rings)}): compare "
             "MESH_KEY_FILE and MESH_NAME here and there",
         )
-    return SourceLost(endpoint, f"{last.reason}, {ROUNDS} times, before it answered: see its log")
+    return SourceLost(endpoint, f"{last.reason}, {rounds} times, before it answered: see its log")

@@ -16,25 +16,16 @@ from dataclasses import dataclass
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, LetGo, NoSourceLeft, Refused, TransferError
-from netloader.identity.identity import Identity
 from netloader.plain import Plain
+from netloader.replica.request import Request
 from netloader.replica.retry import Prospects
+from netloader.replica.settings import PullSettings
 from netloader.replica.state import Ledger
-from netloader.replica.stream import Request, Stream
-from netloader.transport import Backend
+from netloader.replica.stream import Stream
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Piece
-from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
-
-MAX_SOURCES = 4
-"""Sources at once. Two fill a 2-core machine's loopback; on a network each adds its own link until
-the replica's is full, and four leave something when one of them dies."""
-
-_LOOK_S = 0.25
-"""How often candidates are looked for while there is room for one more, and slow sources judged.
-Both are cheap, and what they find is worth seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,47 +49,38 @@ class Failure:
         return f"{self.source.found_by}: {self.error}"
 
 
+@dataclass(frozen=True, slots=True)
+class PullObserver:
+    """Who is told what happens in a pull. Each is called by one thread at a time."""
+
+    progress: Callable[[int], object] = lambda nbytes: None
+    """Told the bytes of each chunk that is verified and in place, by the streams' threads."""
+    accused: Callable[[Process], object] = lambda process: None
+    """Told of a process whose bytes were not what it had promised."""
+    sources: Callable[[int], object] = lambda count: None
+    """Told the number of sources being pulled from whenever it changes."""
+
+
 class Pull:
     """Brings a model's weights from peers into its tensors, chunk by chunk."""
 
     def __init__(
         self,
-        identity: Identity,
         weights: Weights,
-        backend: Backend,
-        security: Callable[[], SocketSecurity],
-        *,
-        replica: str,
-        timeout_s: float,
-        max_sources: int = MAX_SOURCES,
-        verify: bool = True,
-        progress: Callable[[int], object] = lambda nbytes: None,
-        on_lie: Callable[[Process], object] = lambda process: None,
-        on_sources: Callable[[int], object] = lambda count: None,
+        request: Request,
+        settings: PullSettings | None = None,
+        observer: PullObserver | None = None,
     ) -> None:
-        """`weights` are the tensors to fill. `security` gives the keys as they are now.
-        `replica` names this worker in the source's log.
-
-        `timeout_s` bounds every wait for a source that makes no progress. With `verify` off, bytes
-        are taken as they come. `progress` is told the bytes of each chunk, by one thread at a time.
-        `on_lie` is told of a process whose bytes were not what it had promised, `on_sources` the
-        number of sources being pulled from whenever it changes.
-        """
+        """`weights` are the tensors to fill."""
         self.weights = weights
         self.failures: list[Failure] = []
         """Sources that did not deliver, or not to the end, in the order it happened."""
-        self._max_sources = max_sources
-        self._on_lie = on_lie
-        self._on_sources = on_sources
+        self._request = request
+        self._settings = settings if settings is not None else PullSettings()
+        self._observer = observer if observer is not None else PullObserver()
         self._told_sources = 0
-        one_at_a_time = threading.Lock()
-
-        def told(nbytes: int) -> None:
-            with one_at_a_time:
-                progress(nbytes)
-
-        self._request = Request(identity, backend, security, replica, timeout_s, verify, told)
-        self._ledger = Ledger(weights)
+        self._progress_lock = threading.Lock()
+        self._ledger = Ledger(weights, self._settings)
         self._streams: list[Stream] = []
         self._ended: list[Stream] = []
         self._brought: dict[str, Delivery] = {}
@@ -148,19 +130,14 @@ class Pull:
         """Parts of tensors that may hold bytes which nobody has verified."""
         return self._ledger.unverified()
 
-    def run(
-        self,
-        find: Callable[[], Sequence[Candidate]],
-        source_timeout_s: float = 0.0,
-        *,
-        wait_for_one: bool = False,
-    ) -> None:
+    def run(self, find: Callable[[], Sequence[Candidate]], *, wait_for_one: bool = False) -> None:
         """Fetch what is missing. `find` gives the candidates as they are now, best first.
 
         Raises `NoSourceLeft` when, for `source_timeout_s` after the last source ended, there was
         none to go on with; at once when there never was one, unless `wait_for_one`. When it returns
         or raises, nothing writes to the tensors any more.
         """
+        source_timeout_s, max_sources = self._settings.source_timeout_s, self._settings.max_sources
         alone_since = time.monotonic()
         self._ledger.begin()
         try:
@@ -172,13 +149,13 @@ class Pull:
                 if not alone:
                     alone_since = now
                 waited = alone and now - alone_since >= source_timeout_s
-                if len(self._streams) < self._max_sources:
+                if len(self._streams) < max_sources:
                     # Busy sources could otherwise be greeted in turns for ever.
                     self._open(find(), again=not waited)
                 hopeful = self._had_one or wait_for_one
                 if not self._streams and (waited or not hopeful):
                     raise NoSourceLeft(hopeful, source_timeout_s, self.failures)
-                self._ledger.changed.wait(_LOOK_S)
+                self._ledger.changed.wait(self._settings.look_s)
                 self._let_go()
                 self._tell()
         finally:
@@ -189,9 +166,16 @@ class Pull:
         first time."""
         busy = {stream.source.endpoint for stream in self._streams}
         for candidate in self._prospects.usable(candidates, busy, time.monotonic(), again=again):
-            if len(self._streams) >= self._max_sources:
+            if len(self._streams) >= self._settings.max_sources:
                 return
-            stream = Stream(candidate, self._request, self._ledger, self._on_end)
+            stream = Stream(
+                candidate,
+                self._request,
+                self._settings,
+                self._ledger,
+                self._progress,
+                self._on_end,
+            )
             self._streams.append(stream)
             stream.start()
 
@@ -208,7 +192,12 @@ class Pull:
         count = sum(stream.accepted for stream in self._streams)
         if count != self._told_sources:
             self._told_sources = count
-            self._on_sources(count)
+            self._observer.sources(count)
+
+    def _progress(self, nbytes: int) -> None:
+        """Called by a stream's thread."""
+        with self._progress_lock:
+            self._observer.progress(nbytes)
 
     def _on_end(self, stream: Stream) -> None:
         """Called by a stream's thread."""
@@ -240,7 +229,7 @@ class Pull:
         if stream.disowned:
             self._prospects.promise_broken()
         if isinstance(error, DigestMismatch) and stream.process is not None:
-            self._on_lie(stream.process)
+            self._observer.accused(stream.process)
 
     def _note_delivery(self, stream: Stream) -> None:
         if not stream.nbytes:

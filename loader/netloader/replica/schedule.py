@@ -20,34 +20,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-WINDOW_S = 0.25
-"""A source has as much in flight as it delivers in this time. A deep window costs no memory,
-mostly, and whoever sends must find its next receives posted: with a third of it a fast pair moved
-an eighth less. But what one source has in flight no other can bring."""
-
-MIN_WINDOW, MAX_WINDOW = 4, 32
-"""Chunks in flight from one source, however slow and however fast it is. Of four, one arrives, one
-follows at once, and two bridge the round trip until the next are asked for."""
-
-STAGING_BYTES = 384 * 1024 * 1024
-"""Chunks that need staging memory are in flight for at most so many bytes, from all sources."""
-
-UNPROVEN_WINDOW = 3
-"""Chunks in flight from a source that has delivered nothing yet, so that the first to answer does
-not take all of a small model."""
+from netloader.replica.settings import PullSettings
 
 _RECENT = 0.3
 """Weight of the last chunk in a source's pace. High, because a pace that was right a few seconds
 ago decides nothing here."""
-
-PATIENCE_S = 1.0
-"""How long a source that has never delivered may be silent while one that has not either is idle;
-doubled each time, because a chunk takes what it takes."""
-
-_MUCH_SOONER = 2.0
-_LET_GO_AFTER_S = 0.1
-"""A source is let go only for a clear gain: paces are estimates, and a new request costs a round
-trip."""
 
 
 @dataclass
@@ -78,18 +55,25 @@ class _Source:
 class Schedule:
     """Hands out chunks to sources and remembers what became of them."""
 
-    def __init__(self, sizes: Sequence[int], chunk_bytes: int, staged: Collection[int]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        chunk_bytes: int,
+        staged: Collection[int],
+        settings: PullSettings,
+    ) -> None:
         """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory."""
         self._sizes = tuple(sizes)
         self._chunk_bytes = chunk_bytes
         self._staged = frozenset(staged)
-        self._max_staged = max(MIN_WINDOW, STAGING_BYTES // chunk_bytes)
+        self._window, self._end_game = settings.window, settings.end_game
+        self._max_staged = max(self._window.min_chunks, self._window.staging_bytes // chunk_bytes)
         self._sources: dict[str, _Source] = {}
         # A dict, because it keeps order and finds a member at once.
         self._waiting: dict[int, None] = dict.fromkeys(range(len(self._sizes)))
         self._waiting_bytes = sum(self._sizes)
         self._done: set[int] = set()
-        self._patience_s = PATIENCE_S
+        self._patience_s = self._end_game.first_patience_s
 
     @property
     def complete(self) -> bool:
@@ -117,7 +101,7 @@ class Schedule:
         if this is None:
             return None
         chunk = self._first_for(this)
-        if chunk is None or len(this.in_flight) >= MAX_WINDOW:
+        if chunk is None or len(this.in_flight) >= self._window.max_chunks:
             return None
         if this.owes + self._sizes[chunk] > self.window(source):
             return None
@@ -133,11 +117,12 @@ class Schedule:
         """Bytes that `source` may have in flight."""
         seconds_per_byte = self._sources[source].seconds_per_byte
         if seconds_per_byte is None:
-            return UNPROVEN_WINDOW * self._chunk_bytes
-        least, most = MIN_WINDOW * self._chunk_bytes, MAX_WINDOW * self._chunk_bytes
-        if seconds_per_byte * most <= WINDOW_S:
+            return self._window.first_chunks * self._chunk_bytes
+        least = self._window.min_chunks * self._chunk_bytes
+        most = self._window.max_chunks * self._chunk_bytes
+        if seconds_per_byte * most <= self._window.seconds:
             return most
-        return max(least, WINDOW_S / seconds_per_byte)
+        return max(least, self._window.seconds / seconds_per_byte)
 
     def starved(self, source: str) -> bool:
         """Whether chunks wait to be given out, and `source` has none of them."""
@@ -198,7 +183,8 @@ class Schedule:
             theirs = slow.owes / sum(1 / pace for pace in paces)
             pace = slow.pace(now)
             its = silent_for if pace is None else max(silent_for, slow.owes * pace - silent_for)
-            if its > _MUCH_SOONER * theirs + _LET_GO_AFTER_S:
+            limits = self._end_game
+            if its > limits.times_sooner * theirs + limits.seconds_sooner:
                 return name
         return None
 

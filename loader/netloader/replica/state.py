@@ -18,6 +18,7 @@ from netloader.errors import OtherPromise, TransferError
 from netloader.model import attributes
 from netloader.plain import Plain
 from netloader.replica.schedule import Schedule
+from netloader.replica.settings import PullSettings
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk, Piece
 
@@ -47,12 +48,15 @@ class _Kept:
 class Ledger:
     """The shared state of one pull. Thread safe."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, settings: PullSettings) -> None:
         self.weights = weights
         self.chunks = weights.manifest.chunks()
         staged = {chunk.id for chunk in self.chunks if weights.contiguous(chunk) is None}
         self._schedule = Schedule(
-            [chunk.nbytes for chunk in self.chunks], weights.manifest.chunk_bytes, staged
+            [chunk.nbytes for chunk in self.chunks],
+            weights.manifest.chunk_bytes,
+            staged,
+            settings,
         )
         self._lock = threading.Lock()
         self.changed = threading.Event()

@@ -30,49 +30,23 @@ from netloader.errors import (
     SourceLost,
     TransferError,
 )
-from netloader.identity.identity import Identity, known
+from netloader.identity.identity import known
 from netloader.protocol import messages
 from netloader.replica.connection import Connection
-from netloader.replica.handshake import HELLO_TIMEOUT_S, greet
+from netloader.replica.handshake import greet
+from netloader.replica.request import Request
+from netloader.replica.settings import PullSettings
 from netloader.replica.state import Ledger, Promise
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport import Backend, Group, Pending, TransportError, join
+from netloader.transport import Group, Pending, TransportError, join
 from netloader.weights import digests, manifest
 from netloader.weights.manifest import Chunk
-from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
 
-RENDEZVOUS_TIMEOUT_S = 10.0
-
-_IDLE_S = 0.02
-"""How often a stream without work asks for some. Others may lose a source, or the source may get
-more chunks; a pull ends within this time of its last chunk."""
-
-_LAST_WORDS_S = 0.2
-"""How long to listen for why a source broke the group: it says so, unless it died."""
-
 _MAX_QUOTE = 1024
 """Characters of what a peer says that end up in an error."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What every stream of a pull asks for."""
-
-    identity: Identity
-    backend: Backend
-    security: Callable[[], SocketSecurity]
-    """The keys as they are now."""
-    replica: str
-    """How this worker calls itself in the source's log."""
-    timeout_s: float
-    """Bounds every wait for a source that makes no progress."""
-    verify: bool
-    """Whether digests are checked on arrival."""
-    progress: Callable[[int], object]
-    """Told the bytes of each chunk that is in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +85,13 @@ class Stream:
         self,
         source: Candidate,
         request: Request,
+        settings: PullSettings,
         ledger: Ledger,
+        progress: Callable[[int], object],
         on_end: Callable[[Stream], object],
     ) -> None:
-        """`on_end` is called once, from the stream's thread, when nothing of it is left."""
+        """`progress` is told the bytes of each chunk that is in place, from the stream's thread.
+        `on_end` is called once, from the stream's thread, when nothing of it is left."""
         self.source = source
         self.error: TransferError | None = None
         """What ended it early; None while it runs, and when it simply was done."""
@@ -127,6 +104,8 @@ class Stream:
         self.process: Process | None = None
         """Who opened a session at the source's endpoint; None until then."""
         self._request = request
+        self._settings = settings
+        self._progress = progress
         self._ledger = ledger
         self._on_end = on_end
         # Of this stream, not of its source: an abandoned one may end when the next has begun.
@@ -193,7 +172,7 @@ class Stream:
                 self.source.endpoint,
                 self._request.security,
                 self._hello(),
-                min(HELLO_TIMEOUT_S, self._request.timeout_s),
+                self._settings,
             )
             try:
                 self._use(connection, answer, attachment, started)
@@ -260,7 +239,7 @@ class Stream:
                 accept.port,
                 accept.secret,
                 self._request.backend,
-                min(RENDEZVOUS_TIMEOUT_S, self._request.timeout_s),
+                self._settings.rendezvous_timeout_s,
             )
         except TransportError as error:
             raise SourceLost(self._endpoint, f"no process group: {error}") from None
@@ -333,10 +312,10 @@ class Stream:
                 return
             self._hear(session)
             if self._ledger.starved(self.name) and (
-                time.monotonic() - silent_since > self._request.timeout_s
+                time.monotonic() - silent_since > self._settings.timeout_s
             ):
                 raise SourceLost(
-                    self._endpoint, f"no further chunk in {self._request.timeout_s:g} s"
+                    self._endpoint, f"no further chunk in {self._settings.timeout_s:g} s"
                 )
 
     def _ask(self, session: _Session) -> None:
@@ -360,20 +339,20 @@ class Stream:
         arriving = session.in_flight.popleft()
         try:
             for pending in arriving.pending:
-                pending.wait(self._request.timeout_s)
+                pending.wait(self._settings.timeout_s)
         except TransportError as error:
             raise self._lost(session, error) from None
         chunk = arriving.chunk
         with self._placing:
             if self._abort_reason is not None:
                 raise SourceLost(self._endpoint, self._abort_reason)
-            if self._request.verify:
+            if self._settings.verify:
                 self._verify(chunk, arriving.data)
             if arriving.buffer is not None:
                 self._ledger.weights.unpack(chunk, arriving.data)
             self.nbytes += chunk.payload
             self._ledger.arrived(self.name, chunk, arriving.buffer)
-        self._request.progress(chunk.payload)
+        self._progress(chunk.payload)
 
     def _verify(self, chunk: Chunk, data: torch.Tensor) -> None:
         promise = self._ledger.promise
@@ -384,7 +363,7 @@ class Stream:
 
     def _hear(self, session: _Session) -> None:
         """Take one word from the source outside the group, if it says one."""
-        heard = session.connection.receive(_IDLE_S)
+        heard = session.connection.receive(self._settings.idle_s)
         if heard is None:
             return
         message, _ = heard
@@ -401,7 +380,7 @@ class Stream:
         """What broke: why we broke it, or the source's own words where it had time for some."""
         if self._abort_reason is not None:
             return SourceLost(self._endpoint, self._abort_reason)
-        deadline = time.monotonic() + _LAST_WORDS_S
+        deadline = time.monotonic() + self._settings.last_words_s
         while (left := deadline - time.monotonic()) > 0:
             try:
                 heard = session.connection.receive(left)

@@ -41,7 +41,9 @@ from netloader.identity.identity import (
 )
 from netloader.model import attributes, buffers
 from netloader.plain import Plain
-from netloader.replica.pull import Delivery, Pull
+from netloader.replica.pull import Delivery, Pull, PullObserver
+from netloader.replica.request import Request
+from netloader.replica.settings import PullSettings
 from netloader.source.service import Source
 from netloader.source.session import Offer
 from netloader.system import affinity, memory
@@ -345,17 +347,21 @@ class ModelLoad:
         ) as bar:
             config = self.worker.config
             pull = Pull(
-                self.identity,
                 weights,
-                self.backend,
-                lambda: self.worker.security,
-                replica=self.worker.name,
-                timeout_s=config.transfer_timeout_s,
-                max_sources=config.max_sources,
-                verify=config.verify,
-                progress=bar.update,
-                on_lie=lambda process: self.worker.accuse(self.role, process),
-                on_sources=lambda count: self.worker.update(self.role, pulling=count),
+                Request(
+                    self.identity, self.backend, lambda: self.worker.security, self.worker.name
+                ),
+                PullSettings(
+                    timeout_s=config.transfer_timeout_s,
+                    max_sources=config.max_sources,
+                    source_timeout_s=config.source_timeout_s,
+                    verify=config.verify,
+                ),
+                PullObserver(
+                    progress=bar.update,
+                    accused=lambda process: self.worker.accuse(self.role, process),
+                    sources=lambda count: self.worker.update(self.role, pulling=count),
+                ),
             )
             self._run(pull, self.identity, self.backend, model, as_built, must_wait=must_wait)
         return pull
@@ -390,11 +396,7 @@ class ModelLoad:
         """Fetch what the peers have, and say how that went."""
         started = time.monotonic()
         try:
-            pull.run(
-                lambda: self.worker.find(identity, backend.name),
-                self.worker.config.source_timeout_s,
-                wait_for_one=must_wait,
-            )
+            pull.run(lambda: self.worker.find(identity, backend.name), wait_for_one=must_wait)
             buffers.check_equal(as_built, pull.computed)
             attributes.apply(model, pull.attributes)
             self.origin = "peers"

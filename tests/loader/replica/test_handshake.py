@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import zmq
@@ -31,9 +32,8 @@ from tests.loader.support import (
 from netloader.discovery.candidate import Candidate
 from netloader.errors import SourceLost
 from netloader.protocol import messages
-from netloader.replica import handshake
-from netloader.replica import stream as stream_module
 from netloader.replica.connection import Break, Broken, Connection
+from netloader.replica.settings import HandshakeSettings, PullSettings
 from netloader.source import listener as control_port_module
 from netloader.source.listener import ControlPort
 from netmesh import SocketSecurity
@@ -46,12 +46,12 @@ FAST_S = 1.9
 """Far below `TRANSFER_TIMEOUT`, which these pulls set to its default."""
 
 
-def complaint(endpoint: str, security: SocketSecurity = OPEN, timeout_s: float = 30.0) -> str:
+def complaint(endpoint: str, security: SocketSecurity = OPEN, **settings: Any) -> str:
     """What a pull says that must fail fast."""
     started = time.monotonic()
     with pytest.raises(SourceLost) as caught:
         pull_from(
-            pull_into(toy_weights(rows=10), security=security, timeout_s=timeout_s),
+            pull_into(toy_weights(rows=10), security=security, **{"timeout_s": 30.0, **settings}),
             Candidate(endpoint, "test"),
         )
     assert time.monotonic() - started < FAST_S
@@ -194,11 +194,11 @@ class TestFailsFast:
 class TestHeldUp:
     """Python does nothing; ZeroMQ's own thread accepts and greets."""
 
-    def test_hello_has_a_limit_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stream_module, "HELLO_TIMEOUT_S", 0.2)
+    def test_hello_has_a_limit_of_its_own(self) -> None:
         port = ControlPort("127.0.0.1", None, OPEN)
         try:
-            assert complaint(port.endpoint).startswith("silent for 0.2 s: it is connected but")
+            said = complaint(port.endpoint, handshake=HandshakeSettings(hello_timeout_s=0.2))
+            assert said.startswith("silent for 0.2 s: it is connected but")
         finally:
             port.close()
 
@@ -210,15 +210,14 @@ class TestHeldUp:
             port.close()
 
     def test_ten_seconds_are_allowed(self) -> None:
-        assert handshake.HELLO_TIMEOUT_S == 10
+        assert PullSettings().hello_timeout_s == 10
 
     @pytest.mark.parametrize("security", [OPEN, KEY])
     def test_source_is_waited_for_although_its_handshake_limit_cuts(
-        self, security: SocketSecurity, monkeypatch: pytest.MonkeyPatch
+        self, security: SocketSecurity
     ) -> None:
         # 3 s and 1 s in earnest; the source is held up for several times as long.
         monkeypatch.setattr(control_port_module, "_HANDSHAKE_MS", 150)
-        monkeypatch.setattr(handshake, "_HELD_UP_S", 0.05)
         held_up = threading.Event()
         real = ControlPort.wait
 
@@ -231,7 +230,9 @@ class TestHeldUp:
         with serving(offer_of(WEIGHTS), security=security) as source:
             timer = threading.Timer(1.0, held_up.set)
             timer.start()
-            pull_from(pull_into(replica, security=security, timeout_s=30), candidate(source))
+            limits = HandshakeSettings(held_up_s=0.05)
+            pull = pull_into(replica, security=security, timeout_s=30, handshake=limits)
+            pull_from(pull, candidate(source))
             assert held_up.is_set()
             until(lambda: source.sessions == 0)
         assert equal(replica, WEIGHTS)
@@ -261,5 +262,5 @@ def test_source_that_cuts_every_connection_after_hello_is_given_up() -> None:
         stop.set()
         thread.join()
         context.destroy(linger=0)
-    assert heard == handshake.ROUNDS
+    assert heard == PullSettings().handshake.rounds
     assert said == "the source closed the connection, 5 times, before it answered: see its log"

@@ -39,9 +39,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.errors import DigestMismatch, NetloaderError, Refused, SourceLost
 from netloader.identity.identity import Evidence
 from netloader.plain import Plain
-from netloader.replica.pull import Pull
-
-pytestmark = pytest.mark.usefixtures("small_window")
+from netloader.replica.pull import Pull, PullObserver
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -75,7 +73,7 @@ class TestComplete:
     def test_progress_adds_up_to_the_whole(self) -> None:
         steps: list[int] = []
         with serving(offer_of(WEIGHTS)) as source:
-            pull_from(pull_into(toy_weights(), progress=steps.append), candidate(source))
+            pull_from(pull_into(toy_weights(), observer=PullObserver(progress=steps.append)), candidate(source))
         assert steps and sum(steps) == WEIGHTS.manifest.nbytes
 
     def test_chunks_of_the_real_size(self) -> None:
@@ -203,7 +201,7 @@ class TestLostSource:
     def test_killed_half_way_costs_only_what_had_not_arrived(self) -> None:
         replica = toy_weights()
         steps: list[int] = []
-        pull = pull_into(replica, progress=steps.append)
+        pull = pull_into(replica, observer=PullObserver(progress=steps.append))
         with doomed(1, 5) as killed, pytest.raises(SourceLost):
             pull_from(pull, killed)
         arrived = pull.nbytes

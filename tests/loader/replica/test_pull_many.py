@@ -37,13 +37,11 @@ from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft, Refused
-from netloader.replica.pull import Pull
-from netloader.replica.schedule import UNPROVEN_WINDOW
+from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.settings import PullSettings
 from netloader.source import service as source_module
 from netloader.source.service import Source
 from netloader.transport import Group, Pending
-
-pytestmark = pytest.mark.usefixtures("small_window")
 
 WEIGHTS = toy_weights(1, rows=8000)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -99,8 +97,8 @@ def sources(*faults: OnSend | None, **options: object) -> Iterator[Sources]:
         yield made
 
 
-def run(pull: Pull, find: Callable[[], Sequence[Candidate]], wait_s: float = 0.0) -> Pull:
-    pull.run(find, wait_s)
+def run(pull: Pull, find: Callable[[], Sequence[Candidate]]) -> Pull:
+    pull.run(find)
     return pull
 
 
@@ -166,7 +164,7 @@ def test_a_source_that_is_stopped_in_the_middle_of_a_message_costs_little() -> N
         # Far below the timeout, after which it would be given up anyway.
         started = time.monotonic()
         pull = run(
-            pull_into(replica, timeout_s=30.0, progress=progress),
+            pull_into(replica, timeout_s=30.0, observer=PullObserver(progress=progress)),
             lambda: (stopped, candidate(source)),
         )
         seconds = time.monotonic() - started
@@ -181,7 +179,9 @@ def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> No
     replica = toy_weights(rows=8000)
     steps: list[int] = []
     with sources(cut_after(sends), None) as made:
-        pull = run(pull_into(replica, progress=steps.append), made.candidates)
+        pull = run(
+            pull_into(replica, observer=PullObserver(progress=steps.append)), made.candidates
+        )
     assert equal(replica, WEIGHTS)
     assert sum(steps) == WEIGHTS.manifest.nbytes
     assert len(steps) == len(CHUNKS)
@@ -193,7 +193,10 @@ def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
     steps: list[int] = []
     offer = offer_of(weights, backend=TamperedBackend(slowed(0.01)))
     with serving(offer) as source, doomed(1, 3) as killed:
-        pull = run(pull_into(replica, progress=steps.append), lambda: (killed, candidate(source)))
+        pull = run(
+            pull_into(replica, observer=PullObserver(progress=steps.append)),
+            lambda: (killed, candidate(source)),
+        )
     assert equal(replica, weights)
     assert len(steps) == len(weights.manifest.chunks())
     assert str(pull.failures[0].error).startswith(f"source {killed.endpoint}")
@@ -202,7 +205,7 @@ def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
 def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
     """Verified or not: several chunks may be there before the first is looked at."""
     replica = toy_weights(rows=8000)
-    arrived = UNPROVEN_WINDOW
+    arrived = PullSettings().window.first_chunks
 
     class Breaking(TamperedGroup):
         """Receives what was asked for, and breaks when more is."""
@@ -228,14 +231,14 @@ def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
     with sources(None, None) as made:
         known.append(made.candidates()[0])
         backend = Backend(lambda tag, data: data)
-        pull = pull_into(replica, backend=backend)
+        pull = pull_into(replica, backend=backend, source_timeout_s=5.0)
 
         def find() -> tuple[Candidate, ...]:
             if pull.failures:
                 known[:] = made.candidates()[1:]
             return tuple(known)
 
-        run(pull, find, 5.0)
+        run(pull, find)
     assert equal(replica, WEIGHTS)
     assert not {*made.logs[0].sent} & {*made.logs[1].sent}
     assert len(made.logs[0].sent) == arrived
@@ -280,7 +283,7 @@ def test_busy_sources_do_not_hold_a_replica_for_ever(
     with sources(None, None, None, max_sessions=0) as made:
         started = time.monotonic()
         with pytest.raises(NoSourceLeft):
-            run(pull_into(toy_weights(rows=8000)), made.candidates, 0.5)
+            run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
     assert 0.5 <= time.monotonic() - started < 4
 
 
@@ -305,14 +308,14 @@ class TestNobodyLeft:
             known.append(first)
             appearing = threading.Timer(0.5, lambda: known.append(second))
             appearing.start()
-            run(pull_into(replica), lambda: tuple(known), wait_s=10.0)
+            run(pull_into(replica, source_timeout_s=10.0), lambda: tuple(known))
             appearing.join()
         assert equal(replica, WEIGHTS)
 
     def test_nobody_at_all_ends_the_pull_at_once(self) -> None:
         started = time.monotonic()
         with pytest.raises(NoSourceLeft, match="no source could be used"):
-            run(pull_into(toy_weights()), lambda: (), wait_s=10.0)
+            run(pull_into(toy_weights(), source_timeout_s=10.0), lambda: ())
         assert time.monotonic() - started < 1
 
     def test_the_wait_is_bounded(self) -> None:
@@ -321,7 +324,7 @@ class TestNobodyLeft:
             sources(cut_after(4)) as made,
             pytest.raises(NoSourceLeft, match=r"no source was left for 0\.5 s"),
         ):
-            run(pull_into(toy_weights(rows=8000)), made.candidates, wait_s=0.5)
+            run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
         assert 0.5 <= time.monotonic() - started < 3
 
     def test_a_busy_source_is_asked_again(self) -> None:
@@ -331,7 +334,7 @@ class TestNobodyLeft:
             pulling = threading.Thread(target=lambda: run(pull_into(first), lambda: (only,)))
             pulling.start()
             until(lambda: made.logs[0].sent)
-            pull = run(pull_into(second), lambda: (only,), wait_s=20.0)
+            pull = run(pull_into(second, source_timeout_s=20.0), lambda: (only,))
             pulling.join()
         assert equal(first, WEIGHTS) and equal(second, WEIGHTS)
         (failure,) = pull.failures
@@ -345,7 +348,7 @@ class TestNobodyLeft:
             return cut(tag, data) if next(count) <= 4 else data
 
         with sources(cut_once) as made:
-            pull = run(pull_into(replica), made.candidates, wait_s=10.0)
+            pull = run(pull_into(replica, source_timeout_s=10.0), made.candidates)
         assert equal(replica, WEIGHTS)
         assert len(pull.failures) == 1
 
@@ -372,7 +375,10 @@ def test_the_mesh_is_asked_when_the_listed_sources_fail() -> None:
 def test_the_number_of_sources_is_told() -> None:
     told: list[int] = []
     with sources(slowed(0.01), slowed(0.01)) as made:
-        run(pull_into(toy_weights(rows=8000), on_sources=told.append), made.candidates)
+        run(
+            pull_into(toy_weights(rows=8000), observer=PullObserver(sources=told.append)),
+            made.candidates,
+        )
     assert max(told) == 2
     assert told[-1] == 0
 
@@ -383,7 +389,9 @@ def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
     replicas = [toy_weights(rows=8000) for _ in range(10)]
     with sources(None, *(cut_after(rng.randrange(60)) for _ in range(2)), max_sessions=10) as made:
         threads = [
-            threading.Thread(target=lambda r=r: run(pull_into(r), made.candidates, wait_s=5.0))
+            threading.Thread(
+                target=lambda r=r: run(pull_into(r, source_timeout_s=5.0), made.candidates)
+            )
             for r in replicas
         ]
         for thread in threads:

@@ -9,21 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netloader.replica.schedule import (
-    MAX_WINDOW,
-    MIN_WINDOW,
-    STAGING_BYTES,
-    UNPROVEN_WINDOW,
-    WINDOW_S,
-    Schedule,
-)
+from netloader.replica.schedule import Schedule
+from netloader.replica.settings import PullSettings
+
+SETTINGS = PullSettings()
+WINDOW = SETTINGS.window
 
 MIB = 1 << 20
 SIZE = 32 * MIB
 
 
 def schedule_of(chunks: int, size: int = SIZE, staged: range = range(0)) -> Schedule:
-    return Schedule([size] * chunks, size, staged)
+    return Schedule([size] * chunks, size, staged, SETTINGS)
 
 
 TIMEOUT_S = 30.0
@@ -149,7 +146,7 @@ def test_a_source_that_stalls_costs_no_more_than_its_window() -> None:
     world = pull(chunks, {"a": rate, "b": rate}, stalls={"b": 2.0})
     assert "b" in world.let_go
     alone_after = 2.0 + (chunks * SIZE - 2 * rate * 2.0) / rate
-    assert world.now <= alone_after + MIN_WINDOW * SIZE / rate + 1.0
+    assert world.now <= alone_after + WINDOW.min_chunks * SIZE / rate + 1.0
 
 
 def test_a_dead_source_loses_only_unfinished_chunks() -> None:
@@ -178,19 +175,19 @@ def in_flight_of(schedule: Schedule, at: float) -> int:
 
 
 def test_a_source_that_has_proved_nothing_gets_a_small_window() -> None:
-    schedule = Schedule([MIB] * 20, MIB, ())
+    schedule = schedule_of(20, MIB)
     schedule.join("a", range(20), 0.0)
-    assert in_flight_of(schedule, 0.0) == UNPROVEN_WINDOW
+    assert in_flight_of(schedule, 0.0) == WINDOW.first_chunks
     schedule.arrived("a", 0, 10.0)
-    assert in_flight_of(schedule, 10.0) == MIN_WINDOW - UNPROVEN_WINDOW + 1
+    assert in_flight_of(schedule, 10.0) == WINDOW.min_chunks - WINDOW.first_chunks + 1
 
 
 @pytest.mark.parametrize(
     ("rate", "expected"),
     [
-        (10e6, MIN_WINDOW * SIZE),
-        (2e9, WINDOW_S * 2e9),
-        (1e12, MAX_WINDOW * SIZE),
+        (10e6, WINDOW.min_chunks * SIZE),
+        (2e9, WINDOW.seconds * 2e9),
+        (1e12, WINDOW.max_chunks * SIZE),
     ],
     ids=["slow", "fast", "faster than anything"],
 )
@@ -209,7 +206,7 @@ def test_a_clock_that_stands_still_bounds_the_window_too() -> None:
     schedule.join("a", range(100), 5.0)
     assert schedule.take("a", 5.0) == 0
     schedule.arrived("a", 0, 5.0)
-    assert in_flight_of(schedule, 5.0) == MAX_WINDOW
+    assert in_flight_of(schedule, 5.0) == WINDOW.max_chunks
 
 
 def test_a_source_is_asked_only_for_what_it_has() -> None:
@@ -252,12 +249,12 @@ def test_staging_memory_is_bounded_over_all_sources() -> None:
         schedule.join(str(number), range(chunks), 0.0)
         while schedule.take(str(number), 0.0) is not None:
             taken += 1
-    assert taken * SIZE <= STAGING_BYTES
+    assert taken * SIZE <= WINDOW.staging_bytes
 
 
 def test_staging_memory_is_shared_by_the_sources() -> None:
     """Else the first to come would hold all of it for ever, and could stall with it."""
-    chunks, places = 200, STAGING_BYTES // SIZE
+    chunks, places = 200, WINDOW.staging_bytes // SIZE
     schedule = schedule_of(chunks, staged=range(chunks))
     schedule.join("first", range(chunks), 0.0)
     in_flight: list[int] = []

@@ -23,8 +23,7 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import DigestMismatch, NoSourceLeft, OtherPromise
-
-pytestmark = pytest.mark.usefixtures("small_window")
+from netloader.replica.pull import PullObserver
 
 
 class TestWrongBytes:
@@ -44,7 +43,10 @@ class TestWrongBytes:
         with sources(lie, wait_for_the_lie) as made:
             liar, honest = made.candidates()
             unknown = Candidate(liar.endpoint, "a static list")
-            pull = run(pull_into(replica, on_lie=caught.append), lambda: (unknown, honest))
+            pull = run(
+                pull_into(replica, observer=PullObserver(accused=caught.append)),
+                lambda: (unknown, honest),
+            )
         assert equal(replica, WEIGHTS)
         lies = [f for f in pull.failures if isinstance(f.error, DigestMismatch)]
         assert [failure.source for failure in lies] == [unknown]

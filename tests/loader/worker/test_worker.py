@@ -32,6 +32,7 @@ from netloader.config import Config
 from netloader.discovery.candidate import Process
 from netloader.errors import DigestMismatch
 from netloader.protocol import messages
+from netloader.replica.pull import PullObserver
 from netloader.source.service import Source
 from netloader.source.session import Offer
 from netloader.worker import worker as module
@@ -214,7 +215,10 @@ def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
 
     for one in (accuser, onlooker):
         until(lambda one=one: len(found(one)) == 2 and found(one)[0] == culprit)  # type: ignore[misc]
-    pull = pull_into(toy_weights(), on_lie=lambda process: accuser.accuse("target", process))
+    pull = pull_into(
+        toy_weights(),
+        observer=PullObserver(accused=lambda process: accuser.accuse("target", process)),
+    )
     with pytest.raises(DigestMismatch):
         pull_from(pull, candidate(source, None))
     # Its victim does not ask it again; others do when nobody else is left.
