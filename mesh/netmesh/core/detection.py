@@ -5,13 +5,13 @@ from __future__ import annotations
 from netmesh.core.claims import Claim
 from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth, RoundTrips
-from netmesh.core.judging import Judge
 from netmesh.core.messages import Ack, Relay, Relayed
 from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.prober import Probe, Probes, RoundRobin
 from netmesh.core.records import MemberId, Record, Status, host_of
 from netmesh.core.states import triage
 from netmesh.core.timers import Timer
+from netmesh.core.verdicts import Verdicts
 
 WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSPICION)
 """Deadlines that stand for somebody else's silence; they move when it was I that slept."""
@@ -20,9 +20,9 @@ WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSP
 class Detector:
     """Probes members and hands those that do not answer to the judge."""
 
-    def __init__(self, node: Node, judge: Judge, health: LocalHealth) -> None:
+    def __init__(self, node: Node, verdicts: Verdicts, health: LocalHealth) -> None:
         self._node = node
-        self._judge = judge
+        self._verdicts = verdicts
         self.health = health
         self.round_trips = RoundTrips(node.settings)
         self.probes = Probes()
@@ -148,7 +148,7 @@ class Detector:
 
     def dialled(self, event: Dialled) -> None:
         """A connect ended."""
-        self._judge.dialled(event)
+        self._verdicts.dialled(event)
         probe = self.probes.of(event.id)
         if probe is None:
             return
@@ -186,7 +186,7 @@ class Detector:
         if outcome is not DialOutcome.REFUSED and (not probe.relays or probe.nacks < probe.relays):
             # Lifeguard: relays that do not even say "not heard" point at my own connection.
             self.health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
-        self._judge.judge(probe.target, probe.generation, triage(outcome))
+        self._verdicts.judge(probe.target, probe.generation, triage(outcome))
         if outcome is DialOutcome.SILENT:
             self._look_around(probe.target)
 
@@ -198,7 +198,7 @@ class Detector:
         for other in node.table.on_host(host):
             if seen == node.settings.crowd_triage:
                 break
-            if other != node.id and other not in self._judge.suspicions:
+            if other != node.id and other not in self._verdicts.suspicions:
                 self.verify(other)
                 seen += 1
 

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
 
+from netmesh.core.antientropy import AntiEntropy
 from netmesh.core.claims import head
-from netmesh.core.departing import Departing
 from netmesh.core.detection import Detector
 from netmesh.core.effects import Departed, Effect, Watch
 from netmesh.core.events import (
@@ -20,11 +20,10 @@ from netmesh.core.events import (
     Received,
     Tick,
 )
-from netmesh.core.graveyard import Graveyard
 from netmesh.core.health import LocalHealth
-from netmesh.core.hearing import Hearing, Lane
+from netmesh.core.ingest import Ingest, Lane
 from netmesh.core.joining import Joining
-from netmesh.core.judging import Judge
+from netmesh.core.leaving import Leaving
 from netmesh.core.member import Member
 from netmesh.core.messages import (
     Ack,
@@ -57,8 +56,9 @@ from netmesh.core.relaying import Relays
 from netmesh.core.rng import Rng
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.suspicion import Suspicions
-from netmesh.core.syncing import Syncing
 from netmesh.core.timers import Timer
+from netmesh.core.tombstones import Tombstones
+from netmesh.core.verdicts import Verdicts
 
 
 @lru_cache(maxsize=4096)
@@ -85,15 +85,15 @@ class Engine:
         """*counters* gets a ``dropped.*`` for everything that a limit kept out."""
         self._node = node = Node(settings, me, rng, counters)
         suspicions = Suspicions(settings)
-        self._hearing = Hearing(node, suspicions)
+        self._ingest = Ingest(node, suspicions)
         health = LocalHealth(settings)
-        self._judge = Judge(node, suspicions, self._hearing.accusers, health)
-        self._detector = Detector(node, self._judge, health)
+        self._verdicts = Verdicts(node, suspicions, self._ingest.accusers, health)
+        self._detector = Detector(node, self._verdicts, health)
         self._relays = Relays(node)
-        self._syncing = Syncing(node, self._hearing)
-        self._joining = Joining(node, self._hearing, self._syncing)
-        self._graveyard = Graveyard(node)
-        self._departing = Departing(node)
+        self._antientropy = AntiEntropy(node, self._ingest)
+        self._joining = Joining(node, self._ingest, self._antientropy)
+        self._tombstones = Tombstones(node)
+        self._leaving = Leaving(node)
         self._started: float | None = None
         self._watching: frozenset[MemberId] = frozenset()
         self._departed = False
@@ -200,14 +200,14 @@ class Engine:
         """Raise AssertionError when the state contradicts itself (tests and simulator only)."""
         node = self._node
         node.table.check()
-        suspicions = self._judge.suspicions
+        suspicions = self._verdicts.suspicions
         for member, record in node.table.records.items():
             suspect = record.status is Status.SUSPECT and member != node.id
             assert (member in suspicions) == suspect, f"{member}: {record.status.name}"
             if suspect:
                 assert (Timer.SUSPICION, member) in node.timers, f"{member} suspect for ever"
         assert len(node.rumours) <= node.settings.rumour_limit
-        assert len(node.table.buried) <= node.settings.tombstone_limit + 1
+        assert len(node.table.tombstones) <= node.settings.tombstone_limit + 1
         assert node.me.status.live or node.leaving, "I think that I am dead"
 
     def _start(self, now: float) -> None:
@@ -226,10 +226,10 @@ class Engine:
             case Ack():
                 self._detector.acked(message)
                 self._relays.close(message.sequence, heard=True, by=message.sender)
-                self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+                self._ingest.hear(message.claims, Lane.NEWS, message.sender)
                 self._compare(message)
             case Gossip():
-                self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+                self._ingest.hear(message.claims, Lane.NEWS, message.sender)
             case Relay():
                 self._on_relay(event, message)
             case Relayed():
@@ -241,14 +241,14 @@ class Engine:
             case State():
                 self._joining.on_state(message)
             case Busy():
-                self._syncing.busy(message)
+                self._antientropy.busy(message)
                 self._joining.on_busy(message)
             case Buckets():
-                self._syncing.on_buckets(connection, message)
+                self._antientropy.on_buckets(connection, message)
             case Digest():
-                self._syncing.on_digest(connection, message)
+                self._antientropy.on_digest(connection, message)
             case Exchange():
-                self._syncing.on_exchange(connection, message)
+                self._antientropy.on_exchange(connection, message)
 
     def _accept(self, message: Message) -> bool:
         """False for messages of an earlier process on that address, and for my own echo."""
@@ -260,7 +260,7 @@ class Engine:
         if not sender or isinstance(message, Join):
             return True
         if record is None or record.generation < message.generation:
-            self._hearing.fetch(sender, message.generation, sender)
+            self._ingest.fetch(sender, message.generation, sender)
             return True
         if record.generation > message.generation:
             # It has not heard that it was replaced; a ping gets the news back, the rest is void.
@@ -269,12 +269,12 @@ class Engine:
             node.counters["dropped.old_generation"] += 1
             return False
         if record.status is Status.SUSPECT:
-            self._judge.heard_from(record)
+            self._verdicts.heard_from(record)
         return True
 
     def _on_ping(self, event: Received, message: Ping) -> None:
         node, table = self._node, self._node.table
-        self._hearing.hear(message.claims, Lane.NEWS, message.sender)
+        self._ingest.hear(message.claims, Lane.NEWS, message.sender)
         claims = node.piggyback(message.sender, message.generation)
         node.reply(
             event.connection,
@@ -284,7 +284,7 @@ class Engine:
 
     def _compare(self, message: Ping | Ack) -> None:
         self._joining.observe(message.sender, message.root)
-        self._syncing.observe(message.sender, message.root, message.size)
+        self._antientropy.observe(message.sender, message.root, message.size)
 
     def _on_relay(self, event: Received, message: Relay) -> None:
         timeout = self._detector.round_trips.timeout_s(1)
@@ -305,7 +305,7 @@ class Engine:
     def _leave(self) -> None:
         if not self._node.leaving:
             self._detector.stop()
-            self._departing.begin()
+            self._leaving.begin()
 
     def _gossip(self) -> None:
         node, settings = self._node, self._node.settings
@@ -313,7 +313,7 @@ class Engine:
             return
         node.gossiped_at = node.now
         peers = node.table.sample(node.rng, settings.gossip_fanout, frozenset((node.id,)))
-        peers = self._graveyard.mix_in(peers)
+        peers = self._tombstones.mix_in(peers)
         if not peers:
             return
         claims = node.rumours.take(settings.gossip_bytes, len(peers), node.retransmits())
@@ -338,33 +338,33 @@ class Engine:
             case Timer.RELAY, int():
                 self._relays.close(about, heard=False)
             case Timer.PATIENCE, str():
-                self._judge.patience_over(MemberId(about))
+                self._verdicts.patience_over(MemberId(about))
             case Timer.SUSPICION, str():
-                self._judge.suspicion_over(MemberId(about))
+                self._verdicts.suspicion_over(MemberId(about))
             case Timer.GOSSIP, _:
                 self._gossip()
             case Timer.ANNOUNCE, _:
-                self._graveyard.announce()
+                self._tombstones.announce()
             case Timer.SWEEP, _:
-                self._graveyard.sweep()
+                self._tombstones.sweep()
             case Timer.CONTACT, str():
                 self._joining.retry(MemberId(about))
             case Timer.COMPARE, _:
                 self._joining.compare()
             case Timer.LEAVE, int():
-                if self._departing.round(about):
+                if self._leaving.round(about):
                     self._departed = True
                     self._node.effects.append(Departed())
 
     def _settle(self) -> None:
         """What follows from the event as a whole."""
-        told = self._hearing.told_suspect
+        told = self._ingest.told_suspect
         if told > self._told_suspect:
             # Lifeguard: who is suspected is probably slow.
             self._told_suspect = told
             self._detector.health.worse()
-        if self._hearing.doubted:
-            doubted, self._hearing.doubted = self._hearing.doubted, []
+        if self._ingest.doubted:
+            doubted, self._ingest.doubted = self._ingest.doubted, []
             for member in doubted:
                 self._detector.verify(member)
         watched = frozenset() if self._node.leaving else self._detector.watched()

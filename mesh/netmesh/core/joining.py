@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from netmesh.core import comparing
+from netmesh.core import reconciliation
+from netmesh.core.antientropy import Admission, AntiEntropy
 from netmesh.core.claims import whole
 from netmesh.core.events import Connection, Dialled, DialOutcome
-from netmesh.core.hearing import Hearing, Lane
+from netmesh.core.ingest import Ingest, Lane
 from netmesh.core.messages import Busy, Join, Observe, State
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId
-from netmesh.core.syncing import Admission, Syncing
 from netmesh.core.timers import Timer
 
 ATTEMPTS = 3
@@ -44,12 +44,12 @@ class Contact:
 class Joining:
     """State of the contacts, and whether this member has joined."""
 
-    __slots__ = ("_contacts", "_hearing", "_node", "_observers", "_syncing", "_told", "joined")
+    __slots__ = ("_antientropy", "_contacts", "_ingest", "_node", "_observers", "_told", "joined")
 
-    def __init__(self, node: Node, hearing: Hearing, syncing: Syncing) -> None:
+    def __init__(self, node: Node, ingest: Ingest, antientropy: AntiEntropy) -> None:
         self._node = node
-        self._hearing = hearing
-        self._syncing = syncing
+        self._ingest = ingest
+        self._antientropy = antientropy
         self._contacts: dict[MemberId, Contact] = {}
         self._observers = Admission(node.settings.inbound_syncs)
         self._told = False
@@ -135,8 +135,8 @@ class Joining:
         node = self._node
         if message.sender == node.id:
             return
-        self._hearing.hear((message.me,), Lane.NEWS, message.sender)
-        if self._syncing.admit(message.sender, connection, message.sequence):
+        self._ingest.hear((message.me,), Lane.NEWS, message.sender)
+        if self._antientropy.admit(message.sender, connection, message.sequence):
             self._page(connection, message.cursor, message.sequence, dead=False)
 
     def on_observe(self, connection: Connection, message: Observe) -> None:
@@ -152,7 +152,7 @@ class Joining:
         """A page of a contact's table."""
         node = self._node
         self._answered(message.sequence, message.sender)
-        self._hearing.hear(message.claims, Lane.SYNC, message.sender)
+        self._ingest.hear(message.claims, Lane.SYNC, message.sender)
         if message.cursor is not None:
             join = Join(
                 node.id,
@@ -172,7 +172,9 @@ class Joining:
     def _page(self, connection: Connection, cursor: int, sequence: int, *, dead: bool) -> None:
         node, table = self._node, self._node.table
         since = node.now - node.settings.dead_shown_s if dead else None
-        claims, following = comparing.page(table, cursor, node.settings.page_bytes, since=since)
+        claims, following = reconciliation.page(
+            table, cursor, node.settings.page_bytes, since=since
+        )
         node.reply(
             connection,
             State(node.id, node.generation, sequence, table.root, table.size, claims, following),
@@ -229,6 +231,6 @@ class Joining:
     def _finish(self, message: str) -> None:
         if not self.joined:
             self.joined = True
-            self._syncing.eager = False
+            self._antientropy.eager = False
             self._node.timers.cancel((Timer.COMPARE, 0))
             self._node.log("info", message)

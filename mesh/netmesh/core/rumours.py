@@ -17,7 +17,7 @@ from netmesh.core.records import MemberId, Status
 HEARD_WEIGHT = 1
 """Sends that one duplicate of a join or an advert stands for. Verdicts and refutations do not age
 by being heard: all tellers of a death stopped early, and one view in five hundred learnt it seconds
-later, by comparing."""
+later, by anti-entropy."""
 
 MOST_SENT = 32
 """Rumours sent more often than this are all alike; more than any mesh needs."""

@@ -38,7 +38,6 @@ class Table:
         "_buckets",
         "_hosts",
         "_showing",
-        "buried",
         "changed_at",
         "hashes",
         "me",
@@ -47,6 +46,7 @@ class Table:
         "ring",
         "ring_revision",
         "root",
+        "tombstones",
     )
 
     def __init__(self, me: Record) -> None:
@@ -56,7 +56,7 @@ class Table:
         """Live members by place on the ring; also the list to draw from."""
         self.hashes = [0] * BUCKETS
         self.root = 0
-        self.buried: dict[MemberId, float] = {}
+        self.tombstones: dict[MemberId, float] = {}
         """Dead and left members, by the time at which this table learnt it, oldest first."""
         self.changed_at = 0.0
         self.revision = 0
@@ -110,7 +110,7 @@ class Table:
 
     def forget(self, member: MemberId) -> None:
         """Drop a tombstone."""
-        if self.buried.pop(member, None) is not None:
+        if self.tombstones.pop(member, None) is not None:
             del self.records[member]
             self.revision += 1
 
@@ -125,7 +125,7 @@ class Table:
         for member in self.ring:
             yield self.records[member]
         for died, member in self._showing:
-            if died >= since and self.buried.get(member) == died:
+            if died >= since and self.tombstones.get(member) == died:
                 yield self.records[member]
 
     def in_bucket(self, bucket: int) -> list[MemberId]:
@@ -175,9 +175,11 @@ class Table:
         on_hosts = sorted(m for there in self._hosts.values() for m in there)
         assert on_hosts == sorted(self.ring) and all(self._hosts.values()), "hosts differ"
         dead = {r.id for r in self.records.values() if not r.status.live}
-        assert dead == set(self.buried), "tombstones differ"
+        assert dead == set(self.tombstones), "tombstones differ"
         assert self.me in self.records, "I am missing from my own table"
-        assert list(self.buried.values()) == sorted(self.buried.values()), "graves out of order"
+        assert list(self.tombstones.values()) == sorted(self.tombstones.values()), (
+            "tombstones out of order"
+        )
 
     def _move(self, member: MemberId, bucket: int, is_live: bool, now: float) -> None:
         place = bisect_left(self.ring, _place(member), key=_place)
@@ -185,7 +187,7 @@ class Table:
             self.ring.insert(place, member)
             self._buckets[bucket].append(member)
             self._hosts.setdefault(host_of(member), []).append(member)
-            self.buried.pop(member, None)
+            self.tombstones.pop(member, None)
         else:
             if place < len(self.ring) and self.ring[place] == member:
                 del self.ring[place]
@@ -194,7 +196,7 @@ class Table:
                 neighbours.remove(member)
                 if not neighbours:
                     del self._hosts[host_of(member)]
-            self.buried[member] = now
+            self.tombstones[member] = now
             self._showing.append((now, member))
         self.ring_revision += 1
 

@@ -60,7 +60,7 @@ def _entry(record: Record) -> Entry:
 def full_digest(table: Table) -> tuple[Entry, ...]:
     """Every live member, and the newest tombstones."""
     entries = [_entry(table.records[member]) for member in table.ring]
-    for count, member in enumerate(reversed(table.buried)):
+    for count, member in enumerate(reversed(table.tombstones)):
         if count == DIGEST_TOMBSTONES:
             break
         entries.append(_entry(table.records[member]))
@@ -76,7 +76,7 @@ def bucket_digest(
     here and tells it again, which costs one page.
     """
     tombstones: dict[int, list[MemberId]] = {bucket: [] for bucket in buckets}
-    for member in table.buried:
+    for member in table.tombstones:
         known = tombstones.get(bucket_of(member))
         if known is not None:
             known.append(member)

@@ -10,9 +10,9 @@ second or two in every healthy mesh.
 
 from __future__ import annotations
 
-from netmesh.core import comparing
+from netmesh.core import reconciliation
 from netmesh.core.events import Connection
-from netmesh.core.hearing import Hearing, Lane
+from netmesh.core.ingest import Ingest, Lane
 from netmesh.core.messages import Buckets, Busy, Digest, Exchange, Message
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId
@@ -82,14 +82,14 @@ class Gate:
         self.not_before = self._node.now + self._node.settings.sync_spacing_s
 
 
-class Syncing:
+class AntiEntropy:
     """Starts comparisons and answers those of others."""
 
-    __slots__ = ("_admission", "_hearing", "_node", "eager", "gate")
+    __slots__ = ("_admission", "_ingest", "_node", "eager", "gate")
 
-    def __init__(self, node: Node, hearing: Hearing) -> None:
+    def __init__(self, node: Node, ingest: Ingest) -> None:
         self._node = node
-        self._hearing = hearing
+        self._ingest = ingest
         self._admission = Admission(node.settings.inbound_syncs)
         self.gate = Gate(node)
         self.eager = True
@@ -107,9 +107,11 @@ class Syncing:
         self.gate.passed()
         question: Message
         if table.size <= settings.full_digest_limit:
-            question = Digest(node.id, node.generation, False, (), comparing.full_digest(table))
+            question = Digest(
+                node.id, node.generation, False, (), reconciliation.full_digest(table)
+            )
         else:
-            hashes = comparing.bucket_hashes(table)
+            hashes = reconciliation.bucket_hashes(table)
             question = Buckets(node.id, node.generation, table.root, table.size, hashes)
         node.send(peer, question)
 
@@ -120,7 +122,9 @@ class Syncing:
             return True
         retry_s = node.settings.busy_retry_s * (1.0 + node.rng.random())
         others = node.table.sample(node.rng, ALTERNATIVES, frozenset((node.id, sender)))
-        claims, _ = comparing.records_of(node.table, [node.id, *others], node.settings.page_bytes)
+        claims, _ = reconciliation.records_of(
+            node.table, [node.id, *others], node.settings.page_bytes
+        )
         busy = Busy(node.id, node.generation, sequence, int(retry_s * 1000), claims)
         node.reply(connection, busy)
         return False
@@ -129,15 +133,15 @@ class Syncing:
         """The other has too much to do; its hints are as good as news."""
         wait = min(message.retry_after_ms / 1000.0, self._node.settings.sync_patience_s)
         self.gate.not_before = max(self.gate.not_before, self._node.now + wait)
-        self._hearing.hear(message.claims, Lane.SYNC, message.sender)
+        self._ingest.hear(message.claims, Lane.SYNC, message.sender)
 
     def on_buckets(self, connection: Connection, message: Buckets) -> None:
         """Answer with a digest of the parts that differ."""
         if not self.admit(message.sender, connection, 0):
             return
         node = self._node
-        buckets = comparing.differing(node.table, message.hashes)
-        named, entries = comparing.bucket_digest(node.table, buckets, node.settings.page_bytes)
+        buckets = reconciliation.differing(node.table, message.hashes)
+        named, entries = reconciliation.bucket_digest(node.table, buckets, node.settings.page_bytes)
         node.reply(connection, Digest(node.id, node.generation, True, named, entries))
 
     def on_digest(self, connection: Connection, message: Digest) -> None:
@@ -147,10 +151,10 @@ class Syncing:
             return
         if message.answer and not message.buckets:
             return
-        found = comparing.compare(
+        found = reconciliation.compare(
             node.table, message.buckets, message.entries, node.settings.page_bytes
         )
-        self._hearing.hear(found.heads, Lane.SYNC, message.sender)
+        self._ingest.hear(found.heads, Lane.SYNC, message.sender)
         if not found.news and not found.want:
             return
         answer = not message.answer
@@ -161,8 +165,10 @@ class Syncing:
         """Take in what I lacked, hand over what is wanted."""
         node = self._node
         before = node.table.root
-        corrections = self._hearing.hear(message.claims, Lane.SYNC, message.sender, correct=True)
-        wanted, left_out = comparing.records_of(node.table, message.want, node.settings.page_bytes)
+        corrections = self._ingest.hear(message.claims, Lane.SYNC, message.sender, correct=True)
+        wanted, left_out = reconciliation.records_of(
+            node.table, message.want, node.settings.page_bytes
+        )
         claims = wanted + tuple(corrections)
         if claims:
             told = Exchange(node.id, node.generation, not message.answer, claims, (), left_out)

@@ -13,7 +13,7 @@ SWEEP_S = 15.0
 RECENT_LIMIT = 256
 
 
-class Graveyard:
+class Tombstones:
     """Keeps contact with the dead, because a partition makes half the mesh look dead."""
 
     __slots__ = ("_node", "_queue", "_recent")
@@ -55,12 +55,12 @@ class Graveyard:
         """Hide the dead after ten minutes, forget them after a day."""
         node, table, settings = self._node, self._node.table, self._node.settings
         table.hide(node.now - settings.dead_shown_s)
-        while table.buried:
-            member, died = next(iter(table.buried.items()))
+        while table.tombstones:
+            member, died = next(iter(table.tombstones.items()))
             if member == node.id or died >= node.now - settings.tombstone_s:
                 break
             table.forget(member)
-        if table.buried:
+        if table.tombstones:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
 
     def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
@@ -74,9 +74,9 @@ class Graveyard:
                 self._queue.popleft()
             if (Timer.ANNOUNCE, 0) not in node.timers:
                 self._arm()
-        if len(node.table.buried) > node.settings.tombstone_limit:
+        if len(node.table.tombstones) > node.settings.tombstone_limit:
             node.counters["dropped.tombstone_limit"] += 1
-            node.table.forget(next(iter(node.table.buried)))
+            node.table.forget(next(iter(node.table.tombstones)))
         if (Timer.SWEEP, 0) not in node.timers:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netmesh.core.accusers import Accusers
+from netmesh.core.accusation_limits import AccusationLimits
 from netmesh.core.claims import Claim, head
 from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth
@@ -14,11 +14,11 @@ from netmesh.core.suspicion import Suspicions
 from netmesh.core.timers import Timer
 
 
-class Judge:
+class Verdicts:
     """Applies the transition table, and keeps suspicions in step with the membership table."""
 
     def __init__(
-        self, node: Node, suspicions: Suspicions, accusers: Accusers, health: LocalHealth
+        self, node: Node, suspicions: Suspicions, accusers: AccusationLimits, health: LocalHealth
     ) -> None:
         self._node = node
         self._health = health

@@ -24,7 +24,7 @@ class _Account:
         self.refuted_at = now
 
 
-class Accusers:
+class AccusationLimits:
     """Accounts by accuser."""
 
     __slots__ = ("_accounts", "_settings")
@@ -36,7 +36,7 @@ class Accusers:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def may_bury(self, accuser: MemberId, now: float) -> bool:
+    def may_declare_dead(self, accuser: MemberId, now: float) -> bool:
         """True when one more death is believed on this member's word."""
         account = self._account(accuser, now)
         gained = (now - account.tokens_at) * self._settings.accuser_per_s

@@ -4,7 +4,7 @@ from hypothesis import given
 
 from netmesh.core.claims import Claim, head, whole
 from netmesh.core.events import Connection, Contacts, Received
-from netmesh.core.hearing import absorb
+from netmesh.core.ingest import absorb
 from netmesh.core.messages import Gossip
 from netmesh.core.records import (
     MAX_COUNTER,

@@ -1,4 +1,4 @@
-from netmesh.core.accusers import REMEMBERED, Accusers
+from netmesh.core.accusation_limits import REMEMBERED, AccusationLimits
 from netmesh.core.records import MemberId
 from netmesh.core.settings import ProtocolSettings
 
@@ -7,15 +7,15 @@ LIAR = MemberId("10.0.0.9:17946")
 
 
 def test_a_burst_of_deaths_is_believed_and_then_one_a_second() -> None:
-    accusers = Accusers(SETTINGS)
-    believed = sum(accusers.may_bury(LIAR, 100.0) for _ in range(1000))
+    accusers = AccusationLimits(SETTINGS)
+    believed = sum(accusers.may_declare_dead(LIAR, 100.0) for _ in range(1000))
     assert believed == SETTINGS.accuser_burst
-    assert accusers.may_bury(LIAR, 101.5)
-    assert not accusers.may_bury(LIAR, 101.5)
+    assert accusers.may_declare_dead(LIAR, 101.5)
+    assert not accusers.may_declare_dead(LIAR, 101.5)
 
 
 def test_who_is_refuted_too_often_is_not_believed_until_it_is_forgotten() -> None:
-    accusers = Accusers(SETTINGS)
+    accusers = AccusationLimits(SETTINGS)
     assert accusers.trusted(LIAR, 0.0)
     for _ in range(20):
         accusers.refuted(LIAR, 0.0)
@@ -24,14 +24,14 @@ def test_who_is_refuted_too_often_is_not_believed_until_it_is_forgotten() -> Non
 
 
 def test_a_few_mistakes_are_forgiven() -> None:
-    accusers = Accusers(SETTINGS)
+    accusers = AccusationLimits(SETTINGS)
     for _ in range(8):
         accusers.refuted(LIAR, 0.0)
     assert accusers.trusted(LIAR, 0.0)
 
 
 def test_invented_accusers_do_not_fill_the_memory() -> None:
-    accusers = Accusers(SETTINGS)
+    accusers = AccusationLimits(SETTINGS)
     for index in range(2 * REMEMBERED):
-        accusers.may_bury(MemberId(f"10.0.{index % 256}.{index // 256}:1"), 0.0)
+        accusers.may_declare_dead(MemberId(f"10.0.{index % 256}.{index // 256}:1"), 0.0)
     assert len(accusers) == REMEMBERED

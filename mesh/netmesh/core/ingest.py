@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 
-from netmesh.core.accusers import Accusers
+from netmesh.core.accusation_limits import AccusationLimits
 from netmesh.core.claims import Claim, head
 from netmesh.core.messages import Exchange
 from netmesh.core.node import Node
@@ -75,7 +75,7 @@ def absorb(old: Record | None, claim: Claim) -> tuple[Record | None, bool]:
     return make_record(old.id, old.generation, incarnation, status, version, advert), missing
 
 
-class Hearing:
+class Ingest:
     """Applies claims to the node's table."""
 
     __slots__ = (
@@ -93,7 +93,7 @@ class Hearing:
         self._suspicions = suspicions
         self._wanted: dict[MemberId, tuple[int, int, float]] = {}
         self._outbid_at = -1e9
-        self.accusers = Accusers(node.settings)
+        self.accusers = AccusationLimits(node.settings)
         self.doubted: list[MemberId] = []
         """Live members that somebody holds dead; the engine has them probed."""
         self.told_suspect = 0
@@ -187,7 +187,7 @@ class Hearing:
             return None
         if not old.status.live or not self._deadly(claim):
             return claim
-        if lane is Lane.NEWS and self.accusers.may_bury(accuser, node.now):
+        if lane is Lane.NEWS and self.accusers.may_declare_dead(accuser, node.now):
             return claim
         if lane is Lane.NEWS:
             node.counters["dropped.accuser_limit"] += 1

@@ -1,10 +1,10 @@
 from random import Random
 
+from netmesh.core.antientropy import Admission, Gate
 from netmesh.core.events import Publish
 from netmesh.core.node import Node
 from netmesh.core.records import Generation, MemberId, Status, new_record
 from netmesh.core.settings import ProtocolSettings
-from netmesh.core.syncing import Admission, Gate
 
 from .world import World
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netmesh.core import comparing
+from netmesh.core import reconciliation
 from netmesh.core.claims import Claim
 from netmesh.core.fields import claim_bytes
-from netmesh.core.hearing import absorb
+from netmesh.core.ingest import absorb
 from netmesh.core.messages import Digest, Entry, Exchange
 from netmesh.core.records import (
     BUCKETS,
@@ -61,13 +61,13 @@ def take(made: Table, claims: tuple[Claim, ...]) -> None:
 @given(st.lists(records), st.lists(records))
 def test_one_exchange_makes_two_tables_equal(left: list[Record], right: list[Record]) -> None:
     a, b = table(*left), table(*right)
-    buckets = comparing.differing(b, comparing.bucket_hashes(a))
-    named, entries = comparing.bucket_digest(b, buckets, 10**6)
+    buckets = reconciliation.differing(b, reconciliation.bucket_hashes(a))
+    named, entries = reconciliation.bucket_digest(b, buckets, 10**6)
     assert list(named) == buckets
-    found = comparing.compare(a, named, entries, 10**6)
+    found = reconciliation.compare(a, named, entries, 10**6)
     take(a, found.heads)
     take(b, found.news)
-    take(a, comparing.records_of(b, found.want, 10**6)[0])
+    take(a, reconciliation.records_of(b, found.want, 10**6)[0])
     assert a.root == b.root
     a.check()
     b.check()
@@ -75,30 +75,30 @@ def test_one_exchange_makes_two_tables_equal(left: list[Record], right: list[Rec
 
 def test_equal_tables_name_no_bucket() -> None:
     a = table(*(replace(ME, id=MemberId(f"h{i}:1")) for i in range(50)))
-    assert comparing.differing(a, comparing.bucket_hashes(a)) == []
+    assert reconciliation.differing(a, reconciliation.bucket_hashes(a)) == []
 
 
 def test_a_status_that_changed_travels_without_the_advert() -> None:
     x = replace(ME, id=MemberId("x:1"))
     suspect = replace(x, status=Status.SUSPECT)
-    _, entries = comparing.bucket_digest(table(x), list(ALL), 10**6)
-    found = comparing.compare(table(suspect), ALL, entries, 10**6)
+    _, entries = reconciliation.bucket_digest(table(x), list(ALL), 10**6)
+    found = reconciliation.compare(table(suspect), ALL, entries, 10**6)
     assert [c.advert for c in found.news if c.id == x.id] == [None]
-    _, entries = comparing.bucket_digest(table(suspect), list(ALL), 10**6)
-    found = comparing.compare(table(x), ALL, entries, 10**6)
+    _, entries = reconciliation.bucket_digest(table(suspect), list(ALL), 10**6)
+    found = reconciliation.compare(table(x), ALL, entries, 10**6)
     assert [c.status for c in found.heads] == [Status.SUSPECT] and found.want == ()
 
 
 def test_a_tombstone_answers_for_a_member_that_the_other_still_lists() -> None:
     x = replace(ME, id=MemberId("x:1"))
     dead = table(replace(x, status=Status.DEAD))
-    found = comparing.compare(dead, ALL, comparing.full_digest(table(x)), 10**6)
+    found = reconciliation.compare(dead, ALL, reconciliation.full_digest(table(x)), 10**6)
     assert [c.status for c in found.news if c.id == x.id] == [Status.DEAD]
 
 
 def test_the_dead_of_others_are_not_asked_for() -> None:
     dead = table(replace(ME, id=MemberId("x:1"), status=Status.DEAD))
-    found = comparing.compare(table(), ALL, comparing.full_digest(dead), 10**6)
+    found = reconciliation.compare(table(), ALL, reconciliation.full_digest(dead), 10**6)
     assert found.want == ()
 
 
@@ -113,7 +113,7 @@ def test_pages_hold_everybody_once_and_stay_in_their_budget() -> None:
     seen: list[MemberId] = []
     pages = 0
     while cursor is not None:
-        claims, cursor = comparing.page(made, cursor, 32_000, since=None)
+        claims, cursor = reconciliation.page(made, cursor, 32_000, since=None)
         assert sum(map(claim_bytes, claims)) <= 32_000
         seen += [claim.id for claim in claims]
         pages += 1
@@ -122,19 +122,19 @@ def test_pages_hold_everybody_once_and_stay_in_their_budget() -> None:
 
 
 def test_a_cursor_past_the_end_ends_the_paging() -> None:
-    assert comparing.page(crowd(3), 10**6, 1000, since=None) == ((), None)
+    assert reconciliation.page(crowd(3), 10**6, 1000, since=None) == ((), None)
 
 
 def test_observers_see_the_recently_dead_once() -> None:
     made = crowd(3)
     made.put(replace(ME, id=MemberId("n1:1"), status=Status.DEAD), 5.0)
-    claims, cursor = comparing.page(made, 0, 10**6, since=0.0)
+    claims, cursor = reconciliation.page(made, 0, 10**6, since=0.0)
     assert cursor is None
     assert [c.status for c in claims if c.id == "n1:1"] == [Status.DEAD]
 
 
 def test_a_large_difference_is_cut_and_says_so() -> None:
-    found = comparing.compare(crowd(400), ALL, (), 50_000)
+    found = reconciliation.compare(crowd(400), ALL, (), 50_000)
     assert found.more
     assert 0 < sum(map(claim_bytes, found.news)) <= 50_000
 
@@ -156,7 +156,7 @@ def test_ids_made_to_collide_do_not_make_a_digest_that_cannot_be_sent() -> None:
     members = long_ids(900)
     made = table(*(Record(m, Generation(1), 0, Status.ALIVE, 1, ME.advert) for m in members))
     budget = ProtocolSettings().page_bytes
-    named, entries = comparing.bucket_digest(made, [7, 8], budget)
+    named, entries = reconciliation.bucket_digest(made, [7, 8], budget)
     assert named == (7,) and 0 < len(entries) < 900
     CODEC.encode(Digest(ME.id, ME.generation, True, named, entries))
 
@@ -167,6 +167,6 @@ def test_what_is_wanted_fits_into_a_message_beside_a_page_of_news() -> None:
         Record(MemberId(f"10.0.{i}.1:1"), Generation(1), 0, Status.ALIVE, 1, BIG) for i in range(99)
     ]
     budget = ProtocolSettings().page_bytes
-    found = comparing.compare(table(*own), (), wanted, budget)
+    found = reconciliation.compare(table(*own), (), wanted, budget)
     assert found.more and found.want and found.news
     CODEC.encode(Exchange(ME.id, ME.generation, True, found.news, found.want, found.more))

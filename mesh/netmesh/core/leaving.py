@@ -15,7 +15,7 @@ FAREWELLS = 8
 """Members told in each round; a mesh of fewer is told completely in the first."""
 
 
-class Departing:
+class Leaving:
     """A few rounds of goodbye, then nothing."""
 
     __slots__ = ("_claim", "_node")
