@@ -27,8 +27,10 @@ from netloader.protocol import messages
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings, WindowSettings
+from netloader.source.listener import Listener
 from netloader.source.service import Source
 from netloader.source.session import Offer
+from netloader.source.settings import SourceSettings
 from netloader.transport import Backend, Group, Pending, TransportError
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import digests
@@ -153,9 +155,27 @@ def offer_of(
     )
 
 
-def start_source(timeout_s: float = 5.0, **options: Any) -> Source:
-    options.setdefault("security", OPEN)
-    return Source("127.0.0.1", None, lambda: GENERATION, timeout_s=timeout_s, **options)
+def listening(
+    security: SocketSecurity = OPEN, host: str = "127.0.0.1", port: int | None = None
+) -> Listener:
+    return Listener(host, port, security, SourceSettings().handshake_timeout_s)
+
+
+_OBSERVERS = ("throttle", "on_sessions", "on_changed")
+
+
+def start_source(
+    timeout_s: float = 5.0,
+    *,
+    security: SocketSecurity = OPEN,
+    listener: Listener | None = None,
+    generation: Callable[[], int] = lambda: GENERATION,
+    **options: Any,
+) -> Source:
+    """Options are what `Source` takes by name, or fields of `SourceSettings`."""
+    given = {name: options.pop(name) for name in _OBSERVERS if name in options}
+    settings = SourceSettings(timeout_s=timeout_s, **options)
+    return Source(listener or listening(security), generation, settings, **given)
 
 
 @contextmanager

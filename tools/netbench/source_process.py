@@ -18,8 +18,10 @@ from netbench.models import fill
 from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
 from netbench.watch import Watch, WatchedBackend
+from netloader.source.listener import Listener
 from netloader.source.service import Source
 from netloader.source.session import Offer
+from netloader.source.settings import SourceSettings
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import digests
 from netloader.weights.capture import capture
@@ -55,7 +57,9 @@ def main() -> None:
     fill(weights, SEED)
     watch = Watch()
     backend = WatchedBackend(GlooBackend(), watch)
-    source = Source(spec["host"], None, lambda: GENERATION, OPEN, TIMEOUT_S)
+    settings = SourceSettings(timeout_s=TIMEOUT_S)
+    listener = Listener(spec["host"], None, OPEN, settings.handshake_timeout_s)
+    source = Source(listener, lambda: GENERATION, settings)
     chunks = weights.manifest.chunks()
     source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
     # Upstream sends a model from where torch has put it.

@@ -22,9 +22,6 @@ from netloader.weights import digests
 
 _log = logging.getLogger(__name__)
 
-EVERY_S = 1.0
-"""At most one chunk in so many seconds: 64 MiB take a few milliseconds of one core."""
-
 CHANGED = "its weights have changed since they were loaded"
 
 
@@ -35,12 +32,15 @@ class Audit:
         self,
         offered: Callable[[], Offer | None],
         on_changed: Callable[[Offer], None],
+        pause_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`offered` says what the source serves now: nothing else is read. `on_changed` is called
-        from the audit's thread when that is not what was promised."""
+        from the audit's thread when that is not what was promised. `pause_s` lies between two
+        readings."""
         self._offered = offered
         self._on_changed = on_changed
+        self._pause_s = pause_s
         self._clock = clock
         self._last = float("-inf")
         self._reading = threading.Lock()
@@ -48,7 +48,7 @@ class Audit:
     def accuse(self, replica: str, offer: Offer, chunk: int) -> bool:
         """Look at a chunk that a replica has found wrong. False: not now. Does not block."""
         now = self._clock()
-        if now - self._last < EVERY_S or self._reading.locked():
+        if now - self._last < self._pause_s or self._reading.locked():
             _log.info("%.200r complains about chunk %d too: not checked now", replica, chunk)
             return False
         self._last = now

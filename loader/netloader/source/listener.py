@@ -17,17 +17,14 @@ from dataclasses import dataclass
 
 import zmq
 
-from netloader.errors import NetloaderError
+from netloader.errors import ListenError
 from netloader.protocol import messages
+from netloader.system import affinity
 from netmesh import SocketSecurity, ZapHandler
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 256
-
-_HANDSHAKE_MS = 3_000
-"""What a stranger's connection may cost. A source whose thread is held up for longer loses the
-honest ones as well: replicas come again (`handshake.py`)."""
 
 _QUEUED = 32
 """Messages of one connection that wait, in either direction. A replica has a few; the default of
@@ -35,10 +32,6 @@ _QUEUED = 32
 
 _LAST_WORDS_MS = 200
 """How long what was said last on a ROUTER may take to leave."""
-
-
-class ListenError(NetloaderError):
-    """The source's port cannot be listened on."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +42,34 @@ class Caller:
     connection: bytes
 
 
-class ControlPort:
+class Listener:
     """The sockets of one source. All but the constructor belongs to the source's thread."""
 
-    def __init__(self, host: str, port: int | None, security: SocketSecurity) -> None:
-        """Listen on `host`, on any free port when `port` is None. Raises `ListenError`."""
-        self._host = host
+    def __init__(
+        self, host: str, port: int | None, security: SocketSecurity, handshake_timeout_s: float
+    ) -> None:
+        """Listen on `host`, on any free port when `port` is None.
+
+        Raises `ListenError` when the port is taken or the address is not ours.
+        """
+        self.host = host
+        self._handshake_ms = round(handshake_timeout_s * 1000)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._listener = socket.create_server(
-                (host, port or 0), family=family, backlog=_BACKLOG
-            )
+            self._socket = socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
         # Two ROUTERs may share it: the one that comes second must not wait for a connection.
-        self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._security = security
         self._zap: ZapHandler | None = None
         self._retired: list[zmq.Socket[bytes]] = []
         try:
-            if security.enabled:
-                # Before the ROUTER: who finds no handler is refused and has to come again.
-                self._zap = ZapHandler(self._context, security)
-                self._poller.register(self._zap.socket, zmq.POLLIN)
-            self._router = self._make_router(security)
+            # ZeroMQ starts its threads there, which should not run on an inference core.
+            self._router = affinity.elsewhere(self._open)
         except zmq.ZMQError as error:
             self.close()
             raise ListenError(f"cannot listen on {self.endpoint}: {error}") from None
@@ -83,7 +77,7 @@ class ControlPort:
     @property
     def endpoint(self) -> str:
         """`host:port` for replicas."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def watch(self, readable: object) -> None:
@@ -147,28 +141,34 @@ class ControlPort:
 
     def close(self) -> None:
         """Stop listening and end all connections."""
-        self._listener.close()
+        self._socket.close()
         self._context.destroy(linger=0)
+
+    def _open(self) -> zmq.Socket[bytes]:
+        if self._security.enabled:
+            # Before the ROUTER: a replica that finds no handler is refused and has to come again.
+            self._zap = ZapHandler(self._context, self._security)
+            self._poller.register(self._zap.socket, zmq.POLLIN)
+        return self._make_router(self._security)
 
     def _make_router(self, security: SocketSecurity) -> zmq.Socket[bytes]:
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        shared = self._listener.dup().detach()
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.ROUTER_MANDATORY, 1),
-            (zmq.BACKLOG, _BACKLOG),
-            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
-            (zmq.SNDHWM, _QUEUED),
-            (zmq.RCVHWM, _QUEUED),
-            (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES),
-            (zmq.IPV6, int(":" in self._host)),
-            (zmq.USE_FD, shared),
-        ):
-            router.setsockopt(option, value)
-        security.apply_server(router)
         try:
+            for option, value in (
+                (zmq.LINGER, 0),
+                (zmq.ROUTER_MANDATORY, 1),
+                (zmq.BACKLOG, _BACKLOG),
+                (zmq.HANDSHAKE_IVL, self._handshake_ms),
+                (zmq.SNDHWM, _QUEUED),
+                (zmq.RCVHWM, _QUEUED),
+                (zmq.MAXMSGSIZE, messages.MAX_MESSAGE_BYTES),
+                (zmq.IPV6, int(":" in self.host)),
+                (zmq.USE_FD, self._socket.dup().detach()),
+            ):
+                router.setsockopt(option, value)
+            security.apply_server(router)
             router.bind(f"tcp://{self.endpoint}")
-        except zmq.ZMQError:
+        except (zmq.ZMQError, OSError):
             router.close(linger=0)
             raise
         self._poller.register(router, zmq.POLLIN)

@@ -29,8 +29,9 @@ from netloader.source import admission
 from netloader.source.audit import CHANGED, Audit
 from netloader.source.eviction import Usage, waste
 from netloader.source.inbox import Inbox
-from netloader.source.listener import Caller, ControlPort
+from netloader.source.listener import Caller, Listener
 from netloader.source.session import Offer, Session
+from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Bucket, Throttle
 from netloader.system import affinity
 from netloader.transport import Rendezvous
@@ -38,36 +39,10 @@ from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
 
-MAX_SESSIONS = 4
-"""Replicas served at once, unless the operator wants another number. Two streams fill a link
-already; more only make each slower."""
-
-_MIN_ENDING = 16
-"""Sessions that may be ending at once, beside those that are served; more when more are served.
-Closing a Gloo group takes some ten milliseconds, in which several small pulls can begin and end.
-It takes until the timeout when a replica leaves halfway through a message: without a bound one that
-does so again and again would gather threads, descriptors and staging memory."""
-
-RETRY_AFTER_S = 1.0
-"""What a replica is told when all sessions are taken."""
-
-RENDEZVOUS_TIMEOUT_S = 10.0
-"""How long an accepted replica may take to open the process group."""
-
-_CLOSE_TIMEOUT_S = 1.0
-"""How long ending sessions may take. They need milliseconds."""
-
 _CLOSERS = 8
-
-_MANIFEST_BYTES_S = messages.MAX_ATTACHMENT_BYTES
-"""Bytes per second of manifests sent to replicas that have another one. They are for the log only,
-and up to 20 MB each: hellos that ask for nothing but them must not keep this thread busy."""
 
 _MAX_QUOTE = 500
 """Characters of what a replica says that end up in a log."""
-
-_REKEY_AGAIN_S = 1.0
-"""When to try once more what failed for want of descriptors."""
 
 
 @dataclass
@@ -113,35 +88,27 @@ class Source:
 
     def __init__(
         self,
-        host: str,
-        port: int | None,
+        listener: Listener,
         generation: Callable[[], int],
-        security: SocketSecurity,
-        timeout_s: float,
-        on_sessions: Callable[[int], None] = lambda count: None,
+        settings: SourceSettings,
         *,
-        max_sessions: int = MAX_SESSIONS,
         throttle: Throttle | None = None,
+        on_sessions: Callable[[int], None] = lambda count: None,
         on_changed: Callable[[str], None] = lambda reason: None,
-        rendezvous_timeout_s: float = RENDEZVOUS_TIMEOUT_S,
     ) -> None:
-        """Listen on `host`, on any free port when `port` is None.
+        """Take over `listener`, which belongs to the source's thread from now on.
 
         `generation` says who this process is now (the mesh may change it once).
         `on_sessions` is told the number of sessions whenever it changes, from the source's thread.
         `throttle` limits the bytes per second; a worker's sources share one. None: no limit.
         `on_changed` is called, from a thread of its own, when this source has found that its
         weights are no longer those it promised, and has withdrawn: with the reason.
-        Raises `ListenError` when the port is taken or the address is not ours.
         """
         self._generation = generation
-        self._host = host
-        self._timeout_s = timeout_s
+        self._settings = settings
         self._on_sessions = on_sessions
-        self._max_sessions = max_sessions
         self._throttle = throttle
         self._on_changed = on_changed
-        self._rendezvous_timeout_s = rendezvous_timeout_s
         self._offer: Offer | None = None
         self._unready = "the source is still loading"
         self._clients: dict[str, _Client] = {}
@@ -149,10 +116,9 @@ class Source:
         """Over for their replicas, which are told nothing more; their threads have not ended."""
         self._new_keys: SocketSecurity | None = None
         self._rekey_at = 0.0
-        self._manifests = Bucket(_MANIFEST_BYTES_S, 0.0)
-        self._audit = Audit(lambda: self._offer, self._changed)
-        # ZeroMQ starts threads there, which should not run on an inference core either.
-        self._port = affinity.elsewhere(lambda: ControlPort(host, port, security))
+        self._manifests = Bucket(settings.manifest_rate, 0.0)
+        self._audit = Audit(lambda: self._offer, self._changed, settings.audit_pause_s)
+        self._listener = listener
         self._inbox: Inbox[_Close | _Withdraw | _Rekey | _Ended] = Inbox()
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
@@ -160,12 +126,12 @@ class Source:
     @property
     def endpoint(self) -> str:
         """`host:port` for replicas."""
-        return self._port.endpoint
+        return self._listener.endpoint
 
     @property
     def port(self) -> int:
         """Of the endpoint."""
-        return self._port.port
+        return self._listener.port
 
     @property
     def sessions(self) -> int:
@@ -182,7 +148,7 @@ class Source:
         When this returns no session reads the weights any more: they may be changed or unmapped.
         """
         ended = self._withdraw(reason)
-        if not (self._audit.settle(_CLOSE_TIMEOUT_S) and ended):
+        if not (self._audit.settle(self._settings.close_timeout_s) and ended):
             _log.warning("a session is slow to end: weights may be read while they change")
 
     def rekey(self, security: SocketSecurity) -> None:
@@ -195,14 +161,16 @@ class Source:
     def close(self) -> None:
         """End all sessions and stop listening. Takes at most about a second. Idempotent."""
         self._inbox.post(_Close())
-        self._thread.join(2 * _CLOSE_TIMEOUT_S)
+        self._thread.join(2 * self._settings.close_timeout_s)
 
     def _withdraw(self, reason: str) -> bool:
         """Refuse requests and end sessions. False when one may still read weights."""
         self._unready = reason
         self._offer = None
         done = threading.Event()
-        return not self._inbox.post(_Withdraw(reason, done)) or done.wait(2 * _CLOSE_TIMEOUT_S)
+        return not self._inbox.post(_Withdraw(reason, done)) or done.wait(
+            2 * self._settings.close_timeout_s
+        )
 
     def _changed(self, offer: Offer) -> None:
         """Called by the audit's thread: these are not the weights that were promised."""
@@ -217,22 +185,22 @@ class Source:
 
     def _run(self) -> None:
         affinity.step_aside(background=True)
-        self._port.watch(self._inbox)
+        self._listener.watch(self._inbox)
         try:
             while True:
-                for caller, frames in self._port.wait(
-                    None if self._new_keys is None else _REKEY_AGAIN_S
+                for caller, frames in self._listener.wait(
+                    None if self._new_keys is None else self._settings.rekey_pause_s
                 ):
                     self._handle_request(caller, frames)
                 obeyed = [self._obey(word) for word in self._inbox.take()]
                 if not all(obeyed):
                     return
                 self._change_keys()
-                self._port.keep([client.caller for client in self._clients.values()])
+                self._listener.keep([client.caller for client in self._clients.values()])
         finally:
             self._inbox.close()
             self._end_sessions("the source closes")
-            self._port.close()
+            self._listener.close()
 
     def _obey(self, word: _Close | _Withdraw | _Rekey | _Ended) -> bool:
         """One word from another thread. False: stop."""
@@ -253,10 +221,10 @@ class Source:
         if self._new_keys is None or time.monotonic() < self._rekey_at:
             return
         try:
-            self._port.rekey(self._new_keys)
+            self._listener.rekey(self._new_keys)
         except (zmq.ZMQError, OSError) as error:
             _log.warning("replicas are still let in by the keys from before: %s", error)
-            self._rekey_at = time.monotonic() + _REKEY_AGAIN_S
+            self._rekey_at = time.monotonic() + self._settings.rekey_pause_s
             return
         except ValueError as error:
             _log.error("%s", error)
@@ -273,7 +241,7 @@ class Source:
         # Side by side: closing a Gloo group takes some ten milliseconds of waiting.
         with ThreadPoolExecutor(_CLOSERS, thread_name_prefix="netloader-close") as pool:
             list(pool.map(lambda session: session.abort(reason), sessions))
-        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+        deadline = time.monotonic() + self._settings.close_timeout_s
         return all(session.quiet(max(0.0, deadline - time.monotonic())) for session in sessions)
 
     def _abort(self, client: _Client, reason: str) -> None:
@@ -284,7 +252,7 @@ class Source:
     def _say_bye(self, client: _Client, reason: str) -> None:
         """Tell a replica why its session ends."""
         bye = messages.Bye(session=client.session.id, reason=reason[: messages.MAX_TEXT])
-        self._port.reply(client.caller, bye)
+        self._listener.reply(client.caller, bye)
 
     def _release(self, client: _Client) -> None:
         """Free the place of a session that is over, before its thread has noticed."""
@@ -298,7 +266,7 @@ class Source:
         except ProtocolError as error:
             _log.warning("a peer sent what is no control message: %s", error)
             # It may be a later version's: better refused now than left waiting.
-            self._port.reply(
+            self._listener.reply(
                 caller,
                 messages.Refuse(
                     code="version", reason=f"my version {messages.VERSION} has no such message"
@@ -309,7 +277,7 @@ class Source:
             match message:
                 case messages.Hello():
                     answer, attachment = self._answer(caller, message)
-                    heard = self._port.reply(caller, answer, attachment)
+                    heard = self._listener.reply(caller, answer, attachment)
                     if isinstance(answer, messages.Accept) and not heard:
                         self._abort(self._clients[answer.session], "the replica is gone")
                 case messages.Want() | messages.Done() | messages.Bye():
@@ -320,7 +288,7 @@ class Source:
             # One replica's request must not end the service for the others.
             _log.exception("a %s request failed", message.type)
             if isinstance(message, messages.Hello):
-                self._port.reply(
+                self._listener.reply(
                     caller,
                     messages.Refuse(
                         code="not-ready", reason=f"the source failed: {type(error).__name__}"
@@ -330,7 +298,7 @@ class Source:
     def _answer(
         self, caller: Caller, hello: messages.Hello
     ) -> tuple[messages.Accept | messages.Refuse, bytes | None]:
-        if self._port.retired(caller):
+        if self._listener.retired(caller):
             return messages.Refuse(code="keys", reason="my keys have changed: connect again"), None
         offer = self._offer
         refusal = admission.refusal(hello, offer, self._generation(), self._unready)
@@ -342,15 +310,17 @@ class Source:
             )
         busy = self._busy()
         if busy is not None:
-            return messages.Refuse(code="busy", reason=busy, retry_after_s=RETRY_AFTER_S), None
-        rendezvous = Rendezvous(self._host, self._rendezvous_timeout_s)
+            return messages.Refuse(
+                code="busy", reason=busy, retry_after_s=self._settings.retry_after_s
+            ), None
+        rendezvous = Rendezvous(self._listener.host, self._settings.rendezvous_timeout_s)
         try:
             session = Session(
                 secrets.token_hex(16),
                 hello.replica,
                 offer,
                 rendezvous,
-                self._timeout_s,
+                self._settings,
                 self._ended,
                 throttle=self._throttle,
             )
@@ -386,10 +356,10 @@ class Source:
 
     def _busy(self) -> str | None:
         """Why no further replica can be served now, if that is so."""
-        if len(self._clients) >= self._max_sessions:
+        if len(self._clients) >= self._settings.max_sessions:
             self._make_room()
-            return f"all {self._max_sessions} sessions are taken"
-        if len(self._ending) >= max(_MIN_ENDING, self._max_sessions):
+            return f"all {self._settings.max_sessions} sessions are taken"
+        if len(self._ending) >= self._settings.max_ending:
             return f"{len(self._ending)} sessions are still ending"
         return None
 
@@ -397,17 +367,17 @@ class Source:
         """End a session that does nothing with its place, since somebody waits for it."""
         for client in self._clients.values():
             now = client.session.usage()
-            wasted = waste(client.seen, now, self._timeout_s)
+            wasted = waste(client.seen, now, self._settings.timeout_s)
             if wasted is not None:
                 self._abort(client, wasted)
                 return
-            if now.at - client.seen.at >= self._timeout_s:
+            if now.at - client.seen.at >= self._settings.timeout_s:
                 client.seen = now
 
     def _steer(self, caller: Caller, message: messages.Want | messages.Done | messages.Bye) -> None:
         client = self._clients.get(message.session)
         if client is None or client.caller != caller:
-            self._port.reply(
+            self._listener.reply(
                 caller, messages.Bye(session=message.session, reason="no such session")
             )
             return

@@ -28,6 +28,7 @@ from netloader.identity.identity import Identity
 from netloader.plain import Plain
 from netloader.protocol import messages
 from netloader.source.eviction import Usage
+from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
@@ -36,23 +37,6 @@ from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
-
-WINDOW = 64
-"""Sends under way at once: as many as a replica asks for, nearly always. They take no memory where
-a chunk is sent from where it lies, and what is queued when the link comes free is written by the
-transport's thread, without this one."""
-
-STAGED = 2
-"""Of these, chunks that had to be packed: one on the wire while the next is packed. Bounds the
-staging memory of a session to so many chunks."""
-
-_LAST_SENDS_S = 1.0
-"""How long sends may still take once the replica is done. It has received what it wanted: those
-are complete but for a word from the transport, and others nobody waits for."""
-
-_REPEATS = 4
-"""How often a replica may ask for each chunk, on average. It needs each once: without a bound one
-could hold its place for ever by asking for the same."""
 
 _MAX_QUOTE = 500
 """Characters of what a replica says that end up in a log."""
@@ -97,7 +81,7 @@ class Session:
         replica: str,
         offer: Offer,
         rendezvous: Rendezvous,
-        timeout_s: float,
+        settings: SourceSettings,
         on_end: Callable[[Session, str | None], None],
         *,
         throttle: Throttle | None = None,
@@ -113,12 +97,12 @@ class Session:
         )
         """What chunks are cut into: the replica has to be told."""
         self._rendezvous = rendezvous
-        self._timeout_s = timeout_s
+        self._settings = settings
         self._on_end = on_end
         self._throttle = throttle
         # None wakes the thread: the session is over.
         self._wants: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._may_want = _REPEATS * len(offer.chunks) + 64
+        self._may_want = settings.max_repeats * len(offer.chunks) + 64
         self._sent: set[int] = set()
         self._idle_s = 0.0
         self._idle_since: float | None = time.monotonic()
@@ -143,7 +127,7 @@ class Session:
         if any(chunk >= len(self.offer.chunks) for chunk in chunks):
             return f"there are only {len(self.offer.chunks)} chunks"
         if len(chunks) > self._may_want:
-            return f"asked for each chunk more than {_REPEATS} times"
+            return f"asked for each chunk more than {self._settings.max_repeats} times"
         self._may_want -= len(chunks)
         for chunk in chunks:
             self._wants.put(chunk)
@@ -222,7 +206,7 @@ class Session:
         taken = 0
         under_way: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
 
-        def settle(timeout_s: float = self._timeout_s) -> None:
+        def settle(timeout_s: float = self._settings.timeout_s) -> None:
             nonlocal taken
             pending, nbytes, buffer = under_way.popleft()
             pending.wait(timeout_s)
@@ -235,12 +219,12 @@ class Session:
             if number == _IDLE:
                 settle()
                 continue
-            while len(under_way) >= WINDOW:
+            while len(under_way) >= self._settings.window:
                 settle()
             chunk = self.offer.chunks[number]
             buffer = None
             if weights.contiguous(chunk) is None:
-                while taken >= STAGED:
+                while taken >= self._settings.staged_chunks:
                     settle()
                 size = weights.manifest.chunk_bytes
                 buffer = staging.pop() if staging else torch.empty(size, dtype=torch.uint8)
@@ -251,7 +235,7 @@ class Session:
             self._sent.add(number)
             for start in range(0, chunk.nbytes, self.message_bytes):
                 message = data[start : start + self.message_bytes]
-                while len(under_way) >= WINDOW:
+                while len(under_way) >= self._settings.window:
                     settle()
                 if self._throttle is not None:
                     self._held_s += self._throttle.wait(message.numel(), self._over)
@@ -259,7 +243,7 @@ class Session:
                 # Staging memory is free again when the last message of the chunk has left.
                 free = buffer if start + self.message_bytes >= chunk.nbytes else None
                 under_way.append((group.send(message, number), message.numel(), free))
-        deadline = time.monotonic() + min(_LAST_SENDS_S, self._timeout_s)
+        deadline = time.monotonic() + min(self._settings.last_sends_s, self._settings.timeout_s)
         while under_way and self._finished:
             settle(max(0.0, deadline - time.monotonic()))
 
@@ -288,11 +272,11 @@ class Session:
                 return self._wants.get_nowait()
             if self._idle_since is None:
                 self._idle_since = time.monotonic()
-            number = self._wants.get(timeout=self._timeout_s)
+            number = self._wants.get(timeout=self._settings.timeout_s)
         except queue.Empty:
             if busy:
                 return _IDLE
-            raise TransportError(f"nothing asked for in {self._timeout_s:g} s") from None
+            raise TransportError(f"nothing asked for in {self._settings.timeout_s:g} s") from None
         since, self._idle_since = self._idle_since, None
         self._idle_s += time.monotonic() - since
         return number

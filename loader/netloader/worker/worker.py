@@ -19,16 +19,17 @@ from netloader.config import Config
 from netloader.discovery import advert, selection
 from netloader.discovery.advert import MAX_ACCUSED, Accused, Holding
 from netloader.discovery.candidate import Candidate, Process
+from netloader.errors import ListenError
 from netloader.identity.identity import Identity, Role
-from netloader.source.listener import ListenError
+from netloader.source.listener import Listener
 from netloader.source.recovery import again_as_promised
 from netloader.source.service import Source
 from netloader.source.session import Offer
+from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netmesh import KeyWatch, Member, MemberId, Mesh, MeshError, SocketSecurity
-from netmesh.bootstrap.advertise import choose_host
+from netmesh import KeyWatch, Member, MemberId, Mesh, MeshError, SocketSecurity, own_host
 
 _log = logging.getLogger(__name__)
 
@@ -216,23 +217,22 @@ class Worker:
             return self._sources[role]
         port = self.config.port_of(self.rank, draft=role == "draft")
         source_keys = self.security
+        settings = SourceSettings(
+            timeout_s=self.config.transfer_timeout_s, max_sessions=self.config.max_sessions
+        )
         try:
-            source = Source(
-                self._host,
-                port,
-                lambda: self.generation,
-                source_keys,
-                self.config.transfer_timeout_s,
-                lambda count: self.update(role, serving=count),
-                max_sessions=self.config.max_sessions,
-                throttle=self._throttle,
-                on_changed=lambda reason: self.update(
-                    role, state="unavailable", reason=reason[:1024]
-                ),
-            )
+            listener = Listener(self._host, port, source_keys, settings.handshake_timeout_s)
         except ListenError as error:
             _log.warning("this worker will not be a source of its %s model: %s", role, error)
             return None
+        source = Source(
+            listener,
+            lambda: self.generation,
+            settings,
+            throttle=self._throttle,
+            on_sessions=lambda count: self.update(role, serving=count),
+            on_changed=lambda reason: self.update(role, state="unavailable", reason=reason[:1024]),
+        )
         with self._lock:
             self._sources[role] = source
             if source_keys != self.security:
@@ -344,9 +344,7 @@ class Worker:
         if self._mesh is not None:
             host, _, _ = str(self._mesh.id).rpartition(":")
             return host.strip("[]")
-        settings = self.config.mesh_settings
-        allowed = self.security.enabled or settings.insecure
-        return choose_host(settings.advertise, os.environ, (), remote_allowed=allowed).host
+        return own_host(self.config.mesh_settings)
 
     def _publish(self) -> None:
         if self._mesh is None:

@@ -21,6 +21,7 @@ from tests.loader.support import (
     equal,
     hello,
     keys,
+    listening,
     offer_of,
     pull_from,
     pull_into,
@@ -34,8 +35,7 @@ from netloader.errors import SourceLost
 from netloader.protocol import messages
 from netloader.replica.connection import Break, Broken, Connection
 from netloader.replica.settings import HandshakeSettings, PullSettings
-from netloader.source import listener as control_port_module
-from netloader.source.listener import ControlPort
+from netloader.source.listener import Caller, Listener
 from netmesh import SocketSecurity
 
 KEY = keys(secrets.token_bytes(32))
@@ -157,7 +157,7 @@ class TestFailsFast:
 
     @pytest.mark.parametrize("security", [OPEN, KEY])
     def test_a_source_that_dies_before_it_answers(self, security: SocketSecurity) -> None:
-        port = ControlPort("127.0.0.1", None, security)
+        port = listening(security)
         said: list[bytes] = []
 
         def die_of_hello() -> None:
@@ -195,7 +195,7 @@ class TestHeldUp:
     """Python does nothing; ZeroMQ's own thread accepts and greets."""
 
     def test_hello_has_a_limit_of_its_own(self) -> None:
-        port = ControlPort("127.0.0.1", None, OPEN)
+        port = listening()
         try:
             said = complaint(port.endpoint, handshake=HandshakeSettings(hello_timeout_s=0.2))
             assert said.startswith("silent for 0.2 s: it is connected but")
@@ -203,7 +203,7 @@ class TestHeldUp:
             port.close()
 
     def test_a_shorter_transfer_timeout_counts(self) -> None:
-        port = ControlPort("127.0.0.1", None, OPEN)
+        port = listening()
         try:
             assert complaint(port.endpoint, timeout_s=0.1).startswith("silent for 0.1 s")
         finally:
@@ -217,17 +217,16 @@ class TestHeldUp:
         self, security: SocketSecurity
     ) -> None:
         # 3 s and 1 s in earnest; the source is held up for several times as long.
-        monkeypatch.setattr(control_port_module, "_HANDSHAKE_MS", 150)
         held_up = threading.Event()
-        real = ControlPort.wait
 
-        def wait(port: ControlPort, timeout_s: float | None) -> object:
-            held_up.wait(10)
-            return real(port, timeout_s)
+        class HeldUp(Listener):
+            def wait(self, timeout_s: float | None) -> list[tuple[Caller, list[bytes]]]:
+                held_up.wait(10)
+                return super().wait(timeout_s)
 
-        monkeypatch.setattr(ControlPort, "wait", wait)
+        listener = HeldUp("127.0.0.1", None, security, handshake_timeout_s=0.15)
         replica = toy_weights(rows=10)
-        with serving(offer_of(WEIGHTS), security=security) as source:
+        with serving(offer_of(WEIGHTS), listener=listener) as source:
             timer = threading.Timer(1.0, held_up.set)
             timer.start()
             limits = HandshakeSettings(held_up_s=0.05)

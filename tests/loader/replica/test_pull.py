@@ -19,6 +19,7 @@ from tests.loader.support import (
     Stuck,
     TamperedBackend,
     big_weights,
+    calling,
     candidate,
     equal,
     identity,
@@ -73,7 +74,10 @@ class TestComplete:
     def test_progress_adds_up_to_the_whole(self) -> None:
         steps: list[int] = []
         with serving(offer_of(WEIGHTS)) as source:
-            pull_from(pull_into(toy_weights(), observer=PullObserver(progress=steps.append)), candidate(source))
+            pull_from(
+                pull_into(toy_weights(), observer=PullObserver(progress=steps.append)),
+                candidate(source),
+            )
         assert steps and sum(steps) == WEIGHTS.manifest.nbytes
 
     def test_chunks_of_the_real_size(self) -> None:
@@ -295,8 +299,10 @@ class TestRefused:
 
     def test_while_all_sessions_are_taken_with_a_time_to_ask_again(self) -> None:
         offer = offer_of(WEIGHTS)
-        with serving(offer, max_sessions=0) as source, pytest.raises(Refused) as caught:
-            pull_from(pull_into(toy_weights()), candidate(source))
+        with serving(offer, max_sessions=1) as source, calling(source) as other:
+            other.accepted(WEIGHTS)
+            with pytest.raises(Refused) as caught:
+                pull_from(pull_into(toy_weights()), candidate(source))
         assert caught.value.retry_after_s == 1.0
 
     def test_without_a_tensor_being_touched(self) -> None:

@@ -187,6 +187,7 @@ def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | Non
 def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
     """Has `have` chunks at first. Then the rest, or (`later` false) the same again and again."""
     from netloader.source.session import Session
+    from netloader.source.settings import SourceSettings
     from netloader.transport import Rendezvous
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -198,7 +199,14 @@ def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
     def run() -> None:
         connection, *_ = router.recv_multipart()
         rendezvous = Rendezvous("127.0.0.1", 5)
-        session = Session("0" * 32, "replica", offer, rendezvous, 5, lambda session, problem: None)
+        session = Session(
+            "0" * 32,
+            "replica",
+            offer,
+            rendezvous,
+            SourceSettings(timeout_s=5),
+            lambda session, problem: None,
+        )
         session.start()
         accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=((0, have),))
         router.send_multipart([connection, *messages.encode(accept, b"".join(offer.digests))])

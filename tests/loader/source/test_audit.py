@@ -20,7 +20,7 @@ class Case:
         self.offer = offer_of(toy_weights(1))
         self.offered: Offer | None = self.offer
         self.changed: list[Offer] = []
-        self.audit = Audit(lambda: self.offered, self.changed.append, lambda: self.now)
+        self.audit = Audit(lambda: self.offered, self.changed.append, 1.0, lambda: self.now)
 
     def accuse(self, chunk: int = 0) -> bool:
         begun = self.audit.accuse("replica", self.offer, chunk)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import zmq
 from tests.loader.support import (
     SMALL_WINDOW,
     Caller,
@@ -39,7 +38,7 @@ from netloader.errors import NetloaderError, SourceLost
 from netloader.protocol import messages
 from netloader.replica.pull import Pull
 from netloader.source import service as source_module
-from netloader.source.listener import ControlPort
+from netloader.source.listener import Listener
 from netloader.source.service import Source
 from netloader.transport import join
 from netloader.transport.gloo import GlooBackend
@@ -128,7 +127,7 @@ def test_a_session_under_way_survives_every_step() -> None:
     with pulling_half_way(STEPS[0]) as (source, results):
         for security in STEPS[1:]:
             source.rekey(security)
-        until(lambda: source._port._security == STEPS[-1])
+        until(lambda: source._listener._security == STEPS[-1])
         assert source.sessions == 1
     assert results == [True]
 
@@ -137,20 +136,20 @@ def test_new_sessions_are_opened_while_earlier_ones_keep_the_earlier_socket() ->
     with pulling_half_way(STEPS[0]) as (source, results):
         for security in STEPS[1:]:
             source.rekey(security)
-        until(lambda: source._port._security == STEPS[-1])
+        until(lambda: source._listener._security == STEPS[-1])
         source.serve(offer_of(WEIGHTS))
         for security in STEPS[2:] * 5:
             assert can_pull(source, security)
-        assert source._port._retired
+        assert source._listener._retired
     assert results == [True]
 
 
 def test_the_earlier_connections_are_closed_once_their_sessions_have_ended() -> None:
     with pulling_half_way(STEPS[0]) as (source, results):
         source.rekey(STEPS[2])
-        until(lambda: source._port._retired)
+        until(lambda: source._listener._retired)
     assert results == [True]
-    assert source._port._retired == []
+    assert source._listener._retired == []
 
 
 def test_a_removed_key_opens_nothing_over_a_connection_it_opened_before() -> None:
@@ -160,7 +159,7 @@ def test_a_removed_key_opens_nothing_over_a_connection_it_opened_before() -> Non
     ):
         assert isinstance(thief.ask(hello(WEIGHTS, generation=1)), messages.Refuse)
         source.rekey(STEPS[3])
-        until(lambda: source._port._security == STEPS[3])
+        until(lambda: source._listener._security == STEPS[3])
         refused = thief.ask(hello(WEIGHTS))
         assert isinstance(refused, messages.Refuse)
         assert refused.code == "keys"
@@ -203,7 +202,7 @@ def test_a_key_that_is_only_added_cuts_nobody() -> None:
     ):
         caller.ask(hello(WEIGHTS, generation=1))
         source.rekey(STEPS[1])
-        until(lambda: source._port._security == STEPS[1])
+        until(lambda: source._listener._security == STEPS[1])
         caller.accepted(WEIGHTS)
 
 
@@ -241,24 +240,22 @@ def test_forty_changes_leave_no_threads_and_no_descriptors() -> None:
         until(lambda: (descriptors(), threads()) <= before)
 
 
-def test_a_change_that_fails_costs_nothing_and_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    real, failed = ControlPort._make_router, threading.Event()
+def test_a_change_that_fails_costs_nothing_and_is_tried_again() -> None:
+    failed = threading.Event()
 
-    def fail_once(port: ControlPort, security: SocketSecurity) -> zmq.Socket[bytes]:
-        if not failed.is_set():
-            failed.set()
-            raise OSError(24, "Too many open files")
-        return real(port, security)
+    class OnceWithoutDescriptors(Listener):
+        def rekey(self, security: SocketSecurity) -> None:
+            if not failed.is_set():
+                failed.set()
+                raise OSError(24, "Too many open files")
+            super().rekey(security)
 
-    monkeypatch.setattr(source_module, "_REKEY_AGAIN_S", 0.3)
-    with serving(offer_of(WEIGHTS), security=STEPS[0]) as source:
-        monkeypatch.setattr(ControlPort, "_make_router", fail_once)
+    listener = OnceWithoutDescriptors("127.0.0.1", None, STEPS[0], 3.0)
+    with serving(offer_of(WEIGHTS), listener=listener, rekey_pause_s=0.3) as source:
         source.rekey(STEPS[3])
         assert failed.wait(5)
         assert can_pull(source, STEPS[0])
-        until(lambda: source._port._security == STEPS[3])
+        until(lambda: source._listener._security == STEPS[3])
         assert can_pull(source, STEPS[3])
 
 

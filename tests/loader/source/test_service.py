@@ -18,6 +18,7 @@ from tests.loader.support import (
     equal,
     hello,
     identity,
+    listening,
     offer_of,
     place,
     pull_from,
@@ -28,11 +29,9 @@ from tests.loader.support import (
     until,
 )
 
-from netloader.errors import NetloaderError
+from netloader.errors import ListenError, NetloaderError
 from netloader.identity.identity import Evidence
 from netloader.protocol import messages
-from netloader.source.listener import ListenError
-from netloader.source.service import Source
 from netmesh import SocketSecurity
 
 WEIGHTS = toy_weights(1)
@@ -298,12 +297,12 @@ def test_close_is_quick_with_sessions_open_and_can_be_repeated() -> None:
 
 def test_taken_port_is_a_listen_error() -> None:
     with serving(None) as source, pytest.raises(ListenError, match=f"127.0.0.1:{source.port}"):
-        Source("127.0.0.1", source.port, lambda: 1, OPEN, 1.0)
+        listening(port=source.port)
 
 
 def test_an_address_that_is_not_ours_is_a_listen_error() -> None:
     with pytest.raises(ListenError, match=r"192\.0\.2\.1"):
-        Source("192.0.2.1", None, lambda: 1, OPEN, 1.0)
+        listening(host="192.0.2.1")
 
 
 def test_cluster_key_lets_its_holders_in_and_nobody_else() -> None:
@@ -323,7 +322,7 @@ def test_cluster_key_lets_its_holders_in_and_nobody_else() -> None:
 
 def test_generation_is_asked_for_anew_each_time() -> None:
     now = [1]
-    source = Source("127.0.0.1", None, lambda: now[0], OPEN, 5.0)
+    source = start_source(generation=lambda: now[0])
     try:
         source.serve(offer_of(WEIGHTS))
         now[0] = 2
@@ -338,7 +337,7 @@ def test_ipv6_loopback_can_be_listened_on() -> None:
     if not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     try:
-        source = Source("::1", None, lambda: GENERATION, OPEN, 5.0)
+        source = start_source(listener=listening(host="::1"))
     except ListenError as error:
         pytest.skip(str(error))
     replica = toy_weights()

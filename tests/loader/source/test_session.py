@@ -19,7 +19,8 @@ from tests.loader.support import (
 )
 from torch import nn
 
-from netloader.source.session import STAGED, Offer, Session
+from netloader.source.session import Offer, Session
+from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.transport import Group, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
@@ -45,7 +46,7 @@ class Watched:
             "replica",
             offer,
             self.rendezvous,
-            timeout_s,
+            SourceSettings(timeout_s=timeout_s),
             self._on_end,
             throttle=throttle,
         )
@@ -143,20 +144,20 @@ def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
 
     offer = offer_of(weights, backend=TamperedBackend(on_send))
     packed = [chunk for chunk in offer.chunks if weights.contiguous(chunk) is None] * 3
-    assert len(packed) > STAGED
+    assert len(packed) > SourceSettings().staged_chunks
     watched = Watched(offer)
     group = watched.join()
     watched.session.want([chunk.id for chunk in packed])
-    until(lambda: len(log.sent) == STAGED)
+    until(lambda: len(log.sent) == SourceSettings().staged_chunks)
     time.sleep(0.05)  # Nobody receives: the next ones have to wait.
-    assert len(log.sent) == STAGED
+    assert len(log.sent) == SourceSettings().staged_chunks
     for chunk in packed:
         target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
         group.recv(target, chunk.id).wait(5)
     watched.session.finish()
     assert watched.ends_in(2) is None
     assert len(log.sent) == len(packed)
-    assert len(used) <= STAGED
+    assert len(used) <= SourceSettings().staged_chunks
     group.abort()
 
 
