@@ -8,7 +8,7 @@ LOCK   := tests/env/requirements.lock
 # A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test test-unit test-e2e check format soak sim sim-day fuzz clean
+.PHONY: help venv demo test test-unit test-e2e check flaky format soak sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -27,11 +27,14 @@ demo: venv  ## two real vLLM servers: the second takes its weights from the firs
 
 test: check test-unit test-e2e  ## everything that CI runs
 
-test-unit: venv  ## every part without vLLM, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not bench"
+test-unit: venv  ## every part without vLLM, two files at a time, in random order
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench"
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
+	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
+
+flaky: venv  ## the unit tests ten times in random order, ten times beside a busy machine, ten times on one core (hours)
+	$(BIN)/python -m tests.flaky
 
 check: venv  ## ruff and strict mypy
 	$(BIN)/ruff check .
@@ -60,4 +63,4 @@ format: venv  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff format .
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .flaky

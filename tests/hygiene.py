@@ -1,0 +1,204 @@
+"""What a test must not do: wait by the clock, look into private attributes, patch what is ours.
+
+`faults` finds it in a text. Two tables say what is allowed for good and what is left to mend;
+`test_hygiene.py` holds every file of `tests/` to them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+Kind = Literal["sleep", "private", "patch"]
+
+OURS: Final = frozenset({"netloader", "netmesh", "mesh_inspect", "netbench", "netsim", "tests"})
+"""First names of the packages that are under test, and of the tests' own helpers."""
+
+SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
+    "tests/e2e/servers.py": (3, "a server of another process is asked again, with a deadline"),
+    "tests/loader/replica/test_pull_many.py": (1, "a source that is slower than others"),
+    "tests/loader/slow_storage.py": (1, "a file on slow storage"),
+    "tests/loader/source/test_rotation.py": (1, "keys change at random moments of many pulls"),
+    "tests/loader/support.py": (2, "`until` and `settle` look again, with a deadline"),
+    "tests/loader/transport/test_gloo.py": (1, "a group is aborted at any moment of a transfer"),
+    "tests/loader/transport/test_rendezvous.py": (1, "a peer that sends a byte at a time"),
+    "tests/mesh/bootstrap/test_sources.py": (1, "a resolver that hangs"),
+    "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
+    "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
+    "tests/mesh/test_processes.py": (1, "other processes are asked again, with a deadline"),
+    "tests/mesh/worker.py": (1, "a child that outlives its parent, with a deadline"),
+}
+"""Calls of `sleep` that stay, by file: how many, and what they stand for. None of them decides
+whether a test passes."""
+
+REMAINING: Final[dict[str, dict[Kind, int]]] = {
+    "tests/e2e/architectures.py": {"private": 4, "patch": 1},
+    "tests/e2e/cases.py": {"private": 6, "patch": 2},
+    "tests/e2e/faults/netloader_faults.py": {"patch": 1},
+    "tests/loader/discovery/test_selection.py": {"private": 1},
+    "tests/loader/key_process.py": {"private": 2},
+    "tests/loader/replica/test_pull_many.py": {"sleep": 1, "patch": 1},
+    "tests/loader/source/test_audit.py": {"patch": 2},
+    "tests/loader/source/test_rotation.py": {"sleep": 1, "private": 18, "patch": 2},
+    "tests/loader/source/test_session.py": {"sleep": 3, "patch": 1},
+    "tests/loader/source/test_source_shares.py": {"sleep": 4, "private": 3, "patch": 1},
+    "tests/loader/system/test_affinity.py": {"patch": 3},
+    "tests/loader/transport/test_death.py": {"sleep": 1},
+    "tests/loader/transport/test_gloo.py": {"sleep": 1},
+    "tests/loader/transport/test_rendezvous.py": {"private": 3},
+    "tests/loader/transport/test_send_buffers.py": {"private": 2, "patch": 1},
+    "tests/loader/weights/test_digests.py": {"private": 6, "patch": 1},
+    "tests/loader/worker/test_worker.py": {"patch": 2},
+    "tests/mesh/bootstrap/test_finder.py": {"patch": 2},
+    "tests/mesh/bootstrap/test_seeds.py": {"patch": 2},
+    "tests/mesh/bootstrap/test_sources.py": {"patch": 2},
+    "tests/mesh/core/test_prober.py": {"private": 1},
+    "tests/mesh/core/test_timers.py": {"private": 1},
+    "tests/mesh/io/test_dialler.py": {"patch": 3},
+    "tests/mesh/io/test_links.py": {"private": 7},
+    "tests/mesh/io/test_security.py": {"private": 1},
+    "tests/mesh/io/test_shell.py": {"sleep": 4},
+    "tests/mesh/test_mesh.py": {"patch": 1},
+    "tests/mesh/test_processes.py": {"private": 1},
+    "tests/tools/mesh_inspect/test_cli.py": {"patch": 1},
+    "tests/tools/netbench/test_cli.py": {"sleep": 1, "private": 1},
+    "tests/tools/netbench/test_cut_link.py": {"sleep": 1},
+}
+"""What is left to mend, by file. Counts only fall: a test fails when one could be lower."""
+
+
+class Fault(NamedTuple):
+    line: int
+    kind: Kind
+    text: str
+
+
+def faults(source: str) -> list[Fault]:
+    """What a test with this text does and should not, in the order of its lines."""
+    tree = ast.parse(source)
+    known = _Known.of(tree)
+    return sorted(fault for node in ast.walk(tree) for fault in _faults_of(node, known))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the names in a file stand for, as far as imports tell."""
+
+    modules: dict[str, str] = field(default_factory=dict)
+    """Full name of what was imported, by the name it is used under."""
+
+    @classmethod
+    def of(cls, tree: ast.Module) -> _Known:
+        known = cls()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    first = alias.name.partition(".")[0]
+                    known.modules[alias.asname or first] = alias.name if alias.asname else first
+            elif isinstance(node, ast.ImportFrom):
+                package = "tests" if node.level else node.module
+                for alias in node.names:
+                    known.modules[alias.asname or alias.name] = f"{package}.{alias.name}"
+            elif (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Call)
+                and _name(node.value.func).endswith("importorskip")
+            ):
+                # `resolver = pytest.importorskip("dns.resolver")` imports as well.
+                for target in node.targets:
+                    known.modules[_name(target)] = _text(node.value.args[0])
+        return known
+
+    def full(self, expression: ast.expr) -> str:
+        """The full name of an expression like `a.b.c`; empty where no import says what it is."""
+        first, dot, rest = _name(expression).partition(".")
+        return f"{self.modules[first]}{dot}{rest}" if first in self.modules else ""
+
+    def is_ours(self, expression: ast.expr) -> bool:
+        """Whether an expression is a module, a class or a part of one that is ours."""
+        return _is_ours(self.full(expression))
+
+    def may_be_ours(self, expression: ast.expr) -> bool:
+        """Whether it may be: what no import tells of may be an object of ours."""
+        return not self.full(expression) or self.is_ours(expression)
+
+
+def _faults_of(node: ast.AST, known: _Known) -> Iterator[Fault]:
+    if isinstance(node, ast.Call):
+        if _sleeps(node, known):
+            yield _fault(node, "sleep")
+        if _patches(node, known):
+            yield _fault(node, "patch")
+        if _name(node.func) in ("getattr", "hasattr") and _is_private(_text(node.args[1])):
+            yield _fault(node, "private")
+    elif isinstance(node, ast.Attribute):
+        own = _name(node.value) in ("self", "cls")
+        if _is_private(node.attr) and not own and known.may_be_ours(node.value):
+            yield _fault(node, "private")
+        elif isinstance(node.ctx, (ast.Store, ast.Del)) and known.is_ours(node.value):
+            yield _fault(node, "patch")
+    elif isinstance(node, ast.ImportFrom) and (node.level or _is_ours(node.module or "")):
+        for alias in node.names:
+            if _is_private(alias.name):
+                yield _fault(node, "private")
+
+
+def _sleeps(call: ast.Call, known: _Known) -> bool:
+    if known.full(call.func) in ("time.sleep", "asyncio.sleep"):
+        return True
+    # `Event().wait(1)`: nobody else has the event that could set it.
+    waited = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return (
+        isinstance(waited, ast.Call)
+        and known.full(waited.func) == "threading.Event"
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "wait"
+    )
+
+
+def _patches(call: ast.Call, known: _Known) -> bool:
+    """Whether it is one of monkeypatch's, mock's or the plain `setattr`, on something of ours."""
+    name = _name(call.func)
+    if not call.args:
+        return False
+    target = call.args[0]
+    if name in ("setattr", "delattr"):
+        return known.is_ours(target)
+    last = name.rpartition(".")[2]
+    by_mock = last == "patch" or name.endswith((".patch.object", ".patch.dict", ".patch.multiple"))
+    if not by_mock and ("." not in name or last not in ("setattr", "delattr", "setitem")):
+        return False
+    if isinstance(target, ast.Constant):
+        return _is_ours(_text(target))
+    if last == "setitem":
+        return known.is_ours(target)
+    return known.may_be_ours(target)
+
+
+def _fault(node: ast.expr | ast.ImportFrom, kind: Kind) -> Fault:
+    return Fault(node.lineno, kind, ast.unparse(node))
+
+
+def _name(expression: ast.expr) -> str:
+    """`a.b.c` as a text; empty for what is no name."""
+    if isinstance(expression, ast.Name):
+        return expression.id
+    if isinstance(expression, ast.Attribute) and (before := _name(expression.value)):
+        return f"{before}.{expression.attr}"
+    return ""
+
+
+def _text(expression: ast.expr) -> str:
+    """The value of a constant that is a text; empty for anything else."""
+    value = expression.value if isinstance(expression, ast.Constant) else None
+    return value if isinstance(value, str) else ""
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _is_ours(full: str) -> bool:
+    return full.partition(".")[0] in OURS
