@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.layers import IMPURE, LAYERS, NEIGHBOURS, NOWHERE, ONLY_IN, PURE
+from tests.layers import FACES, IMPURE, LAYERS, NOWHERE, ONLY_IN, PURE
 
 ROOT = Path(__file__).parents[1]
 ROOTS = tuple(ROOT / name for name in ("mesh", "loader", "tools"))
@@ -27,10 +27,14 @@ EVERY_MODULE = pytest.mark.parametrize("module", MODULES)
 
 
 def imports(source: str) -> set[str]:
-    """All that a text imports, at its top or inside a function, as full names."""
+    """All that a text imports, at its top or inside a function, as full names; and what it takes
+    from inside a package that has a face."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            taken = f"{node.value.id}.{node.attr}"
+            found |= {taken} if node.value.id in FACES and taken in MODULES else set()
+        elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
@@ -56,6 +60,15 @@ def within(module: str, rooms: tuple[str, ...]) -> bool:
     return any(f"{module}.".startswith(f"{name}.") for name in rooms)
 
 
+def is_behind_a_face(module: str, name: str) -> bool:
+    """Whether a name is inside a package of which this module may only see the outside."""
+    package = name.partition(".")[0]
+    if package not in FACES or name == package or within(module, (package,)):
+        return False
+    opened = FACES[package].get(module.partition(".")[0])
+    return opened is None or not within(name, (opened,))
+
+
 def faults(module: str, source: str) -> list[str]:
     """What a module with this text imports and must not."""
     here = room(module)
@@ -71,11 +84,12 @@ def faults(module: str, source: str) -> list[str]:
         elif is_ours(name):
             there = room(name)
             beside = there != here and FLOOR[there] == FLOOR[here]
-            known = (here, there) in NEIGHBOURS or (there, here) in NEIGHBOURS
-            if FLOOR[there] < FLOOR[here] or (beside and not known):
+            if FLOOR[there] < FLOOR[here] or beside:
                 found.append(
                     f"{module} imports {name}, which stands {'beside' if beside else 'above'} it"
                 )
+            elif is_behind_a_face(module, name):
+                found.append(f"{module} imports {name}: only {package} itself is for others")
     return found
 
 
@@ -99,6 +113,13 @@ def test_every_room_of_the_table_exists() -> None:
         ("netloader.weights.digests", "def f():\n    from netloader.engine import plugin", "above"),
         ("netmesh.core.wire", "from netmesh.io.links import Links", "above"),
         ("netmesh.settings", "import netloader.config", "above"),
+        ("netmesh.io.server", "from netmesh.bootstrap.finder import Finder", "beside"),
+        ("netloader.config", "from netmesh.settings import MeshSettings", "only netmesh itself"),
+        ("netloader.config", "import netmesh.errors", "only netmesh itself"),
+        ("netloader.config", "from netmesh import settings", "only netmesh itself"),
+        ("netloader.config", "import netmesh\nnetmesh.errors.MeshError", "only netmesh itself"),
+        ("netbench.puller", "import netmesh.core.engine", "only netmesh itself"),
+        ("netsim.world", "from netmesh.io.shell import Shell", "only netmesh itself"),
         ("netloader.config", "import mesh_inspect.cli", "above"),
         ("netloader.worker.worker", "import vllm.config", "only netloader.engine"),
         ("netloader.transport.gloo", "import torch_npu", "only netloader.transport.hccl"),
@@ -119,6 +140,8 @@ def test_the_check_finds_what_must_not_be(module: str, source: str, fault: str) 
         ("netloader.replica.pull", "from netloader.weights import digests"),
         ("netloader.replica.pull", "from netloader.replica.stream import Stream"),
         ("netloader.worker.worker", "import netmesh, torch, json"),
+        ("netloader.config", "from netmesh import MeshSettings"),
+        ("netsim.world", "from netmesh.core.engine import Engine"),
         ("netloader.engine.loader", "from vllm.config import VllmConfig"),
     ],
 )

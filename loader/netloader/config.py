@@ -24,13 +24,13 @@ from pydantic import (
     field_validator,
 )
 
-import netmesh.errors
+import netmesh
 from netloader.errors import ConfigError
 from netloader.identity.identity import Evidence
+from netloader.program import ENV_PREFIX, PROGRAM
 from netloader.terms import KeepMode
 from netloader.weights.manifest import CHUNK_BYTES
-from netmesh.settings import KEYS as MESH_KEYS
-from netmesh.settings import MeshSettings
+from netmesh import MESH_KEYS, MeshSettings
 
 DRAFT_PORT_OFFSET = 10_000
 """Added to `LISTEN_PORT` for a draft model, as upstream does."""
@@ -48,8 +48,6 @@ allows: see `throttle.py`."""
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES, CHUNK_STEP = 1 << 20, 64 << 20, 4096
 """Smaller chunks cost more in messages than in bytes; larger ones hold too much staging memory and
 leave too much to fetch again. A multiple of the page, so that pieces of a tensor begin on one."""
-
-ENV_PREFIX = "NETLOADER_"
 
 _UPSTREAM_ONLY = frozenset(
     {
@@ -143,8 +141,10 @@ class Config(BaseModel):
 
     mesh: bool = Field(default=True, alias="MESH")
     """Whether to join the mesh. Off: only `SOURCE` and storage."""
-    mesh_settings: MeshSettings = Field(default_factory=MeshSettings, alias="mesh settings")
-    """The keys of `netmesh.settings.KEYS` (`MESH_NAME`, `MESH_SEEDS`, ...)."""
+    mesh_settings: MeshSettings = Field(
+        default=MeshSettings(program=PROGRAM), alias="mesh settings"
+    )
+    """The keys of `netmesh.MESH_KEYS` (`MESH_NAME`, `MESH_SEEDS`, ...)."""
 
     discovery_timeout_s: float = Field(default=3.0, alias="DISCOVERY_TIMEOUT", ge=0, le=600)
     """Seconds to wait for the mesh to answer before a worker counts as alone. A mesh that is there
@@ -230,9 +230,9 @@ class Config(BaseModel):
             merged.update(from_file)
         own = {key: value for key, value in merged.items() if key not in MESH_KEYS}
         try:
-            mesh = MeshSettings.load(merged, environ)
+            mesh = MeshSettings.load(merged, environ, PROGRAM)
             return cls.model_validate(own | {_MESH_SETTINGS: mesh, _STORAGE_OPTIONS: options})
-        except netmesh.errors.ConfigError as error:
+        except netmesh.ConfigError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None

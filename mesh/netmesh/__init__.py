@@ -1,7 +1,8 @@
 """Netmesh: a brokerless membership mesh over ZeroMQ.
 
 Processes join under a name, publish a small JSON advert each, and see everybody else's within
-seconds. Nothing central runs. ``Mesh`` is a member, ``observe`` only looks.
+seconds. Nothing central runs. ``Mesh`` is a member and ``observe`` only looks; ``MeshSettings``
+says how, ``Program`` in whose words. What is not listed here may change without notice.
 """
 
 from netmesh.core.member import Member
@@ -18,11 +19,14 @@ from netmesh.errors import (
 )
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key
-from netmesh.mesh import Mesh
+from netmesh.mesh import Mesh, own_host
 from netmesh.observer import observe
-from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+from netmesh.private import private_directory, user_directory
+from netmesh.program import Program
+from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
 
 __all__ = [
+    "MESH_KEYS",
     "WELL_KNOWN_PORT",
     "BindError",
     "ClosedError",
@@ -38,6 +42,7 @@ __all__ = [
     "MeshError",
     "MeshSettings",
     "NoMeshError",
+    "Program",
     "RemoteProtocolError",
     "SocketSecurity",
     "Status",
@@ -45,4 +50,7 @@ __all__ = [
     "ZapHandler",
     "generate_key",
     "observe",
+    "own_host",
+    "private_directory",
+    "user_directory",
 ]

@@ -66,7 +66,7 @@ class VersionMismatch(RemoteProtocolError):
     def __init__(self, theirs: int, ours: int) -> None:
         super().__init__(
             f"peer speaks netmesh protocol version {theirs}, this process speaks {ours}: "
-            "run the same version of netloader-mesh on both"
+            "run the same version on both"
         )
         self.theirs = theirs
         self.ours = ours

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.advertise import choose_host
 from netmesh.bootstrap.finder import Finder
 from netmesh.bootstrap.sources import Bootstrap
@@ -40,9 +40,8 @@ CLOSE_S = 1.0
 """How long ``close`` waits for the thread; it needs milliseconds unless the process is starved."""
 
 _INSECURE = (
-    "mesh: MESH_INSECURE is set and there is no cluster key: whoever reaches %s can read what "
-    "this member advertises, forge members and send replicas to a source of his own. Set "
-    "MESH_KEY_FILE (make a key with `mesh-inspect keygen`)"
+    "mesh: MESH_INSECURE is set and there is no cluster key: whoever reaches %s can %s. Set "
+    "MESH_KEY_FILE (make a key with `%s`)"
 )
 
 
@@ -93,7 +92,7 @@ class Mesh:
             settings, os.environ, log, remote_allowed=security.enabled or settings.insecure
         )
         chosen = choose_host(
-            settings.advertise,
+            settings,
             os.environ,
             bootstrap.resolve_now(),
             remote_allowed=bootstrap.remote_allowed,
@@ -109,7 +108,8 @@ class Mesh:
             shell.close_unstarted()
             raise
         if settings.insecure and not security.enabled:
-            log.warning(_INSECURE, address)
+            program = settings.program
+            log.warning(_INSECURE, address, program.exposed, program.keygen)
         finder = Finder(
             bootstrap.sources(announce=address),
             lambda found: shell.contacts(tuple(one.member_id() for one in found)),
@@ -234,6 +234,16 @@ class Mesh:
                     if remaining <= 0 or self._closed:
                         return False
                     self._changed.wait(remaining)
+
+
+def own_host(settings: MeshSettings) -> str:
+    """The address (an IP literal) that a member with these settings would advertise.
+
+    For a service of the same program that is reached like a member, where there is no member to
+    ask. Seeds are not asked. Raises ConfigError.
+    """
+    allowed = settings.insecure or SocketSecurity.from_settings(settings).enabled
+    return choose_host(settings, os.environ, (), remote_allowed=allowed).host
 
 
 def _listen_on(advertised: Address) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import zmq
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.finder import Finder
 from netmesh.bootstrap.sources import Bootstrap
 from netmesh.core.claims import Claim

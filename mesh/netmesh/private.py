@@ -1,4 +1,4 @@
-"""Directories that only this user can enter, checked after opening.
+"""Directories that only this user can enter: where they are, and how they are opened and checked.
 
 A check of a path holds only until somebody swaps what the path leads to. These functions open a
 directory first and check what they opened: whatever is done relative to the descriptor stays in
@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,8 +20,21 @@ from netmesh.errors import ConfigError
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def user_directory(name: str, environ: Mapping[str, str] | None = None) -> Path:
+    """``<name>-<uid>`` in ``$XDG_RUNTIME_DIR``, else in the temporary directory. Makes nothing.
+
+    ``XDG_RUNTIME_DIR`` counts only when it is this user's: ``sudo`` keeps the caller's.
+    """
+    environ = os.environ if environ is None else environ
+    base = tempfile.gettempdir()
+    with suppress(OSError, KeyError):
+        if os.stat(environ["XDG_RUNTIME_DIR"]).st_uid == os.geteuid():  # noqa: PTH116
+            base = environ["XDG_RUNTIME_DIR"]
+    return Path(base) / f"{name}-{os.geteuid()}"
+
+
 @contextmanager
-def opened(path: Path, *, create: bool, key: str) -> Iterator[int]:
+def private_directory(path: Path, *, create: bool, key: str) -> Iterator[int]:
     """A descriptor of the directory *path*, open within the context.
 
     With *create* a missing directory is made, mode 0700, and its parents with it. Raises
@@ -36,13 +50,13 @@ def opened(path: Path, *, create: bool, key: str) -> Iterator[int]:
 
 
 @contextmanager
-def opened_below(
+def private_subdirectory(
     directory: int, name: str, *, create: bool, key: str, within: Path
 ) -> Iterator[int]:
-    """A descriptor of the sub-folder *name* of a directory that `opened` yielded.
+    """A descriptor of the sub-folder *name* of a directory that `private_directory` yielded.
 
     *name* is one path component. *within* is the path of *directory*, for the message only. The
-    sub-folder passes the same checks as its directory; errors are those of `opened`.
+    sub-folder passes the same checks as its directory; errors are those of `private_directory`.
     """
     if create:
         with suppress(FileExistsError):

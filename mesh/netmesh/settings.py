@@ -10,18 +10,17 @@ from typing import Annotated
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from netmesh.bootstrap.address import parse_address
-from netmesh.bootstrap.seeds import parse_seed
+from netmesh.address import parse_address
 from netmesh.errors import ConfigError
+from netmesh.private import user_directory
+from netmesh.program import Program
+from netmesh.seeds import parse_seed
 
 WELL_KNOWN_PORT = 17946
 """TCP port of the first member on a host, so that a seed can be a bare host name. From the
 registered range and assigned to nobody; above 1024 so that no privilege is needed."""
 
-ENVIRONMENT_PREFIX = "NETLOADER_"
-"""Stands in front of each key below when it is an environment variable."""
-
-KEYS: Mapping[str, str] = {
+MESH_KEYS: Mapping[str, str] = {
     "MESH_NAME": "name",
     "MESH_SEEDS": "seeds",
     "MESH_PORT": "port",
@@ -32,7 +31,8 @@ KEYS: Mapping[str, str] = {
     "MESH_DIRECTORY": "directory",
     "MESH_KUBERNETES_SERVICE": "kubernetes_service",
 }
-"""Operator's key -> field of MeshSettings."""
+"""Operator's key -> field of MeshSettings. An environment variable is such a key with
+`Program.prefix` in front. The other fields are the program's to set."""
 
 
 class MeshSettings(BaseModel):
@@ -46,7 +46,7 @@ class MeshSettings(BaseModel):
     """Members of different names never talk, even on one address. Part of the key derivation."""
 
     seeds: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """First contacts (see ``bootstrap.seeds``). None: scheduler environment and same-host
+    """First contacts (see ``netmesh.seeds``). None: scheduler environment and same-host
     directory only. Two or three are enough; they are asked again for ever."""
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
@@ -72,8 +72,16 @@ class MeshSettings(BaseModel):
     """Where members of one host and user find each other. None: ``$XDG_RUNTIME_DIR/netmesh-<uid>``,
     else ``<temporary directory>/netmesh-<uid>``."""
 
-    kubernetes_service: Annotated[str, Field(min_length=1, max_length=253)] = "netloader-mesh"
-    """Headless service (``name`` or ``name.namespace``) asked when running inside Kubernetes."""
+    kubernetes_service: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Headless service (``name`` or ``name.namespace``) asked when running inside Kubernetes.
+    None: `Program.service`."""
+
+    read_key_again_s: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds between two looks into the key file: a few hundred bytes from the page cache, and
+    quick next to the minutes between the steps of a rotation."""
+
+    program: Program = Program()
+    """Who uses the mesh, in words for the operator."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -107,28 +115,37 @@ class MeshSettings(BaseModel):
         """Port of a seed that names none: members of one mesh are started alike."""
         return self.port or WELL_KNOWN_PORT
 
+    def host_directory(self, environ: Mapping[str, str] | None = None) -> Path:
+        """Where members of this host and user find each other; nothing is made or checked."""
+        return self.directory or user_directory("netmesh", environ)
+
     @classmethod
     def load(
-        cls, values: Mapping[str, object], environ: Mapping[str, str] | None = None
+        cls,
+        values: Mapping[str, object],
+        environ: Mapping[str, str] | None = None,
+        program: Program | None = None,
     ) -> MeshSettings:
         """Settings from the operator's keys (``MESH_NAME`` ...) over the environment's.
 
-        Keys that are not the mesh's are ignored: they belong to the caller. Raises ConfigError
-        naming the key, the value (never a secret) and what is allowed.
+        *program* says how the environment's variables begin. Keys that are not the mesh's are
+        ignored: they belong to the caller. Raises ConfigError naming the key, the value (never a
+        secret) and what is allowed.
         """
         environ = os.environ if environ is None else environ
-        chosen: dict[str, object] = {}
-        for key, field in KEYS.items():
+        program = program or Program()
+        chosen: dict[str, object] = {"program": program}
+        for key, field in MESH_KEYS.items():
             if key in values:
                 chosen[field] = values[key]
-            elif environ.get(ENVIRONMENT_PREFIX + key, "") != "":
-                chosen[field] = environ[ENVIRONMENT_PREFIX + key]
+            elif environ.get(program.prefix + key, "") != "":
+                chosen[field] = environ[program.prefix + key]
         try:
             return cls.model_validate(chosen)
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0])
-            key = next(key for key, name in KEYS.items() if name == field)
+            key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
             raise ConfigError(key, shown, first["msg"].removeprefix("Value error, ")) from None
 

@@ -28,6 +28,15 @@ def until(done: Callable[[], object], timeout_s: float = 10.0) -> float:
     return time.monotonic() - started
 
 
+def another_users(path: Path) -> tuple[Path, int]:
+    """A directory that belongs to another user than this one, and that user."""
+    if os.geteuid() != 0:
+        return Path("/"), 0
+    path.mkdir(mode=0o700)
+    os.chown(path, 12345, -1)
+    return path, 12345
+
+
 class MemberProcess:
     """A member in a process of its own (see worker.py)."""
 
@@ -61,6 +70,10 @@ class MemberProcess:
     def ask(self, command: str, timeout_s: float = 20.0) -> Any:
         self._said_hello()
         self.tell(command)
+        return self.answer(timeout_s)
+
+    def answer(self, timeout_s: float) -> Any:
+        """The next line that it prints, as a value."""
         return self._read(timeout_s)
 
     def tell(self, command: str) -> None:

@@ -22,9 +22,8 @@ from netmesh import (
     generate_key,
     observe,
 )
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.advertise import udp_source
-from netmesh.io import rotation
 
 Start = Callable[..., Mesh]
 
@@ -239,15 +238,12 @@ def test_keys_rotate_without_downtime(start: Start) -> None:
         assert mesh.wait(size(3), 10)
 
 
-def test_keys_rotate_while_everybody_runs(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.05)
+def test_keys_rotate_while_everybody_runs(start: Start, tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
     files = [tmp_path / f"key{number}" for number in range(4)]
     for file in files:
         file.write_text(old)
-    members = [start(key_file=file, advertise="127.0.0.1") for file in files]
+    members = [start(key_file=file, advertise="127.0.0.1", read_key_again_s=0.05) for file in files]
     assert all(mesh.wait(size(4), 10) for mesh in members)
     seen: set[Status] = set()
 

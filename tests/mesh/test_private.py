@@ -1,11 +1,14 @@
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from netmesh.errors import ConfigError
-from netmesh.private import opened, opened_below
+from netmesh.private import private_directory, private_subdirectory, user_directory
+
+from .support import another_users
 
 KEY = "SOME_DIRECTORY"
 
@@ -23,8 +26,8 @@ def test_what_is_missing_is_made_private_whatever_the_umask(tmp_path: Path) -> N
     old = os.umask(0)
     try:
         with (
-            opened(path, create=True, key=KEY) as outer,
-            opened_below(outer, "inner", create=True, key=KEY, within=path) as inner,
+            private_directory(path, create=True, key=KEY) as outer,
+            private_subdirectory(outer, "inner", create=True, key=KEY, within=path) as inner,
         ):
             write(inner, "file")
     finally:
@@ -36,14 +39,14 @@ def test_what_is_missing_is_made_private_whatever_the_umask(tmp_path: Path) -> N
 
 def test_nothing_is_made_unless_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "outer"
-    with pytest.raises(FileNotFoundError), opened(path, create=False, key=KEY):
+    with pytest.raises(FileNotFoundError), private_directory(path, create=False, key=KEY):
         pass
     assert not path.exists()
     path.mkdir(mode=0o700)
     with (
-        opened(path, create=False, key=KEY) as outer,
+        private_directory(path, create=False, key=KEY) as outer,
         pytest.raises(FileNotFoundError),
-        opened_below(outer, "inner", create=False, key=KEY, within=path),
+        private_subdirectory(outer, "inner", create=False, key=KEY, within=path),
     ):
         pass
     assert list(path.iterdir()) == []
@@ -80,7 +83,7 @@ def test_an_unsafe_directory_is_refused_by_the_name_of_its_setting(
     make(path)
     with (
         pytest.raises(ConfigError, match=words) as refused,
-        opened(path, create=create, key=KEY),
+        private_directory(path, create=create, key=KEY),
     ):
         pass
     assert (refused.value.key, refused.value.value) == (KEY, str(path))
@@ -95,24 +98,19 @@ def test_an_unsafe_sub_folder_is_refused_by_its_whole_path(
     path.mkdir(mode=0o700)
     make(path / "inner")
     with (
-        opened(path, create=create, key=KEY) as outer,
+        private_directory(path, create=create, key=KEY) as outer,
         pytest.raises(ConfigError, match=words) as refused,
-        opened_below(outer, "inner", create=create, key=KEY, within=path),
+        private_subdirectory(outer, "inner", create=create, key=KEY, within=path),
     ):
         pass
     assert refused.value.value == str(path / "inner")
 
 
-def test_another_users_directory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "outer"
-    path.mkdir(mode=0o700)
-    mine = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+def test_another_users_directory_is_refused(tmp_path: Path) -> None:
+    path, user = another_users(tmp_path / "outer")
     with (
-        pytest.raises(ConfigError, match=f"owned by user {mine}"),
-        opened(path, create=True, key=KEY),
+        pytest.raises(ConfigError, match=f"owned by user {user}"),
+        private_directory(path, create=True, key=KEY),
     ):
         pass
 
@@ -121,10 +119,10 @@ def test_a_directory_that_is_swapped_after_opening_is_not_written_to(tmp_path: P
     path = tmp_path / "outer"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
-    with opened(path, create=True, key=KEY) as outer:
+    with private_directory(path, create=True, key=KEY) as outer:
         path.rename(tmp_path / "moved")
         path.symlink_to(elsewhere)
-        with opened_below(outer, "inner", create=True, key=KEY, within=path) as inner:
+        with private_subdirectory(outer, "inner", create=True, key=KEY, within=path) as inner:
             write(inner, "file")
     assert list(elsewhere.iterdir()) == []
     assert (tmp_path / "moved" / "inner" / "file").exists()
@@ -135,11 +133,24 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     path = tmp_path / "outer"
     with (
         pytest.raises(RuntimeError),
-        opened(path, create=True, key=KEY) as outer,
-        opened_below(outer, "inner", create=True, key=KEY, within=path),
+        private_directory(path, create=True, key=KEY) as outer,
+        private_subdirectory(outer, "inner", create=True, key=KEY, within=path),
     ):
         raise RuntimeError("inside")
     path.chmod(0o755)
-    with pytest.raises(ConfigError), opened(path, create=True, key=KEY):
+    with pytest.raises(ConfigError), private_directory(path, create=True, key=KEY):
         pass
     assert descriptors() == before
+
+
+def test_a_users_directory_is_where_the_system_says_and_named_by_program_and_user(
+    tmp_path: Path,
+) -> None:
+    name = f"crew-{os.geteuid()}"
+    elsewhere = Path(tempfile.gettempdir()) / name
+    assert user_directory("crew", {"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / name
+    assert user_directory("crew", {}) == elsewhere
+    assert user_directory("crew", {"XDG_RUNTIME_DIR": "/does/not/exist"}) == elsewhere
+    theirs, _ = another_users(tmp_path / "theirs")
+    assert user_directory("crew", {"XDG_RUNTIME_DIR": str(theirs)}) == elsewhere
+    assert not list(tmp_path.glob("crew*"))

@@ -76,7 +76,7 @@ def test_a_busy_process_is_stalled_and_not_buried(spawn: Spawn) -> None:
     busy = members.pop()
     busy.tell("hog 5")
     assert seconds_until_all_see(members, busy.id, "STALLED") < 4.0
-    assert busy._read(20) == "ok"
+    assert busy.answer(20) == "ok"
     assert seconds_until_all_see(members, busy.id, "ALIVE") < 3.0
     assert list(busy.statuses().values()) == ["ALIVE"] * 4
 

@@ -1,9 +1,13 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from netmesh.errors import ConfigError
-from netmesh.settings import KEYS, MeshSettings
+from netmesh.program import Program
+from netmesh.settings import MESH_KEYS, MeshSettings
+
+CREW = Program(prefix="CREW_")
 
 
 def test_nothing_set_is_fine() -> None:
@@ -14,8 +18,8 @@ def test_nothing_set_is_fine() -> None:
 
 
 def test_operators_keys_win_over_the_environment() -> None:
-    environ = {"NETLOADER_MESH_NAME": "env", "NETLOADER_MESH_PORT": "2000", "MESH_NAME": "no"}
-    settings = MeshSettings.load({"MESH_NAME": "given", "OTHER": 1}, environ)
+    environ = {"CREW_MESH_NAME": "env", "CREW_MESH_PORT": "2000", "MESH_NAME": "no"}
+    settings = MeshSettings.load({"MESH_NAME": "given", "OTHER": 1}, environ, CREW)
     assert (settings.name, settings.port) == ("given", 2000)
 
 
@@ -31,8 +35,8 @@ def test_every_key_can_come_from_the_environment() -> None:
         "MESH_DIRECTORY": "/d",
         "MESH_KUBERNETES_SERVICE": "s",
     }
-    assert values.keys() == KEYS.keys()
-    settings = MeshSettings.load({}, {f"NETLOADER_{key}": value for key, value in values.items()})
+    assert values.keys() == MESH_KEYS.keys()
+    settings = MeshSettings.load({}, {f"CREW_{key}": value for key, value in values.items()}, CREW)
     assert settings.seeds == ("a", "b:5", "[::1]:6", "[fe80::1]")
     assert settings.insecure is True
     assert settings.key_file == Path("/k")
@@ -40,7 +44,7 @@ def test_every_key_can_come_from_the_environment() -> None:
 
 
 def test_seeds_as_json() -> None:
-    settings = MeshSettings.load({}, {"NETLOADER_MESH_SEEDS": '["exec:ls a,b", "[::1]:5"]'})
+    settings = MeshSettings.load({}, {"CREW_MESH_SEEDS": '["exec:ls a,b", "[::1]:5"]'}, CREW)
     assert settings.seeds == ("exec:ls a,b", "[::1]:5")
     assert MeshSettings.load({"MESH_SEEDS": ["a", "b"]}, {}).seeds == ("a", "b")
 
@@ -74,3 +78,13 @@ def test_a_key_is_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         MeshSettings.load({"MESH_KEY": ["hunter2"]}, {})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_program_without_a_name_has_variables_without_a_prefix() -> None:
+    assert MeshSettings.load({}, {"MESH_NAME": "bare"}).name == "bare"
+
+
+def test_members_of_one_user_meet_in_one_place_unless_told_otherwise(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert MeshSettings().host_directory(environ) == tmp_path / f"netmesh-{os.geteuid()}"
+    assert MeshSettings(directory=Path("/d")).host_directory(environ) == Path("/d")

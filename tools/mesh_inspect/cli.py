@@ -17,13 +17,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from mesh_inspect.render import escape, to_json, write_table
 from mesh_inspect.rows import rows_of
 from netloader import __version__
-from netmesh import ConfigError, MeshError, MeshSettings, NoMeshError, generate_key, observe
-from netmesh.bootstrap.directory import default_directory
+from netloader.program import PROGRAM as LOADER
+from netmesh import (
+    ConfigError,
+    Member,
+    MeshError,
+    MeshSettings,
+    NoMeshError,
+    generate_key,
+    observe,
+)
 
 PROGRAM: Final = "mesh-inspect"
 DEFAULT_TIMEOUT_S: Final = 3.0
@@ -64,6 +72,14 @@ exit status:
 """
 
 
+class Look(Protocol):
+    """How the members are found: `netmesh.observe`."""
+
+    def __call__(
+        self, settings: MeshSettings, timeout_s: float, *, seeds_only: bool
+    ) -> tuple[Member, ...]: ...
+
+
 class _Parser(argparse.ArgumentParser):
     """Leaves with 64 where argparse would leave with 2."""
 
@@ -87,7 +103,7 @@ class _Options(argparse.Namespace):
         return (self.output, self.seed, self.mesh, self.model, self.timeout)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
     """Run the command and return its exit status; leaves by SystemExit on a usage error."""
     parser = _parser()
     options = parser.parse_args(argv, namespace=_Options())
@@ -101,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(generate_key())
             status = Exit.OK
         else:
-            status = _peers(options)
+            status = _peers(options, look)
         sys.stdout.flush()
     except ConfigError as error:
         _say(_in_words_of_the_command(error, options))
@@ -118,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _peers(options: _Options) -> Exit:
+def _peers(options: _Options, look: Look) -> Exit:
     settings = _settings(options)
     timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
     # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise a
@@ -126,7 +142,7 @@ def _peers(options: _Options) -> Exit:
     seeds_only = options.seed is not None
     try:
         with _log_to_stderr():
-            members = observe(settings, timeout_s, seeds_only=seeds_only)
+            members = look(settings, timeout_s, seeds_only=seeds_only)
     except NoMeshError as error:
         _say(_nobody_answered(error, settings, seeds_only=seeds_only))
         return Exit.NO_MESH
@@ -158,7 +174,7 @@ def _settings(options: _Options) -> MeshSettings:
         chosen["MESH_NAME"] = options.mesh
     if options.seed is not None:
         chosen["MESH_SEEDS"] = tuple(options.seed)
-    return MeshSettings.load(chosen)
+    return MeshSettings.load(chosen, program=LOADER)
 
 
 def _in_words_of_the_command(error: ConfigError, options: _Options) -> str:
@@ -178,8 +194,7 @@ def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: 
     if not seeds_only:
         if not places and not alone:
             places.append("the scheduler's environment")
-        directory = settings.directory or default_directory(os.environ)
-        places.append(f"same-host directory {directory}")
+        places.append(f"same-host directory {settings.host_directory()}")
     lines = [
         f"no member of mesh {error.mesh!r} answered within {error.timeout_s:g} s",
         f"  looked in: {', '.join(places)}",

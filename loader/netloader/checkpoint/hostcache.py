@@ -23,8 +23,7 @@ from typing import Final
 import orjson
 import xxhash
 
-from netmesh.errors import ConfigError
-from netmesh.private import opened
+from netmesh import ConfigError, private_directory
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +31,9 @@ _NAME = re.compile(r"evidence-[0-9a-f]{32}")
 _MAGIC: Final = b"netloader evidence 1\n"
 _MOST_BYTES: Final = 4096
 """Of an entry: a few hundred are used."""
+
+_WHAT: Final = "the cache directory"
+"""In the mesh's words for a folder that cannot be trusted: it is no setting."""
 
 _POLL_S: Final = 0.02
 """Between two looks whether another process is done: file locks have no timeout."""
@@ -111,7 +113,7 @@ class HostCache:
     def _entry(self, name: str) -> int | None:
         """A descriptor of an entry's file; None when there can be none."""
         try:
-            with opened(self._directory, create=True, key="the cache directory") as directory:
+            with private_directory(self._directory, create=True, key=_WHAT) as directory:
                 return _opened_entry(name, directory, os.O_CREAT)
         except (OSError, ConfigError) as error:
             _log.debug("no cache of evidence: %s", error)
@@ -120,7 +122,7 @@ class HostCache:
     def _sweep(self) -> None:
         """Remove the oldest entries of ours when there are too many. Never anything else."""
         try:
-            with opened(self._directory, create=False, key="the cache directory") as directory:
+            with private_directory(self._directory, create=False, key=_WHAT) as directory:
                 found = []
                 with os.scandir(directory) as entries:
                     names = [entry.name for entry in entries if _NAME.fullmatch(entry.name)]

@@ -7,7 +7,6 @@ files hold (`wanted`), which is read when a peer makes it worth knowing.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torch import nn
@@ -26,7 +25,7 @@ from netloader.identity import model_config as parts_of
 from netloader.identity.identity import Identity, Names, Role
 from netloader.system import memory
 from netloader.system.memory import Available
-from netmesh.bootstrap.directory import default_directory
+from netmesh import user_directory
 
 
 def role_of(model_config: ModelConfig) -> Role:
@@ -130,7 +129,7 @@ def commit_of(model: nn.Module, model_config: ModelConfig, load_config: LoadConf
 
 def host_cache() -> HostCache:
     """What has been read of checkpoints on this host, for all workers of this user."""
-    return HostCache(default_directory(os.environ).with_name(f"netloader-{os.geteuid()}"))
+    return HostCache(user_directory("netloader"))
 
 
 def host_memory(vllm_config: VllmConfig, model_config: ModelConfig) -> tuple[Available | None, int]:

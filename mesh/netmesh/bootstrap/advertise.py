@@ -1,7 +1,8 @@
 """At which address do others reach this member? Chosen once at start, and checked.
 
-First that is usable: what the operator set; ``VLLM_HOST_IP``; ``POD_IP``; the source address the
-kernel would use towards a seed; the one it would use towards the rest of the world; loopback.
+First that is usable: what the operator set; an environment variable (``Program.host_variables``);
+the source address the kernel would use towards a seed; the one it would use towards the rest of the
+world; loopback.
 An unusable answer is never advertised: a member that says ``0.0.0.0`` is unreachable for everybody
 and looks alive to itself.
 """
@@ -12,16 +13,12 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
-from netmesh.bootstrap.address import Address, parse_address
+from netmesh.address import Address, parse_address
 from netmesh.bootstrap.resolve import Lookup, system_lookup
 from netmesh.errors import ConfigError
+from netmesh.settings import MeshSettings
 
 _KEY = "MESH_ADVERTISE"
-
-NEEDS_KEY = (
-    "without a cluster key the mesh stays on loopback: set MESH_KEY_FILE (make a key with "
-    "`mesh-inspect keygen`), or MESH_INSECURE=1 to let everybody in"
-)
 
 LOOPBACK = "127.0.0.1"
 _ANYWHERE = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
@@ -31,7 +28,7 @@ SourceOf = Callable[[Address], str | None]
 
 
 def choose_host(
-    explicit: str | None,
+    settings: MeshSettings,
     environ: Mapping[str, str],
     seeds: Sequence[Address],
     *,
@@ -39,19 +36,22 @@ def choose_host(
     source_of: SourceOf | None = None,
     lookup: Lookup = system_lookup,
 ) -> Address:
-    """The host to advertise, as an IP literal, with port 0 unless *explicit* names one.
+    """The host to advertise, as an IP literal, with port 0 unless *settings* name one.
 
     *seeds* are the addresses of the seeds that resolved. Raises ConfigError when the operator's
     own choice is unusable, or when nothing but loopback is left although a seed is remote.
     """
     source_of = source_of or udp_source
     remote = [seed for seed in seeds if not seed.is_loopback]
-    if explicit is not None:
-        return _explicit(explicit, remote, remote_allowed, lookup)
+    if settings.advertise is not None:
+        address = _explicit(settings.advertise, remote, lookup)
+        if not remote_allowed and not address.is_loopback:
+            raise settings.program.needs_key(_KEY, settings.advertise)
+        return address
     if not remote_allowed:
         v6_only = bool(seeds) and all(seed.is_v6 for seed in seeds)
         return Address("::1" if v6_only else LOOPBACK, 0)
-    for key in ("VLLM_HOST_IP", "POD_IP"):
+    for key in settings.program.host_variables:
         host = environ.get(key, "")
         if _usable(host, remote):
             return Address(host, 0)
@@ -79,9 +79,7 @@ def udp_source(target: Address) -> str | None:
         return None
 
 
-def _explicit(
-    text: str, remote: Sequence[Address], remote_allowed: bool, lookup: Lookup
-) -> Address:
+def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
     wanted = parse_address(text, 0)
     try:
         address = Address(lookup(wanted)[0].host, wanted.port)
@@ -97,8 +95,6 @@ def _explicit(
             f"only this host reaches it, but seed {remote[0]} is remote: use an address of this "
             "host in the seed's network",
         )
-    if not ip.is_loopback and not remote_allowed:
-        raise ConfigError(_KEY, text, NEEDS_KEY)
     return address
 
 

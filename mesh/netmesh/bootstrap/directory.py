@@ -14,10 +14,9 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,10 @@ from typing import Final
 
 import orjson
 
-from netmesh.bootstrap.address import Address, numeric_address
+from netmesh.address import Address, numeric_address
 from netmesh.core.records import MemberId
 from netmesh.errors import ConfigError
-from netmesh.private import opened, opened_below
+from netmesh.private import private_directory, private_subdirectory
 
 FOLDER: Final = "netmesh"
 """The sub-folder that entries are in: the directory may be one that holds other things."""
@@ -53,18 +52,6 @@ _NAME: Final = re.compile(
     r"(?P<unfinished>\.)?(?P<name>[0-9a-f]{12}-[0-9]+-[0-9]+-[0-9a-f]{8}\.json)(?(1)\.new)"
 )
 """Of an entry's file, or with a dot and `.new` about it of one that is being written."""
-
-
-def default_directory(environ: Mapping[str, str]) -> Path:
-    """Where members of this user meet unless told otherwise.
-
-    ``XDG_RUNTIME_DIR`` counts only when it is this user's: ``sudo`` keeps the caller's.
-    """
-    base = tempfile.gettempdir()
-    with suppress(OSError, KeyError):
-        if os.stat(environ["XDG_RUNTIME_DIR"]).st_uid == os.geteuid():  # noqa: PTH116
-            base = environ["XDG_RUNTIME_DIR"]
-    return Path(base) / f"netmesh-{os.geteuid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +197,10 @@ class HostDirectory:
     @contextmanager
     def _opened(self, *, create: bool) -> Iterator[int]:
         with (
-            opened(self._path, create=create, key=_KEY) as outer,
-            opened_below(outer, FOLDER, create=create, key=_KEY, within=self._path) as inner,
+            private_directory(self._path, create=create, key=_KEY) as outer,
+            private_subdirectory(
+                outer, FOLDER, create=create, key=_KEY, within=self._path
+            ) as inner,
         ):
             yield inner
 

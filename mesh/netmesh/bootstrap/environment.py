@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from netmesh.bootstrap.address import Address, parse_address
-from netmesh.bootstrap.seeds import DnsSeed, HostSeed, Seed
+from netmesh.address import Address, parse_address
 from netmesh.errors import ConfigError
+from netmesh.seeds import DnsSeed, HostSeed, Seed
 
 _KEY = "SLURM_JOB_NODELIST"
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.errors import MeshError
 
 FAST_S = 1.0
@@ -54,7 +54,12 @@ class Finder:
         found: Callable[[tuple[Address, ...]], None],
         accept: Callable[[Address], bool],
         log: logging.Logger,
+        *,
+        fast_s: float = FAST_S,
+        slow_s: float = SLOW_S,
     ) -> None:
+        self._fast_s = fast_s
+        self._slow_s = slow_s
         self._sources = tuple(sources)
         self._found = found
         self._accept = accept
@@ -87,9 +92,9 @@ class Finder:
                 all_answered = len(self._known) == len(self._sources)
                 if (everything or all_answered) and not self._stop.is_set():
                     self._found(everything[:MAX_CONTACTS])
-            pause = SLOW_S if addresses else FAST_S
+            pause = self._slow_s if addresses else self._fast_s
             if problem:  # a broken resolver or command is asked less often than an empty one
-                pause = 5 * FAST_S
+                pause = 5 * self._fast_s
             self._stop.wait(pause * self._rng.uniform(0.8, 1.2))
 
 

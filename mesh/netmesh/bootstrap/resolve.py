@@ -6,9 +6,11 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from netmesh.bootstrap.address import Address, parse_address
-from netmesh.bootstrap.seeds import (
+from netmesh.address import Address, parse_address
+from netmesh.errors import ConfigError
+from netmesh.seeds import (
     NEEDS_DNSPYTHON,
     DnsSeed,
     ExecSeed,
@@ -17,35 +19,12 @@ from netmesh.bootstrap.seeds import (
     Seed,
     SrvSeed,
 )
-from netmesh.errors import ConfigError
 
 Lookup = Callable[[Address], list[Address]]
 """Turns a name into IP literals; raises OSError when it cannot."""
 
-EXEC_TIMEOUT_S = 10.0
-"""A seed command that takes longer is stopped: it is asked again soon."""
-
 MAX_TEXT = 256 * 1024
 """Bytes read from a seed file or command: room for 4,000 long names."""
-
-
-def resolve(seed: Seed, default_port: int, lookup: Lookup | None = None) -> list[Address]:
-    """Addresses (IP literals) behind one seed, now.
-
-    Raises OSError when a name, file or command gives no answer, ConfigError when the answer is
-    not a list of addresses.
-    """
-    lookup = lookup or system_lookup
-    match seed:
-        case HostSeed(address) | DnsSeed(address):
-            return lookup(address)
-        case SrvSeed(name):
-            return _each(_srv_targets(name), lookup)
-        case FileSeed(path):
-            with path.open("rb") as file:
-                return _each(_parse_lines(file.read(MAX_TEXT), default_port), lookup)
-        case ExecSeed(argv):
-            return _each(_parse_lines(_run(argv), default_port), lookup)
 
 
 def system_lookup(address: Address) -> list[Address]:
@@ -56,6 +35,51 @@ def system_lookup(address: Address) -> list[Address]:
     # A scope ("fe80::1%eth0") means something on this host only: such an address is no contact.
     hosts = [str(entry[4][0]) for entry in found]
     return [Address(host, address.port) for host in dict.fromkeys(hosts) if "%" not in host]
+
+
+def srv_targets(name: str) -> list[Address]:
+    """Targets and ports of the SRV records of *name*, by priority. Raises OSError, ConfigError."""
+    try:
+        import dns.exception
+        import dns.resolver
+    except ImportError:
+        raise ConfigError("seed", f"dns+srv://{name}", NEEDS_DNSPYTHON) from None
+    try:
+        answer = dns.resolver.resolve(name, "SRV", lifetime=5.0, search=True)
+    except dns.exception.DNSException as error:
+        raise OSError(f"no SRV records for {name}: {error}") from None
+    records = sorted((record.priority, str(record.target), record.port) for record in answer)
+    return [Address(target.rstrip("."), port) for _, target, port in records]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Asks whoever knows the addresses behind a seed."""
+
+    lookup: Lookup = system_lookup
+    srv: Callable[[str], list[Address]] = srv_targets
+    """Targets of the SRV records of a name; raises OSError when there are none."""
+
+    exec_timeout_s: float = 10.0
+    """A seed command that takes longer is stopped: it is asked again soon."""
+
+    def resolve(self, seed: Seed, default_port: int) -> list[Address]:
+        """Addresses (IP literals) behind one seed, now.
+
+        Raises OSError when a name, file or command gives no answer, ConfigError when the answer is
+        not a list of addresses.
+        """
+        match seed:
+            case HostSeed(address) | DnsSeed(address):
+                return self.lookup(address)
+            case SrvSeed(name):
+                return _each(self.srv(name), self.lookup)
+            case FileSeed(path):
+                with path.open("rb") as file:
+                    return _each(_parse_lines(file.read(MAX_TEXT), default_port), self.lookup)
+            case ExecSeed(argv):
+                printed = _run(argv, self.exec_timeout_s)
+                return _each(_parse_lines(printed, default_port), self.lookup)
 
 
 def _each(addresses: list[Address], lookup: Lookup) -> list[Address]:
@@ -77,12 +101,12 @@ def _parse_lines(text: bytes, default_port: int) -> list[Address]:
     return [parse_address(line, default_port) for line in lines if line]
 
 
-def _run(argv: tuple[str, ...]) -> bytes:
+def _run(argv: tuple[str, ...], timeout_s: float) -> bytes:
     try:
         with contextlib.closing(_Output(argv)) as output:
-            return output.read()
+            return output.read(timeout_s)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"seed command {argv[0]!r} took over {EXEC_TIMEOUT_S:.0f} s") from None
+        raise TimeoutError(f"seed command {argv[0]!r} took over {timeout_s:g} s") from None
 
 
 class _Output:
@@ -94,8 +118,8 @@ class _Output:
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
 
-    def read(self) -> bytes:
-        output, _ = self._process.communicate(timeout=EXEC_TIMEOUT_S)
+    def read(self, timeout_s: float) -> bytes:
+        output, _ = self._process.communicate(timeout=timeout_s)
         if self._process.returncode != 0:
             raise OSError(f"seed command {self._name!r} ended with {self._process.returncode}")
         return output[:MAX_TEXT]
@@ -106,17 +130,3 @@ class _Output:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
-
-
-def _srv_targets(name: str) -> list[Address]:
-    try:
-        import dns.exception
-        import dns.resolver
-    except ImportError:
-        raise ConfigError("seed", f"dns+srv://{name}", NEEDS_DNSPYTHON) from None
-    try:
-        answer = dns.resolver.resolve(name, "SRV", lifetime=5.0, search=True)
-    except dns.exception.DNSException as error:
-        raise OSError(f"no SRV records for {name}: {error}") from None
-    records = sorted((record.priority, str(record.target), record.port) for record in answer)
-    return [Address(target.rstrip("."), port) for _, target, port in records]

@@ -10,17 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from netmesh.bootstrap.address import Address
-from netmesh.bootstrap.advertise import NEEDS_KEY
-from netmesh.bootstrap.directory import HostDirectory, default_directory
+from netmesh.address import Address
+from netmesh.bootstrap.directory import HostDirectory
 from netmesh.bootstrap.environment import scheduler_seeds
 from netmesh.bootstrap.finder import Source
-from netmesh.bootstrap.resolve import resolve
-from netmesh.bootstrap.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
+from netmesh.bootstrap.resolve import Resolver
 from netmesh.errors import ConfigError, MeshError
-from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+from netmesh.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
+from netmesh.settings import MeshSettings
 
 RESOLVE_S = 2.0
 """How long a start waits for its seeds' addresses before it chooses its own without them."""
@@ -38,6 +36,7 @@ class Bootstrap:
     """Of a seed that names none."""
 
     remote_allowed: bool
+    resolver: Resolver
 
     @classmethod
     def of(
@@ -47,27 +46,30 @@ class Bootstrap:
         log: logging.Logger,
         *,
         remote_allowed: bool,
+        resolver: Resolver | None = None,
     ) -> Bootstrap:
         """Read settings and environment. Raises ConfigError, also for a remote seed without key."""
-        port = settings.port or WELL_KNOWN_PORT
-        path: Path = settings.directory or default_directory(environ)
-        directory = HostDirectory(path, settings.name)
+        port = settings.default_port
+        program = settings.program
+        directory = HostDirectory(settings.host_directory(environ), settings.name)
+        resolver = resolver or Resolver()
         explicit = tuple(parse_seed(text, port) for text in settings.seeds)
         if not remote_allowed:
             for seed, text in zip(explicit, settings.seeds, strict=True):
                 if _leaves_host(seed):
-                    raise ConfigError("MESH_SEEDS", text, NEEDS_KEY)
-            return cls(explicit, directory, port, remote_allowed)
+                    raise program.needs_key("MESH_SEEDS", text)
+            return cls(explicit, directory, port, remote_allowed, resolver)
         if explicit:
-            return cls(explicit, directory, port, remote_allowed)
+            return cls(explicit, directory, port, remote_allowed, resolver)
+        service = settings.kubernetes_service or program.service
         try:
-            found = scheduler_seeds(environ, port=port, service=settings.kubernetes_service)
+            found = scheduler_seeds(environ, port=port, service=service)
         except ConfigError as error:  # not the operator's words but a scheduler's: go on without
             log.warning("mesh: no seeds from the scheduler: %s", error)
             found = ()
         if found:
             log.info("mesh: %d seeds from the scheduler's environment", len(found))
-        return cls(found, directory, port, remote_allowed)
+        return cls(found, directory, port, remote_allowed, resolver)
 
     def accepts(self, address: Address, mine: Address | None = None) -> bool:
         """May *address* become a contact of a member that advertises *mine*?
@@ -90,7 +92,9 @@ class Bootstrap:
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # Every host of a deployment is often given the same seeds, itself among them.
-            return lambda: [found for found in resolve(seed, self.port) if found != announce]
+            return lambda: [
+                found for found in self.resolver.resolve(seed, self.port) if found != announce
+            ]
 
         made = [Source(_name(seed), asker(seed)) for seed in self.seeds]
 
@@ -101,18 +105,18 @@ class Bootstrap:
 
         return [*made, Source("same-host directory", meet)] if on_this_host else made
 
-    def resolve_now(self) -> list[Address]:
-        """Addresses of the seeds that resolve within RESOLVE_S; blocks no longer than that."""
+    def resolve_now(self, timeout_s: float = RESOLVE_S) -> list[Address]:
+        """Addresses of the seeds that resolve within *timeout_s*; blocks no longer than that."""
         found: list[Address] = []
 
         def ask(seed: Seed) -> None:
             try:
-                found.extend(resolve(seed, self.port))
+                found.extend(self.resolver.resolve(seed, self.port))
             except (OSError, MeshError):
                 return  # asked again, and complained about, by the finder
 
         threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in self.seeds]
-        deadline = time.monotonic() + RESOLVE_S
+        deadline = time.monotonic() + timeout_s
         for thread in threads:
             thread.start()
         for thread in threads:

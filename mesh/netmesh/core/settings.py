@@ -41,8 +41,8 @@ class ProtocolSettings:
     crash_observers: int = 2
     """Refused connections seen by so many members are a death (by one, when N <= 3)."""
     stall_patience_s: float = 120.0
-    """A stalled member becomes suspect after this: CUDA graph capture and weight loading block
-    the interpreter for a minute, seldom two."""
+    """A stalled member becomes suspect after this: native code that builds or reads something big
+    holds the interpreter for a minute, seldom two."""
     suspicion_min_factor: float = 2.0
     """Seconds per log10(N). SWIM as usually run takes 4 because a silent process may only be slow;
     here a suspicion starts only when the *kernel* did not answer either."""

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from netmesh.bootstrap.address import numeric_address
+from netmesh.address import numeric_address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
@@ -62,7 +62,14 @@ class Dialler:
         report: Callable[[MemberId, DialOutcome], None],
         counters: Counter[str],
         clock: Callable[[], float],
+        *,
+        max_open: int = MAX_OPEN,
+        max_waiting: int = MAX_WAITING,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
+        self._max_open = max_open
+        self._max_waiting = max_waiting
+        self._make_socket = make_socket
         self._reactor = reactor
         self._report = report
         self._counters = counters
@@ -75,9 +82,9 @@ class Dialler:
 
     def dial(self, member: MemberId, timeout_s: float) -> None:
         """Start (or queue) a connect to *member*; SILENT after *timeout_s* without an answer."""
-        if len(self._open) < MAX_OPEN:
+        if len(self._open) < self._max_open:
             self._start(_Dial(member, self._clock() + timeout_s))
-        elif len(self._waiting) < MAX_WAITING:
+        elif len(self._waiting) < self._max_waiting:
             self._waiting.append((member, timeout_s))
         else:
             self._counters["dropped.dial"] += 1
@@ -96,7 +103,7 @@ class Dialler:
             due, _, dial = heapq.heappop(self._deadlines)
             if dial in self._open and due == dial.deadline:  # else over, or moved
                 self._finish(dial, DialOutcome.CONNECTED if dial.accepted else DialOutcome.SILENT)
-        while self._waiting and len(self._open) < MAX_OPEN:
+        while self._waiting and len(self._open) < self._max_open:
             member, timeout_s = self._waiting.popleft()
             self._start(_Dial(member, now + timeout_s))
         while self._done:
@@ -117,7 +124,7 @@ class Dialler:
             return
         family = socket.AF_INET6 if address.is_v6 else socket.AF_INET
         try:
-            dial.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            dial.sock = self._make_socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:  # no descriptor left: says nothing about the member
             self._counters["error.dial"] += 1
             self._finish(dial, DialOutcome.SILENT)

@@ -1,6 +1,6 @@
 """What a forked child must not keep: descriptors that make its dead parent look alive.
 
-libzmq's sockets close on exec, but a plain fork (multiprocessing, vLLM's workers) copies them. The
+libzmq's sockets close on exec, but a plain fork (multiprocessing) copies them. The
 copy keeps the parent's port open in the kernel: connects to a killed parent would be accepted for
 as long as the child lives, and the mesh would call it stalled instead of dead.
 """

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from netmesh.bootstrap.address import numeric_address
+from netmesh.address import numeric_address
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity
@@ -112,6 +112,9 @@ class Links:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def __contains__(self, member: MemberId) -> bool:
+        return member in self._links
 
     def send(self, member: MemberId, frames: list[bytes], now: float) -> None:
         """Queue *frames* for *member*, opening a link when there is none; a full queue drops."""

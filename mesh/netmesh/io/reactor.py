@@ -21,6 +21,10 @@ class Reactor:
         self._counters = counters
         self._log = log
 
+    def __len__(self) -> int:
+        """How many sources are polled."""
+        return len(self._handlers)
+
     def add(self, source: Source, handler: Callable[[], None], *, writable: bool = False) -> None:
         """Call *handler* whenever *source* is readable (or *writable*), until removed."""
         self._poller.register(source, zmq.POLLOUT if writable else zmq.POLLIN)

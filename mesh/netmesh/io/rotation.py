@@ -14,9 +14,6 @@ from netmesh.errors import ConfigError
 from netmesh.io.security import SocketSecurity
 from netmesh.settings import MeshSettings
 
-READ_AGAIN_S = 10.0
-"""A few hundred bytes from the page cache; quick next to the minutes between rotation steps."""
-
 
 class KeyWatch:
     """Calls *changed* (on a thread of its own) when the key file holds other keys than before."""
@@ -47,7 +44,7 @@ class KeyWatch:
 
     def _run(self) -> None:
         complaint = ""
-        while not self._stop.wait(READ_AGAIN_S):
+        while not self._stop.wait(self._settings.read_key_again_s):
             try:
                 found = SocketSecurity.from_settings(self._settings, self._purpose)
             except ConfigError as error:

@@ -25,6 +25,7 @@ import zmq
 from zmq.utils import z85
 
 from netmesh.errors import ConfigError
+from netmesh.program import Program
 from netmesh.settings import MeshSettings
 
 KEY_BYTES = 32
@@ -33,7 +34,7 @@ MAX_KEYS = 4
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 SECRET = "(secret)"
-_FORMAT = "allowed: 64 hexadecimal digits or base64 of 32 bytes (make one: mesh-inspect keygen)"
+_FORMAT = "allowed: 64 hexadecimal digits or base64 of 32 bytes"
 
 
 def generate_key() -> str:
@@ -41,9 +42,10 @@ def generate_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode("ascii")
 
 
-def parse_key(text: str) -> bytes:
+def parse_key(text: str, program: Program) -> bytes:
     """The 32 bytes behind a key as text. Raises ConfigError that never shows the key."""
     text = text.strip()
+    allowed = f"{_FORMAT} (make one: {program.keygen})"
     try:
         if len(text) == 2 * KEY_BYTES:
             raw = bytes.fromhex(text)
@@ -51,11 +53,11 @@ def parse_key(text: str) -> bytes:
             standard = text.replace("-", "+").replace("_", "/")
             raw = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (ValueError, binascii.Error):
-        raise ConfigError("MESH_KEY", SECRET, _FORMAT) from None
+        raise ConfigError("MESH_KEY", SECRET, allowed) from None
     if len(raw) != KEY_BYTES:
-        raise ConfigError("MESH_KEY", SECRET, f"it has {len(raw)} bytes; {_FORMAT}")
+        raise ConfigError("MESH_KEY", SECRET, f"it has {len(raw)} bytes; {allowed}")
     if len(set(raw)) < 8:  # 32 random bytes have fewer distinct values less than once in 10^40
-        raise ConfigError("MESH_KEY", SECRET, f"it is not random (a placeholder?); {_FORMAT}")
+        raise ConfigError("MESH_KEY", SECRET, f"it is not random (a placeholder?); {allowed}")
     return raw
 
 
@@ -80,7 +82,7 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
         origin, shown = "MESH_KEY", SECRET
     else:
         return ()
-    keys = tuple(dict.fromkeys(parse_key(line) for line in lines if line))
+    keys = tuple(dict.fromkeys(parse_key(line, settings.program) for line in lines if line))
     if not 1 <= len(keys) <= MAX_KEYS:
         raise ConfigError(origin, shown, f"it holds {len(keys)} keys; allowed: 1 to {MAX_KEYS}")
     return keys

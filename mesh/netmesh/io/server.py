@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import zmq
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.errors import BindError
 from netmesh.io.links import harden
 from netmesh.io.reactor import Reactor

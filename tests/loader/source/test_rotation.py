@@ -44,7 +44,6 @@ from netloader.transport import join
 from netloader.transport.gloo import GlooBackend
 from netloader.worker.worker import Worker
 from netmesh import SocketSecurity, generate_key
-from netmesh.io import rotation
 
 pytestmark = pytest.mark.usefixtures("small_window")
 
@@ -288,12 +287,11 @@ class Host:
     def __init__(self, file: Path, text: str) -> None:
         self.file = file
         self.write(text)
-        self.worker = Worker(
-            Config.load(
-                {"MESH": False, "MESH_KEY_FILE": str(file), "MESH_ADVERTISE": "127.0.0.1"}, {}
-            ),
-            0,
+        config = Config.load(
+            {"MESH": False, "MESH_KEY_FILE": str(file), "MESH_ADVERTISE": "127.0.0.1"}, {}
         )
+        mesh = config.mesh_settings.model_copy(update={"read_key_again_s": 0.02})
+        self.worker = Worker(config.model_copy(update={"mesh_settings": mesh}), 0)
 
     def write(self, text: str) -> None:
         fresh = self.file.with_suffix(".new")
@@ -306,10 +304,7 @@ class Host:
         return pull
 
 
-def test_rotation_of_running_sources_and_replicas_fails_no_pull(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.02)
+def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
     hosts = [Host(tmp_path / f"{number}.key", old) for number in range(4)]
     sources = [host.worker.listen("target") for host in hosts[:2]]
@@ -353,10 +348,7 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(
     assert len(hosts[0].worker.security.rings) == 1
 
 
-def test_a_source_made_while_keys_change_gets_the_new_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rotation, "READ_AGAIN_S", 0.02)
+def test_a_source_made_while_keys_change_gets_the_new_ones(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
     host = Host(tmp_path / "a.key", old)
     first = host.worker.security

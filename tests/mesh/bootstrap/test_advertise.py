@@ -2,9 +2,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.advertise import choose_host, udp_source
 from netmesh.errors import ConfigError
+from netmesh.program import Program
+from netmesh.settings import MeshSettings
 
 REMOTE = [Address("10.0.0.1", 5)]
 LOCAL = [Address("127.0.0.1", 5)]
@@ -19,7 +21,7 @@ def choose(
     source: str | None = "10.0.0.7",
 ) -> Address:
     return choose_host(
-        explicit,
+        MeshSettings(advertise=explicit, program=Program(host_variables=("MY_IP", "POD_IP"))),
         environ or {},
         seeds,
         remote_allowed=open_,
@@ -29,7 +31,7 @@ def choose(
 
 
 def test_order_of_the_candidates() -> None:
-    both = {"VLLM_HOST_IP": "10.0.0.2", "POD_IP": "10.0.0.3"}
+    both = {"MY_IP": "10.0.0.2", "POD_IP": "10.0.0.3"}
     assert choose("10.0.0.4", both, REMOTE).host == "10.0.0.4"
     assert choose(None, both, REMOTE).host == "10.0.0.2"
     assert choose(None, {"POD_IP": "10.0.0.3"}, REMOTE).host == "10.0.0.3"
@@ -45,7 +47,7 @@ def test_names_become_addresses_and_a_port_is_kept() -> None:
 
 @pytest.mark.parametrize("bad", ["0.0.0.0", "127.0.0.1", "not an address", "224.0.0.1", ""])
 def test_unusable_environment_is_passed_over(bad: str) -> None:
-    environ = {"VLLM_HOST_IP": bad, "POD_IP": "10.0.0.3"}
+    environ = {"MY_IP": bad, "POD_IP": "10.0.0.3"}
     assert choose(None, environ, REMOTE).host == "10.0.0.3"
 
 

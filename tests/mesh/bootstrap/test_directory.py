@@ -9,15 +9,16 @@ from pathlib import Path
 import orjson
 import pytest
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.directory import (
     FOLDER,
     FOREIGN_TTL_S,
     MAX_ENTRIES,
     HostDirectory,
-    default_directory,
 )
 from netmesh.errors import ConfigError
+
+from ..support import MESH_ROOT, another_users
 
 A = Address("127.0.0.1", 1001)
 B = Address("127.0.0.1", 1002)
@@ -150,12 +151,10 @@ def test_a_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
         announced(path, A)
 
 
-def test_another_users_directory_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.mkdir(mode=0o700)
-    mine = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
-    with pytest.raises(ConfigError, match=f"owned by user {mine}"):
-        announced(path, A)
+def test_another_users_directory_is_refused(path: Path) -> None:
+    theirs, user = another_users(path)
+    with pytest.raises(ConfigError, match=f"owned by user {user}"):
+        announced(theirs, A)
 
 
 def test_entries_of_dead_processes_are_swept_by_who_announces_itself(path: Path) -> None:
@@ -327,20 +326,27 @@ def test_one_round_looks_at_a_bounded_number_of_files(path: Path) -> None:
     only_entry(path)
 
 
-def test_an_entry_that_cannot_be_written_leaves_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: real(file, data[:10]))  # a full disk
-    with pytest.raises(OSError, match="not written whole"):
-        announced(path, A)
-    monkeypatch.undo()
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from netmesh.address import Address
+from netmesh.bootstrap.directory import HostDirectory
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    HostDirectory(Path(sys.argv[1]), "m").announce(Address("127.0.0.1", 1001))
+except OSError as error:
+    print(error)
+"""
+"""What a kernel without room does to a write: ten bytes of it are taken."""
+
+
+def test_an_entry_that_cannot_be_written_leaves_nothing(path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)],
+        env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "not written whole" in ended.stdout
     assert list((path / FOLDER).iterdir()) == []
-
-
-def test_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: "/tmp")
-    name = f"netmesh-{os.geteuid()}"
-    assert default_directory({"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / name
-    assert default_directory({}) == Path("/tmp") / name
-    assert default_directory({"XDG_RUNTIME_DIR": "/does/not/exist"}) == Path("/tmp") / name

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from netmesh.bootstrap.address import Address
+from netmesh.address import Address
 from netmesh.bootstrap.environment import SEEDS_PER_SCHEDULER, expand_nodelist, scheduler_seeds
-from netmesh.bootstrap.seeds import DnsSeed, HostSeed, Seed
 from netmesh.errors import ConfigError
+from netmesh.seeds import DnsSeed, HostSeed, Seed
 
 
 def seeds(environ: dict[str, str], namespace_file: Path = Path("/nowhere")) -> tuple[Seed, ...]:

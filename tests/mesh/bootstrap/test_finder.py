@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from netmesh.bootstrap import finder as module
-from netmesh.bootstrap.address import Address
-from netmesh.bootstrap.finder import Finder, Source
+from netmesh.address import Address
+from netmesh.bootstrap.finder import MAX_CONTACTS, Finder, Source
 
 A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
 LOG = logging.getLogger("netmesh.test")
@@ -17,15 +16,20 @@ Begin = Callable[..., Found]
 
 
 @pytest.fixture
-def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    monkeypatch.setattr(module, "FAST_S", 0.005)
-    monkeypatch.setattr(module, "SLOW_S", 0.005)
+def begin() -> Iterator[Begin]:
     finders: list[Finder] = []
 
     def make(*finds: Callable[[], list[Address]], refuse: Address | None = None) -> Found:
         found: Found = queue.Queue()
         sources = [Source(str(number), find) for number, find in enumerate(finds)]
-        finder = Finder(sources, found.put, lambda address: address != refuse, LOG)
+        finder = Finder(
+            sources,
+            found.put,
+            lambda address: address != refuse,
+            LOG,
+            fast_s=0.005,
+            slow_s=0.005,
+        )
         finders.append(finder)
         finder.start()
         return found
@@ -113,4 +117,4 @@ def test_a_source_with_a_bug_is_asked_again(begin: Begin) -> None:
 
 def test_a_huge_answer_is_sampled(begin: Begin) -> None:
     many = [Address("10.0.0.1", port) for port in range(1, 2001)]
-    assert len(begin(lambda: many).get(timeout=5)) == module.MAX_CONTACTS
+    assert len(begin(lambda: many).get(timeout=5)) == MAX_CONTACTS

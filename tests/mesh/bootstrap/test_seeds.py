@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from netmesh.bootstrap import resolve as resolving
-from netmesh.bootstrap.address import Address
-from netmesh.bootstrap.resolve import resolve
-from netmesh.bootstrap.seeds import DnsSeed, ExecSeed, FileSeed, HostSeed, SrvSeed, parse_seed
+from netmesh.address import Address
+from netmesh.bootstrap.resolve import Resolver
 from netmesh.errors import ConfigError
+from netmesh.seeds import DnsSeed, ExecSeed, FileSeed, HostSeed, SrvSeed, parse_seed
 
 HOSTS = {"one": ["10.0.0.1"], "many": ["10.0.0.1", "10.0.0.2"]}
 
@@ -20,6 +19,9 @@ def lookup(address: Address) -> list[Address]:
     if address.host not in HOSTS:
         raise socket.gaierror(f"unknown {address.host}")
     return [Address(host, address.port) for host in HOSTS[address.host]]
+
+
+RESOLVER = Resolver(lookup)
 
 
 @pytest.mark.parametrize(
@@ -44,15 +46,14 @@ def test_bad_seeds_are_named(text: str) -> None:
         parse_seed(text, 7)
 
 
-def test_srv_without_dnspython_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"netloader-mesh\[dns\]"):
-        parse_seed("dns+srv://_mesh._tcp.example", 7)
+def test_srv_without_dnspython_says_what_to_install() -> None:
+    with pytest.raises(ConfigError, match="pip install dnspython"):
+        parse_seed("dns+srv://_mesh._tcp.example", 7, lambda _: None)
 
 
-def test_srv_records_give_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolving, "_srv_targets", lambda _: [Address("many", 5), Address("x", 1)])
-    found = resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
+def test_srv_records_give_ports() -> None:
+    resolver = Resolver(lookup, srv=lambda _: [Address("many", 5), Address("x", 1)])
+    found = resolver.resolve(SrvSeed("_mesh._tcp.example"), 7)
     assert found == [Address("10.0.0.1", 5), Address("10.0.0.2", 5)]
 
 
@@ -63,7 +64,7 @@ def test_srv_answers_in_the_order_of_their_priority(monkeypatch: pytest.MonkeyPa
         for priority, name, port in ((20, "many", 6), (10, "one", 5))
     ]
     monkeypatch.setattr(resolver, "resolve", lambda *_, **__: records)
-    found = resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
+    found = RESOLVER.resolve(SrvSeed("_mesh._tcp.example"), 7)
     assert found == [Address("10.0.0.1", 5), Address("10.0.0.1", 6), Address("10.0.0.2", 6)]
 
     def fails(*_: object, **__: object) -> None:
@@ -71,11 +72,11 @@ def test_srv_answers_in_the_order_of_their_priority(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(resolver, "resolve", fails)
     with pytest.raises(OSError, match="_mesh"):
-        resolve(SrvSeed("_mesh._tcp.example"), 7, lookup)
+        RESOLVER.resolve(SrvSeed("_mesh._tcp.example"), 7)
 
 
 def test_dns_gives_every_address() -> None:
-    assert resolve(DnsSeed(Address("many", 9)), 7, lookup) == [
+    assert RESOLVER.resolve(DnsSeed(Address("many", 9)), 7) == [
         Address("10.0.0.1", 9),
         Address("10.0.0.2", 9),
     ]
@@ -83,43 +84,43 @@ def test_dns_gives_every_address() -> None:
 
 def test_an_unknown_name_is_an_error_to_try_again() -> None:
     with pytest.raises(OSError, match="unknown"):
-        resolve(HostSeed(Address("nowhere", 9)), 7, lookup)
+        RESOLVER.resolve(HostSeed(Address("nowhere", 9)), 7)
 
 
 def test_file_is_read_again_every_time(tmp_path: Path) -> None:
     path = tmp_path / "seeds"
     path.write_text("# ours\none:5\n\n  [::1]  # local\n")
-    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 5), Address("::1", 7)]
+    assert RESOLVER.resolve(FileSeed(path), 7) == [Address("10.0.0.1", 5), Address("::1", 7)]
     path.write_text("one")
-    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 7)]
+    assert RESOLVER.resolve(FileSeed(path), 7) == [Address("10.0.0.1", 7)]
     path.unlink()
     with pytest.raises(OSError):
-        resolve(FileSeed(path), 7, lookup)
+        RESOLVER.resolve(FileSeed(path), 7)
 
 
 def test_one_bad_name_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "seeds"
     path.write_text("nowhere\none\n")
-    assert resolve(FileSeed(path), 7, lookup) == [Address("10.0.0.1", 7)]
+    assert RESOLVER.resolve(FileSeed(path), 7) == [Address("10.0.0.1", 7)]
 
 
 def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "seeds"
     path.write_bytes(b"\xff\xfe\x00 what is this?\n")
     with pytest.raises(ConfigError):
-        resolve(FileSeed(path), 7, lookup)
+        RESOLVER.resolve(FileSeed(path), 7)
 
 
 def test_command_prints_addresses() -> None:
     seed = ExecSeed((sys.executable, "-c", "print('one:5'); print('10.9.9.9')"))
-    assert resolve(seed, 7, lookup) == [Address("10.0.0.1", 5), Address("10.9.9.9", 7)]
+    assert RESOLVER.resolve(seed, 7) == [Address("10.0.0.1", 5), Address("10.9.9.9", 7)]
 
 
-def test_command_that_fails_hangs_or_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_that_fails_hangs_or_is_missing() -> None:
     with pytest.raises(OSError, match="ended with 3"):
-        resolve(ExecSeed((sys.executable, "-c", "raise SystemExit(3)")), 7, lookup)
+        RESOLVER.resolve(ExecSeed((sys.executable, "-c", "raise SystemExit(3)")), 7)
     with pytest.raises(OSError):
-        resolve(ExecSeed(("/does/not/exist",)), 7, lookup)
-    monkeypatch.setattr(resolving, "EXEC_TIMEOUT_S", 0.05)
-    with pytest.raises(OSError, match="took over"):
-        resolve(ExecSeed((sys.executable, "-c", "import time; time.sleep(60)")), 7, lookup)
+        RESOLVER.resolve(ExecSeed(("/does/not/exist",)), 7)
+    impatient = Resolver(lookup, exec_timeout_s=0.05)
+    with pytest.raises(OSError, match=r"took over 0\.05 s"):
+        impatient.resolve(ExecSeed((sys.executable, "-c", "import time; time.sleep(60)")), 7)

@@ -1,15 +1,16 @@
 import logging
-import time
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from netmesh.bootstrap import sources as module
-from netmesh.bootstrap.address import Address
-from netmesh.bootstrap.seeds import DnsSeed, HostSeed, Seed
+from netmesh.address import Address
+from netmesh.bootstrap.resolve import Resolver
 from netmesh.bootstrap.sources import Bootstrap
 from netmesh.errors import ConfigError
+from netmesh.program import Program
+from netmesh.seeds import DnsSeed, HostSeed, Seed
 from netmesh.settings import MeshSettings
 
 LOG = logging.getLogger("netmesh.test")
@@ -22,9 +23,10 @@ def bootstrap(
     environ: Mapping[str, str] | None = None,
     allowed: bool = True,
     port: int | None = None,
+    resolver: Resolver | None = None,
 ) -> Bootstrap:
     settings = MeshSettings(seeds=seeds, directory=tmp_path / "d", port=port)
-    return Bootstrap.of(settings, environ or {}, LOG, remote_allowed=allowed)
+    return Bootstrap.of(settings, environ or {}, LOG, remote_allowed=allowed, resolver=resolver)
 
 
 def test_explicit_seeds_come_before_the_scheduler(tmp_path: Path) -> None:
@@ -70,17 +72,35 @@ def test_a_member_is_no_contact_of_itself(tmp_path: Path) -> None:
     assert found == [Address("10.0.0.2", 17946)]
 
 
-def test_a_start_does_not_wait_for_a_hanging_resolver(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RESOLVE_S", 0.05)
+def test_a_start_does_not_wait_for_a_hanging_resolver(tmp_path: Path) -> None:
+    answered = threading.Event()
 
-    def resolve(seed: Seed, _: int) -> list[Address]:
-        if isinstance(seed, DnsSeed):
-            time.sleep(1)
+    def lookup(address: Address) -> list[Address]:
+        if address.host == "slow":
+            answered.wait(30)
         return [ME]
 
-    monkeypatch.setattr(module, "resolve", resolve)
-    started = time.monotonic()
-    assert bootstrap(tmp_path, "dns://slow", "10.0.0.1").resolve_now() == [ME]
-    assert time.monotonic() - started < 0.5
+    made = bootstrap(tmp_path, "dns://slow", "10.0.0.1", resolver=Resolver(lookup))
+    try:
+        assert made.resolve_now(timeout_s=0.5) == [ME]
+        assert not answered.is_set()
+    finally:
+        answered.set()
+
+
+def test_the_service_is_the_operators_else_the_programs(tmp_path: Path) -> None:
+    inside = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "POD_NAMESPACE": "team"}
+    settings = MeshSettings(directory=tmp_path, program=Program(service="crew"))
+
+    def seeds(settings: MeshSettings) -> tuple[Seed, ...]:
+        return Bootstrap.of(settings, inside, LOG, remote_allowed=True).seeds
+
+    assert seeds(settings) == (DnsSeed(Address("crew.team.svc", 17946)),)
+    named = settings.model_copy(update={"kubernetes_service": "mine"})
+    assert seeds(named) == (DnsSeed(Address("mine.team.svc", 17946)),)
+
+
+def test_a_program_says_how_its_keys_are_made(tmp_path: Path) -> None:
+    settings = MeshSettings(seeds=("10.0.0.1",), program=Program(keygen="crew key"))
+    with pytest.raises(ConfigError, match="make a key with `crew key`"):
+        Bootstrap.of(settings, {}, LOG, remote_allowed=False)

@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from netmesh.bootstrap.address import Address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
-from netmesh.io import dialler as module
-from netmesh.io.dialler import SETTLE_S, Dialler
+from netmesh.io.dialler import MAX_CUT, SETTLE_S, Dialler
 
 from .conftest import Pump
 
@@ -18,6 +16,9 @@ class Setup:
     """A dialler with a clock of its own and what it reported."""
 
     pump: Pump
+    max_open: int = 32
+    max_waiting: int = 512
+    make_socket: Callable[[int, int], socket.socket] = socket.socket
     now: float = 1000.0
     outcomes: list[tuple[str, DialOutcome]] = field(default_factory=list)
 
@@ -27,6 +28,9 @@ class Setup:
             lambda member, how: self.outcomes.append((member, how)),
             self.pump.counters,
             lambda: self.now,
+            max_open=self.max_open,
+            max_waiting=self.max_waiting,
+            make_socket=self.make_socket,
         )
 
     def until(self, done: Callable[[], object]) -> None:
@@ -100,7 +104,7 @@ def test_a_port_that_closes_just_after_it_accepted_is_refused(setup: Setup) -> N
     assert len(setup.outcomes) == 1
 
 
-def test_a_connect_to_itself_is_refused(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connect_to_itself_is_refused(pump: Pump) -> None:
     target = closed_port()
     host, _, port = target.rpartition(":")
 
@@ -112,7 +116,7 @@ def test_a_connect_to_itself_is_refused(setup: Setup, monkeypatch: pytest.Monkey
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.bind((host, int(port)))
 
-    monkeypatch.setattr(socket, "socket", Bound)
+    setup = Setup(pump, make_socket=Bound)
     setup.dialler.dial(target, 1.0)
     assert setup.until_reported() is DialOutcome.REFUSED
 
@@ -134,7 +138,7 @@ def test_a_server_that_cuts_connections_but_keeps_listening_is_connected(setup: 
 
         setup.until(cut)
     assert setup.outcomes[0][1] is DialOutcome.CONNECTED
-    assert accepted == module.MAX_CUT + 1
+    assert accepted == MAX_CUT + 1
 
 
 def test_no_answer_is_silence_after_the_timeout(setup: Setup) -> None:
@@ -152,11 +156,8 @@ def test_no_answer_is_silence_after_the_timeout(setup: Setup) -> None:
         sock.close()
 
 
-def test_every_dial_is_answered_once_and_few_are_open(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_OPEN", 2)
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+def test_every_dial_is_answered_once_and_few_are_open(pump: Pump) -> None:
+    setup = Setup(pump, max_open=2, max_waiting=3)
     listener, fillers = full_listener()
     port = listener.getsockname()[1]
     for number in range(8):  # two open, three wait, three are one too many
@@ -181,12 +182,16 @@ def test_ids_that_are_no_addresses_are_silent_and_counted(setup: Setup, target: 
     assert setup.pump.counters["dropped.bad_address"] == 1
 
 
-def test_an_address_that_the_resolver_refuses_is_silent(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Unwritable(socket.socket):
+    """Takes no address, as the C library does with a zone that this host does not have."""
+
+    def connect_ex(self, address: object) -> int:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def test_an_address_that_the_resolver_refuses_is_silent(pump: Pump) -> None:
     """However such an id gets in: one dial, one answer, and no exception on the loop."""
-    odd = Address("fe80::1%nosuch0", 5)
-    monkeypatch.setattr(module, "numeric_address", lambda member: odd)
-    setup.dialler.dial(MemberId("[fe80::1%nosuch0]:5"), 1.0)
+    setup = Setup(pump, make_socket=Unwritable)
+    setup.dialler.dial(MemberId("127.0.0.1:5"), 1.0)
     assert setup.until_reported() is DialOutcome.SILENT
     assert len(setup.outcomes) == 1

@@ -8,6 +8,7 @@ import zmq
 
 from netmesh.errors import ConfigError
 from netmesh.io.security import (
+    ZAP_ENDPOINT,
     KeyRing,
     SocketSecurity,
     ZapHandler,
@@ -16,10 +17,12 @@ from netmesh.io.security import (
     load_keys,
     parse_key,
 )
+from netmesh.program import Program
 from netmesh.settings import MeshSettings
 
 from .conftest import Pump
 
+PROGRAM = Program(keygen="crew key")
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
 
 
@@ -90,11 +93,11 @@ def test_secrets_stay_out_of_representations() -> None:
 
 def test_formats_of_a_key() -> None:
     made = generate_key()
-    raw = parse_key(made)
+    raw = parse_key(made, PROGRAM)
     assert len(raw) == 32
-    assert parse_key(raw.hex()) == raw
-    assert parse_key(made.rstrip("=")) == raw
-    assert parse_key(made.replace("-", "+").replace("_", "/")) == raw
+    assert parse_key(raw.hex(), PROGRAM) == raw
+    assert parse_key(made.rstrip("="), PROGRAM) == raw
+    assert parse_key(made.replace("-", "+").replace("_", "/"), PROGRAM) == raw
 
 
 @pytest.mark.parametrize(
@@ -102,8 +105,9 @@ def test_formats_of_a_key() -> None:
 )
 def test_bad_keys_are_refused_and_never_shown(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_key(text)
+        parse_key(text, PROGRAM)
     assert not text or text not in str(caught.value)
+    assert "(make one: crew key)" in str(caught.value)
 
 
 def test_key_file(tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_key_file(tmp_path: Path) -> None:
     first, second = generate_key(), generate_key()
     path.write_text(f"# current\n{first}\n\n{second}  # next\n{first}\n")
     keys = load_keys(MeshSettings(key_file=path))
-    assert keys == (parse_key(first), parse_key(second))
+    assert keys == (parse_key(first, PROGRAM), parse_key(second, PROGRAM))
     path.chmod(0o666)
     with pytest.raises(ConfigError, match="chmod 600"):
         load_keys(MeshSettings(key_file=path))
@@ -166,9 +170,15 @@ def test_rotation_needs_no_moment_at_which_all_change() -> None:
 
 def test_a_plain_client_cannot_talk_to_the_zap_handler_of_another_domain(pump: Pump) -> None:
     handler = ZapHandler(pump.context, ring(KEY))
+    pump.reactor.add(handler.socket, handler.handle)
     allowed = [b"1.0", b"7", b"netmesh.other.mesh", b"", b"", b"CURVE", b"k" * 32]
-    for request in (allowed, [], [b"1.0"], [b"1.0", b"7", b"", b"", b"", b"NULL"]):
-        answer = handler._answer(request)
+    for request in (allowed, [b""], [b"1.0"], [b"1.0", b"7", b"", b"", b"", b"NULL"]):
+        asker: zmq.Socket[bytes] = pump.context.socket(zmq.REQ)
+        asker.connect(ZAP_ENDPOINT)
+        asker.send_multipart(request)
+        pump.until(lambda asker=asker: asker.poll(0))  # type: ignore[misc]
+        answer = asker.recv_multipart()
         assert answer[0] == b"1.0"
         assert answer[2] == b"400"
+        asker.close(linger=0)
     handler.close()

@@ -1,6 +1,6 @@
 import pytest
 
-from netmesh.bootstrap.address import Address, numeric_address, parse_address
+from netmesh.address import Address, numeric_address, parse_address
 from netmesh.core.records import MemberId
 from netmesh.errors import ConfigError
 

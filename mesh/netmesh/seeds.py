@@ -4,7 +4,7 @@
 ``host``, ``host:port``     one machine; without a port the well-known one
 ``[ipv6]``, ``[ipv6]:port`` the same for IPv6
 ``dns://name[:port]``       every address of a name (a headless service)
-``dns+srv://name``          targets and ports of SRV records (needs the ``dns`` extra)
+``dns+srv://name``          targets and ports of SRV records (needs dnspython)
 ``file:path``               one address a line, ``#`` comments; read again every time
 ``exec:command args``       a program that prints such lines; no shell is involved
 ==========================  =====================================================================
@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from netmesh.bootstrap.address import Address, parse_address
+from netmesh.address import Address, parse_address
 from netmesh.errors import ConfigError
 
-NEEDS_DNSPYTHON = "SRV records need dnspython: pip install 'netloader-mesh[dns]', or use dns://name"
+NEEDS_DNSPYTHON = "SRV records need dnspython: pip install dnspython, or use dns://name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,17 @@ class ExecSeed:
 Seed = HostSeed | DnsSeed | SrvSeed | FileSeed | ExecSeed
 
 
-def parse_seed(text: str, default_port: int) -> Seed:
-    """Parse one seed. Raises ConfigError naming the text and what is allowed."""
+def parse_seed(
+    text: str, default_port: int, find: Callable[[str], object] = importlib.util.find_spec
+) -> Seed:
+    """Parse one seed. Raises ConfigError naming the text and what is allowed.
+
+    *find* gives None for a Python package that is not installed.
+    """
     if text.startswith("dns+srv://"):
         name = text.removeprefix("dns+srv://")
         parse_address(name, default_port)  # refuses what is not a name
-        if importlib.util.find_spec("dns") is None:
+        if find("dns") is None:
             raise ConfigError("seed", text, NEEDS_DNSPYTHON)
         return SrvSeed(name)
     if text.startswith("dns://"):

@@ -1,0 +1,36 @@
+"""What the program that uses the mesh calls things, where its operators read or write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netmesh.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Names and words of one program. The defaults are those of a program without a name."""
+
+    prefix: str = ""
+    """Stands in front of a setting's key where the key is an environment variable."""
+
+    service: str = "netmesh"
+    """Kubernetes service that is asked when the operator names none."""
+
+    host_variables: tuple[str, ...] = ("POD_IP",)
+    """Environment variables that may hold this host's address; the first usable one wins."""
+
+    keygen: str = 'python -c "import netmesh; print(netmesh.generate_key())"'
+    """Command that prints a new cluster key."""
+
+    exposed: str = "read what this member advertises and forge members"
+    """What a stranger can do in a mesh without a key, after "whoever reaches it can"."""
+
+    def needs_key(self, setting: str, value: object) -> ConfigError:
+        """The error for a setting that leads off this host although there is no cluster key."""
+        return ConfigError(
+            setting,
+            value,
+            "without a cluster key the mesh stays on loopback: set MESH_KEY_FILE (make a key with "
+            f"`{self.keygen}`), or MESH_INSECURE=1 to let everybody in",
+        )
