@@ -6,7 +6,7 @@ from netmesh.core.node import Node
 from netmesh.core.records import Generation, MemberId, Status, new_record
 from netmesh.core.settings import ProtocolSettings
 
-from .world import World
+from .town import Town
 
 
 def test_slots_are_held_for_a_second_after_their_last_use() -> None:
@@ -20,65 +20,62 @@ def test_slots_are_held_for_a_second_after_their_last_use() -> None:
 
 
 def test_a_changed_advert_reaches_everybody_without_a_full_sync() -> None:
-    world = World(sized=True, advert={"model": "x" * 600})
-    ids = world.grow(20, 20)
-    world.run(5.0)
-    for process in world.processes.values():
-        process.sent_bytes = 0
-    world.give(ids[7], Publish({"model": "x" * 600, "ready": True}))
-    version = world.engine(ids[7]).record(ids[7])
+    town = Town(advert={"model": "x" * 600})
+    ids = town.grow(20, 20)
+    town.run(5.0)
+    town.world.measure(on=True)
+    town.give(ids[7], Publish({"model": "x" * 600, "ready": True}))
+    version = town.engine(ids[7]).record(ids[7])
     assert version is not None
 
     def known() -> bool:
-        return all(world.engine(v).record(ids[7]) == version for v in ids)
+        return all(town.engine(v).record(ids[7]) == version for v in ids)
 
-    assert world.until(known, 3.0)
-    spent = sum(p.sent_bytes for p in world.processes.values()) / len(ids)
-    assert spent < 20 * 700, "more than a table was sent"
+    assert town.until(known, 3.0)
+    assert town.world.meter.bytes / len(ids) < 20 * 700, "more than a table was sent"
 
 
 def test_publishing_the_same_advert_again_says_nothing() -> None:
-    world = World()
-    ids = world.grow(2)
-    revision = world.engine(ids[0]).revision
-    world.give(ids[0], Publish(dict(world.advert)))
-    assert world.engine(ids[0]).revision == revision
+    town = Town()
+    ids = town.grow(2)
+    revision = town.engine(ids[0]).revision
+    town.give(ids[0], Publish(dict(town.advert)))
+    assert town.engine(ids[0]).revision == revision
 
 
 def test_a_quiet_mesh_sends_half_a_kilobyte_a_second() -> None:
-    world = World(checked=False, sized=True)
-    ids = world.grow(30, 20)
-    world.run(10.0)
-    for process in world.processes.values():
-        process.sent_bytes = 0
-    world.run(20.0)
-    assert sum(p.sent_bytes for p in world.processes.values()) / len(ids) / 20 < 512
+    town = Town(checked=False)
+    ids = town.grow(30, 20)
+    town.run(10.0)
+    town.world.measure(on=True)
+    town.run(20.0)
+    assert town.world.meter.bytes / len(ids) / 20 < 512
 
 
 def test_a_partition_heals_and_resurrects_nobody() -> None:
-    world = World(checked=False)
-    ids = world.grow(24, 20)
+    town = Town(checked=False)
+    ids = town.grow(24, 20)
     half = set(ids[::2])
-    world.blocked = lambda a, b: (a in half) != (b in half)
-    assert world.until(lambda: set(world.sizes()) == {12}, 60.0)
+    town.cut(half)
+    assert town.until(lambda: set(town.sizes()) == {12}, 60.0)
     gone = ids[5]
-    world.crash(gone)
-    world.run(20.0)
-    world.blocked = lambda a, b: False
-    assert world.until(world.converged, 30.0)
-    assert world.statuses(gone) == {Status.DEAD}
+    town.crash(gone)
+    town.run(20.0)
+    town.mend()
+    assert town.until(town.converged, 30.0)
+    assert town.statuses(gone) == {Status.DEAD}
 
 
 def test_tables_above_the_digest_limit_are_compared_by_buckets() -> None:
-    world = World(checked=False)
-    ids = world.grow(80, 20)
+    town = Town(checked=False)
+    ids = town.grow(80, 20)
     late = ids[3]
-    world.blocked = lambda a, b: late in (a, b)
+    town.cut({late})
     for member in ids[10:20]:
-        world.give(member, Publish({"changed": 1}))
-    world.run(3.0)
-    world.blocked = lambda a, b: False
-    assert world.until(world.converged, 15.0)
+        town.give(member, Publish({"changed": 1}))
+    town.run(3.0)
+    town.mend()
+    assert town.until(town.converged, 15.0)
 
 
 def test_two_members_that_lack_the_same_do_not_reassure_each_other() -> None:
@@ -105,12 +102,12 @@ def test_a_rumour_on_its_way_is_no_reason_to_compare() -> None:
 
 
 def test_after_a_healed_partition_real_crashes_are_still_believed() -> None:
-    world = World(checked=False)
-    ids = world.grow(48, 20)
+    town = Town(checked=False)
+    ids = town.grow(48, 20)
     half = set(ids[::2])
-    world.blocked = lambda a, b: (a in half) != (b in half)
-    assert world.until(lambda: set(world.sizes()) == {24}, 60.0)
-    world.blocked = lambda a, b: False
-    assert world.until(world.converged, 30.0)
-    world.crash(ids[5])
-    assert world.until(lambda: world.statuses(ids[5]) == {Status.DEAD}, 1.5)
+    town.cut(half)
+    assert town.until(lambda: set(town.sizes()) == {24}, 60.0)
+    town.mend()
+    assert town.until(town.converged, 30.0)
+    town.crash(ids[5])
+    assert town.until(lambda: town.statuses(ids[5]) == {Status.DEAD}, 1.5)

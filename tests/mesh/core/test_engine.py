@@ -30,9 +30,10 @@ from netmesh.core.records import (
 )
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
+from netsim.world import EPOCH_MS
 
 from .test_wire import messages
-from .world import EPOCH_MS, World
+from .town import Town
 
 ME = MemberId("10.0.0.1:17946")
 
@@ -55,12 +56,12 @@ def test_a_new_engine_knows_itself() -> None:
 
 
 def test_ages_come_from_generations_and_grow() -> None:
-    world = World()
-    a = world.start("10.0.0.1:1")
-    world.run(10.0)
-    b = world.start("10.0.0.2:1", (a,))
-    world.run(5.0)
-    ages = {m.id: round(m.age_s) for m in world.engine(b).members()}
+    town = Town()
+    a = town.start("10.0.0.1:1")
+    town.run(10.0)
+    b = town.start("10.0.0.2:1", (a,))
+    town.run(5.0)
+    ages = {m.id: round(m.age_s) for m in town.engine(b).members()}
     assert ages == {a: 15, b: 5}
 
 
@@ -75,14 +76,14 @@ def test_a_ping_is_answered_over_its_connection() -> None:
 
 
 def test_an_observer_gets_pages_and_is_never_a_member() -> None:
-    world = World()
-    ids = world.grow(5)
+    town = Town()
+    ids = town.grow(5)
     question = Observe(NOBODY, Generation(0), 0)
-    effects = world.engine(ids[0]).handle(Received(Connection(b"o"), question), world.now)
+    effects = town.engine(ids[0]).handle(Received(Connection(b"o"), question), town.now)
     (reply,) = [e.message for e in effects if isinstance(e, Reply)]
     assert isinstance(reply, State) and reply.cursor is None
     assert {c.id for c in reply.claims} == set(ids)
-    assert world.engine(ids[0]).size == 5
+    assert town.engine(ids[0]).size == 5
 
 
 def test_time_that_runs_backwards_is_survived() -> None:
@@ -94,10 +95,10 @@ def test_time_that_runs_backwards_is_survived() -> None:
 
 def test_the_same_seed_gives_the_same_history() -> None:
     def history() -> list[tuple[int, int]]:
-        world = World(seed=4, checked=False)
-        world.grow(8)
-        world.run(5.0)
-        return [(p.sent, p.engine.root) for p in world.processes.values()]
+        town = Town(seed=4, checked=False)
+        town.grow(8)
+        town.run(5.0)
+        return [(town.world.handled, town.engine(one).root) for one in town.running()]
 
     assert history() == history()
 
@@ -144,12 +145,12 @@ def test_what_a_limit_keeps_out_is_counted() -> None:
 
 
 def test_a_crowd_of_observers_is_told_to_come_back() -> None:
-    world = World()
-    ids = world.grow(2)
+    town = Town()
+    ids = town.grow(2)
     question = Observe(NOBODY, Generation(0), 0)
     kinds = []
     for index in range(12):
         event = Received(Connection(b"%d" % index), question)
-        effects = world.engine(ids[0]).handle(event, world.now)
+        effects = town.engine(ids[0]).handle(event, town.now)
         kinds += [type(e.message) for e in effects if isinstance(e, Reply)]
     assert kinds == [State] * 8 + [Busy] * 4
