@@ -196,11 +196,11 @@ def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--bytes", type=_bytes, default="100MB", metavar="N", help="of the model (default: 100MB)"
+        "--bytes", type=size, default="100MB", metavar="N", help="of the model (default: 100MB)"
     )
     command.add_argument(
         "--rate-limit",
-        type=_bytes,
+        type=size,
         default="20MB",
         metavar="N",
         help="bytes per second of the second server (default: 20MB)",
@@ -239,7 +239,7 @@ def _add_starts(commands: argparse._SubParsersAction[_Parser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--bytes", type=_bytes, default="0.9GB", metavar="N", help="of the model (default: 0.9GB)"
+        "--bytes", type=size, default="0.9GB", metavar="N", help="of the model (default: 0.9GB)"
     )
     command.add_argument(
         "--executor",
@@ -261,7 +261,7 @@ def _task(options: argparse.Namespace) -> Task:
     return task
 
 
-def _add_task(command: argparse.ArgumentParser, default: str, size: str | None) -> None:
+def _add_task(command: argparse.ArgumentParser, default: str, nbytes: str | None) -> None:
     command.add_argument(
         "--shape",
         default=default,
@@ -272,15 +272,15 @@ def _add_task(command: argparse.ArgumentParser, default: str, size: str | None) 
     )
     command.add_argument(
         "--bytes",
-        type=_bytes,
+        type=size,
         metavar="N",
-        default=size,
+        default=nbytes,
         help="size of llama or moe, with a suffix like MB or GiB if you like; default: "
-        + (size or "1GiB and 1GB"),
+        + (nbytes or "1GiB and 1GB"),
     )
     command.add_argument(
         "--chunk-bytes",
-        type=_bytes,
+        type=size,
         default=CHUNK_BYTES,
         metavar="N",
         help=f"of the unit that is asked for and verified (default: {CHUNK_BYTES})",
@@ -306,7 +306,8 @@ _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _BINARY_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-def _bytes(text: str) -> int:
+def size(text: str) -> int:
+    """Bytes of a text like 512MB or 1GiB. Raises `argparse.ArgumentTypeError`."""
     number = text.rstrip("KMGiB")
     unit = (_UNITS | _BINARY_UNITS).get(text[len(number) :])
     try:

@@ -6,7 +6,7 @@ of accelerators `reduce`, integer arithmetic that comes to the same on every one
 accident. They are no defence against a peer that forges weights on purpose; the mesh's key keeps
 such peers out.
 
-The reduction reads memory as 64-bit little-endian lanes in blocks of `_BLOCK_BYTES`, the last one
+The reduction reads memory as 64-bit little-endian lanes in blocks of `BLOCK_BYTES`, the last one
 filled up with zeros. In each block, all modulo 2**64, with `fold(x) = x ^ (x >> 32)` and m(i) the
 odd multiplier of the i-th lane in a block:
 
@@ -36,7 +36,7 @@ DIGEST_BYTES = 16
 _THREADS = 4
 
 _LANE_BYTES = 8
-_BLOCK_BYTES = 4 * 1024 * 1024
+BLOCK_BYTES = 4 * 1024 * 1024
 """Twice this is the memory that a reduction takes. Large enough that starting a kernel costs less
 than running it."""
 
@@ -62,7 +62,9 @@ def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
     in_place = weights.contiguous(chunk)
     if weights.device_type != "cpu":
         parts = [(piece.offset, weights.view(piece)) for piece in chunk.pieces]
-        return _reduce([(0, in_place)] if in_place is not None else parts, chunk.nbytes)
+        if in_place is not None:
+            parts = [(0, in_place)]
+        return _reduce(parts, chunk.nbytes, BLOCK_BYTES)
     if in_place is not None:
         return xxhash.xxh3_128_digest(host_buffer(in_place))
     digest = xxhash.xxh3_128()
@@ -88,18 +90,19 @@ def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
         return tuple(pool.map(lambda chunk: of_chunk(weights, chunk), chunks))
 
 
-def reduce(data: torch.Tensor) -> bytes:
+def reduce(data: torch.Tensor, block_bytes: int = BLOCK_BYTES) -> bytes:
     """Digest of a flat uint8 tensor on any device, by the reduction described above.
 
-    Takes memory for two blocks on that device, and waits for it once.
+    Takes memory for two blocks on that device, and waits for it once. Digests of blocks of another
+    size, a multiple of a lane's, are others.
     """
-    return _reduce([(0, data)], data.numel())
+    return _reduce([(0, data)], data.numel(), block_bytes)
 
 
-def _reduce(parts: Sequence[tuple[int, torch.Tensor]], nbytes: int) -> bytes:
+def _reduce(parts: Sequence[tuple[int, torch.Tensor]], nbytes: int, block_bytes: int) -> bytes:
     """Reduce `nbytes` that consist of flat `parts` at the given offsets and zeros between them."""
     device = parts[0][1].device
-    block_bytes = min(_BLOCK_BYTES, -(-max(nbytes, 1) // _LANE_BYTES) * _LANE_BYTES)
+    block_bytes = min(block_bytes, -(-max(nbytes, 1) // _LANE_BYTES) * _LANE_BYTES)
     lanes = torch.empty(block_bytes // _LANE_BYTES, dtype=torch.int64, device=device)
     multipliers = _multipliers(lanes.numel(), device)
     sums: list[torch.Tensor] = []

@@ -173,7 +173,7 @@ def laid_out(tree: Tree, root: Path, draw: st.DataObject) -> list[WeightFile]:
 
 
 @BOTH
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_evidence_is_equal_exactly_when_loaders_are_given_equal_tensors(
     evidence: Of, data: st.DataObject
@@ -693,7 +693,10 @@ def test_changed_file_is_read_again(tmp_path: Path, evidence: Callable[..., str]
     files = one(tmp_path)
     cache = settled(files)
     first = evidence(files, cache)
-    assert evidence(one(tmp_path, changed(MODEL, "a", 0)), cache) != first
+    files = one(tmp_path, changed(MODEL, "a", 0))
+    # Both writes may fall into one tick of the file system's clock.
+    os.utime(files[0].path, ns=(1, 1))
+    assert evidence(files, cache) != first
 
 
 def test_other_prefix_order_or_kind_is_another_question(tmp_path: Path) -> None:

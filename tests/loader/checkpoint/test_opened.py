@@ -358,7 +358,7 @@ def test_what_was_noted_is_let_go(folder: Path) -> None:
 def test_without_safetensors_files_are_noted_all_the_same(folder: Path) -> None:
     code = """
 import sys
-from netloader.opened import Opened, watching
+from netloader.checkpoint.opened import Opened, watching
 sys.modules["safetensors"] = None
 opened = Opened()
 with watching(opened):

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -64,10 +63,11 @@ def test_what_cannot_be_our_cores_is_not_believed(noted: str) -> None:
 
 
 def in_process(code: str, **environ: str) -> object:
-    """What a fresh interpreter prints as JSON."""
+    """What a fresh interpreter, which no server has told of cores, prints as JSON."""
+    own = {name: value for name, value in os.environ.items() if name != ENVIRONMENT}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | environ,
+        env=own | environ,
         capture_output=True,
         text=True,
         check=True,
@@ -76,6 +76,7 @@ def in_process(code: str, **environ: str) -> object:
     return json.loads(done.stdout)
 
 
+needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 needs_two_cores = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
     reason="needs Linux and two cores",
@@ -165,16 +166,33 @@ def in_thread(function: Callable[[], T]) -> T:
         return pool.submit(function).result()
 
 
-@pytest.mark.parametrize("every_core", [True, False])
-def test_priority_is_lower_only_on_cores_of_the_model(
-    monkeypatch: pytest.MonkeyPatch, every_core: bool
-) -> None:
-    if not hasattr(os, "sched_getaffinity"):
-        pytest.skip("needs Linux")
-    monkeypatch.setattr(affinity, "crowded", lambda *args: every_core)
-    here = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    there = affinity.elsewhere(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-    assert there == (min(19, here + affinity.NICE) if every_core else here)
+_BESIDE_THE_MODEL = """
+import json, os, threading
+from netloader.system import affinity
+affinity.remember()
+cores = sorted(os.sched_getaffinity(0))[{free}:]
+bound, over = threading.Barrier(len(cores) + 1, timeout=20), threading.Event()
+def infer(core):
+    os.sched_setaffinity(0, {{core}})
+    bound.wait()
+    over.wait(20)
+for core in cores:
+    threading.Thread(target=infer, args=[core]).start()
+bound.wait()
+here = os.getpriority(os.PRIO_PROCESS, 0)
+there = affinity.elsewhere(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+over.set()
+print(json.dumps([here, there]))
+"""
+
+
+@needs_two_cores
+@pytest.mark.parametrize("free", [0, 1])
+def test_priority_is_lower_only_where_the_model_has_every_core(free: int) -> None:
+    seen = in_process(_BESIDE_THE_MODEL.format(free=free))
+    assert isinstance(seen, list)
+    here, there = seen
+    assert there == (here if free else min(19, here + affinity.NICE))
 
 
 def test_crowded_means_that_no_core_is_left() -> None:
@@ -199,20 +217,26 @@ def test_what_is_forbidden_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> 
     in_thread(lambda: affinity.step_aside(background=False))
 
 
-def test_a_system_that_knows_no_affinity_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(affinity, "_memory", None)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    environ: dict[str, str] = {}
-    affinity.remember(environ)
-    assert (environ, affinity.original()) == ({}, frozenset())
-    in_thread(lambda: affinity.step_aside(background=True))
+def test_a_system_that_knows_no_affinity_is_left_alone() -> None:
+    code = (
+        "import json, os\n"
+        "for name in ('sched_getaffinity', 'sched_setaffinity'):\n"
+        "    vars(os).pop(name, None)\n"
+        "from netloader.system import affinity\n"
+        "affinity.remember()\n"
+        "affinity.step_aside(background=True)\n"
+        f"print(json.dumps([sorted(affinity.original()), {ENVIRONMENT!r} in os.environ]))"
+    )
+    assert in_process(code) == [[], False]
 
 
-def test_what_was_noted_first_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not hasattr(os, "sched_getaffinity"):
-        pytest.skip("needs Linux")
-    monkeypatch.setattr(affinity, "_memory", None)
-    environ = {ENVIRONMENT: "0,1,2,3"}
-    affinity.remember(environ)
-    assert environ == {ENVIRONMENT: "0,1,2,3"}
-    assert affinity.original() == os.sched_getaffinity(0)
+@needs_affinity
+def test_what_was_noted_first_stays() -> None:
+    code = (
+        "import json, os\n"
+        "from netloader.system import affinity\n"
+        "affinity.remember()\n"
+        f"print(json.dumps([sorted(affinity.original()), os.environ[{ENVIRONMENT!r}]]))"
+    )
+    noted = {ENVIRONMENT: "0,1,2,3"}
+    assert in_process(code, **noted) == [sorted(os.sched_getaffinity(0)), "0,1,2,3"]

@@ -6,6 +6,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -192,12 +193,14 @@ class TestAdvise:
         if touch is None:
             pytest.skip("this kernel has no large pages on request")
         data = fresh(8 * HUGE_PAGE)
+        refused = _large_pages_refused()
         seconds = [touch(data.data_ptr() + number * HUGE_PAGE, number >= 4) for number in range(8)]
         assert min(seconds) > 0
         with PageMap() as page_map:
             assert list(touched(page_map, data)) == [(0, 8 * HUGE_PAGE)]
         assert not data.any()
-        assert _anonymous_huge(data[4 * HUGE_PAGE :]) > 0
+        # A machine whose free memory is in pieces has none to give, and counts that.
+        assert _anonymous_huge(data[4 * HUGE_PAGE :]) > 0 or _large_pages_refused() > refused
 
 
 class TestFresh:
@@ -219,11 +222,12 @@ class TestFresh:
 
     @linux
     def test_goes_back_to_the_system(self) -> None:
-        before = _mapped()
         held = [fresh(8 << 20) for _ in range(8)]
-        assert _mapped() - before > 60 << 20
+        places = [data.data_ptr() for data in held]
+        assert all(map(_is_mapped, places))
         del held
-        assert _mapped() - before < 8 << 20
+        # Somebody else's thread may start in between and get one of the places for its stack.
+        assert sum(map(_is_mapped, places)) <= 1
 
 
 @linux
@@ -235,6 +239,9 @@ class TestPageMap:
 
     def test_written_pages_are_found(self) -> None:
         mapping = mmap.mmap(-1, 10 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Joined with a neighbour, it might get a large page, which is touched as a whole.
+        with suppress(OSError):
+            mapping.madvise(mmap.MADV_NOHUGEPAGE)
         data = torch.frombuffer(mapping, dtype=torch.uint8)
         data[0] = 1
         data[3 * PAGE + 5] = 0
@@ -308,5 +315,13 @@ def _anonymous_huge(data: torch.Tensor) -> int:
     return 0
 
 
-def _mapped() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+def _large_pages_refused() -> int:
+    """How often this machine had no large page to give."""
+    counters = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counters["thp_fault_fallback"])
+
+
+def _is_mapped(address: int) -> bool:
+    ranges = (line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines())
+    bounds = ([int(part, 16) for part in one.split("-")] for one in ranges)
+    return any(start <= address < end for start, end in bounds)

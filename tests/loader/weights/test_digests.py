@@ -16,6 +16,10 @@ from netloader.weights.capture import Weights, capture
 from netloader.weights.coalesce import arrange
 
 WORD = 1 << 64
+SPREAD = 0x9E3779B97F4A7C15
+MIX = 0xBF58476D1CE4E5B9
+SMALL = 64
+"""Bytes of a block of eight lanes, so that little data has many."""
 
 
 def test_digest_is_xxh3_of_the_bytes() -> None:
@@ -83,9 +87,9 @@ def fold(value: int) -> int:
 
 
 def multiplier(lane: int) -> int:
-    made = (lane + 1) * digests._SPREAD % WORD
+    made = (lane + 1) * SPREAD % WORD
     for _ in range(2):
-        made = fold(made) * digests._MIX % WORD
+        made = fold(made) * MIX % WORD
     return fold(made) | 1
 
 
@@ -97,7 +101,7 @@ def reference(data: bytes, block: int) -> bytes:
         part += bytes(-len(part) % 8)
         one = two = 0
         for lane, (value,) in enumerate(struct.iter_unpack("<Q", part)):
-            product = fold(value * digests._SPREAD % WORD) * multiplier(lane) % WORD
+            product = fold(value * SPREAD % WORD) * multiplier(lane) % WORD
             one += product
             two += fold(product)
         sums += [one % WORD, two % WORD]
@@ -108,38 +112,34 @@ def flat(data: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of eight lanes, so that little data has many."""
-    monkeypatch.setattr(digests, "_BLOCK_BYTES", 64)
+def reduce(data: torch.Tensor) -> bytes:
+    return digests.reduce(data, SMALL)
 
 
-@pytest.mark.usefixtures("small_blocks")
 class TestReduction:
     @settings(max_examples=300)
     @given(data=st.binary(max_size=400))
     def test_is_what_it_says(self, data: bytes) -> None:
-        digests._BLOCK_BYTES = 64
-        assert digests.reduce(flat(data)) == reference(data, 64)
+        assert reduce(flat(data)) == reference(data, SMALL)
 
     @pytest.mark.parametrize("value", [0x00, 0x80, 0xFF])
     def test_of_bytes_at_the_ends_of_the_range(self, value: int) -> None:
         data = bytes([value]) * 333
-        assert digests.reduce(flat(data)) == reference(data, 64)
+        assert reduce(flat(data)) == reference(data, SMALL)
 
     @given(data=st.binary(min_size=1, max_size=200), at=st.integers(0), flip=st.integers(1, 255))
     def test_finds_a_changed_byte(self, data: bytes, at: int, flip: int) -> None:
         changed = bytearray(data)
         changed[at % len(data)] ^= flip
-        assert digests.reduce(flat(data)) != digests.reduce(flat(bytes(changed)))
+        assert reduce(flat(data)) != reduce(flat(bytes(changed)))
 
     @given(data=st.binary(max_size=200), more=st.integers(1, 100))
     def test_finds_added_and_missing_zeros(self, data: bytes, more: int) -> None:
-        assert digests.reduce(flat(data)) != digests.reduce(flat(data + bytes(more)))
+        assert reduce(flat(data)) != reduce(flat(data + bytes(more)))
 
     @given(data=st.binary(min_size=1, max_size=200))
     def test_finds_missing_bytes(self, data: bytes) -> None:
-        assert digests.reduce(flat(data)) != digests.reduce(flat(data[:-1]))
+        assert reduce(flat(data)) != reduce(flat(data[:-1]))
 
     @pytest.mark.parametrize("bit", range(64))
     def test_finds_swapped_lanes_that_differ_in_one_bit(self, bit: int) -> None:
@@ -151,9 +151,7 @@ class TestReduction:
                 lanes[other] = lanes[one] ^ (1 << bit if bit < 63 else -(1 << 63))
                 swapped = lanes.clone()
                 swapped[one], swapped[other] = lanes[other], lanes[one]
-                assert digests.reduce(lanes.view(torch.uint8)) != digests.reduce(
-                    swapped.view(torch.uint8)
-                )
+                assert reduce(lanes.view(torch.uint8)) != reduce(swapped.view(torch.uint8))
 
     @pytest.mark.parametrize(
         "change",
@@ -184,7 +182,7 @@ class TestReduction:
         data = torch.randint(
             0, 256, (256,), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
         )
-        assert digests.reduce(change(data)) != digests.reduce(data)
+        assert reduce(change(data)) != reduce(data)
 
     def test_has_no_collision_in_many_small_tensors(self) -> None:
         """Numbers as weights hold them: few bits set, many alike."""
@@ -193,16 +191,16 @@ class TestReduction:
             for at in range(64):
                 data = torch.zeros(64, dtype=torch.bfloat16)
                 data[at] = value
-                found.add((digests.reduce(data.view(torch.uint8)), value == 0 and at))
+                found.add((reduce(data.view(torch.uint8)), value == 0 and at))
         assert len({digest for digest, _ in found}) == 1 + 64 * 4
 
     def test_of_unaligned_memory(self) -> None:
         memory = torch.arange(200, dtype=torch.uint8)
-        assert digests.reduce(memory[3:100]) == digests.reduce(memory[3:100].clone())
+        assert reduce(memory[3:100]) == reduce(memory[3:100].clone())
 
     def test_does_not_write(self) -> None:
         memory = torch.arange(200, dtype=torch.uint8)
-        digests.reduce(memory)
+        reduce(memory)
         assert torch.equal(memory, torch.arange(200, dtype=torch.uint8))
 
 
@@ -210,11 +208,11 @@ def test_reduction_in_blocks_of_the_real_size() -> None:
     data = torch.randint(
         0,
         256,
-        (digests._BLOCK_BYTES + 40_001,),
+        (digests.BLOCK_BYTES + 40_001,),
         dtype=torch.uint8,
         generator=torch.Generator().manual_seed(1),
     )
-    assert digests.reduce(data) == reference(bytes(data.numpy()), digests._BLOCK_BYTES)
+    assert digests.reduce(data) == reference(bytes(data.numpy()), digests.BLOCK_BYTES)
 
 
 def test_reduction_stays_as_it_is() -> None:

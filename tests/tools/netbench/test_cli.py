@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+from tests.loader.support import until
 
 from netbench import cli, clock, starts
 from netbench.hosts import Hosts, HostsError
@@ -81,7 +81,7 @@ def test_a_bad_row_list_is_an_error_of_the_command_line(
 
 def test_sizes_are_read_with_their_units() -> None:
     sizes = ("1000", "2KB", "1.5MB", "1GiB")
-    assert [cli._bytes(size) for size in sizes] == [1000, 2000, 1_500_000, 1 << 30]
+    assert [cli.size(text) for text in sizes] == [1000, 2000, 1_500_000, 1 << 30]
 
 
 def test_counts_of_sources_double_and_end_with_the_number() -> None:
@@ -194,10 +194,7 @@ class TestSources:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while not namespaces(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert namespaces(process.pid)
+        until(lambda: namespaces(process.pid), 60)
         process.terminate()
         assert process.wait(60) == cli.Exit.TERMINATED
         assert not namespaces(process.pid)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import subprocess
 from contextlib import ExitStack
 
 import pytest
+from tests.loader.support import until
 
 from netbench.child import Child, starting
 from netbench.common import TIMEOUT_S
@@ -14,8 +15,14 @@ from netbench.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-TASK = Task("llama", 100_000_000, 4 << 20)
+TASK = Task("llama", 60_000_000, 2 << 20)
 REPLICA = 3
+
+
+def sent_by(hosts: Hosts, number: int) -> int:
+    """How many bytes a host has sent."""
+    counter = "/sys/class/net/eth0/statistics/tx_bytes"
+    return int(subprocess.check_output([*hosts.inside(number), "cat", counter], timeout=30))
 
 
 def test_the_other_source_brings_what_is_left_and_nobody_waits_for_the_timeout() -> None:
@@ -26,14 +33,15 @@ def test_the_other_source_brings_what_is_left_and_nobody_waits_for_the_timeout()
             pytest.skip(str(error))
         children: list[Child] = []
         for number in (1, 2):
-            hosts.limit(number, "200mbit")
+            hosts.limit(number, "100mbit")
             spec = TASK.spec(host=hosts.address(number))
             children.append(Child("source_process", spec, prefix=hosts.inside(number)))
         replica = Child("replica_process", TASK.spec(), prefix=hosts.inside(REPLICA))
         *ready, _ = stack.enter_context(starting([*children, replica]))
         endpoints = [one["endpoint"] for one in ready]
         replica.tell("pull", endpoints=endpoints)
-        time.sleep(0.8)  # Both together take two seconds.
+        # Both together take 2.4 s; a fifth of one half is several chunks.
+        until(lambda: all(sent_by(hosts, number) > TASK.nbytes / 10 for number in (1, 2)), 30)
         hosts.cut(1)
         pulled = replica.hear(2 * TIMEOUT_S)
         assert replica.ask("sha256") == children[1].ask("sha256")
