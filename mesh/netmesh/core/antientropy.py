@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from netmesh.core import reconciliation
 from netmesh.core.events import Connection
-from netmesh.core.ingest import Ingest, Lane
+from netmesh.core.ingest import Channel
 from netmesh.core.messages import Buckets, Busy, Digest, Exchange, Message
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId
+from netmesh.core.view import MembershipView
 
 ALTERNATIVES = 8
 """Members named to somebody who is told BUSY."""
@@ -85,19 +86,20 @@ class Gate:
 class AntiEntropy:
     """Starts comparisons and answers those of others."""
 
-    __slots__ = ("_admission", "_ingest", "_node", "eager", "gate")
+    __slots__ = ("_admission", "_node", "_view", "gate")
 
-    def __init__(self, node: Node, ingest: Ingest) -> None:
+    def __init__(self, node: Node, view: MembershipView) -> None:
         self._node = node
-        self._ingest = ingest
+        self._view = view
         self._admission = Admission(node.settings.inbound_syncs)
         self.gate = Gate(node)
-        self.eager = True
-        """Still joining: every difference counts."""
 
-    def observe(self, sender: MemberId, root: int, size: int) -> None:
-        """A message told what the sender's table amounts to."""
-        if self.gate.open(root, size, eager=self.eager):
+    def observe(self, sender: MemberId, root: int, size: int, *, eager: bool) -> None:
+        """A message told what the sender's table amounts to.
+
+        `eager`: I am still joining, and every difference counts.
+        """
+        if self.gate.open(root, size, eager=eager):
             self.start(sender)
 
     def start(self, peer: MemberId) -> None:
@@ -133,7 +135,7 @@ class AntiEntropy:
         """The other has too much to do; its hints are as good as news."""
         wait = min(message.retry_after_ms / 1000.0, self._node.settings.sync_patience_s)
         self.gate.not_before = max(self.gate.not_before, self._node.now + wait)
-        self._ingest.hear(message.claims, Lane.SYNC, message.sender)
+        self._view.hear(message.claims, Channel.ANTI_ENTROPY, message.sender)
 
     def on_buckets(self, connection: Connection, message: Buckets) -> None:
         """Answer with a digest of the parts that differ."""
@@ -154,7 +156,7 @@ class AntiEntropy:
         found = reconciliation.compare(
             node.table, message.buckets, message.entries, node.settings.page_bytes
         )
-        self._ingest.hear(found.heads, Lane.SYNC, message.sender)
+        self._view.hear(found.heads, Channel.ANTI_ENTROPY, message.sender)
         if not found.news and not found.want:
             return
         answer = not message.answer
@@ -165,7 +167,9 @@ class AntiEntropy:
         """Take in what I lacked, hand over what is wanted."""
         node = self._node
         before = node.table.root
-        corrections = self._ingest.hear(message.claims, Lane.SYNC, message.sender, correct=True)
+        corrections = self._view.hear(
+            message.claims, Channel.ANTI_ENTROPY, message.sender, correct=True
+        )
         wanted, left_out = reconciliation.records_of(
             node.table, message.want, node.settings.page_bytes
         )

@@ -1,35 +1,32 @@
-"""Noticing that a member does not answer: probes, detours over others, and triage."""
+"""The failure detector: SWIM's probes, direct and over others, and triage of those that fail."""
 
 from __future__ import annotations
 
-from netmesh.core.claims import Claim
+from netmesh.core.changes import Change, Finding
 from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth, RoundTrips
 from netmesh.core.messages import Ack, Relay, Relayed
 from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.prober import Probe, Probes, RoundRobin
-from netmesh.core.records import MemberId, Record, Status, host_of
+from netmesh.core.records import MemberId, Status, host_of
 from netmesh.core.states import triage
 from netmesh.core.timers import Timer
-from netmesh.core.verdicts import Verdicts
 
 WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSPICION)
 """Deadlines that stand for somebody else's silence; they move when it was I that slept."""
 
 
 class Detector:
-    """Probes members and hands those that do not answer to the judge."""
+    """Probes members; what it finds out it returns."""
 
-    def __init__(self, node: Node, verdicts: Verdicts, health: LocalHealth) -> None:
+    def __init__(self, node: Node, health: LocalHealth) -> None:
         self._node = node
-        self._verdicts = verdicts
-        self.health = health
+        self._health = health
         self.round_trips = RoundTrips(node.settings)
         self.probes = Probes()
         self._order = RoundRobin(node.table, node.rng)
         self._watch_turn = 0
         self._watched: tuple[int, frozenset[MemberId]] = (-1, frozenset())
-        node.on_change.append(self._changed)
 
     def start(self) -> None:
         """Begin probing, at a random phase so that members started together do not beat."""
@@ -55,14 +52,18 @@ class Detector:
     def late(self, by: float) -> None:
         """I was woken `by` seconds too late: that time says nothing about others."""
         self._node.timers.delay(WAITING, by)
-        self.health.worse()
+        self._health.worse()
+
+    def suspected(self) -> None:
+        """Others suspect me. Lifeguard: who is suspected is probably slow."""
+        self._health.worse()
 
     # Probing
 
     def probe_next(self) -> None:
         """One step of the round robin."""
         node = self._node
-        pause = node.settings.probe_interval_s * self.health.multiplier
+        pause = node.settings.probe_interval_s * self._health.multiplier
         node.timers.set((Timer.PROBE, 0), node.now + pause)
         target = self._order.next()
         if target is not None:
@@ -71,34 +72,62 @@ class Detector:
     def probe_watched(self) -> None:
         """One of the ring successors, in turn."""
         node = self._node
-        pause = node.settings.watch_probe_interval_s * self.health.multiplier
+        pause = node.settings.watch_probe_interval_s * self._health.multiplier
         node.timers.set((Timer.WATCH_PROBE, 0), node.now + pause)
         successors = node.table.successors(node.id, node.settings.watch_links)
         if successors:
             self._watch_turn += 1
             self._probe(successors[self._watch_turn % len(successors)])
 
-    def link_lost(self, member: MemberId) -> None:
-        """A monitored connection broke: look at once, by ping and by connect."""
-        self.verify(member)
-
     def verify(self, member: MemberId) -> None:
-        """See at once for myself whether that member is there."""
+        """See at once for myself, by ping and by connect, whether that member is there."""
         if not self._node.table.live(member):
             return
         probe = self._probe(member)
         if probe is not None and probe.dial is None:
             self._node.dial(member)
 
-    def acked(self, message: Ack) -> Probe | None:
-        """An answer came; the probe it belongs to, when it still waits."""
+    def look_around(self, member: MemberId) -> None:
+        """A host that does not answer probably took its other workers with it."""
+        node = self._node
+        table = node.table
+        seen = 0
+        for other in table.on_host(host_of(member)):
+            if seen == node.settings.crowd_triage:
+                break
+            if other != node.id and table.records[other].status is not Status.SUSPECT:
+                self.verify(other)
+                seen += 1
+
+    def follow(self, change: Change) -> None:
+        """Keep the round robin and the open probes in step with the table."""
+        node = self._node
+        old, new = change.old, change.new
+        if new.id == node.id:
+            return
+        if not new.status.live:
+            probe = self.probes.of(new.id)
+            if probe is not None:
+                self._close(probe)
+        elif old is None or not old.status.live:
+            self._order.joined(new.id)
+        elif (
+            new.status is Status.SUSPECT
+            and old.status is not Status.SUSPECT
+            and node.id not in change.claim.accusers
+            and new.id in self.watched()
+        ):
+            # I watch it: whether the accuser is right is for me to find out.
+            self.verify(new.id)
+
+    def acked(self, message: Ack) -> None:
+        """An answer came."""
         probe = self.probes.numbered(message.sequence)
         if probe is None or probe.target != message.sender:
-            return None
+            return
         if not probe.escalated:
             self.round_trips.add(self._node.now - probe.sent)
         self._succeeded(probe)
-        return probe
 
     def relayed(self, message: Relayed) -> None:
         """A relay reports."""
@@ -125,36 +154,39 @@ class Detector:
         for relay in relays:
             node.send(relay, Relay(node.id, node.generation, sequence, probe.target))
         self._node.ping(probe.target, sequence)
-        wait = settings.indirect_timeout_factor * self.round_trips.timeout_s(self.health.multiplier)
+        wait = settings.indirect_timeout_factor * self.round_trips.timeout_s(
+            self._health.multiplier
+        )
         node.timers.set((Timer.INDIRECT, sequence), node.now + wait)
         if probe.dial is None and not node.dial(probe.target):
             # Too many connects are in flight to tell stalled from gone; the next round will.
             self._close(probe)
 
-    def indirect_timeout(self, sequence: int) -> None:
+    def indirect_timeout(self, sequence: int) -> Finding | None:
         """Nobody heard it."""
         probe = self.probes.numbered(sequence)
         if probe is None:
-            return
+            return None
         if probe.dial is not None:
-            self._conclude(probe, probe.dial)
-        elif probe.over:
+            return self._conclude(probe, probe.dial)
+        if probe.over:
             # The answer of the connect got lost in the shell: no verdict, and no stuck probe.
             self._close(probe)
         else:
             probe.over = True
             wait = DIAL_GRACE * self._node.settings.dial_timeout_s
             self._node.timers.set((Timer.INDIRECT, sequence), self._node.now + wait)
+        return None
 
-    def dialled(self, event: Dialled) -> None:
-        """A connect ended."""
-        self._verdicts.dialled(event)
+    def dialled(self, event: Dialled) -> Finding | None:
+        """A connect ended; perhaps it belongs to a probe."""
         probe = self.probes.of(event.id)
         if probe is None:
-            return
+            return None
         probe.dial = event.outcome
         if event.outcome is DialOutcome.REFUSED or probe.over:
-            self._conclude(probe, event.outcome)
+            return self._conclude(probe, event.outcome)
+        return None
 
     def _probe(self, target: MemberId) -> Probe | None:
         """Start a probe unless one runs; returns the running one."""
@@ -168,7 +200,7 @@ class Detector:
         probe = Probe(target, record.generation, node.sequence(), node.now)
         self.probes.open(probe)
         self._node.ping(target, probe.sequence)
-        wait = self.round_trips.timeout_s(self.health.multiplier)
+        wait = self.round_trips.timeout_s(self._health.multiplier)
         node.timers.set((Timer.DIRECT, probe.sequence), node.now + wait)
         return probe
 
@@ -179,45 +211,11 @@ class Detector:
 
     def _succeeded(self, probe: Probe) -> None:
         self._close(probe)
-        self.health.better()
+        self._health.better()
 
-    def _conclude(self, probe: Probe, outcome: DialOutcome) -> None:
+    def _conclude(self, probe: Probe, outcome: DialOutcome) -> Finding:
         self._close(probe)
         if outcome is not DialOutcome.REFUSED and (not probe.relays or probe.nacks < probe.relays):
             # Lifeguard: relays that do not even say "not heard" point at my own connection.
-            self.health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
-        self._verdicts.judge(probe.target, probe.generation, triage(outcome))
-        if outcome is DialOutcome.SILENT:
-            self._look_around(probe.target)
-
-    def _look_around(self, member: MemberId) -> None:
-        """A host that does not answer probably took its other workers with it."""
-        node = self._node
-        host = host_of(member)
-        seen = 0
-        for other in node.table.on_host(host):
-            if seen == node.settings.crowd_triage:
-                break
-            if other != node.id and other not in self._verdicts.suspicions:
-                self.verify(other)
-                seen += 1
-
-    def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
-        """Keep the round robin and the open probes in step with the table."""
-        node = self._node
-        if new.id == node.id:
-            return
-        if not new.status.live:
-            probe = self.probes.of(new.id)
-            if probe is not None:
-                self._close(probe)
-        elif old is None or not old.status.live:
-            self._order.joined(new.id)
-        elif (
-            new.status is Status.SUSPECT
-            and old.status is not Status.SUSPECT
-            and node.id not in claim.accusers
-            and new.id in self.watched()
-        ):
-            # I watch it: whether the accuser is right is for me to find out.
-            self.verify(new.id)
+            self._health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
+        return Finding(probe.target, probe.generation, triage(outcome))

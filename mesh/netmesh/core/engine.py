@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from netmesh.core.accusation_limits import AccusationLimits
 from netmesh.core.antientropy import AntiEntropy
+from netmesh.core.changes import Change, apply
 from netmesh.core.claims import head
 from netmesh.core.detection import Detector
 from netmesh.core.effects import Departed, Effect, Watch
@@ -20,8 +23,9 @@ from netmesh.core.events import (
     Received,
     Tick,
 )
+from netmesh.core.fetches import Fetches
 from netmesh.core.health import LocalHealth
-from netmesh.core.ingest import Ingest, Lane
+from netmesh.core.ingest import Channel, Ingest
 from netmesh.core.joining import Joining
 from netmesh.core.leaving import Leaving
 from netmesh.core.member import Member
@@ -55,10 +59,12 @@ from netmesh.core.records import (
 from netmesh.core.relaying import Relays
 from netmesh.core.rng import Rng
 from netmesh.core.settings import ProtocolSettings
+from netmesh.core.states import Cause
 from netmesh.core.suspicion import Suspicions
 from netmesh.core.timers import Timer
 from netmesh.core.tombstones import Tombstones
 from netmesh.core.verdicts import Verdicts
+from netmesh.core.view import MembershipView
 
 
 @lru_cache(maxsize=4096)
@@ -85,19 +91,27 @@ class Engine:
         """*counters* gets a ``dropped.*`` for everything that a limit kept out."""
         self._node = node = Node(settings, me, rng, counters)
         suspicions = Suspicions(settings)
-        self._ingest = Ingest(node, suspicions)
+        limits = AccusationLimits(settings)
         health = LocalHealth(settings)
-        self._verdicts = Verdicts(node, suspicions, self._ingest.accusers, health)
-        self._detector = Detector(node, self._verdicts, health)
-        self._relays = Relays(node)
-        self._antientropy = AntiEntropy(node, self._ingest)
-        self._joining = Joining(node, self._ingest, self._antientropy)
+        self._fetches = Fetches(node)
+        self._verdicts = Verdicts(node, suspicions, limits, health)
+        self._detector = Detector(node, health)
         self._tombstones = Tombstones(node)
-        self._leaving = Leaving(node)
+        self._view = MembershipView(
+            node,
+            Ingest(node, suspicions, limits),
+            self._fetches,
+            self._verdicts,
+            self._detector,
+            self._tombstones,
+        )
+        self._relays = Relays(node)
+        self._antientropy = AntiEntropy(node, self._view)
+        self._joining = Joining(node, self._view, self._antientropy)
+        self._leaving = Leaving(node, self._view)
         self._started: float | None = None
         self._watching: frozenset[MemberId] = frozenset()
         self._departed = False
-        self._told_suspect = 0
 
     @property
     def id(self) -> MemberId:
@@ -133,6 +147,11 @@ class Engine:
         """What is known about one member; O(1)."""
         return self._node.table.get(member)
 
+    @property
+    def changes(self) -> Sequence[Change]:
+        """What the last event changed in the table, in order."""
+        return self._node.changes
+
     def deadline(self) -> float:
         """When (monotonic seconds) the next `Tick` is due; minus infinity before the first event.
 
@@ -164,6 +183,7 @@ class Engine:
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take in one event at `now` (monotonic seconds) and return what to do about it."""
         node = self._node
+        node.changes = []
         if self._departed:
             return []
         if self._started is None:
@@ -179,10 +199,11 @@ class Engine:
                 pass
             case Dialled():
                 node.dialling.pop(event.id, None)
-                self._detector.dialled(event)
+                self._view.apply(self._verdicts.dialled(event))
+                self._view.find(self._detector.dialled(event))
                 self._joining.dialled(event)
             case LinkLost():
-                self._detector.link_lost(event.id)
+                self._detector.verify(event.id)
             case Contacts():
                 self._joining.found(event.ids)
             case Publish():
@@ -200,6 +221,7 @@ class Engine:
         """Raise AssertionError when the state contradicts itself (tests and simulator only)."""
         node = self._node
         node.table.check()
+        self._check_changes()
         suspicions = self._verdicts.suspicions
         for member, record in node.table.records.items():
             suspect = record.status is Status.SUSPECT and member != node.id
@@ -209,6 +231,21 @@ class Engine:
         assert len(node.rumours) <= node.settings.rumour_limit
         assert len(node.table.tombstones) <= node.settings.tombstone_limit + 1
         assert node.me.status.live or node.leaving, "I think that I am dead"
+
+    def _check_changes(self) -> None:
+        """Every change of the last event is a row of the table and a step up, from what was."""
+        latest: dict[MemberId, Record] = {}
+        for change in self._node.changes:
+            change.check()
+            known = latest.get(change.new.id, change.old)
+            forgotten = change.old is None and known is not None and not known.status.live
+            assert change.old == known or forgotten, f"changed from {change.old}, was {known}"
+            latest[change.new.id] = change.new
+        for member, record in latest.items():
+            kept = self._node.table.get(member)
+            # A tombstone may have had to make room for the next.
+            forgotten = kept is None and not record.status.live
+            assert kept == record or forgotten, f"{member} is {kept}, not {record}"
 
     def _start(self, now: float) -> None:
         node = self._node
@@ -226,10 +263,10 @@ class Engine:
             case Ack():
                 self._detector.acked(message)
                 self._relays.close(message.sequence, heard=True, by=message.sender)
-                self._ingest.hear(message.claims, Lane.NEWS, message.sender)
+                self._view.hear(message.claims, Channel.GOSSIP, message.sender)
                 self._compare(message)
             case Gossip():
-                self._ingest.hear(message.claims, Lane.NEWS, message.sender)
+                self._view.hear(message.claims, Channel.GOSSIP, message.sender)
             case Relay():
                 self._on_relay(event, message)
             case Relayed():
@@ -260,7 +297,7 @@ class Engine:
         if not sender or isinstance(message, Join):
             return True
         if record is None or record.generation < message.generation:
-            self._ingest.fetch(sender, message.generation, sender)
+            self._fetches.stranger(sender, message.generation)
             return True
         if record.generation > message.generation:
             # It has not heard that it was replaced; a ping gets the news back, the rest is void.
@@ -269,12 +306,12 @@ class Engine:
             node.counters["dropped.old_generation"] += 1
             return False
         if record.status is Status.SUSPECT:
-            self._verdicts.heard_from(record)
+            self._view.apply(self._verdicts.heard_from(record))
         return True
 
     def _on_ping(self, event: Received, message: Ping) -> None:
         node, table = self._node, self._node.table
-        self._ingest.hear(message.claims, Lane.NEWS, message.sender)
+        self._view.hear(message.claims, Channel.GOSSIP, message.sender)
         claims = node.piggyback(message.sender, message.generation)
         node.reply(
             event.connection,
@@ -284,7 +321,8 @@ class Engine:
 
     def _compare(self, message: Ping | Ack) -> None:
         self._joining.observe(message.sender, message.root)
-        self._antientropy.observe(message.sender, message.root, message.size)
+        eager = not self._joining.joined
+        self._antientropy.observe(message.sender, message.root, message.size, eager=eager)
 
     def _on_relay(self, event: Received, message: Relay) -> None:
         timeout = self._detector.round_trips.timeout_s(1)
@@ -299,8 +337,8 @@ class Engine:
         advert = pack_advert(event.advert)
         me = node.me
         if advert != me.advert and not node.leaving:
-            new = replace(me, version=me.version + 1, advert=advert)
-            node.change(me, new, head(new))
+            said = replace(head(me), version=me.version + 1, advert=advert)
+            self._view.apply(apply(me, said, (Cause.ADVERTISES,)))
 
     def _leave(self) -> None:
         if not self._node.leaving:
@@ -334,13 +372,13 @@ class Engine:
             case Timer.DIRECT, int():
                 detector.direct_timeout(about)
             case Timer.INDIRECT, int():
-                detector.indirect_timeout(about)
+                self._view.find(detector.indirect_timeout(about))
             case Timer.RELAY, int():
                 self._relays.close(about, heard=False)
             case Timer.PATIENCE, str():
-                self._verdicts.patience_over(MemberId(about))
+                self._view.find(self._verdicts.patience_over(MemberId(about)))
             case Timer.SUSPICION, str():
-                self._verdicts.suspicion_over(MemberId(about))
+                self._view.apply(self._verdicts.suspicion_over(MemberId(about)))
             case Timer.GOSSIP, _:
                 self._gossip()
             case Timer.ANNOUNCE, _:
@@ -358,15 +396,7 @@ class Engine:
 
     def _settle(self) -> None:
         """What follows from the event as a whole."""
-        told = self._ingest.told_suspect
-        if told > self._told_suspect:
-            # Lifeguard: who is suspected is probably slow.
-            self._told_suspect = told
-            self._detector.health.worse()
-        if self._ingest.doubted:
-            doubted, self._ingest.doubted = self._ingest.doubted, []
-            for member in doubted:
-                self._detector.verify(member)
+        self._view.settle()
         watched = frozenset() if self._node.leaving else self._detector.watched()
         if watched != self._watching:
             self._watching = watched

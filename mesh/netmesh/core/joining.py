@@ -9,11 +9,12 @@ from netmesh.core import reconciliation
 from netmesh.core.antientropy import Admission, AntiEntropy
 from netmesh.core.claims import whole
 from netmesh.core.events import Connection, Dialled, DialOutcome
-from netmesh.core.ingest import Ingest, Lane
+from netmesh.core.ingest import Channel
 from netmesh.core.messages import Busy, Join, Observe, State
 from netmesh.core.node import Node
 from netmesh.core.records import MemberId
 from netmesh.core.timers import Timer
+from netmesh.core.view import MembershipView
 
 ATTEMPTS = 3
 """Unanswered questions after which a contact counts as unreachable; it is asked on, seldom."""
@@ -44,11 +45,11 @@ class Contact:
 class Joining:
     """State of the contacts, and whether this member has joined."""
 
-    __slots__ = ("_antientropy", "_contacts", "_ingest", "_node", "_observers", "_told", "joined")
+    __slots__ = ("_antientropy", "_contacts", "_node", "_observers", "_told", "_view", "joined")
 
-    def __init__(self, node: Node, ingest: Ingest, antientropy: AntiEntropy) -> None:
+    def __init__(self, node: Node, view: MembershipView, antientropy: AntiEntropy) -> None:
         self._node = node
-        self._ingest = ingest
+        self._view = view
         self._antientropy = antientropy
         self._contacts: dict[MemberId, Contact] = {}
         self._observers = Admission(node.settings.inbound_syncs)
@@ -132,10 +133,7 @@ class Joining:
 
     def on_join(self, connection: Connection, message: Join) -> None:
         """Somebody wants in: take its record in any case, serve its page when there is room."""
-        node = self._node
-        if message.sender == node.id:
-            return
-        self._ingest.hear((message.me,), Lane.NEWS, message.sender)
+        self._view.hear((message.me,), Channel.GOSSIP, message.sender)
         if self._antientropy.admit(message.sender, connection, message.sequence):
             self._page(connection, message.cursor, message.sequence, dead=False)
 
@@ -152,7 +150,7 @@ class Joining:
         """A page of a contact's table."""
         node = self._node
         self._answered(message.sequence, message.sender)
-        self._ingest.hear(message.claims, Lane.SYNC, message.sender)
+        self._view.hear(message.claims, Channel.ANTI_ENTROPY, message.sender)
         if message.cursor is not None:
             join = Join(
                 node.id,
@@ -231,6 +229,5 @@ class Joining:
     def _finish(self, message: str) -> None:
         if not self.joined:
             self.joined = True
-            self._antientropy.eager = False
             self._node.timers.cancel((Timer.COMPARE, 0))
             self._node.log("info", message)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from netmesh.core.changes import apply
 from netmesh.core.claims import Claim, head
 from netmesh.core.messages import Gossip
 from netmesh.core.node import Node
-from netmesh.core.records import MemberId, Status
+from netmesh.core.records import MemberId
+from netmesh.core.states import Cause
 from netmesh.core.timers import Timer
+from netmesh.core.view import MembershipView
 
 ROUND_S = 0.1
 FAREWELLS = 8
@@ -18,22 +21,23 @@ FAREWELLS = 8
 class Leaving:
     """A few rounds of goodbye, then nothing."""
 
-    __slots__ = ("_claim", "_node")
+    __slots__ = ("_claim", "_node", "_view")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, view: MembershipView) -> None:
         self._node = node
+        self._view = view
         self._claim: Claim | None = None
 
     def begin(self) -> None:
         """Say goodbye; the incarnation grows so that it outranks whatever is said about me."""
         node = self._node
         me = node.me
-        new = replace(me, incarnation=me.incarnation + 1, status=Status.LEFT)
-        self._claim = head(new)
+        said = replace(head(me), incarnation=me.incarnation + 1)
         # Watchers first: their links to me break next, and they must not take it for a crash.
         first = node.table.predecessors(node.id, node.settings.watch_links)
         node.leaving = True
-        node.change(me, new, self._claim)
+        self._view.apply(apply(me, said, (Cause.REFUTED, Cause.LEAVES)))
+        self._claim = head(node.me)
         self._tell(first)
         self.round(0)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Literal
 
+from netmesh.core.changes import Change, Telling
 from netmesh.core.claims import Claim, head, whole
 from netmesh.core.effects import Dial, Effect, Log, Reply, Send
 from netmesh.core.events import Connection
@@ -24,8 +24,6 @@ MAX_DIALS = 64
 """Connects in flight; the shell holds one file descriptor for each."""
 DIAL_GRACE = 5.0
 """x the timeout of a connect: a shell that lost its answer must not block the next one."""
-
-ChangeListener = Callable[[Record | None, Record, Claim], None]
 
 
 class Node:
@@ -50,7 +48,8 @@ class Node:
         self.gossiped_at = -1e9
         self.dialling: dict[MemberId, float] = {}
         """Connects under way, by the time after which an answer is no longer expected."""
-        self.on_change: list[ChangeListener] = []
+        self.changes: list[Change] = []
+        """What the event that is being handled has changed so far."""
         self._sequence = rng.getrandbits(31)
         self._retransmits = (0, 0)
 
@@ -106,20 +105,23 @@ class Node:
         self.effects.append(Dial(member, self.settings.dial_timeout_s))
         return True
 
-    def change(self, old: Record | None, new: Record, cause: Claim, *, tell: bool = True) -> None:
-        """Take `new` into the table, tell everybody, and let the other parts react."""
-        self.table.put(new, self.now)
-        if tell:
-            self._tell(old, new, cause)
-        for listener in self.on_change:
-            listener(old, new, cause)
+    def take(self, change: Change) -> None:
+        """Take a change into the table and pass it on."""
+        self.table.put(change.new, self.now)
+        self.changes.append(change)
+        if change.telling in (Telling.RUMOUR, Telling.AT_ONCE):
+            self._tell(change)
 
-    def _tell(self, old: Record | None, new: Record, cause: Claim) -> None:
+    def _tell(self, change: Change) -> None:
+        old, new = change.old, change.new
+        if change.telling is Telling.AT_ONCE:
+            self.spread(head(new), urgent=True)
+            return
         fresh = old is None or old.generation != new.generation or old.version != new.version
         if fresh and len(new.advert) <= EAGER_ADVERT_BYTES:
             claim = whole(new)
         else:
-            claim = head(new, cause.accusers, cause.crash)
+            claim = head(new, change.claim.accusers, change.claim.crash)
         # Deaths and refutations cannot wait; joins, adverts and stalls can.
         urgent = old is not None and old.status is not new.status
         self.spread(claim, urgent=urgent and new.status is not Status.STALLED)

@@ -88,6 +88,15 @@ class Record:
         """Rank of the status half inside one generation."""
         return (self.incarnation, int(self.status))
 
+    @property
+    def edition(self) -> tuple[int, Advert]:
+        """Rank of the advert half inside one generation.
+
+        Two adverts under one version come only from a broken or forging sender; the bytes break the
+        tie so that everybody ends with the same one.
+        """
+        return (self.version, self.advert)
+
 
 @lru_cache(maxsize=4096)
 def make_record(
@@ -114,12 +123,10 @@ def merge(a: Record, b: Record) -> Record:
     if a.generation != b.generation:
         return a if a.generation > b.generation else b
     status = a if a.order >= b.order else b
-    # Two adverts under one version come only from a broken or forging sender; the bytes break the
-    # tie so that everybody ends with the same one.
-    advert = a if (a.version, a.advert) >= (b.version, b.advert) else b
+    advert = a if a.edition >= b.edition else b
     if status is advert:
         return status
-    return Record(
+    return make_record(
         a.id, a.generation, status.incarnation, status.status, advert.version, advert.advert
     )
 

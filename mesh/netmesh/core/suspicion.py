@@ -9,6 +9,9 @@ from netmesh.core.claims import MAX_WITNESSES, Claim, head
 from netmesh.core.records import Generation, MemberId, Record
 from netmesh.core.settings import ProtocolSettings
 
+TINY_MESH = 3
+"""Live members among which one observer of a crash is enough: hardly anybody is left to ask."""
+
 
 @dataclass(slots=True)
 class Suspicion:
@@ -24,7 +27,7 @@ class Suspicion:
     held: bool = False
     """Its kernel accepted a connection of somebody: a stall, whatever else it looks like."""
     hearsay: bool = False
-    """Found by comparing tables: nobody accused, so nobody was wrong when it is refuted."""
+    """Found by anti-entropy: nobody accused, so nobody was wrong when it is refuted."""
     looking: bool = False
     """The last look (a dial) is on its way."""
 
@@ -137,7 +140,7 @@ class Suspicions:
 
     def observers(self, members: int) -> int:
         """How many that saw a refused connection make it a death among `members` live members."""
-        return 1 if members <= 3 else self._settings.crash_observers
+        return 1 if members <= TINY_MESH else self._settings.crash_observers
 
 
 def _union(a: tuple[MemberId, ...], b: tuple[MemberId, ...]) -> tuple[MemberId, ...]:

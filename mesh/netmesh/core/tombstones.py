@@ -1,12 +1,15 @@
-"""The dead: they are told for a while, asked for ever, shown for minutes, forgotten in a day."""
+"""Tombstones: the dead are told for a while, asked for ever, shown for minutes, forgotten in a day.
+
+A tombstone keeps an old rumour from bringing a dead member back.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 
-from netmesh.core.claims import Claim
+from netmesh.core.changes import Change
 from netmesh.core.node import Node
-from netmesh.core.records import MemberId, Record, Status
+from netmesh.core.records import MemberId, Status
 from netmesh.core.timers import Timer
 
 SWEEP_S = 15.0
@@ -23,7 +26,6 @@ class Tombstones:
         self._queue: deque[MemberId] = deque()
         """The dead in the order in which they are pinged; stale ids are skipped."""
         self._recent: deque[tuple[float, MemberId]] = deque(maxlen=RECENT_LIMIT)
-        node.on_change.append(self._changed)
 
     def mix_in(self, peers: list[MemberId]) -> list[MemberId]:
         """Gossip goes to a recently dead member at times, in proportion to their number."""
@@ -63,8 +65,10 @@ class Tombstones:
         if table.tombstones:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
 
-    def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
+    def follow(self, change: Change) -> None:
+        """Set up a tombstone where a member died or left."""
         node = self._node
+        old, new = change.old, change.new
         if new.status.live or new.id == node.id or (old is not None and not old.status.live):
             return
         self._recent.append((node.now, new.id))

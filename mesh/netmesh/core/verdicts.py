@@ -1,190 +1,181 @@
-"""Judging members: from evidence to a verdict, and from the table back to deadlines."""
+"""Verdicts on members: from evidence to a change, and from changes back to deadlines.
+
+SWIM's suspicion with Lifeguard's timeouts, and a kernel that answers for a process that cannot.
+"""
 
 from __future__ import annotations
 
 from netmesh.core.accusation_limits import AccusationLimits
+from netmesh.core.changes import Change, Finding, Telling, apply
 from netmesh.core.claims import Claim, head
 from netmesh.core.events import Dialled, DialOutcome
 from netmesh.core.health import LocalHealth
 from netmesh.core.messages import Gossip
 from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.records import MemberId, Record, Status
-from netmesh.core.states import Cause, after
-from netmesh.core.suspicion import Suspicions
+from netmesh.core.states import Cause
+from netmesh.core.suspicion import TINY_MESH, Suspicion, Suspicions
 from netmesh.core.timers import Timer
 
 
 class Verdicts:
-    """Applies the transition table, and keeps suspicions in step with the membership table."""
+    """Concludes changes from evidence, and keeps suspicions in step with the table."""
 
     def __init__(
-        self, node: Node, suspicions: Suspicions, accusers: AccusationLimits, health: LocalHealth
+        self, node: Node, suspicions: Suspicions, limits: AccusationLimits, health: LocalHealth
     ) -> None:
         self._node = node
         self._health = health
         self.suspicions = suspicions
-        self._accusers = accusers
+        self._limits = limits
         self._bad_since: dict[MemberId, float] = {}
-        node.on_change.append(self._changed)
 
-    def judge(self, member: MemberId, generation: int, cause: Cause) -> None:
-        """I found this out myself about that process."""
+    def judge(self, finding: Finding) -> Change | None:
+        """What my own finding about a process changes."""
         node = self._node
-        record = node.table.get(member)
-        if record is None or record.generation != generation or node.leaving:
-            return
+        record = node.table.get(finding.member)
+        if record is None or record.generation != finding.generation or node.leaving:
+            return None
+        cause = finding.cause
         crash = (node.id,) if cause is Cause.CRASH_SEEN else ()
-        if cause is Cause.CRASH_SEEN and node.table.size <= 3:
+        if crash and node.table.size <= TINY_MESH:
             cause = Cause.CRASH_CONFIRMED
-        status = after(record.status, cause)
-        if status is not record.status:
-            accusers = () if status is Status.STALLED else (node.id,)
-            self._pronounce(record, status, accusers, crash)
-        elif record.status is Status.SUSPECT:
+        # Nobody accuses a member of being slow.
+        witness = () if cause is Cause.PROCESS_SILENT else (node.id,)
+        change = apply(record, head(record, witness, crash), (cause,))
+        if change is None and record.status is Status.SUSPECT:
             held = cause is Cause.PROCESS_SILENT
-            if self.suspicions.confirm(member, () if held else (node.id,), crash, held=held):
-                self._confirmed(record)
-        if crash and node.table.live(member):
-            self._tell_watchers(member)
+            if self.suspicions.confirm(record.id, witness, crash, held=held):
+                return self._confirmed(record)
+        return change
 
-    def heard_from(self, record: Record) -> None:
+    def testify(self, claim: Claim) -> Change | None:
+        """Another member's witnesses of a suspicion that runs here."""
+        record = self._node.table.get(claim.id)
+        known = self.suspicions.confirm(claim.id, claim.accusers, claim.crash, held=claim.held)
+        return self._confirmed(record) if known and record is not None else None
+
+    def heard_from(self, record: Record) -> Change | None:
         """A message of a suspect came in: the path from it works, so the process lives."""
         suspicion = self.suspicions.get(record.id)
-        if suspicion is not None and not suspicion.held:
-            self.suspicions.confirm(record.id, (), (), held=True)
-            self._confirmed(record)
+        if suspicion is None or suspicion.held:
+            return None
+        self.suspicions.confirm(record.id, (), (), held=True)
+        return self._confirmed(record)
 
-    def _pronounce(
-        self,
-        record: Record,
-        status: Status,
-        accusers: tuple[MemberId, ...],
-        crash: tuple[MemberId, ...],
-    ) -> None:
-        node = self._node
-        new = Record(
-            record.id,
-            record.generation,
-            record.incarnation,
-            status,
-            record.version,
-            record.advert,
-        )
-        node.change(record, new, head(new, accusers, crash))
+    def patience_over(self, member: MemberId) -> Finding | None:
+        """It has been stalled for too long."""
+        record = self._node.table.get(member)
+        if record is None:
+            return None
+        return Finding(member, record.generation, Cause.PATIENCE_OVER)
 
-    def _confirmed(self, record: Record) -> None:
-        """The suspicion has a new witness: tell it, and see whether that is enough."""
+    def suspicion_over(self, member: MemberId) -> Change | None:
+        """Nobody refuted in time: look one last time before declaring it dead."""
+        suspicion = self.suspicions.get(member)
         node = self._node
-        suspicion = self.suspicions.get(record.id)
         if suspicion is None:
-            return
-        node.spread(suspicion.told(record), urgent=bool(suspicion.crash))
-        self._weigh(record)
+            return None
+        if node.now - suspicion.bad_since >= node.settings.stall_patience_s:
+            return self._declare_dead(member)
+        # Comes again when the connect cannot be started now, or when its answer got lost.
+        suspicion.looking = node.dial(member)
+        wait = DIAL_GRACE if suspicion.looking else 1.0
+        again = node.now + wait * node.settings.dial_timeout_s
+        node.timers.set((Timer.SUSPICION, member), again)
+        return None
 
-    def _weigh(self, record: Record) -> None:
-        """Bury a suspect that enough members saw crash, else set its deadline."""
-        node = self._node
-        suspicion = self.suspicions.get(record.id)
-        if suspicion is None:
-            return
-        if self.suspicions.crash_confirmed(record.id, node.table.size, node.id):
-            status = after(record.status, Cause.CRASH_CONFIRMED)
-            self._pronounce(record, status, suspicion.accusers, suspicion.crash)
-            return
-        due = self.suspicions.due(record.id, node.table.size, node.id, self._health.multiplier)
-        node.timers.set((Timer.SUSPICION, record.id), max(due, node.now))
+    def dialled(self, event: Dialled) -> Change | None:
+        """A connect ended; perhaps it was the last look at a suspect."""
+        suspicion = self.suspicions.get(event.id)
+        if suspicion is None or not suspicion.looking:
+            return None
+        suspicion.looking = False
+        record = self._node.table.get(event.id)
+        if event.outcome is not DialOutcome.CONNECTED or record is None:
+            return self._declare_dead(event.id)
+        # A kernel holds the port: not gone, whatever the path lost before.
+        self.suspicions.confirm(event.id, (), (), held=True)
+        return self._confirmed(record)
 
-    def _tell_watchers(self, member: MemberId) -> None:
+    def tell_watchers(self, finding: Finding) -> None:
         """The others that watch it saw the same at the same moment: two of us make it certain."""
         node = self._node
+        member = finding.member
         record = node.table.get(member)
         suspicion = self.suspicions.get(member)
-        if record is None or suspicion is None:
+        if record is None or suspicion is None or node.leaving:
+            return
+        if record.generation != finding.generation:
             return
         claim = suspicion.told(record)
         for watcher in node.table.predecessors(member, node.settings.watch_links):
             if watcher != node.id:
                 node.send(watcher, Gossip(node.id, node.generation, (claim,)))
 
-    def suspicion_over(self, member: MemberId) -> None:
-        """Nobody refuted in time: look one last time before burying."""
-        suspicion = self.suspicions.get(member)
+    def follow(self, change: Change) -> Change | None:
+        """Keep suspicions and deadlines in step; a suspicion may be a death already."""
         node = self._node
-        if suspicion is None:
-            return
-        if node.now - suspicion.bad_since >= node.settings.stall_patience_s:
-            self._bury(member)
-            return
-        # Comes again when the connect cannot be started now, or when its answer got lost.
-        suspicion.looking = node.dial(member)
-        wait = DIAL_GRACE if suspicion.looking else 1.0
-        again = node.now + wait * node.settings.dial_timeout_s
-        node.timers.set((Timer.SUSPICION, member), again)
-
-    def patience_over(self, member: MemberId) -> None:
-        """It has been stalled for too long."""
-        record = self._node.table.get(member)
-        if record is not None:
-            self.judge(member, record.generation, Cause.PATIENCE_OVER)
-
-    def dialled(self, event: Dialled) -> None:
-        """A connect ended; perhaps it was the last look at a suspect."""
-        suspicion = self.suspicions.get(event.id)
-        if suspicion is not None and suspicion.looking:
-            suspicion.looking = False
-            self._looked(event.id, event.outcome)
-
-    def _looked(self, member: MemberId, outcome: DialOutcome) -> None:
-        record = self._node.table.get(member)
-        if outcome is not DialOutcome.CONNECTED:
-            self._bury(member)
-        elif record is not None:
-            # A kernel holds the port: not gone, whatever the path lost before.
-            self.suspicions.confirm(member, (), (), held=True)
-            self._confirmed(record)
-
-    def _bury(self, member: MemberId) -> None:
-        node = self._node
-        record = node.table.get(member)
-        suspicion = self.suspicions.get(member)
-        if record is None or suspicion is None or node.leaving:
-            return
-        status = after(record.status, Cause.SUSPICION_OVER)
-        self._pronounce(record, status, (node.id,), ())
-
-    def _changed(self, old: Record | None, new: Record, claim: Claim) -> None:
-        """Keep suspicions and deadlines in step with the table."""
-        node = self._node
+        new = change.new
         member = new.id
         if member == node.id:
-            return
+            return None
         if new.status is Status.ALIVE:
             self._bad_since.pop(member, None)
         else:
             self._bad_since.setdefault(member, node.now)
-        if new.status is Status.SUSPECT:
-            self._suspect(old, new, claim)
-        else:
-            self._acquit(old, new)
         if new.status is Status.STALLED:
-            if old is not new:
-                until = node.now + node.settings.stall_patience_s
-                node.timers.set((Timer.PATIENCE, member), until)
+            until = node.now + node.settings.stall_patience_s
+            node.timers.set((Timer.PATIENCE, member), until)
         else:
             node.timers.cancel((Timer.PATIENCE, member))
+        if new.status is Status.SUSPECT:
+            return self._suspect(change)
+        self._acquit(change)
         if not new.status.live:
             self._bad_since.pop(member, None)
+        return None
 
-    def _suspect(self, old: Record | None, new: Record, claim: Claim) -> None:
-        self.suspicions.open(new, self._node.now, self._bad_since.get(new.id, self._node.now))
+    def _confirmed(self, record: Record) -> Change | None:
+        """The suspicion has a new witness: tell it, and see whether that is enough."""
+        suspicion = self.suspicions.get(record.id)
+        if suspicion is None:
+            return None
+        self._node.spread(suspicion.told(record), urgent=bool(suspicion.crash))
+        return self._weigh(record, suspicion)
+
+    def _weigh(self, record: Record, suspicion: Suspicion) -> Change | None:
+        """A death when enough members saw the suspect crash; else its deadline is set."""
+        node = self._node
+        if self.suspicions.crash_confirmed(record.id, node.table.size, node.id):
+            claim = head(record, suspicion.accusers, suspicion.crash)
+            return apply(record, claim, (Cause.CRASH_CONFIRMED,))
+        due = self.suspicions.due(record.id, node.table.size, node.id, self._health.multiplier)
+        node.timers.set((Timer.SUSPICION, record.id), max(due, node.now))
+        return None
+
+    def _declare_dead(self, member: MemberId) -> Change | None:
+        node = self._node
+        record = node.table.get(member)
+        if record is None or member not in self.suspicions or node.leaving:
+            return None
+        return apply(record, head(record, (node.id,)), (Cause.SUSPICION_OVER,))
+
+    def _suspect(self, change: Change) -> Change | None:
+        old, new, claim = change.old, change.new, change.claim
+        since = self._bad_since.get(new.id, self._node.now)
+        suspicion = self.suspicions.open(new, self._node.now, since)
         # Stalled means that a connect was accepted; the first that does not get through since
         # proves nothing against it.
         held = claim.held or (old is not None and old.status is Status.STALLED)
         self.suspicions.confirm(new.id, claim.accusers, claim.crash, held=held)
-        self._weigh(new)
+        if change.telling is Telling.HEARSAY:
+            suspicion.hearsay = True
+        return self._weigh(new, suspicion)
 
-    def _acquit(self, old: Record | None, new: Record) -> None:
+    def _acquit(self, change: Change) -> None:
         node = self._node
+        old, new = change.old, change.new
         suspicion = self.suspicions.close(new.id)
         if suspicion is None:
             return
@@ -193,4 +184,4 @@ class Verdicts:
             return
         if old is not None and new.status is Status.ALIVE and new.generation == old.generation:
             for accuser in suspicion.accusers:
-                self._accusers.refuted(accuser, node.now)
+                self._limits.refuted(accuser, node.now)

@@ -1,11 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
 
-from netmesh.core.claims import Claim, head, whole
+from netmesh.core.claims import Claim
 from netmesh.core.events import Connection, Contacts, Received
-from netmesh.core.ingest import absorb
 from netmesh.core.messages import Gossip
 from netmesh.core.records import (
     MAX_COUNTER,
@@ -13,15 +11,12 @@ from netmesh.core.records import (
     Advert,
     Generation,
     MemberId,
-    Record,
     Status,
-    merge,
     new_generation,
 )
 from netmesh.core.settings import ProtocolSettings
 from netsim.world import EPOCH_MS
 
-from .test_records import records
 from .town import Town
 
 LIAR = MemberId("10.6.6.6:666")
@@ -30,27 +25,6 @@ WIRE = Connection(b"wire")
 
 def tell(town: Town, to: MemberId, *claims: Claim, sender: MemberId = LIAR) -> None:
     town.give(to, Received(WIRE, Gossip(sender, new_generation(EPOCH_MS, 1), claims)))
-
-
-@given(records, records)
-def test_hearing_a_whole_record_is_merging_it(a: Record, b: Record) -> None:
-    assert absorb(a, whole(b)) == (merge(a, b), False)
-
-
-@given(records, records)
-def test_hearing_a_head_never_loses_anything(a: Record, b: Record) -> None:
-    new, missing = absorb(a, head(b))
-    assert new is not None
-    assert merge(new, a) == new
-    if not missing:
-        assert (new.order, new.generation) == (merge(a, b).order, merge(a, b).generation) or (
-            b.generation > a.generation and not b.status.live
-        )
-
-
-def test_nothing_is_known_about_a_stranger_without_its_advert() -> None:
-    claim = Claim(LIAR, Generation(1), 0, Status.ALIVE, 1)
-    assert absorb(None, claim) == (None, True)
 
 
 def test_a_forged_death_is_refuted_by_the_living() -> None:

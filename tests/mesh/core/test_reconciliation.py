@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmesh.core import reconciliation
+from netmesh.core.changes import TOLD, apply, causes_of
 from netmesh.core.claims import Claim
 from netmesh.core.fields import claim_bytes
-from netmesh.core.ingest import absorb
 from netmesh.core.messages import Digest, Entry, Exchange
 from netmesh.core.records import (
     BUCKETS,
@@ -53,9 +53,9 @@ def table(*content: Record) -> Table:
 def take(made: Table, claims: tuple[Claim, ...]) -> None:
     for claim in claims:
         old = made.get(claim.id)
-        new, _ = absorb(old, claim)
-        if new is not None and new is not old:
-            made.put(new, 1.0)
+        change = apply(old, claim, causes_of(old, claim, TOLD.get(claim.status)))
+        if change is not None:
+            made.put(change.new, 1.0)
 
 
 @given(st.lists(records), st.lists(records))

@@ -1,0 +1,128 @@
+"""How what is known of a member changes: one function applies a claim to a record.
+
+The transition table (`states`) says which status follows from the causes; the lattice (`records`)
+says whether that is more than what is known already. Nothing else makes a `Change`, and a table
+takes nothing but changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from netmesh.core.claims import Claim
+from netmesh.core.records import Generation, MemberId, Record, Status, make_record, merge
+from netmesh.core.states import TRANSITIONS, Cause, after
+
+TOLD: Mapping[Status, Cause] = MappingProxyType(
+    {
+        Status.STALLED: Cause.TOLD_STALLED,
+        Status.SUSPECT: Cause.TOLD_SUSPECT,
+        Status.DEAD: Cause.TOLD_DEAD,
+        Status.LEFT: Cause.LEAVES,
+    }
+)
+"""The cause that another member's verdict is, taken at its word. ALIVE is no verdict."""
+
+
+class Telling(Enum):
+    """Whether a change is passed on."""
+
+    RUMOUR = "rumour"
+    """As a rumour; verdicts and refutations seen here for the first time do not wait."""
+    AT_ONCE = "at once"
+    """My own refutation: those who believe the accusation wait for it."""
+    NOT = "not"
+    """A stranger found by anti-entropy: whoever lacks it finds it the same way."""
+    HEARSAY = "hearsay"
+    """A death found by anti-entropy: I look for myself before I accuse anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What I found out about a process myself."""
+
+    member: MemberId
+    generation: Generation
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of what is known of a member."""
+
+    old: Record | None
+    """None: the member was not known."""
+    new: Record
+    causes: tuple[Cause, ...]
+    """Rows of the transition table that lead from the old status to the new one, in order."""
+    claim: Claim
+    """What was claimed; its witnesses count as accusers."""
+    telling: Telling
+
+    def check(self) -> None:
+        """Raise AssertionError unless each cause is a row and the record went up in the lattice."""
+        old, new = self.old, self.new
+        status = None if old is None else old.status
+        for cause in self.causes:
+            assert (status, cause) in TRANSITIONS, f"{new.id}: no row for {status}, {cause.name}"
+            status = TRANSITIONS[status, cause]
+        assert self.causes and status is new.status, f"{new.id}: {status} is not {new.status}"
+        if old is not None:
+            assert merge(old, new) == new != old, f"{new.id}: {new} is not above {old}"
+
+
+def apply(
+    old: Record | None,
+    claim: Claim,
+    causes: tuple[Cause, ...],
+    telling: Telling = Telling.RUMOUR,
+) -> Change | None:
+    """The change that this claim makes, given what led to it; None when it makes none.
+
+    The status comes from the table, not from the claim. Without its advert nothing can be known
+    about a stranger or a new generation; inside a generation the status half needs no advert.
+    """
+    status = after(None if old is None else old.status, *causes)
+    if not causes or status is None:
+        return None
+    version, advert = claim.version, claim.advert
+    if advert is None:
+        if old is None or claim.generation != old.generation:
+            return None
+        version, advert = old.version, old.advert
+    said = make_record(claim.id, claim.generation, claim.incarnation, status, version, advert)
+    new = said if old is None else merge(old, said)
+    return None if new is old else Change(old, new, causes, claim, telling)
+
+
+def causes_of(old: Record | None, claim: Claim, verdict: Cause | None) -> tuple[Cause, ...]:
+    """What must have happened elsewhere, when `claim` comes from another member.
+
+    `verdict` is the cause that its status is taken for. Only what is ahead of the old record in
+    the lattice has causes.
+    """
+    said = () if verdict is None else (verdict,)
+    if old is None:
+        return (Cause.JOINS, *said)
+    if claim.generation != old.generation:
+        return (Cause.RESTARTED, *said) if claim.generation > old.generation else ()
+    causes: tuple[Cause, ...] = ()
+    if (claim.incarnation, int(claim.status)) > old.order:
+        causes = said
+        if claim.incarnation > old.incarnation:
+            causes = (Cause.REFUTED, *said)
+    if claim.advert is not None and (claim.version, claim.advert) > old.edition:
+        causes = (*causes, Cause.ADVERTISES)
+    return causes
+
+
+def lacks_advert(old: Record | None, claim: Claim) -> bool:
+    """True when the claim shows an advert that is not known and must be fetched."""
+    if claim.advert is not None:
+        return False
+    if old is None or claim.generation > old.generation:
+        return claim.status.live
+    return claim.generation == old.generation and claim.version > old.version
