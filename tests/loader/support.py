@@ -273,20 +273,23 @@ class TamperedGroup:
     def recv(self, data: torch.Tensor, tag: int) -> Pending:
         return self.inner.recv(data, tag)
 
-    def abort(self) -> None:
-        self.inner.abort()
+    def abort(self, reason: str = "") -> None:
+        self.inner.abort(reason)
 
 
 @dataclass
 class TamperedBackend:
-    """Gloo, with `on_send` called before every send."""
+    """Any backend, with `on_send` called before every send."""
 
     on_send: OnSend
-    name: str = "gloo"
-    _gloo: GlooBackend = field(default_factory=GlooBackend)
+    inner: Backend = field(default_factory=GlooBackend)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
-        return TamperedGroup(self._gloo.open(store, rank, host, timeout), self.on_send)
+        return TamperedGroup(self.inner.open(store, rank, host, timeout), self.on_send)
 
 
 @dataclass

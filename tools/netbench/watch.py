@@ -62,8 +62,8 @@ class _WatchedGroup:
     def recv(self, data: torch.Tensor, tag: int) -> Pending:
         return _WatchedPending(self.inner.recv(data, tag), self.watch, tag, data.numel())
 
-    def abort(self) -> None:
-        self.inner.abort()
+    def abort(self, reason: str = "") -> None:
+        self.inner.abort(reason)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,25 @@
 A group has two ranks: `SOURCE` and `REPLICA`. It is stateless: never registered with
 `torch.distributed`, made for one session, thrown away on any error.
 
-What an implementation does not promise: that a send has reached the peer when its `wait` returns
-(it may have been buffered), that an error on one side shows on the other at once, or that anything
-can be used after an error. Messages between one pair of ranks keep their order per tag only.
+Every implementation promises, and `tests/loader/transport/test_conformance.py` demands:
+
+- Messages of one tag arrive in the order in which they were sent. Both ends may post the messages
+  of several tags interleaved, in the same order.
+- No bytes outside the posted tensor are read or written, and none of it once `abort` has returned.
+- Every wait is bounded by its timeout. An abort wakes the threads that wait, at either end.
+- A receive fails at once when the peer has died or aborted.
+- An error says which transfer failed, with whom and why. It breaks the whole group.
+- A group that was aborted keeps no thread, descriptor or connection.
+
+An implementation does not promise:
+
+- that a send has reached the peer when its `wait` returns: the bytes may lie in a buffer;
+- that a send fails at once when the peer has gone: a sender may wait for its timeout;
+- that tags overtake one another: collective libraries have no tags, only an order;
+- that a message shorter than its receive is an error, or that a longer one is survived: the length
+  is agreed beforehand, and digests tell whether the bytes are right;
+- that both ends fail, or succeed, with a transfer during which one of them aborts;
+- that anything can be used after an error, or that two threads may wait for one transfer.
 """
 
 from __future__ import annotations
@@ -19,12 +35,18 @@ from torch._C._distributed_c10d import Store
 SOURCE: Final = 0
 REPLICA: Final = 1
 
+RANKS: Final = ("source", "replica")
+"""What errors call each rank."""
+
 
 class Pending(Protocol):
     """A send or receive under way. Its tensor must stay untouched until `wait` returns."""
 
     def wait(self, timeout_s: float) -> None:
-        """Block, without the GIL, until the transfer is complete. Raises `TransportError`."""
+        """Block, without the GIL, until the transfer is complete. Raises `TransportError`.
+
+        A second call returns, or raises, at once.
+        """
 
 
 class Group(Protocol):
@@ -36,10 +58,11 @@ class Group(Protocol):
     def recv(self, data: torch.Tensor, tag: int) -> Pending:
         """Start receiving exactly `data.numel()` bytes. Raises `TransportError`."""
 
-    def abort(self) -> None:
-        """Break the group: whatever waits on it, in any thread, raises. Idempotent.
+    def abort(self, reason: str = "") -> None:
+        """Break the group, from any thread: whatever waits on it raises. Idempotent.
 
-        Once this has returned no tensor is read or written any more, and the peer finds out.
+        The errors at this end give the `reason`, the first one if there are several. Once this has
+        returned no tensor is read or written any more, and the peer finds out.
         """
 
 
@@ -53,5 +76,21 @@ class Backend(Protocol):
         """Join the group that the other rank opens over the same store.
 
         `host` is this side's address towards the peer. Blocks until both ranks are there, at most
-        `timeout`. Raises `TransportError`.
+        `timeout`, and raises `TransportError` at once when the store does: the peer has gone.
         """
+
+
+def peer_of(rank: int) -> int:
+    """The other rank of the two."""
+    return REPLICA if rank == SOURCE else SOURCE
+
+
+def aborted(reason: str) -> str:
+    """Why nothing moves in a group that this end has aborted."""
+    return f"the group was aborted: {reason}" if reason else "the group was aborted"
+
+
+def failed(sends: bool, nbytes: int, tag: int, peer: int, why: str) -> str:
+    """What the error of one transfer says."""
+    what, towards = ("send", "to") if sends else ("receive", "from")
+    return f"{what} of {nbytes} bytes (tag {tag}) {towards} the {RANKS[peer]}: {why}"

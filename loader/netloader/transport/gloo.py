@@ -1,15 +1,9 @@
-"""Gloo: host memory over TCP, on `LANES` connections at once.
+"""Gloo: host memory over TCP, on several connections at once (`stripes.py`).
 
-One Gloo connection is driven by one thread on either side and fills one core; two move more where
-there are two. So a group opens a connection per lane, each with an event loop of its own, and a
-large message travels in halves, one on each. What goes where follows from a message's size and tag
-alone, so both ends decide alike without a word, and messages of one tag keep their order on every
-lane they use.
-
-Gloo wakes who waits for a message that has not begun when its connection breaks, not for one of
-which a part is here. So the last bytes of every part travel as a message of their own, and those
-are waited for first: a receiver hears at once that its peer has died. A sender may still wait for
-its timeout.
+If a connection breaks before a message has begun, Gloo wakes the thread that waits for it. If the
+connection breaks halfway through, Gloo leaves the thread blocked until its timeout. So the last
+bytes of every part travel as a message of their own, and those are waited for first: a receiver
+hears at once that its peer has died. A sender may still wait for its timeout.
 """
 
 from __future__ import annotations
@@ -18,7 +12,6 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -27,19 +20,11 @@ from torch._C._distributed_c10d import ProcessGroupGloo, Store, Work
 
 from netloader.errors import TransportError
 from netloader.transport import send_buffers
-from netloader.transport.base import REPLICA, SOURCE, Group, Pending
+from netloader.transport.base import RANKS, Group, Pending, aborted, failed, peer_of
+from netloader.transport.store import RecordingStore
+from netloader.transport.stripes import LANES, lane_tag, stripes
 
 _log = logging.getLogger(__name__)
-
-LANES: Final = 2
-"""Connections of a group. Two fill two cores; more moved nothing more where it was measured."""
-
-STRIPE_FROM: Final = 8 * 1024 * 1024
-"""Bytes from which a message is halved. Below, a second message's fixed cost (0.1..0.2 ms) eats
-what the second lane brings; there every other tag takes the other lane."""
-
-_ALIGNMENT: Final = 4096
-"""Halves begin on a page, so that the lanes never write the same one."""
 
 _TAIL: Final = 64
 """Bytes of the message of its own that ends each part."""
@@ -51,33 +36,32 @@ have posted the counterpart."""
 _ABORT_WAIT: Final = timedelta(milliseconds=1)
 
 
-def stripes(nbytes: int, tag: int) -> Iterator[tuple[int, slice]]:
-    """How a message travels: lanes, and which of its bytes each carries. The same at both ends."""
-    if nbytes < STRIPE_FROM:
-        yield tag % LANES, slice(0, nbytes)
-        return
-    bounds = [nbytes * lane // LANES // _ALIGNMENT * _ALIGNMENT for lane in range(LANES)]
-    yield from enumerate(map(slice, bounds, [*bounds[1:], nbytes]))
-
-
 class GlooPending:
     """A Gloo send or receive under way, on one lane or both."""
 
-    def __init__(self, group: GlooGroup, works: list[Work], data: torch.Tensor) -> None:
+    def __init__(
+        self, group: GlooGroup, sends: bool, data: torch.Tensor, tag: int, works: list[Work]
+    ) -> None:
+        """`works` are what Gloo does for it, in the order in which to wait for them."""
         self._group = group
-        self._works = works
+        self._sends = sends
         self._data = data  # Gloo holds the address only: this keeps the memory alive.
+        self._tag = tag
+        self._works = works
+        self._failed: str | None = None
 
     def wait(self, timeout_s: float) -> None:
+        if self._failed is not None:
+            raise TransportError(self._failed)
         deadline = time.monotonic() + timeout_s
         try:
-            for work in self._works:
+            while self._works:
                 left = max(0.001, deadline - time.monotonic())  # Zero would mean: for ever.
-                work.wait(timedelta(seconds=left))
+                self._works[0].wait(timedelta(seconds=left))
+                del self._works[0]
         except RuntimeError as error:
-            # The other lane may be well, and would go on with half of a message.
-            self._group.abort()
-            raise TransportError(_first_line(error)) from None
+            self._failed = self._group.give_up(self._sends, self._data.numel(), self._tag, error)
+            raise TransportError(self._failed) from None
 
 
 class GlooGroup:
@@ -89,31 +73,48 @@ class GlooGroup:
         self._group = group
         self._peer = peer
         self._aborting = threading.Lock()
+        self._why: str | None = None  # Set before the lanes are closed, and read by those who wait.
 
     def send(self, data: torch.Tensor, tag: int) -> Pending:
-        return self._start(self._alive().send, data, tag)
+        return self._start(True, data, tag)
 
     def recv(self, data: torch.Tensor, tag: int) -> Pending:
-        return self._start(self._alive().recv, data, tag)
+        return self._start(False, data, tag)
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "") -> None:
         # ProcessGroupGloo.abort() does nothing, and a pending transfer keeps the connection open
         # after the group is gone. A wait that times out closes it, and wakes whoever else waits.
-        with self._aborting:  # Who comes second may not return before the lanes are closed either.
+        with self._aborting:  # The second caller may not return before the lanes are closed either.
             group, self._group = self._group, None
             if group is None:
                 return
+            self._why = aborted(reason)
             for lane in range(LANES):
                 try:
                     # A send, because a message longer than what was posted for it would terminate
                     # the process that receives it.
-                    tag = _lane_tag(secrets.choice(_ABORT_TAGS), lane)
+                    tag = lane_tag(secrets.choice(_ABORT_TAGS), lane)
                     never = group.send([torch.empty(1, dtype=torch.uint8)], self._peer, tag)
                     never.wait(_ABORT_WAIT)
                 except RuntimeError as closed:
                     _log.debug("lane %d aborted: %s", lane, _first_line(closed))
 
-    def _start(self, transfer: Any, data: torch.Tensor, tag: int) -> Pending:
+    def give_up(self, sends: bool, nbytes: int, tag: int, error: RuntimeError) -> str:
+        """Break the group over a transfer that Gloo gave up. Returns what its error says.
+
+        The other lane may be well, and would go on with half of a message.
+        """
+        # A transfer that an abort has ended fails for the abort's reason, whatever Gloo says.
+        found = failed(sends, nbytes, tag, self._peer, self._why or _first_line(error))
+        self.abort(found)
+        return found
+
+    def _start(self, sends: bool, data: torch.Tensor, tag: int) -> Pending:
+        group = self._group
+        if group is None:
+            why = self._why or aborted("")
+            raise TransportError(failed(sends, data.numel(), tag, self._peer, why))
+        transfer = group.send if sends else group.recv
         bodies: list[Work] = []
         tails: list[Work] = []
         try:
@@ -121,17 +122,11 @@ class GlooGroup:
                 whole = data[part]
                 middle = max(0, whole.numel() - _TAIL)
                 if middle:
-                    bodies.append(transfer([whole[:middle]], self._peer, _lane_tag(tag, lane)))
-                tails.append(transfer([whole[middle:]], self._peer, _lane_tag(tag, lane)))
+                    bodies.append(transfer([whole[:middle]], self._peer, lane_tag(tag, lane)))
+                tails.append(transfer([whole[middle:]], self._peer, lane_tag(tag, lane)))
         except RuntimeError as error:
-            self.abort()
-            raise TransportError(_first_line(error)) from None
-        return GlooPending(self, tails + bodies, data)
-
-    def _alive(self) -> Any:
-        if self._group is None:
-            raise TransportError("the group was aborted")
-        return self._group
+            raise TransportError(self.give_up(sends, data.numel(), tag, error)) from None
+        return GlooPending(self, sends, data, tag, tails + bodies)
 
 
 class GlooBackend:
@@ -145,22 +140,18 @@ class GlooBackend:
         # These run collectives, of which there are none: each lane's device has a thread that
         # moves its bytes.
         options._threads = 1
-        overheard = send_buffers.Overheard(store)
-        first = send_buffers.first_free()
+        recording = RecordingStore(store)
+        first = send_buffers.lowest_free_descriptor()
         try:
             # Each device becomes a context, with keys of its own in the store.
             options._devices = [ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)]
-            group = ProcessGroupGloo(overheard, rank, 2, options)
+            group = ProcessGroupGloo(recording, rank, 2, options)
         except RuntimeError as error:
-            raise TransportError(_first_line(error)) from None
-        local = send_buffers.shorten(host, overheard.mine, overheard.theirs, first, LANES)
+            peer = RANKS[peer_of(rank)]
+            raise TransportError(f"no Gloo group with the {peer}: {_first_line(error)}") from None
+        local = send_buffers.shrink(host, recording.mine, recording.theirs, first, LANES)
         _log.debug("%d of %d connections are to a process of this host", local, LANES)
-        return GlooGroup(group, REPLICA if rank == SOURCE else SOURCE)
-
-
-def _lane_tag(tag: int, lane: int) -> int:
-    """ProcessGroupGloo takes the context whose number is the tag modulo their count."""
-    return tag * LANES + lane
+        return GlooGroup(group, peer_of(rank))
 
 
 def _first_line(error: RuntimeError) -> str:

@@ -1,13 +1,13 @@
-"""Short send queues for connections that do not leave this host.
+"""Small send buffers for connections that do not leave this host.
 
 A sender may be ahead of its receiver by its socket's send buffer, and Linux lets that grow to
-megabytes. A network needs them; between two processes of one host they push what was just written
+megabytes. A network needs them. Between two processes of one host they push what was just written
 out of the processor's cache before it is read, and every byte goes to memory and back once more.
 With a quarter of a megabyte a pair moved half as much again (docs/benchmarks.md).
 
 Gloo has no setting for it and does not tell its descriptors. So its connections are found among
-this process's by the ports at which its ends met: those are in what they left for each other in the
-store. Where they cannot be found everything works as it would without this module.
+this process's by the ports at which its ends met: those are in what the ends left for each other in
+the store. Where they cannot be found everything works as it would without this module.
 
 The search begins at the first descriptor that was free before and ends when all are found. It does
 not give up the interpreter in between: where other threads keep that busy, each of its calls would
@@ -24,15 +24,12 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
-
-from torch._C._distributed_c10d import Store
 
 _log = logging.getLogger(__name__)
 
-QUEUE_BYTES: Final = 256 * 1024
+SEND_BUFFER_BYTES: Final = 256 * 1024
 """Send buffer of a connection. Linux doubles it, for its own bookkeeping. Twice and half of it
 moved as much."""
 
@@ -43,48 +40,16 @@ takes ten; other threads open and close some meanwhile, and free ones may lie fa
 _SOCKADDR_BYTES: Final = 128
 
 
-class Overheard(Store):
-    """A store that passes everything on, and keeps what was said."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self.mine: list[bytes] = []
-        self.theirs: list[bytes] = []
-        self._store = store
-
-    def set(self, key: str, value: str | bytes) -> None:
-        self.mine.append(value.encode() if isinstance(value, str) else bytes(value))
-        self._store.set(key, value)  # type: ignore[arg-type]  # The stub knows text only.
-
-    def get(self, key: str) -> bytes:
-        value = self._store.get(key)
-        if value not in self.mine:
-            self.theirs.append(bytes(value))
-        return value
-
-    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        if timeout is None:
-            self._store.wait(list(keys))
-        else:
-            self._store.wait(list(keys), timeout)
-
-    def check(self, keys: Sequence[str]) -> bool:
-        return self._store.check(list(keys))
-
-    def has_extended_api(self) -> bool:
-        return False
-
-
-def first_free() -> int:
+def lowest_free_descriptor() -> int:
     """The lowest descriptor that is free: what is opened next begins there."""
     with socket.socket() as probe:
         return probe.fileno()
 
 
-def shorten(
+def shrink(
     host: str, mine: Collection[bytes], theirs: Collection[bytes], first: int, expected: int
 ) -> int:
-    """Shorten the queues of the connections between this end and the other, both at `host`.
+    """Shrink the send buffers of the connections between this end and the other, both at `host`.
 
     `host` is an IP address, or a name, of which nothing can be told; `mine` and `theirs` are what
     the ends left in the store; `first` is the descriptor from which on to look for the `expected`
@@ -95,7 +60,7 @@ def shorten(
         my_ports = {port for value in mine for port in _ports(host, value)}
         their_ports = {port for value in theirs for port in _ports(host, value)}
     except ValueError as error:
-        _log.debug("queues stay as they are: %s", error)
+        _log.debug("send buffers stay as they are: %s", error)
         return found
     if not my_ports or not their_ports:
         return found
@@ -106,10 +71,10 @@ def shorten(
                 my_end, their_end = one.getsockname(), one.getpeername()
                 # One end was listening, whichever.
                 if my_end[0] == host and (my_end[1] in my_ports or their_end[1] in their_ports):
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE_BYTES)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                     found += 1
             except OSError as error:  # It has just broken.
-                _log.debug("no queue to shorten: %s", error)
+                _log.debug("no send buffer to shrink: %s", error)
         if found == expected:
             break
     return found

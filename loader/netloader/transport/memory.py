@@ -1,0 +1,190 @@
+"""Memory: a group between two threads of one process. For tests, and for both ends in one program.
+
+A transfer that finds no counterpart of its tag waits in a queue. The thread that posts the second
+of the two copies the bytes, from where they lie to where they belong. So this transport has no
+thread, no descriptor and no buffer: a sender is never ahead of its receiver, and however much is
+posted, nothing but references is held.
+
+One lock guards a group. It is held during a copy, so an abort waits for the copy under way, and
+nothing is touched afterwards. A copy of 64 MiB takes some 10 ms.
+
+Tensors lie in host memory: a copy between devices would have to be waited for as well.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import defaultdict, deque
+from datetime import timedelta
+
+import torch
+from torch._C._distributed_c10d import Store
+
+from netloader.errors import TransportError
+from netloader.transport.base import (
+    RANKS,
+    REPLICA,
+    SOURCE,
+    Group,
+    Pending,
+    aborted,
+    failed,
+    peer_of,
+)
+
+
+class MemoryPending:
+    """A transfer of one rank, in the queue of its tag or done."""
+
+    def __init__(self, channel: _Channel, rank: int, sends: bool, data: torch.Tensor, tag: int):
+        self.rank = rank
+        self.sends = sends
+        self.data = data
+        self.tag = tag
+        self.done = False
+        self._channel = channel
+
+    def wait(self, timeout_s: float) -> None:
+        self._channel.wait(self, timeout_s)
+
+    def failed(self, why: str) -> str:
+        """What its error says."""
+        return failed(self.sends, self.data.numel(), self.tag, peer_of(self.rank), why)
+
+
+class _Channel:
+    """What both ends of a group share."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # Guards what follows, and the bytes.
+        self._posted: defaultdict[tuple[int, int], deque[MemoryPending]] = defaultdict(deque)
+        """Transfers without a counterpart, by sending rank and tag. Of one kind in each queue."""
+        self._broken: dict[int, str] = {}
+        """Why nothing moves any more, by the rank that is told so."""
+
+    def post(self, transfer: MemoryPending) -> None:
+        """Do a transfer if its counterpart is there, or queue it."""
+        sender = transfer.rank if transfer.sends else peer_of(transfer.rank)
+        with self._changed:
+            self._check(transfer)
+            queue = self._posted[sender, transfer.tag]
+            if not queue or queue[0].sends == transfer.sends:
+                queue.append(transfer)
+                return
+            other = queue.popleft()
+            sending, receiving = (transfer, other) if transfer.sends else (other, transfer)
+            nbytes, room = sending.data.numel(), receiving.data.numel()
+            if nbytes > room:
+                why = f"{nbytes} bytes were sent for {room}"
+                self._break({SOURCE: why, REPLICA: why})
+                self._check(transfer)
+            receiving.data[:nbytes].copy_(sending.data)
+            transfer.done = other.done = True
+            self._changed.notify_all()
+
+    def wait(self, transfer: MemoryPending, timeout_s: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: transfer.done or self._broken, timeout_s)
+            if transfer.done:
+                return
+            if not self._broken:
+                late = transfer.failed(f"timed out after {timeout_s:g} s")
+                self._leave(transfer.rank, late)
+                raise TransportError(late)
+            self._check(transfer)
+
+    def abort(self, rank: int, reason: str) -> None:
+        with self._changed:
+            self._leave(rank, reason)
+
+    def _leave(self, rank: int, reason: str) -> None:
+        peer = peer_of(rank)
+        self._break({rank: aborted(reason), peer: f"the {RANKS[rank]} has left"})
+
+    def _break(self, why: dict[int, str]) -> None:
+        if not self._broken:
+            self._broken = why
+            self._posted.clear()
+            self._changed.notify_all()
+
+    def _check(self, transfer: MemoryPending) -> None:
+        if self._broken:
+            raise TransportError(transfer.failed(self._broken[transfer.rank]))
+
+
+class MemoryGroup:
+    """One end of a channel."""
+
+    def __init__(self, channel: _Channel, rank: int) -> None:
+        self._channel = channel
+        self._rank = rank
+
+    def send(self, data: torch.Tensor, tag: int) -> Pending:
+        return self._start(True, data, tag)
+
+    def recv(self, data: torch.Tensor, tag: int) -> Pending:
+        return self._start(False, data, tag)
+
+    def abort(self, reason: str = "") -> None:
+        self._channel.abort(self._rank, reason)
+
+    def _start(self, sends: bool, data: torch.Tensor, tag: int) -> Pending:
+        transfer = MemoryPending(self._channel, self._rank, sends, data, tag)
+        self._channel.post(transfer)
+        return transfer
+
+
+class MemoryBackend:
+    """Where two threads meet: both ends of a group are opened by the same object."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Channel] = {}
+        """Channels whose replica has not come, by a word that only its store carries."""
+
+    def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+        channel = self._offer(store, timeout) if rank == SOURCE else self._take(store, timeout)
+        return MemoryGroup(channel, rank)
+
+    def _offer(self, store: Store, timeout: timedelta) -> _Channel:
+        channel, word = _Channel(), secrets.token_hex(16)
+        with self._lock:
+            self._waiting[word] = channel
+        try:
+            store.set(_keys[SOURCE], word)
+            store.wait([_keys[REPLICA]], timeout)
+        except (RuntimeError, TransportError) as error:
+            # The replica may have taken the channel a moment ago.
+            channel.abort(SOURCE, "it was never open")
+            raise _no_group(REPLICA, error) from None
+        finally:
+            with self._lock:
+                self._waiting.pop(word, None)
+        return channel
+
+    def _take(self, store: Store, timeout: timedelta) -> _Channel:
+        try:
+            store.wait([_keys[SOURCE]], timeout)
+            word = store.get(_keys[SOURCE]).decode()
+        except (RuntimeError, TransportError) as error:
+            raise _no_group(SOURCE, error) from None
+        with self._lock:
+            channel = self._waiting.pop(word, None)
+        if channel is None:
+            raise _no_group(SOURCE, "it has gone, or waits at another backend or process")
+        try:
+            store.set(_keys[REPLICA], "here")
+        except (RuntimeError, TransportError) as error:
+            channel.abort(REPLICA, "it was never open")
+            raise _no_group(SOURCE, error) from None
+        return channel
+
+
+_keys = ("memory/source", "memory/replica")
+
+
+def _no_group(peer: int, why: object) -> TransportError:
+    return TransportError(f"no memory group with the {RANKS[peer]}: {why}")

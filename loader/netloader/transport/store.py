@@ -1,0 +1,150 @@
+"""Stores: what the two ranks of a group leave for each other while it opens.
+
+A torch process group needs a store in which each rank leaves its address for the other. torch's
+TCPStore shows every key to whoever connects, so a secret in its keys keeps nobody out
+(docs/adr/0004-rendezvous.md). `AuthenticatedStore` is one TCP connection on which both sides send
+their entries, each authenticated with the session's secret, which itself never travels there.
+"""
+
+from __future__ import annotations
+
+import hmac
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from torch._C._distributed_c10d import Store
+
+from netloader.errors import TransportError
+from netloader.transport.base import peer_of
+
+_MAX_ENTRY: Final = 64 * 1024
+"""Bytes of one entry. An address is 200 bytes, NCCL's root information 128, HCCL's 4,108."""
+
+_MAX_ENTRIES: Final = 64
+
+_HEAD: Final = struct.Struct("!I32s")
+"""Length of key and value, then HMAC-SHA256."""
+
+_KEY_LENGTH: Final = struct.Struct("!H")
+
+
+class AuthenticatedStore(Store):
+    """What torch asks of a store, for two ranks: mine are sent, the peer's are waited for.
+
+    Waits end at the store's deadline, whatever timeout torch gives them.
+    """
+
+    def __init__(self, peer: socket.socket, secret: str, rank: int, deadline: float) -> None:
+        """`peer` is connected to the other rank; `deadline` is of `time.monotonic`."""
+        super().__init__()
+        self._peer = peer
+        self._secret = secret.encode()
+        self._rank = rank
+        self._deadline = deadline
+        self._mine: dict[str, bytes] = {}
+        self._theirs: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str | bytes) -> None:
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        name = key.encode()
+        body = _KEY_LENGTH.pack(len(name)) + name + data
+        try:
+            self._peer.settimeout(left(self._deadline))
+            self._peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
+        except TimeoutError:
+            raise TransportError("the peer does not read at the rendezvous") from None
+        except OSError as error:
+            raise TransportError(f"the peer left the rendezvous: {error}") from None
+        self._mine[key] = data
+
+    def get(self, key: str) -> bytes:
+        while key not in self._mine and key not in self._theirs:
+            self.receive(self._deadline)
+        return self._mine[key] if key in self._mine else self._theirs[key]
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        for key in keys:
+            self.get(key)
+
+    def check(self, keys: Sequence[str]) -> bool:
+        return all(key in self._mine or key in self._theirs for key in keys)
+
+    def has_extended_api(self) -> bool:
+        return False
+
+    def receive(self, deadline: float) -> None:
+        """Take one entry of the peer. Raises `TransportError` when none that counts comes."""
+        length, mac = _HEAD.unpack(self._read(_HEAD.size, deadline))
+        if length > _MAX_ENTRY or len(self._theirs) >= _MAX_ENTRIES:
+            raise TransportError("somebody sent too much to the rendezvous")
+        body = self._read(length, deadline)
+        proof = self._mac(peer_of(self._rank), body)
+        if length < _KEY_LENGTH.size or not hmac.compare_digest(mac, proof):
+            raise TransportError("somebody without the session's secret is at the rendezvous")
+        end = _KEY_LENGTH.size + int(_KEY_LENGTH.unpack_from(body)[0])
+        # A name that is no text is waited for by nobody.
+        self._theirs[body[_KEY_LENGTH.size : end].decode(errors="replace")] = body[end:]
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        data = b""
+        while len(data) < size:
+            try:
+                self._peer.settimeout(left(deadline))
+                part = self._peer.recv(size - len(data))
+            except TimeoutError:
+                raise TransportError("the peer went silent at the rendezvous") from None
+            except OSError as error:
+                raise TransportError(f"the peer left the rendezvous: {error}") from None
+            if not part:
+                raise TransportError("the peer left the rendezvous")
+            data += part
+        return data
+
+    def _mac(self, rank: int, body: bytes) -> bytes:
+        """The rank is part of it: what a side said must not come back to it as the other's."""
+        return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
+
+
+class RecordingStore(Store):
+    """A store that passes everything on, and keeps what was said."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.mine: list[bytes] = []
+        self.theirs: list[bytes] = []
+        self._store = store
+
+    def set(self, key: str, value: str | bytes) -> None:
+        self.mine.append(value.encode() if isinstance(value, str) else bytes(value))
+        self._store.set(key, value)  # type: ignore[arg-type]  # The stub knows text only.
+
+    def get(self, key: str) -> bytes:
+        value = self._store.get(key)
+        if value not in self.mine:
+            self.theirs.append(bytes(value))
+        return value
+
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
+        if timeout is None:
+            self._store.wait(list(keys))
+        else:
+            self._store.wait(list(keys), timeout)
+
+    def check(self, keys: Sequence[str]) -> bool:
+        return self._store.check(list(keys))
+
+    def has_extended_api(self) -> bool:
+        return False
+
+
+def left(deadline: float) -> float:
+    """Seconds until `deadline`. Raises `TimeoutError` when there are none: a peer that sends a byte
+    at a time would otherwise get a little more for each."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds

@@ -1,0 +1,89 @@
+"""The backends that have to pass `test_conformance.py`, and pairs of groups that they carry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import torch
+
+from netloader.transport import Backend, Group, Rendezvous, join
+from netloader.transport.gloo import GlooBackend
+from netloader.transport.memory import MemoryBackend
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """One backend, as the tests need it."""
+
+    name: str
+    make: Callable[[], Backend]
+    """Called once for a pair, or once in each process."""
+    crosses_processes: bool
+    """Whether its ends may be in two processes, of which one can be killed."""
+    device: str = "cpu"
+    """Where its tensors lie, for torch."""
+    missing: str = ""
+    """What this machine lacks for it: its tests are skipped with these words."""
+
+    def zeros(self, nbytes: int) -> torch.Tensor:
+        return torch.zeros(nbytes, dtype=torch.uint8, device=self.device)
+
+    def filled(self, nbytes: int, value: int) -> torch.Tensor:
+        return torch.full((nbytes,), value, dtype=torch.uint8, device=self.device)
+
+    def pattern(self, nbytes: int, seed: int = 1) -> torch.Tensor:
+        """Bytes of which no two parts are alike."""
+        words = torch.arange(seed, seed + nbytes // 8 + 1, dtype=torch.int64)
+        return words.mul_(0x9E3779B97F4A7C1).view(torch.uint8)[:nbytes].to(self.device)
+
+
+CARRIERS: Final = (
+    Carrier("gloo", GlooBackend, crosses_processes=True),
+    Carrier("memory", MemoryBackend, crosses_processes=False),
+)
+"""One line a backend."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both ends of a group."""
+
+    source: Group
+    replica: Group
+
+    def abort(self) -> None:
+        self.source.abort()
+        self.replica.abort()
+
+
+def started(work: Callable[[], T]) -> Future[T]:
+    """Do something in a thread of its own."""
+    future: Future[T] = Future()
+    threading.Thread(target=_do, args=(work, future), daemon=True).start()
+    return future
+
+
+def _do(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001  # Whoever asks for the result gets it.
+        future.set_exception(error)
+    finally:
+        # Its traceback has this frame: a cycle would keep what the work had opened.
+        del future
+
+
+def open_pair(backend: Backend, timeout_s: float = 30.0) -> Pair:
+    rendezvous = Rendezvous("127.0.0.1", timeout_s)
+    try:
+        source = started(lambda: rendezvous.open(backend))
+        replica = join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, timeout_s)
+        return Pair(source.result(timeout_s), replica)
+    finally:
+        rendezvous.close()
