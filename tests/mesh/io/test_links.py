@@ -1,6 +1,5 @@
 import errno
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,9 +118,7 @@ def test_a_broken_watched_link_is_told_once_and_again_after_it_worked(
     setup.links.send(peer.id, [b"", b""], 0.0)
     pump.until(lambda: peer.got)
     peer.close()
-    started = time.monotonic()
-    pump.until(lambda: setup.lost)
-    assert time.monotonic() - started < 0.5
+    pump.until(lambda: setup.lost)  # keepalive alone would take six seconds
     again = Peer(pump, port=peer.port)
     setup.links.send(peer.id, [b"", b""], 0.0)
     pump.until(lambda: again.got)
