@@ -10,10 +10,8 @@
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
-    │   │   ├── Broken         the control connection broke, before or after something was heard
-    │   │   └── LetGo          nothing is wrong with the source, others deliver sooner
-    │   ├── DigestMismatch     the source sent bytes that are not the advertised ones
-    │   └── OtherPromise       the source promises other weights than those before it
+    │   │   └── Broken         the control connection broke, before or after something was heard
+    │   └── DigestMismatch     the source sent bytes that are not the promised ones
     ├── TransportError         a process group is broken, or could not be opened
     ├── NoSourceLeft           a pull ended before everything had come; storage is next
     ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
@@ -79,22 +77,12 @@ class SourceLost(TransferError):
     """The source died, went silent or broke the connection."""
 
 
-class LetGo(SourceLost):
-    """Nothing is wrong with the source; others deliver sooner what it was asked for."""
-
-
 class DigestMismatch(TransferError):
-    """A chunk arrived whose bytes are not those that the source's manifest promises."""
+    """A chunk arrived whose bytes are not those that the source has promised."""
 
     def __init__(self, source: str, chunk: int, expected: str, got: str) -> None:
         self.chunk = chunk
-        super().__init__(
-            source, f"chunk {chunk} has digest {got}, the manifest promises {expected}"
-        )
-
-
-class OtherPromise(TransferError):
-    """A source promises other weights than those before it: one of them is wrong."""
+        super().__init__(source, f"chunk {chunk} has digest {got}, the source promised {expected}")
 
 
 class TransportError(NetloaderError):

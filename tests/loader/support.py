@@ -15,16 +15,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import zmq
 from torch import nn
 from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
-from netloader.errors import NoSourceLeft
+from netloader.errors import NoSourceLeft, TransferError
 from netloader.identity.identity import Evidence, Identity, Names, known
 from netloader.protocol import messages
-from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.outcome import Outcome
+from netloader.replica.pull import Failure, Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings, WindowSettings
 from netloader.source.listener import Listener
@@ -219,12 +221,30 @@ def pull_into(
     )
 
 
+class StreamEnded(TransferError):
+    """What ended the last stream of a pull that failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.how = failure.how
+        super().__init__(failure.source.endpoint, failure.how.reason)
+
+
 def pull_from(pull: Pull, *sources: Candidate) -> None:
-    """Run a pull with these candidates. When it fails, raise what ended its last stream."""
+    """Run a pull with these candidates. Raises `StreamEnded` when it fails."""
     try:
         pull.run(lambda: sources)
     except NoSourceLeft:
-        raise pull.failures[-1].error from None
+        raise StreamEnded(pull.failures[-1]) from None
+
+
+@contextmanager
+def ended_by(
+    kind: type[Outcome], match: str | None = None
+) -> Iterator[pytest.ExceptionInfo[StreamEnded]]:
+    """Expect that `pull_from` fails in this way."""
+    with pytest.raises(StreamEnded, match=match) as caught:
+        yield caught
+    assert isinstance(caught.value.how, kind), caught.value
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tests.loader.support import (
     until,
 )
 
-from netloader.errors import DigestMismatch
+from netloader.replica.outcome import Corrupt
 
 ROWS: Final = 3000
 FIRST_SENDS: Final = 2
@@ -95,7 +95,7 @@ def run(trials: int, seed: int) -> Result:
             if injector.chunk is None:
                 continue
             result.injected += 1
-            lies = [f.error for f in pull.failures if isinstance(f.error, DigestMismatch)]
+            lies = [f.how for f in pull.failures if isinstance(f.how, Corrupt)]
             result.detected += [lie.chunk for lie in lies] == [injector.chunk]
             result.refetched += injector.chunk in honest_sent
     return result

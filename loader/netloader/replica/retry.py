@@ -1,11 +1,11 @@
-"""Which candidates may be tried now, by what became of earlier tries. Pure.
+"""Which candidates may be asked now, by what became of earlier tries. Pure.
 
 A source that is busy said when to come again. One that was lost may be back, from a link that was
-cut or a process that was held up: it is tried once more after a pause, and again if it has
-delivered since. One that was let go for being slow may always come back: the others may yet be
-lost. One that sent wrong bytes or refused for good is not tried again; one that promised other
-bytes than an earlier source is, should that one turn out to have lied. Sources that the operator
-listed go before the mesh: as long as one of them can be used, only they are.
+cut or a process that was held up: it is asked again after a backoff, and again if it has delivered
+since. One that was dropped may always come back: the others may yet be lost. One that sent wrong
+bytes or refused for good is not asked again. One that promised other weights than an earlier source
+is, should that earlier one turn out to have broken its promise. Sources that the operator listed go
+before the mesh: as long as one of them can be used, only they are.
 """
 
 from __future__ import annotations
@@ -14,88 +14,87 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from netloader.discovery.candidate import Candidate
-from netloader.errors import LetGo, OtherPromise, Refused, SourceLost, TransferError
-
-MAX_LOSSES = 2
-"""Times that a source may be lost without having delivered anything in between."""
-
-LOST_PAUSE_S = 1.0
-"""Before a lost source is tried again; doubled with each loss."""
-
-MIN_PAUSE_S = 0.1
-"""However soon a busy source says to come again."""
+from netloader.replica.outcome import AskLater, Contradicted, Corrupt, Dropped, Ended, Lost
+from netloader.replica.settings import RetrySettings
 
 _NEVER = float("inf")
 
 
 @dataclass
-class _Record:
+class _History:
+    """What became of the tries of one candidate."""
+
     tried: bool = False
     """Whether a try has ended, however."""
     losses: int = 0
+    """Since it last delivered something."""
     not_before: float = 0.0
-    contradicts: bool = False
+    contradicted: bool = False
     """Whether it promised other weights than the source that the pull goes by."""
 
 
-class Prospects:
-    """Remembers each candidate's failures. Time is passed in, in seconds."""
+class RetryPolicy:
+    """Remembers what became of each candidate. Time is passed in, in seconds."""
 
-    def __init__(self) -> None:
-        self._records: dict[tuple[str, int | None], _Record] = {}
+    def __init__(self, settings: RetrySettings) -> None:
+        self._settings = settings
+        self._histories: dict[tuple[str, int | None], _History] = {}
 
-    def usable(
+    def eligible(
         self,
         candidates: Sequence[Candidate],
-        busy: Collection[str],
+        in_use: Collection[str],
         now: float,
         *,
         again: bool = True,
     ) -> list[Candidate]:
-        """Those that may be tried now, in the order given, without the endpoints in `busy`; those
+        """Those that may be asked now, in the order given, without the endpoints in `in_use`; those
         that have been tried before only with `again`."""
         ready = [
             candidate
             for candidate in candidates
-            if candidate.endpoint not in busy
+            if candidate.endpoint not in in_use
             and self._of(candidate).not_before <= now
             and (again or not self._of(candidate).tried)
         ]
         listed = [candidate for candidate in candidates if candidate.listed]
-        if any(candidate.endpoint in busy or candidate in ready for candidate in listed):
+        if any(candidate.endpoint in in_use or candidate in ready for candidate in listed):
             return [candidate for candidate in ready if candidate.listed]
         return ready
 
-    def ended(
-        self, candidate: Candidate, error: TransferError | None, nbytes: int, now: float
-    ) -> None:
-        """A try of `candidate` is over: what it brought, and why it brought no more."""
-        record = self._of(candidate)
-        record.tried = True
-        if nbytes:
-            record.losses = 0
-        match error:
-            case Refused(retry_after_s=float() as pause):
-                record.not_before = now + max(MIN_PAUSE_S, pause)
-            case OtherPromise():
-                record.contradicts = True
-                record.not_before = _NEVER
-            case LetGo():
-                record.not_before = now + LOST_PAUSE_S
-            case SourceLost():
-                record.losses += 1
-                pause = LOST_PAUSE_S * 2 ** (record.losses - 1)
-                record.not_before = now + pause if record.losses < MAX_LOSSES else _NEVER
+    def ended(self, candidate: Candidate, ended: Ended, now: float) -> None:
+        """A try of `candidate` is over."""
+        limits, history = self._settings, self._of(candidate)
+        history.tried = True
+        if ended.brought.nbytes:
+            history.losses = 0
+        match ended.how:
+            case AskLater(after_s=after_s):
+                history.not_before = now + max(limits.min_pause_s, after_s)
+            case Dropped():
+                history.not_before = now + limits.backoff_s
+            case Lost():
+                history.losses += 1
+                backoff_s = limits.backoff_s * 2 ** (history.losses - 1)
+                history.not_before = now + backoff_s
+                if history.losses >= limits.max_losses:
+                    history.not_before = _NEVER
+            case Contradicted():
+                history.contradicted = True
+                history.not_before = _NEVER
+            case Corrupt(void=True):
+                self._forgive_contradictions()
+                history.not_before = _NEVER
             case _:
-                record.not_before = _NEVER
+                history.not_before = _NEVER
 
-    def promise_broken(self) -> None:
-        """What the pull went by was a lie: who contradicted it may have been right."""
-        for record in self._records.values():
-            if record.contradicts:
-                record.contradicts = record.tried = False
-                record.not_before = 0.0
+    def _forgive_contradictions(self) -> None:
+        """The promise that the pull went by is void: who contradicted it may have been right."""
+        for history in self._histories.values():
+            if history.contradicted:
+                history.contradicted = history.tried = False
+                history.not_before = 0.0
 
-    def _of(self, candidate: Candidate) -> _Record:
+    def _of(self, candidate: Candidate) -> _History:
         # Another generation is another process: what its predecessor did says nothing about it.
-        return self._records.setdefault((candidate.endpoint, candidate.generation), _Record())
+        return self._histories.setdefault((candidate.endpoint, candidate.generation), _History())

@@ -1,22 +1,23 @@
-"""What a pull has and what it was promised, shared by the streams that bring it.
+"""What a pull has and goes by, shared by the streams that bring it.
 
-Streams run in threads of their own, one a source; everything they share is here, behind one lock:
-the schedule, the digests that the sources promise, the staging memory, the parts of tensors whose
-bytes nobody has verified.
+Streams run in threads of their own, one a source. Everything that they share is here, behind one
+lock: the schedule, the promise that the sources agree on, the staging memory, and which parts of
+tensors hold bytes that nobody has verified.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
-from netloader.errors import OtherPromise, TransferError
-from netloader.model import attributes
-from netloader.plain import Plain
+from netloader.discovery.candidate import Process
+from netloader.errors import DigestMismatch
+from netloader.replica.acceptance import Agreement, Promise
+from netloader.replica.outcome import Contradicted, Corrupt, Dropped
 from netloader.replica.schedule import Schedule
 from netloader.replica.settings import PullSettings
 from netloader.weights.capture import Weights
@@ -24,63 +25,54 @@ from netloader.weights.manifest import Chunk, Piece
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What a source says it holds, before it has sent a byte of it."""
+class Assignment:
+    """A chunk that a stream is to ask for, and where it is received."""
 
-    digests: tuple[bytes, ...]
-    """By chunk id."""
-    attributes: Mapping[str, Plain]
-    """What its `load_weights` had set besides tensors."""
-    content: Mapping[str, str] = field(default_factory=dict)
-    """Evidence of the checkpoint's content."""
-    computed: Mapping[str, str] = field(default_factory=dict)
-    """Digests of persistent buffers that no checkpoint filled."""
+    chunk: Chunk
+    data: torch.Tensor
+    """Shape [chunk.nbytes], uint8: part of a tensor of the model, or of `staging`."""
+    staging: torch.Tensor | None
+    """Staging memory, to be given back; None where the chunk is received in place."""
 
 
-@dataclass
-class _Kept:
-    """The promise that the pull goes by, and who stands for it."""
-
-    promise: Promise
-    endpoints: set[str] = field(default_factory=set)
-
-
-class Ledger:
+class PullState:
     """The shared state of one pull. Thread safe."""
 
     def __init__(self, weights: Weights, settings: PullSettings) -> None:
         self.weights = weights
         self.chunks = weights.manifest.chunks()
-        staged = {chunk.id for chunk in self.chunks if weights.contiguous(chunk) is None}
+        self.changed = threading.Event()
+        """Wakes whoever runs the pull: all has arrived, or a stream has ended."""
+        self._lock = threading.Lock()  # Guards all that follows.
         self._schedule = Schedule(
             [chunk.nbytes for chunk in self.chunks],
             weights.manifest.chunk_bytes,
-            staged,
+            {chunk.id for chunk in self.chunks if weights.contiguous(chunk) is None},
             settings,
         )
-        self._lock = threading.Lock()
-        self.changed = threading.Event()
-        """Set when something happened that matters to the pull as a whole."""
-        self._device = next((data.device for data in weights.tensors), torch.device("cpu"))
-        self._over = False
-        self._kept: _Kept | None = None
+        self._agreement = Agreement()
+        self._closed = False
         self._unverified: set[int] = set()
         self._staging: list[torch.Tensor] = []
+        self._device = next((data.device for data in weights.tensors), torch.device("cpu"))
 
     @property
     def promise(self) -> Promise | None:
-        """What the sources promise; None until one has been heard."""
-        return self._kept.promise if self._kept is not None else None
+        """What the sources promise; None until one has, and when none stands for it any more."""
+        with self._lock:
+            return self._agreement.promise
 
     @property
     def complete(self) -> bool:
         """Whether every chunk is verified and in place."""
-        return self._kept is not None and self._schedule.complete
+        with self._lock:
+            return self._complete
 
     @property
     def over(self) -> bool:
         """Whether the streams should end: nothing more may be received."""
-        return self._over or self.complete
+        with self._lock:
+            return self._closed or self._complete
 
     @property
     def arrived_bytes(self) -> int:
@@ -90,74 +82,58 @@ class Ledger:
 
     def unverified(self) -> tuple[Piece, ...]:
         """Parts of tensors that may hold bytes which nobody has verified."""
-        return tuple(
-            piece for number in sorted(self._unverified) for piece in self.chunks[number].pieces
-        )
-
-    def enter(self, source: str, endpoint: str, promise: Promise, available: Iterable[int]) -> None:
-        """A source is ready to send. `source` is what it is called from now on: another name each
-        time that one comes.
-
-        Raises `OtherPromise` when it promises other weights than those before it, and
-        `TransferError` when the pull is over.
-        """
         with self._lock:
-            if self._over:
-                raise TransferError(endpoint, "came when the pull was over")
-            if self._kept is None:
-                self._kept = _Kept(promise)
-            kept = self._kept.promise
-            if promise.digests != kept.digests:
-                raise OtherPromise(endpoint, "promises other digests than an earlier source")
-            # No digest covers these: what the sources agree on is all there is to go by.
-            different = attributes.difference(kept.attributes, promise.attributes)
-            if different is not None:
-                raise OtherPromise(
-                    endpoint, f"has other attributes than an earlier source ({different})"
-                )
-            self._kept.endpoints.add(endpoint)
-            self._schedule.join(source, available, time.monotonic())
+            return tuple(
+                piece for number in sorted(self._unverified) for piece in self.chunks[number].pieces
+            )
 
-    def offer(self, source: str, chunks: Iterable[int]) -> None:
+    def enter(
+        self, source: str, endpoint: str, promise: Promise, available: Iterable[int]
+    ) -> Contradicted | Dropped | None:
+        """A source is ready to send. `source` is what it is called from now on: another name each
+        time that one comes. Returns why it may not, if it may not."""
+        with self._lock:
+            if self._closed:
+                return Dropped("came when the pull was over")
+            contradiction = self._agreement.join(endpoint, promise)
+            if contradiction is not None:
+                return Contradicted(contradiction)
+            self._schedule.join(source, available, time.monotonic())
+            return None
+
+    def have(self, source: str, chunks: Iterable[int]) -> None:
         """A source has more chunks than it had."""
         with self._lock:
-            self._schedule.offer(source, chunks)
+            self._schedule.have(source, (number for number in chunks if number < len(self.chunks)))
 
-    def starved(self, source: str) -> bool:
-        """Whether chunks are missing that nobody brings, and `source` has none of them."""
+    def interested(self, source: str) -> bool:
+        """False: chunks are to be asked for, and `source` has none of them."""
         with self._lock:
-            return self._schedule.starved(source)
+            return self._schedule.interested(source)
 
-    def take(self, source: str) -> tuple[Chunk, torch.Tensor, torch.Tensor | None] | None:
-        """The next chunk to ask `source` for, where to receive it, and the staging memory that is
-        part of, if it is. None: nothing now."""
+    def pick(self, source: str) -> Assignment | None:
+        """The next chunk to ask `source` for. None: nothing now."""
         with self._lock:
-            if self._over:
+            if self._closed:
                 return None
-            number = self._schedule.take(source, time.monotonic())
+            number = self._schedule.pick(source, time.monotonic())
             if number is None:
                 return None
             chunk = self.chunks[number]
-            data = self.weights.contiguous(chunk)
-            if data is not None:
+            in_place = self.weights.contiguous(chunk)
+            if in_place is not None:
                 self._unverified.add(number)
-                return chunk, data, None
-            buffer = (
-                self._staging.pop()
-                if self._staging
-                else torch.empty(
-                    self.weights.manifest.chunk_bytes, dtype=torch.uint8, device=self._device
-                )
-            )
-            return chunk, buffer[: chunk.nbytes], buffer
+                return Assignment(chunk, in_place, None)
+            staging = self._staging.pop() if self._staging else self._new_staging()
+            return Assignment(chunk, staging[: chunk.nbytes], staging)
 
-    def arrived(self, source: str, chunk: Chunk, buffer: torch.Tensor | None) -> None:
+    def arrived(self, source: str, assignment: Assignment) -> None:
         """A chunk is verified and in place; its staging memory, if any, is free again."""
         with self._lock:
-            self._unverified.discard(chunk.id)
-            if buffer is not None:
-                self._staging.append(buffer)
-            self._schedule.arrived(source, chunk.id, time.monotonic())
+            self._unverified.discard(assignment.chunk.id)
+            if assignment.staging is not None:
+                self._staging.append(assignment.staging)
+            self._schedule.arrived(source, assignment.chunk.id, time.monotonic())
             if self._schedule.complete:
                 self.changed.set()
 
@@ -165,37 +141,43 @@ class Ledger:
         """Nothing more comes from `source`, and nothing of it is written to any more."""
         with self._lock:
             self._schedule.leave(source)
-            self.changed.set()
 
-    def lied(self, endpoint: str) -> bool:
-        """This source sent other bytes than it promised. Call before `leave`.
+    def corrupt(self, process: Process, error: DigestMismatch) -> Corrupt:
+        """This process sent other bytes than it had promised. Call before `leave`.
 
-        When nobody else stands for that promise it is worth nothing, and neither is what was
-        verified by it: the pull starts over with the next source. Returns whether that is so.
+        When no other source stands for that promise it is void, and so is what was verified by it:
+        the pull starts over with the next source.
         """
+        endpoint, _ = process
         with self._lock:
-            kept = self._kept
-            if kept is None or endpoint not in kept.endpoints:
-                return False
-            kept.endpoints.remove(endpoint)
-            if kept.endpoints:
-                return False
-            self._kept = None
-            self._unverified |= self._schedule.done
-            self._schedule.disown(self._schedule.done)
-            return True
+            void = self._agreement.break_off(endpoint)
+            if void:
+                self._unverified |= self._schedule.done
+                self._schedule.invalidate()
+        return Corrupt(error.reason, error.chunk, process, void)
 
-    def let_go(self) -> str | None:
-        """A source that keeps the others waiting (`Schedule.let_go`)."""
+    def snubbed(self) -> str | None:
+        """A source to drop, because it keeps the others waiting (`Schedule.snubbed`)."""
         with self._lock:
-            return None if self._over else self._schedule.let_go(time.monotonic())
+            return None if self._closed else self._schedule.snubbed(time.monotonic())
 
-    def begin(self) -> None:
-        """Let streams enter, after an `end` as well: what has arrived stays."""
-        self._over = False
+    def open(self) -> None:
+        """Let streams enter, after a `close` as well: what has arrived stays."""
+        with self._lock:
+            self._closed = False
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let nobody begin anything any more."""
         with self._lock:
-            self._over = True
+            self._closed = True
             self._staging.clear()
+
+    @property
+    def _complete(self) -> bool:
+        # A model without chunks is complete once a source has told the rest.
+        return self._agreement.promise is not None and self._schedule.complete
+
+    def _new_staging(self) -> torch.Tensor:
+        return torch.empty(
+            self.weights.manifest.chunk_bytes, dtype=torch.uint8, device=self._device
+        )

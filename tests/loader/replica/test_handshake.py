@@ -18,6 +18,7 @@ import zmq
 from tests.loader.support import (
     OPEN,
     candidate,
+    ended_by,
     equal,
     hello,
     keys,
@@ -31,9 +32,9 @@ from tests.loader.support import (
 )
 
 from netloader.discovery.candidate import Candidate
-from netloader.errors import SourceLost
 from netloader.protocol import messages
 from netloader.replica.connection import Break, Broken, Connection
+from netloader.replica.outcome import Lost
 from netloader.replica.settings import HandshakeSettings, PullSettings
 from netloader.source.listener import Caller, Listener
 from netmesh import SocketSecurity
@@ -49,7 +50,7 @@ FAST_S = 1.9
 def complaint(endpoint: str, security: SocketSecurity = OPEN, **settings: Any) -> str:
     """What a pull says that must fail fast."""
     started = time.monotonic()
-    with pytest.raises(SourceLost) as caught:
+    with ended_by(Lost) as caught:
         pull_from(
             pull_into(toy_weights(rows=10), security=security, **{"timeout_s": 30.0, **settings}),
             Candidate(endpoint, "test"),

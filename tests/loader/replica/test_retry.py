@@ -1,113 +1,147 @@
 from __future__ import annotations
 
+import pytest
+
 from netloader.discovery.candidate import BY_MESH, Candidate
-from netloader.errors import (
-    DigestMismatch,
-    LetGo,
-    OtherPromise,
-    Refused,
-    SourceLost,
-    TransferError,
+from netloader.replica.outcome import (
+    AskLater,
+    Brought,
+    Contradicted,
+    Corrupt,
+    Declined,
+    Dropped,
+    Ended,
+    Faulty,
+    Finished,
+    Lost,
+    Outcome,
 )
-from netloader.replica.retry import LOST_PAUSE_S, MAX_LOSSES, MIN_PAUSE_S, Prospects
+from netloader.replica.retry import RetryPolicy
+from netloader.replica.settings import RetrySettings
 
 LISTED = Candidate("listed:1", "SOURCE")
 A, B = Candidate("a:1", BY_MESH, 1), Candidate("b:1", BY_MESH, 1)
+LIMITS = RetrySettings(max_losses=3, backoff_s=2.0, min_pause_s=0.5)
+LOST = Lost("cut")
 
 
-def lost() -> SourceLost:
-    return SourceLost("a:1", "cut")
+def policy() -> RetryPolicy:
+    return RetryPolicy(LIMITS)
 
 
-def test_everybody_may_be_tried_once_in_the_order_given() -> None:
-    assert Prospects().usable([B, A], (), 0.0) == [B, A]
+def end(how: Outcome, nbytes: int = 0) -> Ended:
+    return Ended(how, accepted=True, brought=Brought(nbytes, 1.0))
 
 
-def test_an_endpoint_in_use_is_not_tried_a_second_time() -> None:
-    assert Prospects().usable([A, B], {"a:1"}, 0.0) == [B]
+def corrupt(*, void: bool) -> Ended:
+    return end(Corrupt("chunk 1 has another digest", 1, ("a:1", 1), void))
 
 
-def test_a_busy_source_is_tried_when_it_said() -> None:
-    prospects = Prospects()
-    prospects.ended(A, Refused("a:1", "busy", 2.0), 0, 10.0)
-    assert prospects.usable([A], (), 11.9) == []
-    assert prospects.usable([A], (), 12.0) == [A]
+def test_everybody_may_be_asked_once_in_the_order_given() -> None:
+    assert policy().eligible([B, A], (), 0.0) == [B, A]
+
+
+def test_an_endpoint_in_use_is_not_asked_a_second_time() -> None:
+    assert policy().eligible([A, B], {"a:1"}, 0.0) == [B]
+
+
+def test_a_busy_source_is_asked_when_it_said() -> None:
+    retry = policy()
+    retry.ended(A, end(AskLater("busy", 2.0)), 10.0)
+    assert retry.eligible([A], (), 11.9) == []
+    assert retry.eligible([A], (), 12.0) == [A]
 
 
 def test_a_busy_source_is_not_asked_again_at_once_whatever_it_said() -> None:
-    prospects = Prospects()
-    prospects.ended(A, Refused("a:1", "busy", 0.0), 0, 10.0)
-    assert prospects.usable([A], (), 10.0) == []
-    assert prospects.usable([A], (), 10.0 + MIN_PAUSE_S) == [A]
+    retry = policy()
+    retry.ended(A, end(AskLater("busy", 0.0)), 10.0)
+    assert retry.eligible([A], (), 10.0) == []
+    assert retry.eligible([A], (), 10.0 + LIMITS.min_pause_s) == [A]
 
 
-def test_only_those_who_were_never_tried_when_it_is_late() -> None:
-    prospects = Prospects()
-    prospects.ended(A, Refused("a:1", "busy", 1.0), 0, 10.0)
-    assert prospects.usable([A, B], (), 12.0, again=False) == [B]
-    assert prospects.usable([A, B], (), 12.0) == [A, B]
+def test_only_those_who_were_never_asked_when_it_is_late() -> None:
+    retry = policy()
+    retry.ended(A, end(AskLater("busy", 1.0)), 10.0)
+    assert retry.eligible([A, B], (), 12.0, again=False) == [B]
+    assert retry.eligible([A, B], (), 12.0) == [A, B]
 
 
-def test_who_contradicted_a_liar_is_tried_again() -> None:
-    prospects = Prospects()
-    prospects.ended(B, OtherPromise("b:1", "promises other digests"), 0, 0.0)
-    assert prospects.usable([A, B], (), 1e9) == [A]
-    prospects.ended(A, DigestMismatch("a:1", 1, "x", "y"), 100, 1.0)
-    prospects.promise_broken()
-    assert prospects.usable([A, B], (), 1.0) == [B]
+@pytest.mark.parametrize(
+    "how", [Declined("another identity"), Faulty("sent accept in a session"), Finished()]
+)
+def test_an_end_that_asking_again_does_not_mend_is_final(how: Outcome) -> None:
+    retry = policy()
+    retry.ended(A, end(how), 0.0)
+    assert retry.eligible([A], (), 1e9) == []
 
 
-def test_a_refusal_without_a_time_is_final() -> None:
-    prospects = Prospects()
-    prospects.ended(A, Refused("a:1", "another identity", None), 0, 0.0)
-    assert prospects.usable([A], (), 1e9) == []
+@pytest.mark.parametrize("void", [False, True])
+def test_a_source_of_wrong_bytes_is_never_asked_again(void: bool) -> None:
+    retry = policy()
+    retry.ended(A, corrupt(void=void), 0.0)
+    assert retry.eligible([A], (), 1e9) == []
 
 
-def test_a_liar_is_never_tried_again() -> None:
-    prospects = Prospects()
-    prospects.ended(A, DigestMismatch("a:1", 1, "x", "y"), 100, 0.0)
-    prospects.ended(B, TransferError("b:1", "promises other digests"), 0, 0.0)
-    assert prospects.usable([A, B], (), 1e9) == []
+def test_who_contradicted_a_promise_is_asked_again_once_that_is_void() -> None:
+    retry = policy()
+    retry.ended(B, end(Contradicted("promises other digests")), 0.0)
+    assert retry.eligible([A, B], (), 1e9) == [A]
+    retry.ended(A, corrupt(void=True), 1.0)
+    assert retry.eligible([A, B], (), 1.0, again=False) == [B]
+
+
+def test_who_contradicted_a_promise_that_others_stand_for_is_not_asked_again() -> None:
+    retry = policy()
+    retry.ended(B, end(Contradicted("promises other digests")), 0.0)
+    retry.ended(A, corrupt(void=False), 1.0)
+    assert retry.eligible([A, B], (), 1e9) == []
+
+
+def test_who_contradicted_and_lied_itself_is_not_forgiven() -> None:
+    retry = policy()
+    retry.ended(A, end(Contradicted("promises other digests")), 0.0)
+    retry.ended(A, corrupt(void=True), 1.0)
+    assert retry.eligible([A], (), 1e9) == []
 
 
 def test_the_next_process_on_the_same_endpoint_is_another_one() -> None:
-    prospects = Prospects()
-    prospects.ended(A, DigestMismatch("a:1", 1, "x", "y"), 100, 0.0)
+    retry = policy()
+    retry.ended(A, corrupt(void=False), 0.0)
     restarted = Candidate("a:1", BY_MESH, 2)
-    assert prospects.usable([restarted], (), 0.0) == [restarted]
+    assert retry.eligible([restarted], (), 0.0) == [restarted]
 
 
-def test_a_lost_source_is_tried_again_after_a_pause_and_then_no_more() -> None:
-    prospects = Prospects()
+def test_a_lost_source_is_asked_again_after_a_growing_backoff_and_then_no_more() -> None:
+    retry = policy()
     now = 0.0
-    for loss in range(MAX_LOSSES - 1):
-        prospects.ended(A, lost(), 0, now)
-        pause = LOST_PAUSE_S * 2**loss
-        assert prospects.usable([A], (), now + pause - 0.01) == []
-        now += pause
-        assert prospects.usable([A], (), now) == [A]
-    prospects.ended(A, lost(), 0, now)
-    assert prospects.usable([A], (), 1e9) == []
+    for loss in range(LIMITS.max_losses - 1):
+        retry.ended(A, end(LOST), now)
+        backoff = LIMITS.backoff_s * 2**loss
+        assert retry.eligible([A], (), now + backoff - 0.01) == []
+        now += backoff
+        assert retry.eligible([A], (), now) == [A]
+    retry.ended(A, end(LOST), now)
+    assert retry.eligible([A], (), 1e9) == []
 
 
 def test_a_lost_source_that_delivered_starts_afresh() -> None:
-    prospects = Prospects()
+    retry = policy()
     for _ in range(10):
-        prospects.ended(A, lost(), 1000, 0.0)
-    assert prospects.usable([A], (), LOST_PAUSE_S) == [A]
+        retry.ended(A, end(LOST, 1000), 0.0)
+    assert retry.eligible([A], (), LIMITS.backoff_s) == [A]
 
 
 def test_listed_sources_keep_the_mesh_out_while_one_can_be_used() -> None:
-    prospects = Prospects()
-    assert prospects.usable([LISTED, A], (), 0.0) == [LISTED]
-    assert prospects.usable([LISTED, A], {"listed:1"}, 0.0) == []
-    prospects.ended(LISTED, SourceLost("listed:1", "dead"), 0, 0.0)
-    assert prospects.usable([LISTED, A], (), 0.1) == [A]
+    retry = policy()
+    assert retry.eligible([LISTED, A], (), 0.0) == [LISTED]
+    assert retry.eligible([LISTED, A], {"listed:1"}, 0.0) == []
+    retry.ended(LISTED, end(LOST), 0.0)
+    assert retry.eligible([LISTED, A], (), 0.1) == [A]
 
 
-def test_a_source_that_was_let_go_may_always_come_back() -> None:
-    prospects = Prospects()
+def test_a_source_that_was_dropped_may_always_come_back() -> None:
+    retry = policy()
     for at in (0.0, 10.0, 20.0, 30.0):
-        prospects.ended(A, LetGo("a:1", "slow"), 0, at)
-        assert prospects.usable([A], (), at + LOST_PAUSE_S / 2) == []
-        assert prospects.usable([A], (), at + LOST_PAUSE_S) == [A]
+        retry.ended(A, end(Dropped("slow")), at)
+        assert retry.eligible([A], (), at + LIMITS.backoff_s / 2) == []
+        assert retry.eligible([A], (), at + LIMITS.backoff_s) == [A]

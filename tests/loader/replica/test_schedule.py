@@ -27,14 +27,14 @@ TIMEOUT_S = 30.0
 """After which a pull gives up a source that is silent."""
 
 REJOIN_S = 1.0
-"""After which a pull asks a source again that it has let go."""
+"""After which a pull asks a source again that it has dropped."""
 
 
 @dataclass
 class World:
     """Sources that deliver one chunk after the other, each at its rate.
 
-    As in a pull, one that has stalled is dropped after a timeout, and one that was let go comes
+    As in a pull, one that has stalled is dropped after a timeout, and one that was dropped comes
     back, unless it has died or stalled.
     """
 
@@ -46,7 +46,7 @@ class World:
     joins: dict[str, float] = field(default_factory=dict)
     now: float = 0.0
     delivered: list[tuple[str, int]] = field(default_factory=list)
-    let_go: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
     def run(self, size: int = SIZE, tick: float = 0.02) -> float:
         """Returns when the last chunk arrived."""
@@ -64,13 +64,13 @@ class World:
             for name in [n for n in queues if self._gone(n)]:
                 self._drop(name, queues, busy_until)
             for name, queue in queues.items():
-                while (chunk := self.schedule.take(name, self.now)) is not None:
+                while (chunk := self.schedule.pick(name, self.now)) is not None:
                     queue.append(chunk)
                 if queue and name not in busy_until:
                     busy_until[name] = self._done_at(name, size)
-            slow = self.schedule.let_go(self.now)
+            slow = self.schedule.snubbed(self.now)
             if slow is not None:
-                self.let_go.append(slow)
+                self.dropped.append(slow)
                 self._drop(slow, queues, busy_until)
                 if min(self.dies.get(slow, 1e9), self.stalls.get(slow, 1e9)) > self.now:
                     waiting_to_join[slow] = self.now + REJOIN_S
@@ -144,7 +144,7 @@ def test_the_slowest_source_does_not_decide_the_finish(rates: dict[str, float]) 
 def test_a_source_that_stalls_costs_no_more_than_its_window() -> None:
     chunks, rate = 40, 100e6
     world = pull(chunks, {"a": rate, "b": rate}, stalls={"b": 2.0})
-    assert "b" in world.let_go
+    assert "b" in world.dropped
     alone_after = 2.0 + (chunks * SIZE - 2 * rate * 2.0) / rate
     assert world.now <= alone_after + WINDOW.min_chunks * SIZE / rate + 1.0
 
@@ -162,14 +162,14 @@ def test_a_source_that_joins_in_the_middle_helps() -> None:
     assert helped == pytest.approx(alone * 0.75, rel=0.05)
 
 
-def test_equal_sources_are_never_let_go() -> None:
-    assert pull(37, {"a": 90e6, "b": 100e6, "c": 95e6}).let_go == []
+def test_equal_sources_are_never_dropped() -> None:
+    assert pull(37, {"a": 90e6, "b": 100e6, "c": 95e6}).dropped == []
 
 
 def in_flight_of(schedule: Schedule, at: float) -> int:
     """Chunks given to `a` at once."""
     count = 0
-    while schedule.take("a", at) is not None:
+    while schedule.pick("a", at) is not None:
         count += 1
     return count
 
@@ -194,7 +194,7 @@ def test_a_source_that_has_proved_nothing_gets_a_small_window() -> None:
 def test_a_window_is_what_a_source_delivers_in_a_moment(rate: float, expected: float) -> None:
     schedule = schedule_of(100)
     schedule.join("a", range(100), 0.0)
-    assert schedule.take("a", 0.0) == 0
+    assert schedule.pick("a", 0.0) == 0
     now = SIZE / rate
     schedule.arrived("a", 0, now)
     assert schedule.window("a") == pytest.approx(expected)
@@ -204,7 +204,7 @@ def test_a_window_is_what_a_source_delivers_in_a_moment(rate: float, expected: f
 def test_a_clock_that_stands_still_bounds_the_window_too() -> None:
     schedule = schedule_of(100)
     schedule.join("a", range(100), 5.0)
-    assert schedule.take("a", 5.0) == 0
+    assert schedule.pick("a", 5.0) == 0
     schedule.arrived("a", 0, 5.0)
     assert in_flight_of(schedule, 5.0) == WINDOW.max_chunks
 
@@ -212,32 +212,32 @@ def test_a_clock_that_stands_still_bounds_the_window_too() -> None:
 def test_a_source_is_asked_only_for_what_it_has() -> None:
     schedule = schedule_of(4)
     schedule.join("a", [2], 0.0)
-    assert schedule.take("a", 0.0) == 2
-    assert schedule.take("a", 0.0) is None
-    schedule.offer("a", [0])
-    assert schedule.take("a", 0.0) == 0
+    assert schedule.pick("a", 0.0) == 2
+    assert schedule.pick("a", 0.0) is None
+    schedule.have("a", [0])
+    assert schedule.pick("a", 0.0) == 0
 
 
 def test_a_chunk_that_only_a_slow_source_has_is_asked_of_it() -> None:
     schedule = schedule_of(3)
     schedule.join("slow", [0, 1, 2], 0.0)
     schedule.join("fast", [1], 0.0)
-    assert schedule.take("slow", 0.0) == 0
-    assert schedule.take("fast", 0.0) == 1
+    assert schedule.pick("slow", 0.0) == 0
+    assert schedule.pick("fast", 0.0) == 1
     schedule.arrived("fast", 1, 0.01)
     schedule.arrived("slow", 0, 100.0)
-    assert schedule.take("fast", 100.0) is None
-    assert schedule.take("slow", 100.0) == 2
-    assert schedule.let_go(1000.0) is None
+    assert schedule.pick("fast", 100.0) is None
+    assert schedule.pick("slow", 100.0) == 2
+    assert schedule.snubbed(1000.0) is None
 
 
 def test_what_was_left_unfinished_is_given_out_first() -> None:
     schedule = schedule_of(10)
     for name in "ab":
         schedule.join(name, range(10), 0.0)
-    assert [schedule.take("a", 0.0), schedule.take("a", 0.0)] == [0, 1]
+    assert [schedule.pick("a", 0.0), schedule.pick("a", 0.0)] == [0, 1]
     assert schedule.leave("a") == (0, 1)
-    assert schedule.take("b", 0.0) == 0
+    assert schedule.pick("b", 0.0) == 0
     assert schedule.leave("a") == ()
 
 
@@ -247,7 +247,7 @@ def test_staging_memory_is_bounded_over_all_sources() -> None:
     taken = 0
     for number in range(60):
         schedule.join(str(number), range(chunks), 0.0)
-        while schedule.take(str(number), 0.0) is not None:
+        while schedule.pick(str(number), 0.0) is not None:
             taken += 1
     assert taken * SIZE <= WINDOW.staging_bytes
 
@@ -260,7 +260,7 @@ def test_staging_memory_is_shared_by_the_sources() -> None:
     in_flight: list[int] = []
 
     def fill() -> int:
-        while (chunk := schedule.take("first", 0.001)) is not None:
+        while (chunk := schedule.pick("first", 0.001)) is not None:
             in_flight.append(chunk)
         return len(in_flight)
 
@@ -270,26 +270,26 @@ def test_staging_memory_is_shared_by_the_sources() -> None:
     )  # It is fast: its window is as large as can be.
     assert fill() == places
     schedule.join("second", range(chunks), 0.001)
-    assert schedule.take("second", 0.001) is None
-    assert schedule.let_go(0.01) is None
-    assert schedule.let_go(3.0) == "first"
+    assert schedule.pick("second", 0.001) is None
+    assert schedule.snubbed(0.01) is None
+    assert schedule.snubbed(3.0) == "first"
     for _ in range(places):
         schedule.arrived("first", in_flight.pop(0), 0.002)
         assert fill() <= max(len(in_flight), places // 2)
     assert len(in_flight) == places // 2
-    assert schedule.take("second", 0.002) is not None
+    assert schedule.pick("second", 0.002) is not None
 
 
 def test_a_source_that_stalls_is_replaced_by_one_that_has_shown_nothing_yet() -> None:
     schedule = schedule_of(3)
     schedule.join("stalled", range(3), 0.0)
-    while schedule.take("stalled", 0.0) is not None:
+    while schedule.pick("stalled", 0.0) is not None:
         pass
     schedule.arrived("stalled", 0, 0.1)
     schedule.join("other", range(3), 0.1)
-    assert schedule.take("other", 0.1) is None
-    assert schedule.let_go(0.2) is None
-    assert schedule.let_go(0.7) == "stalled"
+    assert schedule.pick("other", 0.1) is None
+    assert schedule.snubbed(0.2) is None
+    assert schedule.snubbed(0.7) == "stalled"
 
 
 def test_nobody_has_shown_anything_and_each_gets_twice_the_time_of_the_one_before() -> None:
@@ -300,10 +300,10 @@ def test_nobody_has_shown_anything_and_each_gets_twice_the_time_of_the_one_befor
     for name in (busy, idle):
         schedule.join(name, range(3), now)
     for _ in range(5):
-        while schedule.take(busy, now) is not None:
+        while schedule.pick(busy, now) is not None:
             pass
         began = now
-        while schedule.let_go(now) is None:
+        while schedule.snubbed(now) is None:
             now += 0.01
         waits.append(now - began)
         schedule.leave(busy)
@@ -312,16 +312,16 @@ def test_nobody_has_shown_anything_and_each_gets_twice_the_time_of_the_one_befor
     assert waits == pytest.approx([1, 2, 4, 8, 16], abs=0.1)
 
 
-def test_disowned_chunks_are_fetched_again() -> None:
+def test_invalidated_chunks_are_fetched_again() -> None:
     schedule = schedule_of(2)
     schedule.join("a", range(2), 0.0)
-    for chunk in (schedule.take("a", 0.0), schedule.take("a", 0.0)):
+    for chunk in (schedule.pick("a", 0.0), schedule.pick("a", 0.0)):
         assert chunk is not None
         schedule.arrived("a", chunk, 1.0)
     assert schedule.complete
-    schedule.disown(schedule.done)
+    schedule.invalidate()
     assert not schedule.complete
-    assert schedule.take("a", 1.0) == 0
+    assert schedule.pick("a", 1.0) == 0
     schedule.check()
 
 

@@ -15,6 +15,7 @@ from tests.loader.support import (
     TamperedBackend,
     candidate,
     cut_after,
+    ended_by,
     equal,
     identity,
     is_zero,
@@ -26,8 +27,8 @@ from tests.loader.support import (
 )
 
 from netloader.discovery.candidate import Candidate
-from netloader.errors import SourceLost, TransferError
 from netloader.protocol import messages
+from netloader.replica.outcome import Contradicted, Faulty, Lost
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -37,11 +38,11 @@ class TestLyingSource:
     """A hand-made source that says whatever a test wants."""
 
     def test_unexpected_answer_to_hello(self) -> None:
-        with pytest.raises(TransferError, match="answered hello with bye"):
+        with ended_by(Faulty, match="answered hello with bye"):
             pull_from_script(messages.encode(messages.Bye(session="0" * 32, reason="no")))
 
     def test_rubbish_instead_of_an_answer(self) -> None:
-        with pytest.raises(TransferError, match="not a control message"):
+        with ended_by(Faulty, match="not a control message"):
             pull_from_script([b"rubbish"])
 
     @pytest.mark.parametrize(
@@ -57,25 +58,25 @@ class TestLyingSource:
         ],
     )
     def test_acceptance_that_does_not_fit(self, change: dict[str, object], complaint: str) -> None:
-        with pytest.raises(TransferError, match=complaint):
+        with ended_by(Faulty, match=complaint):
             pull_from_script(messages.encode(acceptance(**change), digests_of(len(CHUNKS))))
 
     def test_digests_for_another_number_of_chunks(self) -> None:
-        with pytest.raises(TransferError, match="another bytes of digests"):
+        with ended_by(Faulty, match="another bytes of digests"):
             pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS) - 1)))
 
     def test_rendezvous_where_nobody_is(self) -> None:
-        with pytest.raises(SourceLost, match="no process group"):
+        with ended_by(Lost, match="no process group"):
             pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS))))
 
     def test_other_digests_than_an_earlier_source(self) -> None:
         pull = pull_into(toy_weights())
         broken = TamperedBackend(cut_after(3))
-        with serving(offer_of(WEIGHTS, backend=broken)) as source, pytest.raises(SourceLost):
+        with serving(offer_of(WEIGHTS, backend=broken)) as source, ended_by(Lost):
             pull_from(pull, candidate(source))
         with (
             serving(offer_of(toy_weights(2))) as source,
-            pytest.raises(TransferError, match="other digests than an earlier source"),
+            ended_by(Contradicted, match="other digests than an earlier source"),
         ):
             pull_from(pull, candidate(source))
 
@@ -97,12 +98,12 @@ class TestLyingSource:
         broken = TamperedBackend(cut_after(3))
         with (
             serving(offer_of(WEIGHTS, backend=broken, attributes=first)) as source,
-            pytest.raises(SourceLost),
+            ended_by(Lost),
         ):
             pull_from(pull, candidate(source))
         with (
             serving(offer_of(WEIGHTS, attributes=second)) as source,
-            pytest.raises(TransferError, match="has other attributes than an earlier") as caught,
+            ended_by(Contradicted, match="has other attributes than an earlier") as caught,
         ):
             pull_from(pull, candidate(source))
         assert said in str(caught.value)
@@ -113,7 +114,7 @@ class TestLyingSource:
 
     def test_replica_says_bye_so_that_the_session_is_free_again(self) -> None:
         said: list[messages.Message] = []
-        with pytest.raises(TransferError):
+        with ended_by(Faulty):
             pull_from_script(
                 messages.encode(acceptance(version=4), digests_of(len(CHUNKS))), heard=said
             )
@@ -131,7 +132,7 @@ class TestSourceThatIsStillLoading:
         with loading_source(have=3, later=False) as source:
             pull = pull_into(toy_weights(), timeout_s=0.3)
             started = time.monotonic()
-            with pytest.raises(SourceLost, match=r"no further chunk in 0\.3 s|silent"):
+            with ended_by(Lost, match=r"no further chunk in 0\.3 s|silent"):
                 pull_from(pull, source)
         assert time.monotonic() - started < 2
         assert pull.nbytes == sum(chunk.payload for chunk in CHUNKS[:3])

@@ -22,7 +22,8 @@ from tests.loader.support import (
 )
 
 from netloader.discovery.candidate import Candidate, Process
-from netloader.errors import DigestMismatch, NoSourceLeft, OtherPromise
+from netloader.errors import NoSourceLeft
+from netloader.replica.outcome import Contradicted, Corrupt
 from netloader.replica.pull import PullObserver
 
 
@@ -48,7 +49,7 @@ class TestWrongBytes:
                 lambda: (unknown, honest),
             )
         assert equal(replica, WEIGHTS)
-        lies = [f for f in pull.failures if isinstance(f.error, DigestMismatch)]
+        lies = [f for f in pull.failures if isinstance(f.how, Corrupt)]
         assert [failure.source for failure in lies] == [unknown]
         assert f"source {liar.endpoint}" in str(lies[0])
         # Whose generation nobody knew has told it.
@@ -61,7 +62,7 @@ class TestWrongBytes:
         begun = threading.Event()
 
         def contradicted() -> bool:
-            return any(isinstance(failure.error, OtherPromise) for failure in pull.failures)
+            return any(isinstance(failure.how, Contradicted) for failure in pull.failures)
 
         def lie(tag: int, data: torch.Tensor) -> torch.Tensor:
             begun.set()
@@ -73,8 +74,8 @@ class TestWrongBytes:
             liar, honest = candidate(lying), made.candidates()[0]
             run(pull, lambda: (liar, honest) if begun.is_set() else (liar,))
         assert equal(replica, WEIGHTS)
-        kinds = [type(failure.error) for failure in pull.failures]
-        assert kinds == [OtherPromise, DigestMismatch]
+        kinds = [type(failure.how) for failure in pull.failures]
+        assert kinds == [Contradicted, Corrupt]
 
     def test_every_chunk_of_a_liar_alone_is_worth_nothing(self) -> None:
         """It promised the digests itself, and then broke that promise."""

@@ -17,6 +17,7 @@ from tests.loader.support import (
     TamperedBackend,
     calling,
     candidate,
+    ended_by,
     equal,
     hello,
     identity,
@@ -30,8 +31,8 @@ from tests.loader.support import (
 
 from netloader.config import Config
 from netloader.discovery.candidate import Process
-from netloader.errors import DigestMismatch
 from netloader.protocol import messages
+from netloader.replica.outcome import Corrupt
 from netloader.replica.pull import PullObserver
 from netloader.source.service import Source
 from netloader.source.session import Offer
@@ -194,7 +195,7 @@ def test_worker_whose_weights_have_changed_tells_the_mesh(start: Start) -> None:
     source = serve(worker, offer_of(weights))
     until(lambda: onlooker.find(identity(), "gloo"))
     weights.tensors[0].view(-1)[5] += 1
-    with pytest.raises(DigestMismatch):
+    with ended_by(Corrupt):
         pull_from(pull_into(toy_weights()), candidate(source, worker.generation))
     until(lambda: not onlooker.find(identity(), "gloo"))
     held = worker.holding("target")
@@ -219,7 +220,7 @@ def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
         toy_weights(),
         observer=PullObserver(accused=lambda process: accuser.accuse("target", process)),
     )
-    with pytest.raises(DigestMismatch):
+    with ended_by(Corrupt):
         pull_from(pull, candidate(source, None))
     # Its victim does not ask it again; others do when nobody else is left.
     assert culprit not in found(accuser)

@@ -1,0 +1,142 @@
+"""What a replica says to a source first, what the source promises when it accepts, and what the
+sources of a pull agree on. Pure.
+
+A source promises before it sends a byte: a digest for each chunk, and all that no digest covers.
+The first one's promise is what the pull goes by; the others have to promise the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from netloader.errors import ManifestError, Refused, TransferError
+from netloader.identity.identity import known
+from netloader.model import attributes
+from netloader.plain import Plain
+from netloader.protocol import messages
+from netloader.replica.request import Request
+from netloader.weights import manifest
+from netloader.weights.digests import DIGEST_BYTES
+from netloader.weights.manifest import Manifest
+
+_MAX_QUOTE = 1024
+"""Characters of what a peer says that end up in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a source says it holds."""
+
+    digests: tuple[bytes, ...]
+    """By chunk id."""
+    attributes: Mapping[str, Plain]
+    """What its `load_weights` had set besides tensors."""
+    content: Mapping[str, str] = field(default_factory=dict)
+    """Evidence of the checkpoint's content."""
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Digests of persistent buffers that no checkpoint filled."""
+
+
+def hello(request: Request, generation: int | None, mine: Manifest) -> messages.Hello:
+    """The first word to a source whose process is expected to be `generation`; None: any."""
+    identity = request.identity
+    return messages.Hello(
+        replica=request.replica,
+        generation=generation,
+        identity=identity.digest,
+        fields=identity.fields(),
+        names=identity.names.travelling(),
+        content=known(identity.content),
+        manifest=mine.hash,
+        chunk_bytes=mine.chunk_bytes,
+        backend=request.backend.name,
+    )
+
+
+def accepted(
+    endpoint: str, mine: Manifest, answer: messages.Message, attachment: bytes
+) -> messages.Accept:
+    """The acceptance that hello was answered with.
+
+    Raises `Refused` for a refusal, with the first difference between the manifests where that is
+    why, and `TransferError` for anything else.
+    """
+    match answer:
+        case messages.Accept():
+            return answer
+        case messages.Refuse():
+            reason = answer.reason
+            if answer.code == "manifest" and attachment:
+                reason += f" ({_difference(mine, attachment)})"[:_MAX_QUOTE]
+            raise Refused(endpoint, reason, answer.retry_after_s)
+        case _:
+            raise TransferError(endpoint, f"answered hello with {answer.type}")
+
+
+def _difference(mine: Manifest, theirs: bytes) -> str:
+    try:
+        return manifest.difference(mine, manifest.decode(theirs)) or "no difference found"
+    except ManifestError as error:
+        return str(error)
+
+
+def read(
+    endpoint: str, hello: messages.Hello, chunks: int, accept: messages.Accept, attachment: bytes
+) -> Promise:
+    """The promise in an answer to `hello`, for a manifest of so many chunks.
+
+    Raises `TransferError` for an answer that does not fit the question.
+    """
+    generation = accept.generation if hello.generation is None else hello.generation
+    for what, mine, theirs in (
+        ("protocol version", hello.version, accept.version),
+        ("identity", hello.identity, accept.identity),
+        ("manifest", hello.manifest, accept.manifest),
+        ("generation", generation, accept.generation),
+        ("bytes of digests", chunks * DIGEST_BYTES, len(attachment)),
+    ):
+        if mine != theirs:
+            raise TransferError(
+                endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
+            )
+    # In order and apart, so that a long list cannot stand for more work than there are chunks.
+    bounds = [bound for pair in accept.have for bound in pair]
+    if bounds != sorted(bounds) or any(not 0 <= at <= chunks for at in bounds):
+        raise TransferError(endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}")
+    digests = tuple(
+        attachment[at : at + DIGEST_BYTES] for at in range(0, len(attachment), DIGEST_BYTES)
+    )
+    return Promise(digests, dict(accept.attributes), dict(accept.content), dict(accept.computed))
+
+
+class Agreement:
+    """The promise that a pull goes by, and the sources that stand for it."""
+
+    def __init__(self) -> None:
+        self.promise: Promise | None = None
+        """None until a source has promised anything, and once nobody stands for it any more."""
+        self._endpoints: set[str] = set()
+
+    def join(self, endpoint: str, promise: Promise) -> str | None:
+        """A source stands for `promise`; how it contradicts those before it, if it does."""
+        if self.promise is None:
+            self.promise = promise
+        if promise.digests != self.promise.digests:
+            return "promises other digests than an earlier source"
+        # No digest covers these: what the sources agree on is all there is to go by.
+        different = attributes.difference(self.promise.attributes, promise.attributes)
+        if different is not None:
+            return f"has other attributes than an earlier source ({different})"
+        self._endpoints.add(endpoint)
+        return None
+
+    def break_off(self, endpoint: str) -> bool:
+        """This source broke its promise. Returns whether nobody else stands for it: it is void."""
+        if endpoint not in self._endpoints:
+            return False
+        self._endpoints.remove(endpoint)
+        if self._endpoints:
+            return False
+        self.promise = None
+        return True

@@ -1,0 +1,55 @@
+"""How one thread ends another one's receiving, and knows that nothing is written any more.
+
+If this side aborts a group halfway through a message, Gloo leaves the waiting thread blocked until
+its timeout. So `cancel` does not wait for that thread. It waits until the thread writes nothing,
+and sees to it that the thread writes nothing once it wakes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from netloader.transport import Group
+
+
+class Cancellation:
+    """Thread safe. One thread receives; any thread may cancel."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # Guards the two below.
+        self._reason: str | None = None
+        self._group: Group | None = None
+        self._writing = threading.Lock()  # Held while the receiving thread writes to tensors.
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was cancelled; None: it was not."""
+        return self._reason
+
+    def guard(self, group: Group) -> None:
+        """A group that receives into tensors: `cancel` aborts it, at once if it came before."""
+        with self._lock:
+            self._group = group
+            cancelled = self._reason is not None
+        if cancelled:
+            group.abort()
+
+    @contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Hold `cancel` up while something is written. False: it came before, write nothing."""
+        with self._writing:
+            yield self._reason is None
+
+    def cancel(self, reason: str) -> None:
+        """The first reason counts. Once this has returned nothing is written any more, neither by
+        the group nor by the thread that receives from it."""
+        with self._lock:
+            if self._reason is None:
+                self._reason = reason
+            group, self._group = self._group, None
+        if group is not None:
+            group.abort()
+        with self._writing:
+            pass  # Whoever was writing is done.

@@ -1,0 +1,72 @@
+"""What the two ends of an open session say to each other, seen from the replica."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from netloader.errors import SourceLost, TransferError
+from netloader.protocol import messages
+from netloader.replica.connection import Connection
+
+_log = logging.getLogger(__name__)
+
+_MAX_REASON = 2048
+"""Characters of a reason that is sent."""
+
+
+class Conversation:
+    """Belongs to one thread."""
+
+    def __init__(self, connection: Connection, session: str) -> None:
+        self._connection = connection
+        self._session = session
+
+    def want(self, chunks: Sequence[int]) -> None:
+        """Ask for chunks, in the order in which they are received. Raises `SourceLost`."""
+        self._connection.send(messages.Want(session=self._session, chunks=tuple(chunks)))
+
+    def hear(self, timeout_s: float) -> tuple[int, ...]:
+        """Chunks that the source has now besides those it had; none, when it says nothing in time.
+
+        Raises `SourceLost` when it has ended the session or is gone, `TransferError` for what does
+        not belong here.
+        """
+        heard = self._connection.receive(timeout_s)
+        match heard:
+            case None:
+                return ()
+            case messages.Have(session=self._session, chunks=chunks), _:
+                return chunks
+            case messages.Bye(session=self._session, reason=reason), _:
+                raise SourceLost(self._connection.endpoint, f"ended the session: {reason}")
+            case message, _:
+                raise TransferError(self._connection.endpoint, f"sent {message.type} in a session")
+
+    def last_words(self, timeout_s: float) -> str | None:
+        """Why the source has ended the session, if it says so in time."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                match self._connection.receive(left):
+                    case messages.Bye(session=self._session, reason=reason), _:
+                        return f"ended the session: {reason}"
+        except TransferError as error:
+            _log.debug("after the group broke: %s", error)
+        return None
+
+    def done(self) -> None:
+        """Say that nothing more is needed. Raises `SourceLost`."""
+        self._connection.send(messages.Done(session=self._session))
+
+    def bye(self, reason: str, bad_chunk: int | None = None) -> None:
+        """Give the session up; `bad_chunk` is one that was not what the source had promised."""
+        try:
+            self._connection.send(
+                messages.Bye(
+                    session=self._session, reason=reason[:_MAX_REASON], bad_chunk=bad_chunk
+                )
+            )
+        except SourceLost as gone:
+            _log.debug("no way to say bye: %s", gone)

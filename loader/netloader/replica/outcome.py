@@ -1,0 +1,122 @@
+"""How a stream ended: one of eight values. Pure.
+
+    Finished       done: the pull needs nothing more
+    Dropped        this worker ended it; nothing is wrong with the source
+    AskLater       busy: the source said when to come again
+    Declined       the source refused for good
+    Contradicted   the source promised other weights than those before it: one of them is wrong
+    Lost           the source died, went silent or ended the session
+    Corrupt        the source sent other bytes than it had promised, and is accused of it
+    Faulty         the source broke the protocol, or this worker has a fault
+
+Errors cross calls within a stream, and become one of these where the stream ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from netloader.discovery.candidate import Process
+from netloader.errors import Refused, SourceLost, TransferError
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The pull needs nothing more."""
+
+    reason: ClassVar[str] = "the pull is over"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """This worker ended it; nothing is wrong with the source."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskLater:
+    """The source is busy."""
+
+    reason: str
+    after_s: float
+    """Seconds after which the source says that asking again makes sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The source refused for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contradicted:
+    """The source promised other weights than those before it: one of them is wrong."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The source died, went silent or ended the session."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupt:
+    """The source sent other bytes than it had promised."""
+
+    reason: str
+    chunk: int
+    accused: Process
+    """Whoever opened the session."""
+    void: bool
+    """Whether no other source stands for the same promise: all that has come is worth nothing, and
+    who contradicted this source may have been right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """The source broke the protocol, or this worker has a fault."""
+
+    reason: str
+
+
+Outcome = Finished | Dropped | AskLater | Declined | Contradicted | Lost | Corrupt | Faulty
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a stream has brought so far."""
+
+    nbytes: int = 0
+    """Bytes of weights, verified."""
+    seconds: float = 0.0
+    """From the first word to the source until its last verified chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a stream."""
+
+    how: Outcome
+    accepted: bool
+    """Whether the source had opened a session."""
+    brought: Brought
+
+
+def of(error: TransferError) -> Outcome:
+    """What an error means for the stream that it ends. Wrong bytes are not told by an error alone:
+    `PullState.corrupt` knows what else they mean."""
+    match error:
+        case Refused(retry_after_s=float() as after_s):
+            return AskLater(error.reason, after_s)
+        case Refused():
+            return Declined(error.reason)
+        case SourceLost():
+            return Lost(error.reason)
+        case _:
+            return Faulty(error.reason)
