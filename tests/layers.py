@@ -20,7 +20,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netloader.transport", "netloader.checkpoint"),
     ("netloader.identity",),
     ("netloader.system",),
-    ("netloader.plain", "netloader.program", "netloader.terms"),
+    ("netloader.bounds", "netloader.plain", "netloader.program", "netloader.terms"),
     ("netloader.errors",),
     ("netloader",),
     ("netmesh",),

@@ -109,7 +109,7 @@ def test_every_room_of_the_table_exists() -> None:
     [
         ("netloader.replica.pull", "from netloader.source.service import Source", "beside"),
         ("netloader.source.service", "from netloader import replica", "beside"),
-        ("netloader.weights.digests", "import netloader.worker.load", "above"),
+        ("netloader.weights.digests", "import netloader.worker.loading.plan", "above"),
         ("netloader.weights.digests", "def f():\n    from netloader.engine import plugin", "above"),
         ("netmesh.core.wire", "from netmesh.io.links import Links", "above"),
         ("netmesh.settings", "import netloader.config", "above"),
@@ -121,7 +121,7 @@ def test_every_room_of_the_table_exists() -> None:
         ("netbench.puller", "import netmesh.core.engine", "only netmesh itself"),
         ("netsim.world", "from netmesh.io.shell import Shell", "only netmesh itself"),
         ("netloader.config", "import mesh_inspect.cli", "above"),
-        ("netloader.worker.worker", "import vllm.config", "only netloader.engine"),
+        ("netloader.worker.process", "import vllm.config", "only netloader.engine"),
         ("netloader.transport.gloo", "import torch_npu", "only netloader.transport.hccl"),
         ("netloader.discovery.advert", "from torch import nn", "only"),
         ("netloader.identity.identity", "import time", "pure"),
@@ -139,7 +139,7 @@ def test_the_check_finds_what_must_not_be(module: str, source: str, fault: str) 
     [
         ("netloader.replica.pull", "from netloader.weights import digests"),
         ("netloader.replica.pull", "from netloader.replica.stream import Stream"),
-        ("netloader.worker.worker", "import netmesh, torch, json"),
+        ("netloader.worker.process", "import netmesh, torch, json"),
         ("netloader.config", "from netmesh import MeshSettings"),
         ("netsim.world", "from netmesh.core.engine import Engine"),
         ("netloader.engine.loader", "from vllm.config import VllmConfig"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar, cast
 
 import orjson
 from pydantic import (
@@ -20,14 +20,19 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 import netmesh
+from netloader import bounds
 from netloader.errors import ConfigError
 from netloader.identity.identity import Evidence
 from netloader.program import ENV_PREFIX, PROGRAM
+from netloader.replica.settings import PullSettings
+from netloader.source.settings import SourceSettings
 from netloader.terms import KeepMode
 from netloader.weights.manifest import CHUNK_BYTES
 from netmesh import MESH_KEYS, MeshSettings
@@ -36,10 +41,6 @@ DRAFT_PORT_OFFSET = 10_000
 """Added to `LISTEN_PORT` for a draft model, as upstream does."""
 
 MIN_PORT, MAX_PORT = 1024, 65_535
-
-MAX_SOURCES, MAX_SESSIONS = 64, 64
-"""Bounds of the settings of these names. Each session costs two threads and some descriptors at
-either end, and two of them fill a link."""
 
 MIN_RATE_LIMIT = 1_000_000
 """Bytes per second. Below, turns of many sessions come further apart than `TRANSFER_TIMEOUT`
@@ -65,7 +66,21 @@ _UPSTREAM_ONLY = frozenset(
 # Not keys an operator may use: where `load` hands over what it has taken apart.
 _FILE_SOURCE = "CONFIG_FILE: SOURCE"
 _MESH_SETTINGS = "mesh settings"
+_PULL_SETTINGS = "pull settings"
+_SOURCE_SETTINGS = "source settings"
 _STORAGE_OPTIONS = "storage options"
+
+_P = TypeVar("_P", PullSettings, SourceSettings)
+_Part = type[PullSettings] | type[SourceSettings]
+
+_IN_PARTS: Mapping[str, Mapping[_Part, str]] = {
+    "TRANSFER_TIMEOUT": {PullSettings: "timeout_s", SourceSettings: "timeout_s"},
+    "MAX_SOURCES": {PullSettings: "max_sources"},
+    "SOURCE_TIMEOUT": {PullSettings: "source_timeout_s"},
+    "VERIFY": {PullSettings: "verify"},
+    "MAX_SESSIONS": {SourceSettings: "max_sessions"},
+}
+"""Operator's key -> the fields that it sets. Defaults, bounds and reasons stand there."""
 
 
 def _lower(value: object) -> object:
@@ -149,18 +164,10 @@ class Config(BaseModel):
     discovery_timeout_s: float = Field(default=3.0, alias="DISCOVERY_TIMEOUT", ge=0, le=600)
     """Seconds to wait for the mesh to answer before a worker counts as alone. A mesh that is there
     answers within a round trip; this bounds the case where its contacts are all dead."""
-    transfer_timeout_s: float = Field(default=30.0, alias="TRANSFER_TIMEOUT", gt=0, le=3600)
-    """Seconds without any progress after which a source, or a replica, is given up. Longer than
-    the longest pause that a healthy process makes: a worker compiling holds the GIL for seconds."""
-    max_sources: _Integer = Field(default=4, alias="MAX_SOURCES", ge=1, le=MAX_SOURCES)
-    """Sources that a replica pulls from at once. Two fill a link; the others take over at once when
-    one is slow or dies, and spread the load of a fan-out."""
-    source_timeout_s: float = Field(default=10.0, alias="SOURCE_TIMEOUT", ge=0, le=3600)
-    """Seconds that a pull which has no source left waits for one, before storage fills the rest.
-    Long enough for a busy source to have a session free, or for a restarted one to be back."""
-    max_sessions: _Integer = Field(default=4, alias="MAX_SESSIONS", ge=1, le=MAX_SESSIONS)
-    """Replicas that one source serves at once. Two streams fill a link already: more only make
-    each slower, and what is not served here is served by those that were."""
+    pull_settings: PullSettings = Field(default=PullSettings(), alias="pull settings")
+    """Of a replica's side: `TRANSFER_TIMEOUT`, `MAX_SOURCES`, `SOURCE_TIMEOUT`, `VERIFY`."""
+    source_settings: SourceSettings = Field(default=SourceSettings(), alias="source settings")
+    """Of a source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`."""
     rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
     """Bytes per second that this worker hands out, all sessions and models together; default: as
     many as the link takes. For links that the model's own traffic needs too."""
@@ -173,9 +180,6 @@ class Config(BaseModel):
     )
     """Bytes of a chunk, the unit that is asked for and verified; 16..64 MiB are sensible. Has to be
     the same on all peers: a source refuses a replica whose chunks are cut otherwise."""
-    verify: bool = Field(default=True, alias="VERIFY")
-    """Whether a replica compares the digest of what arrives with the promised one. Off saves a
-    read of every byte, and lets damaged bytes into the model."""
     digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
     """How checkpoint files are read for comparison: some bytes of every tensor, or all."""
     content: Annotated[
@@ -230,8 +234,14 @@ class Config(BaseModel):
             merged.update(from_file)
         own = {key: value for key, value in merged.items() if key not in MESH_KEYS}
         try:
-            mesh = MeshSettings.load(merged, environ, PROGRAM)
-            return cls.model_validate(own | {_MESH_SETTINGS: mesh, _STORAGE_OPTIONS: options})
+            handed = {
+                _MESH_SETTINGS: MeshSettings.load(merged, environ, PROGRAM),
+                _PULL_SETTINGS: _part(PullSettings, own),
+                _SOURCE_SETTINGS: _part(SourceSettings, own),
+                _STORAGE_OPTIONS: options,
+            }
+            rest = {key: value for key, value in own.items() if key not in _IN_PARTS}
+            return cls.model_validate(rest | handed)
         except netmesh.ConfigError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
@@ -289,12 +299,42 @@ class Config(BaseModel):
         return port
 
 
+_HANDED = {_FILE_SOURCE, _MESH_SETTINGS, _PULL_SETTINGS, _SOURCE_SETTINGS, _STORAGE_OPTIONS}
+
 KEYS = frozenset(
-    {"CONFIG_FILE", *MESH_KEYS}
-    | {str(field.alias) for field in Config.model_fields.values()}
-    - {_FILE_SOURCE, _MESH_SETTINGS, _STORAGE_OPTIONS}
+    {"CONFIG_FILE", *MESH_KEYS, *_IN_PARTS}
+    | {str(field.alias) for field in Config.model_fields.values()} - _HANDED
 )
 """Every key that `--model-loader-extra-config` may have."""
+
+
+def field_of(key: str) -> tuple[str, FieldInfo]:
+    """The field that holds a setting, with its name: its default and its bounds.
+
+    Raises `KeyError` for `CONFIG_FILE`, which no field holds.
+    """
+    if key in _IN_PARTS:
+        part, name = next(iter(_IN_PARTS[key].items()))
+        return name, _fields(part)[name]
+    if key in MESH_KEYS:
+        return MESH_KEYS[key], MeshSettings.model_fields[MESH_KEYS[key]]
+    for name, field in Config.model_fields.items():
+        if field.alias == key:
+            return name, field
+    raise KeyError(key)
+
+
+def _fields(part: _Part) -> Mapping[str, FieldInfo]:
+    """Of a pydantic dataclass, which its type does not tell."""
+    return cast("Mapping[str, FieldInfo]", vars(part)["__pydantic_fields__"])
+
+
+def allowed(key: str) -> str:
+    """What a setting may be, in words; empty where only the validation can tell."""
+    if key in _WORDS:
+        return _WORDS[key]
+    return bounds.allowed(*field_of(key)) + _NOTES.get(key, "")
+
 
 _KNOWN = ", ".join(sorted(KEYS))
 
@@ -347,26 +387,40 @@ def _read_config_file(path: object) -> dict[str, object]:
     return content
 
 
-_ALLOWED = {
+_WORDS = {
     "SOURCE": 'a list like [{"device_id": 0, "sources": ["10.0.0.1:19374"]}], each device_id once',
-    "INT8_CACHE": "one of hbm, dram, no",
     "INT8_CACHE_NAME": "a list of non-empty strings",
-    "LISTEN_PORT": f"an integer, {MIN_PORT}..{MAX_PORT} after the rank (and 10000 for a draft "
-    "model) is added",
-    "MESH": "true or false",
-    "IDENTITY": "sample or full",
     "CONTENT": "a content id as a source prints it, like sample:1f0c... (kinds: "
     f"{', '.join(Evidence)})",
     "STORAGE_FORMAT": "a load format of vLLM other than netloader",
     "STORAGE_CONFIG": "a JSON object, handed to the loader of STORAGE_FORMAT",
-    "MAX_SOURCES": f"an integer, 1..{MAX_SOURCES}",
-    "SOURCE_TIMEOUT": "seconds, 0..3600",
-    "MAX_SESSIONS": f"an integer, 1..{MAX_SESSIONS}",
-    "RATE_LIMIT": f"bytes per second, an integer, at least {MIN_RATE_LIMIT}",
-    "CHUNK_BYTES": f"bytes, a multiple of {CHUNK_STEP} in {MIN_CHUNK_BYTES}..{MAX_CHUNK_BYTES}, "
-    "the same on all peers",
-    "VERIFY": "true or false",
 }
+"""What the types of the fields do not tell."""
+
+_NOTES = {
+    "LISTEN_PORT": " after the rank (and 10000 for a draft model) is added",
+    "CHUNK_BYTES": ", the same on all peers",
+}
+
+
+def _part(part: type[_P], given: Mapping[str, object]) -> _P:
+    """The settings of one part. Raises `ConfigError`."""
+    chosen: dict[str, object] = {}
+    keys: dict[str, str] = {}
+    for key, places in _IN_PARTS.items():
+        name = places.get(part)
+        if name is not None and key in given:
+            keys[name] = key
+            chosen[name] = given[key]
+            _, field = field_of(key)
+            if isinstance(given[key], bool) and field.annotation is not bool:
+                # pydantic takes true for 1, and nobody who writes true for a number means 1.
+                raise ConfigError(key, given[key], allowed(key))
+    try:
+        return TypeAdapter(part).validate_python(chosen)
+    except ValidationError as error:
+        key = keys[str(error.errors()[0]["loc"][0])]
+        raise ConfigError(key, given[key], allowed(key)) from None
 
 
 def _explain(error: ValidationError, given: Mapping[str, object]) -> ConfigError:
@@ -374,7 +428,7 @@ def _explain(error: ValidationError, given: Mapping[str, object]) -> ConfigError
     first = error.errors()[0]
     key = str(first["loc"][0])
     where = "".join(f"[{part!r}]" for part in first["loc"][1:])
-    allowed = _ALLOWED.get("SOURCE" if key == _FILE_SOURCE else key, first["msg"])
-    if where and key in _ALLOWED:
-        allowed = f"{allowed} (at {where}: {first['msg']})"
-    return ConfigError(key, given.get(key), allowed)
+    known = allowed("SOURCE" if key == _FILE_SOURCE else key)
+    if where and known:
+        known = f"{known} (at {where}: {first['msg']})"
+    return ConfigError(key, given.get(key), known or first["msg"])

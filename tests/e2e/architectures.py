@@ -41,14 +41,13 @@ from vllm.model_executor.models import ModelRegistry
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-import netloader.worker.worker
 from netloader.config import Config
 from netloader.model import attributes
 from netloader.plain import Plain
 from netloader.transport import Pending, TransportError
 from netloader.transport.gloo import GlooGroup
 from netloader.weights.poison import LeftoverError, Poison
-from netloader.worker.worker import Worker, _Process
+from netloader.worker.process import WORKER, Worker
 from tests.e2e import deep
 from tests.e2e.checkpoints import ARCHITECTURES
 from tests.e2e.servers import free_port
@@ -204,7 +203,8 @@ class _Loaded:
         ).create_engine_config()
         # Stands for another process: a worker never pulls from itself.
         tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
-        netloader.worker.worker._current = _Process(os.getpid(), Worker(tiny, 0))
+        self.worker = Worker(tiny, 0)
+        WORKER.swap(self.worker)
         self.travelled: list[str] = []
         with set_current_vllm_config(config), _noted(self.travelled):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.
@@ -212,9 +212,6 @@ class _Loaded:
             initialize_model_parallel(1, 1)
             model = get_model(vllm_config=config)
         _wait_for_offers()
-        current = netloader.worker.worker._current
-        assert current is not None
-        self.worker = current.worker
         self.report = json.loads(Path(f"{prefix}0.json").read_text())
         self.endpoint = str(self.report["endpoint"])
         compilation = config.compilation_config

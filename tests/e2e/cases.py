@@ -40,9 +40,8 @@ from vllm.model_executor.model_loader.reload import inplace
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-import netloader.worker.worker
 from netloader.checkpoint import evidence
-from netloader.worker.worker import Worker
+from netloader.worker.process import WORKER, Worker
 from tests.e2e.servers import free_port
 
 _OFFER = "netloader-offer"
@@ -136,7 +135,7 @@ class Cases:
         self._loaded[told["name"]] = one
         answer = dataclasses.asdict(self._seen)
         _wait_for_offers()
-        holding = one.worker.holding("target") if one.worker is not None else None
+        holding = one.worker.membership.holding("target") if one.worker is not None else None
         if holding is not None:
             answer["published"] = {"state": holding.state, "content": dict(holding.content)}
         for role, suffix in (("report", ""), ("draft", ".draft")):
@@ -148,7 +147,7 @@ class Cases:
     def _build(self, config: VllmConfig) -> _Loaded:
         self._seen = _Seen()
         # Stands for a process of its own: a worker never pulls from itself.
-        netloader.worker.worker._current = None
+        WORKER.swap(None)
         draft = None
         try:
             with set_current_vllm_config(config), _watched(self._seen):
@@ -160,24 +159,25 @@ class Cases:
                 if speculative is not None and speculative.draft_model_config is not None:
                     draft = get_model(vllm_config=_draft_config(config), prefix="draft_model")
         except BaseException:
-            if netloader.worker.worker._current is not None:
-                netloader.worker.worker._current.worker.close()
+            worker = WORKER.swap(None)
+            if worker is not None:
+                worker.close()
             raise
-        current = netloader.worker.worker._current
-        return _Loaded(config, model, draft, current.worker if current is not None else None)
+        return _Loaded(config, model, draft, WORKER.swap(None))
 
     def _reload(self, name: str, path: str | None) -> dict[str, Any]:
         """Have vLLM reload a model in place. Tells what its worker says at each tensor."""
         one = self._loaded[name]
-        assert one.worker is not None
-        netloader.worker.worker._current = netloader.worker.worker._Process(os.getpid(), one.worker)
+        worker = one.worker
+        assert worker is not None
+        WORKER.swap(worker)
         states = []
         load_weights = one.model.load_weights
 
         def told(weights: Iterator[tuple[str, torch.Tensor]]) -> object:
             def passing() -> Iterator[tuple[str, torch.Tensor]]:
                 for pair in weights:
-                    holding = one.worker.holding("target") if one.worker is not None else None
+                    holding = worker.membership.holding("target")
                     states.append((holding.state, holding.reason) if holding else ("none", ""))
                     yield pair
 

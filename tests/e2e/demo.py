@@ -119,7 +119,8 @@ def _number(report: dict[str, object], key: str) -> float:
 
 def _told(log: Path) -> str:
     """What the loader and the mesh said in a server's log."""
-    ours = re.compile(r"\(Worker.*\[(model_load|loader|mesh|shell|source|worker)\.py:")
+    files = "dispatch|loader|membership|mesh|pull|serve|shell|sources|storage"
+    ours = re.compile(rf"\(Worker.*\[({files})\.py:")
     lines = [line for line in log.read_text(errors="replace").splitlines() if ours.search(line)]
     return "\n".join(f"  | {line}" for line in lines)
 

@@ -20,14 +20,14 @@ from tests.loader.support import equal, identity, offer_of, pull_from, pull_into
 from netloader.config import Config
 from netloader.discovery.candidate import Candidate
 from netloader.errors import TransferError
-from netloader.worker.worker import Worker
+from netloader.worker.process import Worker
 
 
 def serve(worker: Worker) -> None:
-    source = worker.listen("target")
+    source = worker.sources.listen("target")
     assert source is not None
-    worker.announce(holding(state="loading", endpoint=source.endpoint))
-    worker.serve("target", offer_of(toy_weights(1)))
+    worker.membership.announce(**dict(holding(state="loading", endpoint=source.endpoint)))
+    worker.sources.serve("target", offer_of(toy_weights(1)))
     print(source.endpoint, flush=True)
     sys.stdin.read()
 
@@ -35,7 +35,7 @@ def serve(worker: Worker) -> None:
 def pull(worker: Worker, found: Candidate) -> str:
     replica = toy_weights()
     try:
-        pull_from(pull_into(replica, security=lambda: worker.security), found)
+        pull_from(pull_into(replica, security=lambda: worker.sources.security), found)
     except TransferError as error:
         return error.reason
     assert equal(replica, toy_weights(1))
@@ -45,9 +45,9 @@ def pull(worker: Worker, found: Candidate) -> str:
 def ask(worker: Worker, endpoint: str, wait_s: float) -> dict[str, object]:
     # That nobody is found in time may be what the test wants.
     with contextlib.suppress(AssertionError):
-        until(lambda: worker.candidates(identity(), "gloo")[0], wait_s)
-    found, skipped = worker.candidates(identity(), "gloo")
-    members = worker._mesh.members() if worker._mesh is not None else ()
+        until(lambda: worker.peers.candidates(identity(), "gloo")[0], wait_s)
+    found, skipped = worker.peers.candidates(identity(), "gloo")
+    members = worker.membership.members()
     return {
         "others": len(members) - 1,
         "skipped": skipped,

@@ -1,15 +1,70 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from netloader.config import KEYS, Config
+from netloader.bounds import limits
+from netloader.config import KEYS, Config, field_of
 from netloader.errors import ConfigError
 from netloader.identity.identity import Evidence
+from netloader.program import PROGRAM
+from netloader.replica.settings import PullSettings
+from netloader.source.settings import SourceSettings
 from netloader.terms import KeepMode
 from netloader.weights.manifest import CHUNK_BYTES
+from netmesh import MESH_KEYS
+
+ROOT = Path(__file__).parents[2]
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+UPSTREAM = {
+    "SOURCE",
+    "MODEL",
+    "LISTEN_PORT",
+    "INT8_CACHE",
+    "INT8_CACHE_NAME",
+    "OUTPUT_PREFIX",
+    "CONFIG_FILE",
+}
+
+
+def table(text: str, begin: str) -> dict[str, list[str]]:
+    """The cells of each setting's row in the first table after `begin`."""
+    rows = text[text.index(begin) :].split("\n| key ", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    found = {}
+    for row in rows:
+        cells = [
+            cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")
+        ]
+        for key in cells[0].split(", "):
+            found[key.strip("`")] = [key, *cells[1:]]
+    return found
+
+
+README = table((ROOT / "README.md").read_text(), "## Settings")
+OPERATIONS_MESH = table(OPERATIONS, "## Settings")
+OPERATIONS_SERVING = table(OPERATIONS, "## What serving may cost")
+
+
+def number(shown: str) -> float | None:
+    """The value of a cell that is a number: `4`, `32 MiB`."""
+    match = re.fullmatch(r"`?([0-9.]+)`?( MiB)?", shown)
+    return None if match is None else float(match[1]) * (1 << 20 if match[2] else 1)
+
+
+def default_of(key: str) -> object:
+    if key == "MESH_KUBERNETES_SERVICE":
+        return PROGRAM.service
+    return field_of(key)[1].get_default(call_default_factory=True)
+
+
+def written_out(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
 
 NO_ENVIRONMENT: dict[str, str] = {}
 SOURCE = [{"device_id": 0, "sources": ["10.0.0.1:19374", "[::1]:19375"]}]
@@ -81,7 +136,7 @@ def test_config_file_goes_over_extra_config_over_environment(tmp_path: Path) -> 
     environ = {"NETLOADER_TRANSFER_TIMEOUT": "3", "NETLOADER_DISCOVERY_TIMEOUT": "3"}
     config = load(environ, MODEL="extra", DISCOVERY_TIMEOUT=2, CONFIG_FILE=path)
     assert config.model == "file"
-    assert config.transfer_timeout_s == 1
+    assert config.pull_settings.timeout_s == config.source_settings.timeout_s == 1
     assert config.discovery_timeout_s == 2
 
 
@@ -96,10 +151,11 @@ def test_environment_reaches_loader_and_mesh() -> None:
 
 def test_transfer_settings_have_defaults_and_an_environment_variable_each() -> None:
     config = load()
-    assert (config.max_sources, config.source_timeout_s, config.max_sessions) == (4, 10, 4)
-    assert (config.rate_limit, config.chunk_bytes, config.verify) == (None, CHUNK_BYTES, True)
+    assert (config.pull_settings, config.source_settings) == (PullSettings(), SourceSettings())
+    assert (config.rate_limit, config.chunk_bytes) == (None, CHUNK_BYTES)
     config = load(
         {
+            "NETLOADER_TRANSFER_TIMEOUT": "3.5",
             "NETLOADER_MAX_SOURCES": "64",
             "NETLOADER_SOURCE_TIMEOUT": "0",
             "NETLOADER_MAX_SESSIONS": "1",
@@ -108,8 +164,11 @@ def test_transfer_settings_have_defaults_and_an_environment_variable_each() -> N
             "NETLOADER_VERIFY": "off",
         }
     )
-    assert (config.max_sources, config.source_timeout_s, config.max_sessions) == (64, 0, 1)
-    assert (config.rate_limit, config.chunk_bytes, config.verify) == (1_000_000, 16 << 20, False)
+    assert config.pull_settings == PullSettings(
+        timeout_s=3.5, max_sources=64, source_timeout_s=0, verify=False
+    )
+    assert config.source_settings == SourceSettings(timeout_s=3.5, max_sessions=1)
+    assert (config.rate_limit, config.chunk_bytes) == (1_000_000, 16 << 20)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +176,14 @@ def test_transfer_settings_have_defaults_and_an_environment_variable_each() -> N
     [
         ("MAX_SOURCES", "an integer, 1..64"),
         ("SOURCE_TIMEOUT", "seconds, 0..3600"),
+        ("TRANSFER_TIMEOUT", "seconds, more than 0, at most 3600"),
+        ("DISCOVERY_TIMEOUT", "seconds, 0..600"),
+        (
+            "LISTEN_PORT",
+            "an integer, 1024..65535 after the rank (and 10000 for a draft model) is added",
+        ),
+        ("INT8_CACHE", "one of hbm, dram, no"),
+        ("IDENTITY", "sample or full"),
         ("MAX_SESSIONS", "an integer, 1..64"),
         ("RATE_LIMIT", "bytes per second, an integer, at least 1000000"),
         ("CHUNK_BYTES", "bytes, a multiple of 4096 in 1048576..67108864, the same on all peers"),
@@ -155,6 +222,8 @@ def test_upstreams_keys_have_no_environment_variable() -> None:
         ("IDENTITY", "header"),
         ("TRANSFER_TIMEOUT", 0),
         ("TRANSFER_TIMEOUT", "nan"),
+        ("TRANSFER_TIMEOUT", 3601),
+        ("TRANSFER_TIMEOUT", True),
         ("DISCOVERY_TIMEOUT", -1),
         ("MAX_SOURCES", 0),
         ("MAX_SOURCES", 65),
@@ -183,7 +252,10 @@ def test_bad_value_stops_the_start_naming_key_and_value(key: str, value: object)
     assert str(error).startswith(f"{key}={value!r} is not valid: ")
 
 
-@pytest.mark.parametrize("key", ["SOURCES", "source", "CONFIG_FILE: SOURCE", "mesh settings"])
+@pytest.mark.parametrize(
+    "key",
+    ["SOURCES", "source", "CONFIG_FILE: SOURCE", "mesh settings", "pull settings", "pull_settings"],
+)
 def test_unknown_key_stops_the_start_and_lists_the_known_ones(key: str) -> None:
     error = complaint(**{key: SOURCE})
     assert error.key == key
@@ -281,13 +353,59 @@ def test_a_drafts_sources_are_upstreams_ports_higher() -> None:
     assert config.sources_of(1, draft=True) == ()
 
 
-def test_every_setting_is_in_the_readmes_table_and_nothing_else() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    table = text[text.index("## Settings") : text.index("\nOn CPU")]
-    listed = {
-        name.strip().strip("`")
-        for row in table.splitlines()
-        if row.startswith("| `")
-        for name in row.split("|")[1].split(",")
-    }
-    assert listed == KEYS
+class TestDocuments:
+    """The tables that operators read say what the settings are."""
+
+    def test_every_setting_is_in_the_readmes_table_and_nothing_else(self) -> None:
+        assert sorted(README) == sorted(KEYS)
+
+    def test_the_readme_marks_the_settings_that_the_environment_may_hold(self) -> None:
+        marked = {key for key, cells in README.items() if cells[1] == "\N{BLACK CIRCLE}"}
+        assert marked == KEYS - UPSTREAM
+
+    @pytest.mark.parametrize("key", sorted(KEYS - {"CONFIG_FILE"}))
+    def test_the_readme_has_the_default(self, key: str) -> None:
+        shown, default = README[key][3], default_of(key)
+        if default in (None, (), {}):
+            # What happens without one is told in words, which is no value.
+            assert number(shown) is None and shown.strip("`") not in ("true", "false")
+            return
+        assert shown.strip("`").split(" ")[0] == written_out(default)
+
+    @pytest.mark.parametrize("key", sorted(KEYS - {"CONFIG_FILE"}))
+    def test_the_readme_has_the_bounds_of_each_number(self, key: str) -> None:
+        assert limits(field_of(key)[1]) in README[key][2]
+
+    def test_every_setting_of_the_mesh_is_on_the_operations_page(self) -> None:
+        assert sorted(OPERATIONS_MESH) == sorted(MESH_KEYS)
+
+    def test_the_operations_page_names_no_setting_that_is_none(self) -> None:
+        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", OPERATIONS))
+        ours = {name for name in named if name.startswith(("MESH_", "MAX_", "RATE_", "CHUNK_"))}
+        assert ours <= KEYS
+
+    @pytest.mark.parametrize("key", [*OPERATIONS_MESH, *OPERATIONS_SERVING])
+    def test_the_operations_page_has_the_default(self, key: str) -> None:
+        shown = (OPERATIONS_MESH | OPERATIONS_SERVING)[key][1]
+        default = default_of(key)
+        if isinstance(default, bool):
+            assert shown == ("on" if default else "off")
+        elif isinstance(default, (int, float)):
+            assert number(shown) == default
+        elif isinstance(default, str):
+            assert shown == f"`{default}`"
+        else:
+            assert number(shown) is None
+
+    @pytest.mark.parametrize("key", [*OPERATIONS_MESH, *OPERATIONS_SERVING])
+    def test_the_operations_page_has_the_bounds_of_each_number(self, key: str) -> None:
+        assert limits(field_of(key)[1]) in (OPERATIONS_MESH | OPERATIONS_SERVING)[key][2]
+
+    def test_a_bound_that_is_not_in_the_table_would_be_noticed(self) -> None:
+        assert limits(field_of("MAX_SOURCES")[1]) == "1..64"
+        assert "1..64" not in README["SOURCE_TIMEOUT"][2]
+
+    def test_both_ends_of_a_pull_have_the_same_timeout(self) -> None:
+        ends = (PullSettings, SourceSettings)
+        pull, source = (part.__pydantic_fields__["timeout_s"] for part in ends)
+        assert (pull.default, limits(pull)) == (source.default, limits(source))

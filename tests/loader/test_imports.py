@@ -12,7 +12,7 @@ def test_importing_the_package_loads_neither_torch_nor_vllm() -> None:
 
 def test_everything_below_the_loader_works_without_vllm() -> None:
     assert "vllm" not in loaded_by(
-        "import netloader.worker.worker, netloader.replica.pull, netloader.source.service"
+        "import netloader.worker.process, netloader.replica.pull, netloader.source.service"
     )
 
 

@@ -86,7 +86,7 @@ def choose(
             key = (
                 process in accused,
                 holding.serving,
-                _distance(me.host, member.host) if me is not None else 0,
+                distance(me.host, member.host) if me is not None else 0,
                 _weight(me.id if me is not None else None, member.id),
             )
             found.append((key, Candidate(holding.endpoint, BY_MESH, member.generation)))
@@ -154,7 +154,7 @@ def _unsuitable(member: Member, holding: Holding, backend: str, chunk_bytes: int
     return None
 
 
-def _distance(mine: str, theirs: str) -> int:
+def distance(mine: str, theirs: str) -> int:
     """0 on one host, 1 in one network, 2 beyond. Networks are /24 or /64, as operators cut them."""
     if mine == theirs:
         return 0

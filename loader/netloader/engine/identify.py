@@ -55,7 +55,7 @@ def known_as(model: str) -> str:
     return str(folder.absolute())
 
 
-def describe(vllm_config: VllmConfig, model_config: ModelConfig, names: Names) -> Identity:
+def identity_of(vllm_config: VllmConfig, model_config: ModelConfig, names: Names) -> Identity:
     """The identity of the weights that `model_config` needs on this rank, as far as it is known
     before the model is built.
 

@@ -1,9 +1,8 @@
 """`--load-format netloader`: the story of one model being loaded.
 
-    identify    which weights does this rank need: by config, by what was built, by content
-    find        SOURCE of CONFIG_FILE, SOURCE, the mesh
-    pull        from many sources at once, until every chunk is verified
-    else        from storage, as vLLM always does
+    plan        which weights does this rank need, as far as the config tells: say so in the mesh
+    build       vLLM builds the model, which tells the rest
+    fill        from many peers at once, until every chunk is verified; else from storage
     apply       vLLM's own post-processing, on either
     serve       become a source for the next replica
 
@@ -38,13 +37,16 @@ from netloader.engine import identify, parallel
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
-from netloader.identity.identity import Fields
+from netloader.identity.identity import Fields, Identity
 from netloader.system import heap
 from netloader.system.memory import Available
-from netloader.transport import backend_for
 from netloader.weights.poison import LeftoverError
-from netloader.worker.load import ModelLoad
-from netloader.worker.worker import get_worker
+from netloader.worker.loading.build import build
+from netloader.worker.loading.fill import Filled, fill, filled_elsewhere
+from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
+from netloader.worker.loading.request import LoadRequest
+from netloader.worker.loading.serve import serve
+from netloader.worker.process import WORKER
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class NetLoader(BaseModelLoader):
         )
         if self._storage_class(self.config.storage_format) is StorageLoader:
             self._storage()
-        self._load: ModelLoad | None = None
+        self._steps: _Steps | None = None
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Fetch nothing: a peer may have the weights. Storage is read when none has."""
@@ -83,48 +85,51 @@ class NetLoader(BaseModelLoader):
         """
         storage = self._storage()
         files = opened.Opened()
-        load = ModelLoad(
-            get_worker(self.config, _global_rank()),
-            identify.names_of(model_config, self.config),
-            identify.role_of(model_config),
-            self.load_config.use_tqdm_on_load,
-            _VllmModel(self, vllm_config, model_config, storage, files),
+        planned = plan(
+            LoadRequest(
+                WORKER.get(self.config, _global_rank()),
+                _VllmModel(self, vllm_config, model_config, storage, files),
+                identify.names_of(model_config, self.config),
+                identify.role_of(model_config),
+                torch.device(self.load_config.device or vllm_config.device_config.device).type,
+                self.load_config.use_tqdm_on_load,
+            )
         )
-        self._identify(load, vllm_config, model_config)
         if type(storage).load_model is not BaseModelLoader.load_model:
             # It makes models in a way of its own: there is no moment for peers to fill them.
             model: nn.Module = storage.load_model(vllm_config, model_config, prefix)
-            load.cannot_share = (
-                f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
-            )
-            load.not_a_source()
+            reason = f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
+            serve(filled_elsewhere(planned, reason), model)
             return model
         with opened.watching(files), heap.only_new_garbage():
-            model = self._build(load, vllm_config, model_config, prefix)
-        load.serve(model)
+            model, filled = self._build(planned, vllm_config, model_config, prefix)
+        serve(filled, model)
         return model
 
     def _build(
-        self, load: ModelLoad, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
-    ) -> nn.Module:
+        self,
+        planned: Planned | Unshared,
+        vllm_config: VllmConfig,
+        model_config: ModelConfig,
+        prefix: str,
+    ) -> tuple[nn.Module, Filled]:
         """What vLLM does with any loader: build, fill (`load_weights` below), post-process."""
-        self._load = load
+        self._steps = steps = _Steps(planned)
         registries = Registries.before(vllm_config)
         try:
             model: nn.Module = super().load_model(vllm_config, model_config, prefix)
         except LeftoverError as error:
             _log.warning("building the model again, from storage alone: %s", error)
-            load.without_peers(str(error))
             registries.restore()
             model = super().load_model(vllm_config, model_config, prefix)
         finally:
-            self._load = None
-        return model
+            self._steps = None
+        return model, steps.result()
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Fill `model`; called by `load_model`, or by vLLM to load again in place from storage."""
-        if self._load is not None:
-            self._load.fill(model)
+        if self._steps is not None:
+            self._steps.fill(model)
             return
         with self._reloading(model_config):
             self._storage().load_weights(model, model_config)
@@ -139,28 +144,12 @@ class NetLoader(BaseModelLoader):
     @contextlib.contextmanager
     def _reloading(self, model_config: ModelConfig) -> Iterator[None]:
         """While the weights that peers are served are written to."""
-        worker = get_worker(self.config, _global_rank())
+        sources = WORKER.get(self.config, _global_rank()).sources
         role = identify.role_of(model_config)
-        worker.withdraw(role, "its weights are being reloaded")
+        sources.withdraw(role, "its weights are being reloaded")
         yield
         # Not when it failed: nobody knows then what the model holds.
-        worker.resume(role, model_config.model)
-
-    def _identify(
-        self, load: ModelLoad, vllm_config: VllmConfig, model_config: ModelConfig
-    ) -> None:
-        device = torch.device(self.load_config.device or vllm_config.device_config.device)
-        try:
-            identity = identify.describe(vllm_config, model_config, load.names)
-            load.announce(identity, backend_for(device.type), device.type)
-        except ConfigError:
-            raise
-        except IdentityError as error:
-            load.cannot_share = str(error)
-        except Exception as error:  # noqa: BLE001
-            # This vLLM keeps something elsewhere than we look: it can still load from storage.
-            _log.exception("cannot tell which weights %s needs", model_config.model)
-            load.cannot_share = f"cannot tell which weights it needs: {error!r}"
+        sources.resume(role, model_config.model)
 
     def storage_config(self) -> LoadConfig:
         """What vLLM's loader for storage is configured with: the operator's, without ours."""
@@ -205,9 +194,32 @@ class NetLoader(BaseModelLoader):
         return False
 
 
+class _Steps:
+    """Hands the value of one step to the next through vLLM's `load_model`, which calls
+    `load_weights` in its middle and returns nothing of it."""
+
+    def __init__(self, planned: Planned | Unshared) -> None:
+        self._planned = planned
+        self._filled: Filled | None = None
+
+    def fill(self, model: nn.Module) -> None:
+        """Raises `LeftoverError` when the model must be built again: call it once more then."""
+        built = build(self._planned, model)
+        filled = built if isinstance(built, BuildAgain) else fill(built, model)
+        if isinstance(filled, BuildAgain):
+            self._planned = filled.plan
+            raise LeftoverError(filled.reason)
+        self._filled = filled
+
+    def result(self) -> Filled:
+        """What became of it."""
+        assert self._filled is not None, "vLLM has loaded a model without calling load_weights"
+        return self._filled
+
+
 @dataclasses.dataclass(frozen=True)
 class _VllmModel:
-    """What only vLLM can say and do with the model that is being loaded (`model_load.MadeOf`)."""
+    """vLLM's side of one load (`EngineModel`)."""
 
     loader: NetLoader
     vllm_config: VllmConfig
@@ -215,7 +227,14 @@ class _VllmModel:
     storage: BaseModelLoader
     files: opened.Opened
 
-    def built(self, model: nn.Module) -> Fields:
+    def identity(self) -> Identity:
+        return identify.identity_of(
+            self.vllm_config,
+            self.model_config,
+            identify.names_of(self.model_config, self.loader.config),
+        )
+
+    def built_parts(self, model: nn.Module) -> Fields:
         return parallel.built(model, self.vllm_config, self.model_config)
 
     def wanted(self, model: nn.Module) -> Wanted:
@@ -232,7 +251,7 @@ class _VllmModel:
             self.cache,
         )
 
-    def wanted_early(self) -> Wanted:
+    def wanted_by_class(self) -> Wanted:
         if not isinstance(self.storage, StorageLoader):
             raise IdentityError("nobody says which files storage reads")
         return identify.wanted(
@@ -243,21 +262,21 @@ class _VllmModel:
             self.cache,
         )
 
-    def fill(self, model: nn.Module) -> None:
+    def load_from_storage(self, model: nn.Module) -> None:
         self.storage.load_weights(model, self.model_config)
 
-    def read(self) -> Files | None:
+    def files_read(self) -> Files | None:
         return self.storage.read if isinstance(self.storage, StorageLoader) else None
 
     def commit(self, model: nn.Module) -> str | None:
         return identify.commit_of(model, self.model_config, self.loader.storage_config())
 
-    def beyond(self, covered: Files | None) -> list[str]:
+    def opened_beyond(self, covered: Files | None) -> list[str]:
         paths = covered.paths if covered is not None else frozenset()
         folders = covered.folders if covered is not None else frozenset()
         return [str(path) for path in self.files.beyond(paths, folders)]
 
-    def memory(self) -> tuple[Available | None, int]:
+    def host_memory(self) -> tuple[Available | None, int]:
         return identify.host_memory(self.vllm_config, self.model_config)
 
     @property

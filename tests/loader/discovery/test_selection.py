@@ -8,7 +8,7 @@ from tests.loader.support import identity, place
 
 from netloader.discovery import advert
 from netloader.discovery.advert import Accused, Holding
-from netloader.discovery.selection import MAX_REJECTED, Choice, _distance, choose
+from netloader.discovery.selection import MAX_REJECTED, Choice, choose, distance
 from netloader.identity.identity import Evidence, LazyContent, Names
 from netmesh import Generation, Member, MemberId, Status
 
@@ -197,7 +197,7 @@ def test_the_same_network_before_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "distance"),
+    ("mine", "theirs", "far"),
     [
         ("10.0.0.1", "10.0.0.1", 0),
         ("node-a", "node-a", 0),
@@ -209,8 +209,8 @@ def test_the_same_network_before_others() -> None:
         ("node-a", "node-b", 2),
     ],
 )
-def test_distance(mine: str, theirs: str, distance: int) -> None:
-    assert _distance(mine, theirs) == distance
+def test_distance(mine: str, theirs: str, far: int) -> None:
+    assert distance(mine, theirs) == far
 
 
 class TestLiars:

@@ -15,7 +15,7 @@ from netloader.config import Config
 from netloader.protocol import messages
 from netloader.source.recovery import again_as_promised
 from netloader.source.session import Offer
-from netloader.worker.worker import Worker
+from netloader.worker.process import Worker
 
 
 def changed() -> tuple[Offer, int]:
@@ -62,30 +62,30 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 
 
 def refusal(worker: Worker) -> messages.Message:
-    source = worker.listen("target")
+    source = worker.sources.listen("target")
     assert source is not None
     with calling(source) as caller:
         return caller.ask(hello(toy_weights(1, rows=10), generation=None))
 
 
 def serving(worker: Worker) -> Offer:
-    source = worker.listen("target")
+    source = worker.sources.listen("target")
     assert source is not None
-    worker.announce(holding(state="loading", endpoint=source.endpoint))
+    worker.membership.announce(**dict(holding(state="loading", endpoint=source.endpoint)))
     offer = offer_of(toy_weights(1, rows=10))
-    assert worker.serve("target", offer)
+    assert worker.sources.serve("target", offer)
     return offer
 
 
 def test_worker_serves_again_after_its_own_checkpoint_was_reloaded(worker: Worker) -> None:
     serving(worker)
-    worker.withdraw("target", "its weights are being reloaded")
-    held = worker.holding("target")
+    worker.sources.withdraw("target", "its weights are being reloaded")
+    held = worker.membership.holding("target")
     assert held is not None and held.state == "unavailable"
     answer = refusal(worker)
     assert isinstance(answer, messages.Refuse) and answer.code == "not-ready"
-    worker.resume("target", identity().names.given)
-    until(lambda: (now := worker.holding("target")) is not None and now.state == "ready")
+    worker.sources.resume("target", identity().names.given)
+    until(lambda: (now := worker.membership.holding("target")) is not None and now.state == "ready")
     assert isinstance(refusal(worker), messages.Accept)
 
 
@@ -93,9 +93,9 @@ def test_worker_that_was_loaded_from_elsewhere_says_so_and_serves_nobody(
     worker: Worker, tmp_path: Path
 ) -> None:
     serving(worker)
-    worker.withdraw("target", "its weights are being reloaded")
-    worker.resume("target", str(tmp_path))
-    held = worker.holding("target")
+    worker.sources.withdraw("target", "its weights are being reloaded")
+    worker.sources.resume("target", str(tmp_path))
+    held = worker.membership.holding("target")
     assert held is not None
     assert (held.state, held.reason) == (
         "unavailable",
@@ -108,16 +108,16 @@ def test_worker_that_is_reloaded_once_more_meanwhile_waits_for_that(worker: Work
     offer = serving(worker)
     view = offer.weights.tensors[0].view(-1)
     view[5] ^= 1
-    worker.withdraw("target", "first")
-    worker.resume("target", identity().names.given)
-    worker.withdraw("target", "second")
+    worker.sources.withdraw("target", "first")
+    worker.sources.resume("target", identity().names.given)
+    worker.sources.withdraw("target", "second")
     view[5] ^= 1
-    held = worker.holding("target")
+    held = worker.membership.holding("target")
     assert held is not None and (held.state, held.reason) == ("unavailable", "second")
-    worker.resume("target", identity().names.given)
-    until(lambda: (now := worker.holding("target")) is not None and now.state == "ready")
+    worker.sources.resume("target", identity().names.given)
+    until(lambda: (now := worker.membership.holding("target")) is not None and now.state == "ready")
 
 
 def test_worker_that_never_served_has_nothing_to_resume(worker: Worker) -> None:
-    worker.resume("target", "/models/toy")
-    assert worker.holding("target") is None
+    worker.sources.resume("target", "/models/toy")
+    assert worker.membership.holding("target") is None

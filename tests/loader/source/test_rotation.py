@@ -45,7 +45,7 @@ from netloader.source.listener import Listener
 from netloader.source.service import Source
 from netloader.transport import join
 from netloader.transport.gloo import GlooBackend
-from netloader.worker.worker import Worker
+from netloader.worker.process import Worker
 from netmesh import SocketSecurity, generate_key
 
 OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
@@ -300,7 +300,7 @@ class Host:
         fresh.replace(self.file)
 
     def pull(self, source: Source) -> Pull:
-        pull = pull_into(toy_weights(rows=10), security=lambda: self.worker.security)
+        pull = pull_into(toy_weights(rows=10), security=lambda: self.worker.sources.security)
         pull_from(pull, candidate(source, None))
         return pull
 
@@ -308,7 +308,7 @@ class Host:
 def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
     hosts = [Host(tmp_path / f"{number}.key", old) for number in range(4)]
-    sources = [host.worker.listen("target") for host in hosts[:2]]
+    sources = [host.worker.sources.listen("target") for host in hosts[:2]]
     served = [source for source in sources if source is not None]
     assert len(served) == 2
     for source in served:
@@ -334,7 +334,7 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) 
         for host in pace.sample(hosts, len(hosts)):
             host.write(text)
             time.sleep(pace.uniform(0, 0.1))
-        until(lambda: len({host.worker.security for host in hosts}) == 1)
+        until(lambda: len({host.worker.sources.security for host in hosts}) == 1)
         enough = len(pulls) + 7
         until(lambda count=enough: len(pulls) >= count or problems)  # type: ignore[misc]
     stop.set()
@@ -345,18 +345,18 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) 
     assert problems == []
     assert len(pulls) > 20
     assert all(pull.complete for pull in pulls)
-    assert {host.worker.security for host in hosts} == {hosts[0].worker.security}
-    assert len(hosts[0].worker.security.rings) == 1
+    assert {host.worker.sources.security for host in hosts} == {hosts[0].worker.sources.security}
+    assert len(hosts[0].worker.sources.security.rings) == 1
 
 
 def test_a_source_made_while_keys_change_gets_the_new_ones(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
     host = Host(tmp_path / "a.key", old)
-    first = host.worker.security
+    first = host.worker.sources.security
     try:
         host.write(new)
-        until(lambda: host.worker.security != first)
-        source = host.worker.listen("target")
+        until(lambda: host.worker.sources.security != first)
+        source = host.worker.sources.listen("target")
         assert source is not None
         source.serve(offer_of(WEIGHTS))
         assert host.pull(source).complete

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netloader.config import MAX_SESSIONS, MIN_RATE_LIMIT, Config
+from netloader.config import MIN_RATE_LIMIT, Config
 from netloader.source.throttle import LATE_S, MAX_MESSAGE, MIN_MESSAGE, Bucket, Throttle
 
-MOST_SESSIONS = 2 * MAX_SESSIONS
+MOST_SESSIONS = 2 * 64
 """Of a worker: a model's and its draft's."""
 
 
@@ -79,7 +79,7 @@ def test_a_message_is_about_a_turn(rate: int, sessions: int, message: int) -> No
 @given(st.integers(MIN_RATE_LIMIT, 10**10), st.integers(1, MOST_SESSIONS))
 def test_turns_of_any_number_of_sessions_stay_within_the_timeout(rate: int, sessions: int) -> None:
     turns_s = sessions * Throttle(rate, sessions).message_bytes / rate
-    assert turns_s < Config.load({}, {}).transfer_timeout_s / 3
+    assert turns_s < Config.load({}, {}).pull_settings.timeout_s / 3
 
 
 def test_waiting_ends_when_told_to_stop() -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,7 @@ from netloader.replica.outcome import Corrupt
 from netloader.replica.pull import PullObserver
 from netloader.source.service import Source
 from netloader.source.session import Offer
-from netloader.worker import worker as module
-from netloader.worker.worker import Worker, get_worker
+from netloader.worker.process import OneWorker, Worker
 
 Start = Callable[..., Worker]
 WEIGHTS = toy_weights(1)
@@ -63,15 +63,15 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 def load(worker: Worker) -> Source:
     """Say that it is loading."""
-    source = worker.listen("target")
+    source = worker.sources.listen("target")
     assert source is not None
-    worker.announce(holding(state="loading", endpoint=source.endpoint))
+    worker.membership.announce(**dict(holding(state="loading", endpoint=source.endpoint)))
     return source
 
 
 def serve(worker: Worker, offer: Offer | None = None) -> Source:
     source = load(worker)
-    worker.serve("target", offer or offer_of(WEIGHTS))
+    worker.sources.serve("target", offer or offer_of(WEIGHTS))
     return source
 
 
@@ -81,7 +81,7 @@ def tampered(on_send: OnSend) -> Offer:
 
 def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> None:
     sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
-    found, skipped = start(1, MESH=False, SOURCE=sources).candidates(identity(), "gloo")
+    found, skipped = start(1, MESH=False, SOURCE=sources).peers.candidates(identity(), "gloo")
     assert [(one.endpoint, one.found_by, one.generation) for one in found] == [
         ("127.0.0.1:2000", "SOURCE", None)
     ]
@@ -90,7 +90,7 @@ def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> 
 
 def test_list_without_this_rank_is_said(start: Start) -> None:
     sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
-    found, skipped = start(0, MESH=False, SOURCE=sources).candidates(identity(), "gloo")
+    found, skipped = start(0, MESH=False, SOURCE=sources).peers.candidates(identity(), "gloo")
     assert found == ()
     assert skipped[0] == "SOURCE has no entry for rank 0"
 
@@ -98,42 +98,43 @@ def test_list_without_this_rank_is_said(start: Start) -> None:
 def test_a_drafts_static_sources_listen_where_upstreams_do(start: Start) -> None:
     sources = [{"device_id": 0, "sources": ["127.0.0.1:2000", "[::1]:56000"]}]
     worker = start(0, MESH=False, SOURCE=sources)
-    found, _ = worker.candidates(identity(role="draft"), "gloo")
+    found, _ = worker.peers.candidates(identity(role="draft"), "gloo")
     assert [one.endpoint for one in found] == ["127.0.0.1:12000"]
 
 
 def test_what_was_withdrawn_meanwhile_is_not_served(start: Start) -> None:
     worker = start(0, MESH=False)
     source = load(worker)
-    epoch = worker.epoch("target")
-    worker.withdraw("target", "reloading")
-    assert not worker.serve("target", offer_of(WEIGHTS), epoch)
+    withdrawals = worker.sources.withdrawals("target")
+    worker.sources.withdraw("target", "reloading")
+    assert not worker.sources.serve("target", offer_of(WEIGHTS), withdrawals)
     with calling(source) as caller:
         refusal = caller.ask(hello(WEIGHTS, generation=None))
     assert isinstance(refusal, messages.Refuse)
     assert (refusal.code, refusal.reason) == ("not-ready", "reloading")
-    assert worker.serve("target", offer_of(WEIGHTS), worker.epoch("target"))
+    assert worker.sources.serve("target", offer_of(WEIGHTS), worker.sources.withdrawals("target"))
 
 
 def test_holdings_are_alike_by_all_that_is_known_before_a_model_is_built(start: Start) -> None:
     first, second = start(0), start(1)
     serve(first)
     unbuilt = identity(built={"tp_size": 2})
-    until(lambda: second.alike(unbuilt))
-    (found,) = second.alike(unbuilt)
-    assert found.endpoint == first.listen("target").endpoint  # type: ignore[union-attr]
-    assert second.alike(identity(config={})) != []
-    assert second.alike(identity(dtype="int8")) == []
-    assert start(2, MESH=False).alike(unbuilt) == []
+    until(lambda: second.peers.alike(unbuilt))
+    (found,) = second.peers.alike(unbuilt)
+    assert found.endpoint == first.sources.listen("target").endpoint  # type: ignore[union-attr]
+    assert second.peers.alike(identity(config={})) != []
+    assert second.peers.alike(identity(dtype="int8")) == []
+    assert start(2, MESH=False).peers.alike(unbuilt) == []
 
 
 def test_what_the_mesh_offers_is_told_with_its_content_id(start: Start) -> None:
     first, second = start(0), start(1)
     serve(first)
-    first.update("target", content={"sample": "c0ffee"})
-    until(lambda: second.offered(identity()))
-    assert second.offered(identity()) == [f"{first.name} has toy as CONTENT=sample:c0ffee"]
-    assert second.offered(identity(dtype="int8")) == []
+    first.membership.update("target", content={"sample": "c0ffee"})
+    until(lambda: second.peers.offers(identity()))
+    name = first.membership.name
+    assert second.peers.offers(identity()) == [f"{name} has toy as CONTENT=sample:c0ffee"]
+    assert second.peers.offers(identity(dtype="int8")) == []
 
 
 def test_ready_worker_writes_its_address_for_upstreams_tools(start: Start, tmp_path: Path) -> None:
@@ -147,20 +148,20 @@ def test_port_that_is_taken_costs_the_source_not_the_start(start: Start) -> None
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert start(0, MESH=False, LISTEN_PORT=port).listen("target") is None
+        assert start(0, MESH=False, LISTEN_PORT=port).sources.listen("target") is None
 
 
 def test_source_of_a_role_is_made_once(start: Start) -> None:
     worker = start(0, MESH=False)
-    assert worker.listen("target") is worker.listen("target")
-    assert worker.listen("target") is not worker.listen("draft")
+    assert worker.sources.listen("target") is worker.sources.listen("target")
+    assert worker.sources.listen("target") is not worker.sources.listen("draft")
 
 
 def test_withdrawn_worker_says_why(start: Start) -> None:
     worker = start(0, MESH=False)
     serve(worker)
-    worker.withdraw("target", "asleep")
-    held = worker.holding("target")
+    worker.sources.withdraw("target", "asleep")
+    held = worker.membership.holding("target")
     assert held is not None
     assert (held.state, held.reason) == ("unavailable", "asleep")
 
@@ -168,9 +169,9 @@ def test_withdrawn_worker_says_why(start: Start) -> None:
 def test_two_workers_find_each_other_and_share(start: Start) -> None:
     first, second = start(0), start(1)
     serve(first)
-    until(lambda: second.candidates(identity(), "gloo")[0])
-    (found, *_), skipped = second.candidates(identity(), "gloo")
-    assert found.generation == first.generation
+    until(lambda: second.peers.candidates(identity(), "gloo")[0])
+    (found, *_), skipped = second.peers.candidates(identity(), "gloo")
+    assert found.generation == first.membership.generation
     assert skipped == []
     replica = toy_weights()
     pull_from(pull_into(replica), found)
@@ -193,12 +194,12 @@ def test_worker_whose_weights_have_changed_tells_the_mesh(start: Start) -> None:
     worker, onlooker = start(0), start(1)
     weights = toy_weights(1)
     source = serve(worker, offer_of(weights))
-    until(lambda: onlooker.find(identity(), "gloo"))
+    until(lambda: onlooker.peers.find(identity(), "gloo"))
     weights.tensors[0].view(-1)[5] += 1
     with ended_by(Corrupt):
-        pull_from(pull_into(toy_weights()), candidate(source, worker.generation))
-    until(lambda: not onlooker.find(identity(), "gloo"))
-    held = worker.holding("target")
+        pull_from(pull_into(toy_weights()), candidate(source, worker.membership.generation))
+    until(lambda: not onlooker.peers.find(identity(), "gloo"))
+    held = worker.membership.holding("target")
     assert held is not None
     assert (held.state, "changed" in held.reason) == ("unavailable", True)
 
@@ -207,24 +208,24 @@ def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
     liar, honest, accuser, onlooker = (start(rank) for rank in range(4))
     source = serve(liar, tampered(lambda tag, data: wrong_byte_in(tag)(tag, data)))
     serve(honest)
-    honest.update("target", serving=3)
+    honest.membership.update("target", serving=3)
     load(accuser)
-    culprit: Process = (source.endpoint, liar.generation)
+    culprit: Process = (source.endpoint, liar.membership.generation)
 
     def found(by: Worker) -> list[Process]:
-        return [(one.endpoint, one.generation or 0) for one in by.find(identity(), "gloo")]
+        return [(one.endpoint, one.generation or 0) for one in by.peers.find(identity(), "gloo")]
 
     for one in (accuser, onlooker):
         until(lambda one=one: len(found(one)) == 2 and found(one)[0] == culprit)  # type: ignore[misc]
     pull = pull_into(
         toy_weights(),
-        observer=PullObserver(accused=lambda process: accuser.accuse("target", process)),
+        observer=PullObserver(accused=lambda process: accuser.accusations.add("target", process)),
     )
     with ended_by(Corrupt):
         pull_from(pull, candidate(source, None))
     # Its victim does not ask it again; others do when nobody else is left.
     assert culprit not in found(accuser)
-    assert "sent other bytes" in accuser.candidates(identity(), "gloo")[1][0]
+    assert "sent other bytes" in accuser.peers.candidates(identity(), "gloo")[1][0]
     until(lambda: found(onlooker)[-1] == culprit)
     assert len(found(onlooker)) == 2
 
@@ -244,7 +245,7 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
         return data
 
     serve(first, tampered(alone))
-    until(lambda: replica.find(identity(), "gloo"))
+    until(lambda: replica.peers.find(identity(), "gloo"))
     second = start(2)
 
     def join() -> None:
@@ -255,14 +256,14 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
     joining.start()
     weights = toy_weights()
     pull = pull_into(weights, timeout_s=10)
-    pull.run(lambda: replica.find(identity(), "gloo"))
+    pull.run(lambda: replica.peers.find(identity(), "gloo"))
     joining.join()
     assert equal(weights, WEIGHTS)
     assert len(pull.deliveries) == 2
 
 
 def test_nobody_with_these_weights_is_said(start: Start) -> None:
-    found, skipped = start(0).candidates(identity(), "gloo")
+    found, skipped = start(0).peers.candidates(identity(), "gloo")
     assert found == ()
     assert skipped[-1] == "mesh: nobody else holds toy (target)"
 
@@ -273,22 +274,49 @@ def test_source_refuses_who_expects_another_process(start: Start) -> None:
         pull_from(pull_into(toy_weights()), candidate(source))
 
 
-def test_every_loader_of_a_process_gets_the_same_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_current", None)
-    config = Config.load({"MESH": False}, {})
-    worker = get_worker(config, 0)
-    assert get_worker(config, 0) is worker
-    worker.close()
+class TestOneWorker:
+    CONFIG = Config.load({"MESH": False}, {})
 
+    @pytest.fixture
+    def made(self) -> Iterator[list[Worker]]:
+        found: list[Worker] = []
+        yield found
+        for worker in found:
+            worker.close()
 
-def test_forked_child_gets_a_worker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_current", None)
-    config = Config.load({"MESH": False}, {})
-    parents = get_worker(config, 0)
-    with monkeypatch.context() as child:
-        child.setattr(os, "getpid", lambda: 1)
-        childs = get_worker(config, 0)
-    assert childs is not parents
-    assert childs.generation != parents.generation
-    for worker in (parents, childs):
-        worker.close()
+    def of(self, made: list[Worker], process_id: Callable[[], int] = os.getpid) -> OneWorker:
+        def make(config: Config, rank: int) -> Worker:
+            made.append(Worker(config, rank))
+            return made[-1]
+
+        return OneWorker(make, process_id)
+
+    def test_every_loader_of_a_process_gets_the_same(self, made: list[Worker]) -> None:
+        one = self.of(made)
+        assert one.get(self.CONFIG, 0) is one.get(self.CONFIG, 0)
+        assert len(made) == 1
+
+    def test_forked_child_gets_one_of_its_own(self, made: list[Worker]) -> None:
+        process_id = 1
+        one = self.of(made, lambda: process_id)
+        parents = one.get(self.CONFIG, 0)
+        process_id = 2
+        childs = one.get(self.CONFIG, 0)
+        assert childs is not parents
+        assert childs.membership.generation != parents.membership.generation
+
+    def test_threads_that_ask_at_once_get_the_same(self, made: list[Worker]) -> None:
+        one = self.of(made)
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(lambda _: one.get(self.CONFIG, 0), range(32)))
+        assert found == set(made)
+        assert len(made) == 1
+
+    def test_a_program_may_say_whose_turn_it_is(self, made: list[Worker]) -> None:
+        one = self.of(made)
+        first = one.get(self.CONFIG, 0)
+        assert one.swap(None) is first
+        second = one.get(self.CONFIG, 0)
+        assert second is not first
+        assert one.swap(first) is second
+        assert one.get(self.CONFIG, 0) is first

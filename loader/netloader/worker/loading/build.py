@@ -1,0 +1,135 @@
+"""Once vLLM has built the model: which content it needs, and how its tensors lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from netloader.checkpoint.wanted import Wanted
+from netloader.errors import NotAtHand
+from netloader.identity.identity import Identity
+from netloader.model import buffers
+from netloader.transport import Backend
+from netloader.weights import retain
+from netloader.weights.capture import Weights, capture
+from netloader.weights.coalesce import arrange
+from netloader.worker.loading.failures import Cost, Failed, Step, attempt
+from netloader.worker.loading.plan import BuildAgain, Planned, Tried, Unshared
+from netloader.worker.loading.request import LoadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the empty tensors of a model lie in memory."""
+
+    weights: Weights
+    """As they will travel. What little they hold must be put back before storage fills them."""
+    retention: retain.Plan
+    """What will be kept of them for peers."""
+    buffers: buffers.Digests
+    """Of the buffers, as the model was built."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An empty model that can be filled by peers, and served to them afterwards."""
+
+    request: LoadRequest
+    identity: Identity
+    """With all that the built model tells, and the content that it needs."""
+    backend: Backend
+    wanted: Wanted
+    layout: Layout
+    tried: Tried
+    from_peers: bool
+    """Whether peers may fill it."""
+
+
+def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | BuildAgain:
+    """Complete what is known of `model`, and lay its tensors out.
+
+    vLLM builds models under a default device, and its parameters have classes of their own. Where a
+    model is looked through, torch is told not to go through Python for both.
+    """
+    if isinstance(planned, Unshared):
+        return planned
+    known = _complete(planned, model)
+    if isinstance(known, Unshared):
+        return known
+    identity, wanted = known
+    layout = attempt(Step.ARRANGE, lambda: _lay_out(planned.request, model))
+    if isinstance(layout, Failed):
+        unshared = _unshared(planned, layout.reason, identity, wanted)
+        if Cost.MODEL in layout.cost:
+            return BuildAgain(unshared, layout.reason)
+        return unshared
+    return Built(
+        planned.request,
+        identity,
+        planned.backend,
+        wanted,
+        layout,
+        planned.tried,
+        planned.from_peers,
+    )
+
+
+def _complete(planned: Planned, model: nn.Module) -> tuple[Identity, Wanted] | Unshared:
+    """Add to the identity what only the built model knows, and find out what it needs."""
+    engine = planned.request.engine
+    parts = attempt(Step.BUILD, lambda: _built_parts(planned.request, model))
+    if isinstance(parts, Failed):
+        return _unshared(planned, parts.reason, planned.identity)
+    identity = replace(planned.identity, built=parts)
+    planned.request.worker.membership.update(
+        planned.request.role, identity=identity.digest, fields=identity.fields()
+    )
+    wanted = attempt(Step.BUILD, lambda: engine.wanted(model))
+    if isinstance(wanted, Failed):
+        absent = wanted.reason if isinstance(wanted.error, NotAtHand) else ""
+        return _unshared(planned, wanted.reason, identity, absent=absent)
+    files = wanted.files
+    identity = replace(identity, content=wanted.content)
+    unknown = attempt(Step.BUILD, lambda: engine.opened_beyond(files))
+    if isinstance(unknown, Failed):
+        return _unshared(planned, unknown.reason, identity, wanted)
+    if unknown:
+        reason = (
+            f"while it was built it opened {', '.join(unknown[:3])}, and nothing says whether "
+            "peers have the same"
+        )
+        return _unshared(planned, reason, identity, wanted)
+    return identity, wanted
+
+
+def _built_parts(request: LoadRequest, model: nn.Module) -> dict[str, str | int]:
+    with torch._C.DisableTorchFunction():
+        return dict(request.engine.built_parts(model))
+
+
+def _unshared(
+    planned: Planned,
+    reason: str,
+    identity: Identity,
+    wanted: Wanted | None = None,
+    absent: str = "",
+) -> Unshared:
+    absent = wanted.absent if wanted is not None else absent
+    return Unshared(planned.request, reason, planned.tried, identity, wanted, absent)
+
+
+def _lay_out(request: LoadRequest, model: nn.Module) -> Layout:
+    """Raises `ManifestError` when the tensors cannot travel: what has no bytes of its own yet
+    (online quantisation) has others afterwards."""
+    config = request.worker.config
+    left, reserve = request.engine.host_memory()
+    retention = retain.plan(model, config.int8_cache, config.int8_cache_name, left, reserve)
+    if retention.may_share:
+        weights = arrange(model, config.chunk_bytes, leave_empty=True)
+    else:
+        weights = capture(model, chunk_bytes=config.chunk_bytes)
+    with torch._C.DisableTorchFunction():
+        as_built = buffers.snapshot(model)
+    return Layout(weights, retention, as_built)

@@ -1,0 +1,177 @@
+"""What a failure costs, decided here for all steps of a load.
+
+    step       its errors                    cost                   any other error costs
+    ---------  ----------------------------  ---------------------  ---------------------
+    ahead      IdentityError                 nothing                nothing
+    plan       IdentityError                 peers, source          peers, source
+    build      IdentityError                 peers, source          peers, source
+    arrange    ManifestError                 peers, source          peers, source, model
+    find       -                             -                      peers
+    pull       NoSourceLeft, ManifestError   peers                  peers
+    read       LeftoverError                 peers, model           start
+    inspect    ManifestError                 source                 source
+    keep       ManifestError                 source                 source
+    settle     ManifestError                 source                 source
+    offer      -                             -                      source
+    claim      IdentityError                 nothing                nothing
+
+    peers      this model is not filled from peers
+    source     this worker does not serve it
+    model      it has to be built once more
+    start      vLLM does not start
+
+A wrong setting (`ConfigError`) costs the start in each step, and so does `NothingToLoadError`. No
+other failure stops a worker that storage can still serve.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Flag, StrEnum, auto
+from typing import Final, TypeVar
+
+from netloader.errors import (
+    ConfigError,
+    IdentityError,
+    ManifestError,
+    NoSourceLeft,
+    NothingToLoadError,
+)
+from netloader.weights.poison import LeftoverError
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+class Cost(Flag):
+    """What is lost."""
+
+    NOTHING = 0
+    PEERS = auto()
+    SOURCE = auto()
+    MODEL = auto()
+    START = auto()
+
+
+class Step(StrEnum):
+    """Parts of a load that fail for reasons of their own."""
+
+    AHEAD = "ahead"
+    """Reading evidence while vLLM builds the model."""
+    PLAN = "plan"
+    """Identifying the weights, and announcing them."""
+    BUILD = "build"
+    """Asking the built model what it needs."""
+    ARRANGE = "arrange"
+    """Laying the empty tensors out as chunks travel."""
+    FIND = "find"
+    """Looking for peers, for the first time."""
+    PULL = "pull"
+    """Filling the model from peers."""
+    READ = "read"
+    """Filling it from storage."""
+    INSPECT = "inspect"
+    """Finding out what storage has filled it with."""
+    KEEP = "keep"
+    """Holding what peers will be served."""
+    SETTLE = "settle"
+    """Finding out what survived post-processing."""
+    OFFER = "offer"
+    """Checking it once more, and serving it."""
+    CLAIM = "claim"
+    """Checking the files against the commit that they are said to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What failures of one step cost."""
+
+    own: tuple[type[Exception], ...]
+    """Errors that this step raises on purpose."""
+    cost: Cost
+    """Of these."""
+    surprise: Cost
+    """Of any other."""
+    saying: str
+    """What has failed, in words for the operator, when the error is a surprise."""
+
+
+RULES: Final[Mapping[Step, Rule]] = {
+    Step.AHEAD: Rule(
+        (IdentityError,), Cost.NOTHING, Cost.NOTHING, "evidence could not be read in advance"
+    ),
+    Step.PLAN: Rule(
+        (IdentityError,),
+        Cost.PEERS | Cost.SOURCE,
+        Cost.PEERS | Cost.SOURCE,
+        "cannot tell which weights it needs",
+    ),
+    Step.BUILD: Rule(
+        (IdentityError,),
+        Cost.PEERS | Cost.SOURCE,
+        Cost.PEERS | Cost.SOURCE,
+        "cannot tell which weights it needs",
+    ),
+    # Some of what the model held may be lost when that fails half-way.
+    Step.ARRANGE: Rule(
+        (ManifestError,),
+        Cost.PEERS | Cost.SOURCE,
+        Cost.PEERS | Cost.SOURCE | Cost.MODEL,
+        "its tensors cannot be laid out",
+    ),
+    Step.FIND: Rule((), Cost.NOTHING, Cost.PEERS, "looking for peers failed"),
+    Step.PULL: Rule((NoSourceLeft, ManifestError), Cost.PEERS, Cost.PEERS, "pulling failed"),
+    Step.READ: Rule((LeftoverError,), Cost.PEERS | Cost.MODEL, Cost.START, ""),
+    # From here on the weights are in place: what fails only keeps them from others.
+    Step.INSPECT: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot tell what was loaded"),
+    Step.KEEP: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot prepare to serve peers"),
+    Step.SETTLE: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot serve peers"),
+    Step.OFFER: Rule((), Cost.NOTHING, Cost.SOURCE, "cannot serve peers"),
+    Step.CLAIM: Rule(
+        (IdentityError,), Cost.NOTHING, Cost.NOTHING, "the files could not be checked"
+    ),
+}
+
+_ALWAYS_STOP = (ConfigError, NothingToLoadError)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step that failed at a price other than the start.
+
+    Let go of it soon: the error refers to everything that the step had in hand.
+    """
+
+    cost: Cost
+    reason: str
+    error: Exception
+
+
+def price(step: Step, error: Exception) -> Cost:
+    """What `error` costs when `step` raises it."""
+    if isinstance(error, _ALWAYS_STOP):
+        return Cost.START
+    rule = RULES[step]
+    return rule.cost if isinstance(error, rule.own) else rule.surprise
+
+
+def attempt(step: Step, action: Callable[[], _T]) -> _T | Failed:
+    """What `action` returns, or what its failure costs. Raises an error that costs the start.
+
+    A surprise is logged with its traceback: it is a fault of ours, or another vLLM than we know.
+    """
+    try:
+        return action()
+    except Exception as error:
+        cost = price(step, error)
+        if Cost.START in cost:
+            raise
+        if isinstance(error, RULES[step].own):
+            return Failed(cost, str(error), error)
+        # Nobody waits for what costs nothing, and it is met again where it counts.
+        level = logging.ERROR if cost else logging.DEBUG
+        _log.log(level, "%s", RULES[step].saying, exc_info=True)
+        return Failed(cost, f"{RULES[step].saying}: {error!r}", error)

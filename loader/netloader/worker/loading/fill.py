@@ -1,0 +1,142 @@
+"""The model gets its weights: from peers, else from storage. What peers will be served is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from netloader.identity.identity import Identity, LazyContent
+from netloader.transport import Backend
+from netloader.weights import digests, retain
+from netloader.weights.capture import capture
+from netloader.weights.coalesce import zero_gaps
+from netloader.worker.loading.build import Built
+from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.plan import BuildAgain, Planned, Tried, Unshared
+from netloader.worker.loading.provenance import Provenance
+from netloader.worker.loading.pull import Pulled, pull
+from netloader.worker.loading.request import LoadRequest
+from netloader.worker.loading.storage import Stored, read_storage, read_unshared
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRecord:
+    """How a model was filled."""
+
+    request: LoadRequest
+    origin: Literal["storage", "peers"]
+    nbytes: int = 0
+    """Of weights; 0 where nobody could count them."""
+    seconds: float = 0.0
+    """Of the step that filled the tensors."""
+    tried: Tried = field(default_factory=Tried)
+    content: LazyContent = field(default_factory=lambda: LazyContent({}))
+    """Evidence of what it was filled with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Servable:
+    """What can be served of a filled model if it survives post-processing, or was kept."""
+
+    identity: Identity
+    backend: Backend
+    provenance: Provenance
+    digests: tuple[bytes, ...]
+    """By chunk id, of the weights as they were loaded."""
+    kept: retain.Kept
+    """Let go of it after post-processing: it holds the originals."""
+    not_kept: str
+    """Why originals are not kept although the settings ask for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A model with its weights, before vLLM post-processes them."""
+
+    record: LoadRecord
+    servable: Servable | str
+    """What peers may be served; or why they are served nothing."""
+
+
+def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
+    """Fill `model`, and hold on to what peers will be served.
+
+    Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
+    the weights, and what vLLM raises.
+    """
+    if isinstance(built, Unshared):
+        return _fill_unshared(built, model)
+    pulled = pull(built, model)
+    if isinstance(pulled, Pulled):
+        return _filled(built, model, pulled, pulled.tried)
+    stored = read_storage(built, model, pulled.unverified, pulled.tried)
+    if isinstance(stored, Failed):
+        reason, tried = stored.reason, pulled.tried.but(stored.reason)
+        again = Planned(built.request, built.identity, built.backend, tried, from_peers=False)
+        return BuildAgain(again, reason)
+    return _filled(built, model, stored, pulled.tried)
+
+
+def filled_elsewhere(planned: Planned | Unshared, reason: str) -> Filled:
+    """A model that was built and filled in a way that leaves no moment for peers."""
+    return Filled(LoadRecord(planned.request, "storage", tried=planned.tried), reason)
+
+
+def _fill_unshared(unshared: Unshared, model: nn.Module) -> Filled | BuildAgain:
+    tried = unshared.tried.but(unshared.reason)
+    stored = read_unshared(unshared, model, tried)
+    if isinstance(stored, Failed):
+        return BuildAgain(unshared, stored.reason)
+    nbytes = _nbytes(model)
+    record = LoadRecord(unshared.request, "storage", nbytes, stored.seconds, tried)
+    return Filled(record, unshared.reason)
+
+
+def _filled(built: Built, model: nn.Module, by: Pulled | Stored, tried: Tried) -> Filled:
+    provenance = by.provenance
+    origin: Literal["storage", "peers"] = "peers" if isinstance(by, Pulled) else "storage"
+    if isinstance(provenance, str):
+        record = LoadRecord(built.request, origin, _nbytes(model), by.seconds, tried)
+        return Filled(record, provenance)
+    kept = attempt(Step.KEEP, lambda: _keep(built, model, by))
+    nbytes = 0 if isinstance(kept, Failed) else kept[0].manifest.nbytes
+    record = LoadRecord(built.request, origin, nbytes, by.seconds, tried, provenance.content)
+    if isinstance(kept, Failed):
+        return Filled(record, kept.reason)
+    return Filled(
+        record,
+        Servable(
+            built.identity,
+            built.backend,
+            provenance,
+            kept[1],
+            kept[0],
+            built.layout.retention.reason,
+        ),
+    )
+
+
+def _keep(
+    built: Built, model: nn.Module, by: Pulled | Stored
+) -> tuple[retain.Kept, tuple[bytes, ...]]:
+    """Between loading and post-processing: take what peers will be served, and its digests.
+
+    Raises `ManifestError` when the tensors cannot travel any more.
+    """
+    config = built.request.worker.config
+    if isinstance(by, Pulled):
+        # Nobody has touched the model in between: its tensors are where they were laid out.
+        weights, promised = built.layout.weights, by.digests
+    else:
+        weights = capture(model, chunk_bytes=config.chunk_bytes)
+        zero_gaps(weights)
+        promised = tuple(digests.of_weights(weights, weights.manifest.chunks()))
+    return retain.keep(weights, built.layout.retention.mode, config.int8_cache_name), promised
+
+
+def _nbytes(model: nn.Module) -> int:
+    """For the report."""
+    counted = attempt(Step.KEEP, lambda: capture(model).manifest.nbytes)
+    return 0 if isinstance(counted, Failed) else counted

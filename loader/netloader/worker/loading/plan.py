@@ -1,0 +1,96 @@
+"""Before there is a model: which weights are needed, and whether they can be shared at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netloader.checkpoint.wanted import Wanted
+from netloader.identity.identity import Identity
+from netloader.replica.pull import Delivery
+from netloader.transport import Backend, backend_for
+from netloader.worker.loading.ahead import look_ahead
+from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.request import LoadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What has been tried so far, also with a model that had to be built again."""
+
+    skipped: tuple[str, ...] = ()
+    """Sources that were not used or failed, in order, each with its reason."""
+    deliveries: tuple[Delivery, ...] = ()
+    """What each source contributed."""
+
+    def but(self, *reasons: str) -> Tried:
+        """The same and more reasons."""
+        return Tried(self.skipped + reasons, self.deliveries)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Weights that can be shared, as far as is known before the model is built."""
+
+    request: LoadRequest
+    identity: Identity
+    backend: Backend
+    """What carries their bytes."""
+    tried: Tried = Tried()
+    from_peers: bool = True
+    """Whether peers may fill the model. Not once that has spoilt one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unshared:
+    """A model that is neither filled from peers nor served to them, and what is known all the
+    same."""
+
+    request: LoadRequest
+    reason: str
+    tried: Tried = Tried()
+    identity: Identity | None = None
+    wanted: Wanted | None = None
+    absent: str = ""
+    """Why its files are not on this host; empty when they are, or nobody has looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildAgain:
+    """A model that has lost some of what it held: it must be built again, for another plan."""
+
+    plan: Planned | Unshared
+    reason: str
+
+
+def plan(request: LoadRequest) -> Planned | Unshared:
+    """Say in the mesh that these weights are being loaded, and listen for those who want them.
+
+    Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
+    """
+    backend = backend_for(request.device_type)
+    identity = attempt(Step.PLAN, lambda: _announce(request, backend))
+    if isinstance(identity, Failed):
+        return Unshared(request, identity.reason)
+    if backend is None:
+        reason = f"no transport for {request.device_type} devices yet"
+        return Unshared(request, reason, identity=identity)
+    look_ahead(request, identity)
+    return Planned(request, identity, backend)
+
+
+def _announce(request: LoadRequest, backend: Backend | None) -> Identity:
+    worker, role = request.worker, request.role
+    identity = request.engine.identity()
+    source = worker.sources.listen(role)
+    worker.membership.announce(
+        role=role,
+        state="loading",
+        names=identity.names.travelling(),
+        identity=identity.digest,
+        fields=identity.fields(),
+        content={},
+        endpoint=source.endpoint if source is not None else "",
+        backend=backend.name if backend is not None else "",
+        chunk_bytes=worker.config.chunk_bytes,
+    )
+    return identity

@@ -1,0 +1,147 @@
+"""Filling the built model from peers, as far as they go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from netloader.discovery.candidate import Candidate
+from netloader.errors import NoSourceLeft
+from netloader.identity.identity import Evidence, Identity, LazyContent, known
+from netloader.model import attributes, buffers
+from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.request import Request
+from netloader.system import memory
+from netloader.weights.manifest import Piece
+from netloader.worker.loading.build import Built
+from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.plan import Tried
+from netloader.worker.loading.provenance import Provenance
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A model that peers have filled completely."""
+
+    provenance: Provenance
+    digests: tuple[bytes, ...]
+    """By chunk id, as the sources promised them and as they were verified."""
+    seconds: float
+    tried: Tried
+
+
+@dataclass(frozen=True, slots=True)
+class NotPulled:
+    """A model that storage must fill."""
+
+    unverified: tuple[Piece, ...]
+    """Parts of its tensors that may hold bytes which nobody has verified."""
+    tried: Tried
+
+
+def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
+    """Fetch what the peers have."""
+    if not built.from_peers:
+        return NotPulled((), built.tried)
+    candidates, tried = _candidates(built)
+    for reason in tried.skipped:
+        _log.info("not used: %s", reason)
+    worker = built.request.worker
+    # Whoever has no files has nothing better to do than to wait for a peer.
+    must_wait = built.wanted.files is None and worker.peers.may_come
+    if not candidates and not must_wait:
+        return NotPulled((), tried)
+    role = built.request.role
+    with tqdm(
+        total=built.layout.weights.manifest.nbytes,
+        unit="B",
+        unit_scale=True,
+        desc="Pulling weights from peers",
+        disable=not built.request.use_tqdm or worker.rank != 0,
+    ) as bar:
+        one = Pull(
+            built.layout.weights,
+            Request(
+                built.identity,
+                built.backend,
+                lambda: worker.sources.security,
+                worker.membership.name,
+            ),
+            worker.config.pull_settings,
+            PullObserver(
+                progress=bar.update,
+                accused=lambda process: worker.accusations.add(role, process),
+                sources=lambda count: worker.membership.update(role, pulling=count),
+            ),
+        )
+        return _run(one, built, model, tried, must_wait=must_wait)
+
+
+def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
+    def find() -> tuple[tuple[Candidate, ...], list[str]]:
+        peers = built.request.worker.peers
+        candidates, found = peers.candidates(built.identity, built.backend.name)
+        if any(candidate.listed for candidate in candidates):
+            # What such a source knows of its content, only it can say: say all that we know.
+            built.wanted.content.make_all()
+        return candidates, found
+
+    found = attempt(Step.FIND, find)
+    if isinstance(found, Failed):
+        return (), built.tried.but(found.reason)
+    candidates, skipped = found
+    return candidates, built.tried.but(*skipped)
+
+
+def _run(
+    one: Pull, built: Built, model: nn.Module, tried: Tried, *, must_wait: bool
+) -> Pulled | NotPulled:
+    started = time.monotonic()
+
+    def fetch() -> None:
+        peers, backend = built.request.worker.peers, built.backend.name
+        one.run(lambda: peers.find(built.identity, backend), wait_for_one=must_wait)
+        buffers.check_equal(built.layout.buffers, one.computed)
+        attributes.apply(model, one.attributes)
+
+    failed = attempt(Step.PULL, fetch)
+    seconds = time.monotonic() - started
+    skipped = [*tried.skipped, *map(str, one.failures)]
+    deliveries = tried.deliveries + one.deliveries
+    if isinstance(failed, Failed):
+        reason = failed.reason
+        if isinstance(failed.error, NoSourceLeft):
+            # Its text repeats the failures.
+            reason = failed.error.reason
+            _log.warning("%s", reason)
+        return NotPulled(one.unverified(), Tried((*skipped, reason), deliveries))
+    _log.info(
+        "pulled %s in %.2f s (%.2f GB/s) from %s",
+        memory.text(one.nbytes),
+        seconds,
+        one.nbytes / seconds / 1e9,
+        ", ".join(
+            f"{delivery.endpoint} ({memory.text(delivery.nbytes)})" for delivery in one.deliveries
+        ),
+    )
+    content = _learnt(built.identity, one)
+    provenance = Provenance(content, dict(one.attributes), dict(one.computed))
+    return Pulled(provenance, one.digests, seconds, Tried(tuple(skipped), deliveries))
+
+
+def _learnt(identity: Identity, one: Pull) -> LazyContent:
+    """What a replica knows of what it has pulled: what it has read itself, and what the source
+    says. Its own commit is what it wanted: only a source can have checked it."""
+    own = {
+        Evidence(kind): value
+        for kind, value in known(identity.content).items()
+        if kind != Evidence.COMMIT
+    }
+    theirs = {Evidence(kind): value for kind, value in one.content.items() if kind in set(Evidence)}
+    return LazyContent({}, theirs | own)

@@ -1,0 +1,130 @@
+"""Filling the model from storage, and finding out with what."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from netloader.checkpoint.wanted import content_id, held
+from netloader.errors import NothingToLoadError
+from netloader.model import attributes, buffers
+from netloader.weights.manifest import Piece
+from netloader.weights.poison import Poison
+from netloader.worker.loading.build import Built
+from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.plan import Tried, Unshared
+from netloader.worker.loading.provenance import Provenance
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A model that storage has filled."""
+
+    provenance: Provenance | str
+    """Of its weights, or why others cannot be told of them."""
+    seconds: float
+
+
+def read_unshared(unshared: Unshared, model: nn.Module, tried: Tried) -> Stored | Failed:
+    """Fill a model that only this worker will use. Raises what costs the start."""
+    seconds = attempt(Step.READ, lambda: _read(unshared, model, tried))
+    return seconds if isinstance(seconds, Failed) else Stored(unshared.reason, seconds)
+
+
+def read_storage(
+    built: Built, model: nn.Module, unverified: tuple[Piece, ...], tried: Tried
+) -> Stored | Failed:
+    """Fill a model that a pull may have left something in: in `unverified` parts of its tensors.
+
+    Raises what costs the start.
+    """
+    built.layout.weights.put_back_all()
+
+    def read() -> tuple[attributes.Snapshot, float]:
+        poison = Poison.over(built.layout.weights, unverified)
+        with torch._C.DisableTorchFunction():
+            before = attributes.snapshot(model)
+        seconds = _read(built, model, tried)
+        poison.check_gone(model)
+        return before, seconds
+
+    done = attempt(Step.READ, read)
+    if isinstance(done, Failed):
+        return done
+    before, seconds = done
+    provenance = attempt(Step.INSPECT, lambda: _provenance(built, model, before))
+    if isinstance(provenance, Failed):
+        return Stored(provenance.reason, seconds)
+    return Stored(provenance, seconds)
+
+
+def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
+    """Fill `model`. Returns the seconds that it took.
+
+    Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
+    the weights, and what the engine raises.
+    """
+    engine, wanted = step.request.engine, step.wanted
+    _log.info(
+        "loading %s from storage: %s",
+        step.request.names.shown,
+        "; ".join(tried.skipped) or "no source",
+    )
+    if wanted is not None:
+        wanted.check_demanded(engine.cache)
+    started = time.monotonic()
+    try:
+        engine.load_from_storage(model)
+    except Exception as error:
+        absent = step.wanted.absent if isinstance(step, Built) else step.absent
+        if not absent:
+            raise
+        raise NothingToLoadError(_nothing(step, tried, error)) from error
+    return time.monotonic() - started
+
+
+def _nothing(step: Built | Unshared, tried: Tried, error: Exception) -> str:
+    """Why there is nothing to load, and what to do about it."""
+    reasons = "; ".join(tried.skipped) or "nobody was asked"
+    wanted, identity = step.wanted, step.identity
+    wanted_id = content_id(wanted.content.known) if wanted is not None else ""
+    wants = (
+        f"wants {wanted_id}, and no" if wanted_id else "does not know which content it wants, so no"
+    )
+    offers = step.request.worker.peers.offers(identity) if identity is not None else []
+    found = f" In this mesh now: {'; '.join(offers[:4])}." if offers else ""
+    return (
+        f"{step.request.names.shown}: this worker {wants} peer could give it ({reasons}); and "
+        f"storage has none ({error}). Put the weight files there, start a source first, or set "
+        f"CONTENT to the content id that a source prints when it is ready to serve.{found}"
+    )
+
+
+def _provenance(built: Built, model: nn.Module, before: attributes.Snapshot) -> Provenance | str:
+    """What the model was filled with, or why others cannot be told. Raises `ManifestError`."""
+    with torch._C.DisableTorchFunction():
+        changes = attributes.changes(model, before)
+        computed = buffers.computed(model, built.layout.buffers, buffers.snapshot(model))
+    engine, wanted = built.request.engine, built.wanted
+    read = engine.files_read()
+    if read is None:
+        return "it is not known which files storage was read from"
+    if wanted.files is not None and wanted.files.paths != read.paths:
+        return "storage was read from other files than vLLM had named"
+    unknown = engine.opened_beyond(read)
+    if unknown:
+        return (
+            f"while it was loaded it opened {', '.join(unknown[:3])}, and nothing says whether "
+            "peers have the same"
+        )
+    full = built.request.worker.config.digest == "full"
+    content, problem = held(read, wanted, engine.cache, full=full)
+    if problem is not None:
+        return problem
+    return Provenance(content, changes, computed, read, engine.commit(model))

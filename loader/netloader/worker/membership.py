@@ -1,0 +1,110 @@
+"""This worker as a member of the mesh: what it says of its models, and who else is there."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+
+import netmesh
+from netloader.config import Config
+from netloader.discovery import advert
+from netloader.discovery.advert import Holding
+from netloader.identity.identity import Role
+from netmesh import Member, Mesh, MeshError, own_host
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """The mesh, as one worker uses it. Thread safe: sources report from threads of their own.
+
+    Without a mesh everything works alike, but nobody hears of it and nobody is there.
+    """
+
+    def __init__(self, config: Config, rank: int) -> None:
+        """Join the mesh, unless it is off.
+
+        Raises `netmesh.ConfigError` for settings that contradict this machine. A mesh that cannot
+        be started for another reason is logged, and the worker goes on without one.
+        """
+        self._is_wanted = config.mesh
+        self._mesh = _join(config) if config.mesh else None
+        self._generation = secrets.randbits(63)
+        self._lock = threading.Lock()
+        self._holdings: dict[Role, Holding] = {}
+        if self._mesh is None:
+            self.host = own_host(config.mesh_settings)
+            """Where replicas reach this worker: an address literal, without brackets."""
+            self.name = f"{self.host} rank {rank}"
+            """What this worker calls itself towards others."""
+        else:
+            self.host = str(self._mesh.id).rpartition(":")[0].strip("[]")
+            self.name = str(self._mesh.id)
+
+    @property
+    def generation(self) -> int:
+        """Random per process start; the mesh's where there is one."""
+        return self._mesh.generation if self._mesh is not None else self._generation
+
+    @property
+    def absent(self) -> str:
+        """Why there is no mesh; empty when there is one."""
+        if self._mesh is not None:
+            return ""
+        return "could not be joined" if self._is_wanted else "off"
+
+    def members(self) -> tuple[Member, ...]:
+        """Everybody that is known, this worker included; nobody without a mesh."""
+        return self._mesh.members() if self._mesh is not None else ()
+
+    def wait_joined(self, timeout_s: float) -> bool:
+        """Whether somebody else has answered, `timeout_s` from now at the latest."""
+        return self._mesh is not None and self._mesh.wait_joined(timeout_s)
+
+    def holding(self, role: Role) -> Holding | None:
+        """What this worker says of one of its models."""
+        with self._lock:
+            return self._holdings.get(role)
+
+    def announce(self, **values: object) -> None:
+        """Say what is held, replacing what was said about the same role.
+
+        `values` are fields of `Holding`. Texts are cut to what readers accept.
+        """
+        holding = Holding.fitted(values)
+        with self._lock:
+            self._say(holding)
+
+    def update(self, role: Role, **changes: object) -> None:
+        """Say which fields have changed; nothing when nothing was announced yet."""
+        with self._lock:
+            holding = self._holdings.get(role)
+            if holding is not None:
+                self._say(holding.changed(**changes))
+
+    def leave(self) -> None:
+        """Tell the others. Takes about a second at most."""
+        if self._mesh is not None:
+            self._mesh.leave()
+
+    def _say(self, holding: Holding) -> None:
+        """For who holds the lock: what is said first is sent first."""
+        self._holdings[holding.role] = holding
+        if self._mesh is None:
+            return
+        try:
+            self._mesh.publish(advert.encode(tuple(self._holdings.values())))
+        except MeshError as error:
+            # Others then know less of this worker; it serves its own requests all the same.
+            _log.warning("could not publish what this worker holds: %s", error)
+
+
+def _join(config: Config) -> Mesh | None:
+    try:
+        return Mesh.start(config.mesh_settings, advert.encode(()), log=logging.getLogger("netmesh"))
+    except netmesh.ConfigError:
+        raise
+    except MeshError as error:
+        _log.warning("going on without the mesh: %s", error)
+        return None

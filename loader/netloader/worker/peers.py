@@ -1,0 +1,136 @@
+"""Whom this worker can ask for weights: the sources that its operator lists, then the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from netloader.checkpoint.wanted import content_id
+from netloader.config import Config
+from netloader.discovery import advert, selection
+from netloader.discovery.advert import Holding
+from netloader.discovery.candidate import Candidate
+from netloader.identity.identity import Identity, Role
+from netloader.worker.accusations import Accusations
+from netloader.worker.membership import Membership
+from netmesh import Member, MemberId
+
+_Version = tuple[int, int]
+"""Generation and version: no two adverts of a member have both in common."""
+
+
+class Peers:
+    """Everybody who may have what this worker needs. Thread safe."""
+
+    def __init__(
+        self,
+        config: Config,
+        rank: int,
+        membership: Membership,
+        accusations: Accusations,
+        own_endpoint: Callable[[Role], str | None],
+    ) -> None:
+        """`own_endpoint`: where this worker's own source of a role listens, if it does."""
+        self._config = config
+        self._rank = rank
+        self._membership = membership
+        self._accusations = accusations
+        self._own_endpoint = own_endpoint
+        self._read: dict[MemberId, tuple[_Version, tuple[Holding, ...]]] = {}
+
+    def candidates(
+        self, identity: Identity, backend: str
+    ) -> tuple[tuple[Candidate, ...], list[str]]:
+        """Sources for these weights, best first, and why others were skipped.
+
+        In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Waits for the
+        mesh to answer, for `DISCOVERY_TIMEOUT` at most. May read the checkpoint to compare it.
+        """
+        static = self._static(identity.role)
+        skipped: list[str] = []
+        listed = bool(self._config.source or self._config.file_source)
+        if listed and not static:
+            skipped.append(f"SOURCE has no entry for rank {self._rank}")
+        absent = self._membership.absent
+        if absent:
+            return static, [*skipped, f"mesh: {absent}"]
+        timeout_s = self._config.discovery_timeout_s
+        if not self._membership.wait_joined(timeout_s):
+            skipped.append(f"mesh: no contact answered within {timeout_s:g} s")
+        choice = self._choose(identity, backend, explain=True)
+        skipped += [f"mesh: {reason}" for reason in choice.rejected]
+        if not choice.candidates and not choice.rejected:
+            skipped.append(f"mesh: nobody else holds {identity.model} ({identity.role})")
+        return static + choice.candidates, skipped
+
+    def find(self, identity: Identity, backend: str) -> tuple[Candidate, ...]:
+        """The same sources as they are known at this moment. Never waits."""
+        static = self._static(identity.role)
+        return static + self._choose(identity, backend, explain=False).candidates
+
+    @property
+    def may_come(self) -> bool:
+        """Whether there is any way to hear of a source that is not there yet."""
+        return not self._membership.absent or bool(self._config.sources_of(self._rank))
+
+    def offers(self, identity: Identity) -> list[str]:
+        """What can be had in the mesh that fits `identity` in everything but content: in words,
+        with the content ids that `CONTENT` takes."""
+        fields = identity.fields()
+        return [
+            f"{member.id} has {holding.model} as CONTENT={content_id(holding.content)}"
+            for member, holding in self._ready()
+            if holding.role == identity.role and holding.fields == fields
+        ]
+
+    def alike(self, identity: Identity) -> list[Holding]:
+        """What members hold that may turn out to be these weights once the model is built: all that
+        is known before is equal. Waits for the mesh to answer, for `DISCOVERY_TIMEOUT` at most."""
+        if not self._membership.wait_joined(self._config.discovery_timeout_s):
+            return []
+        mine = replace(identity, built={}).fields().items()
+        return [holding for _, holding in self._ready() if mine <= holding.fields.items()]
+
+    def _static(self, role: Role) -> tuple[Candidate, ...]:
+        own = self._own_endpoint(role)
+        return tuple(
+            Candidate(endpoint, origin)
+            for endpoint, origin in self._config.sources_of(self._rank, draft=role == "draft")
+            # One list for all hosts names this worker too.
+            if endpoint != own
+        )
+
+    def _choose(self, identity: Identity, backend: str, *, explain: bool) -> selection.Choice:
+        held = {member.id: (member, holdings) for member, holdings in self._everybody()}
+        return selection.choose(
+            [member for member, _ in held.values()],
+            identity,
+            backend,
+            self._config.chunk_bytes,
+            liars=self._accusations.processes,
+            read=lambda member: held[member.id][1],
+            explain=explain,
+        )
+
+    def _ready(self) -> Iterator[tuple[Member, Holding]]:
+        """What others hold that they can hand out and know the content of."""
+        for member, holdings in self._everybody():
+            if member.me or not member.selectable:
+                continue
+            for holding in holdings:
+                if holding.state == "ready" and holding.content:
+                    yield member, holding
+
+    def _everybody(self) -> Sequence[tuple[Member, tuple[Holding, ...]]]:
+        """All members and what they hold. Each version of an advert is read once: a pull asks
+        several times a second. Whoever leaves is forgotten."""
+        before, now = self._read, dict[MemberId, tuple[_Version, tuple[Holding, ...]]]()
+        members = self._membership.members()
+        for member in members:
+            version = (int(member.generation), member.version)
+            known = before.get(member.id)
+            if known is None or known[0] != version:
+                known = (version, advert.decode(member.advert))
+            now[member.id] = known
+        self._read = now
+        return [(member, now[member.id][1]) for member in members]

@@ -1,0 +1,96 @@
+"""What a worker process has once, however many models it loads: its mesh member and its sources.
+
+vLLM makes a loader object for the target and one more for every draft model. They meet here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from netloader.config import Config
+from netloader.worker.accusations import Accusations
+from netloader.worker.membership import Membership
+from netloader.worker.peers import Peers
+from netloader.worker.sources import Sources
+from netmesh import KeyWatch, SocketSecurity
+
+PURPOSE = "netloader"
+"""Keys of the control channel are derived for this purpose: not those of the gossip."""
+
+
+class Worker:
+    """This process's place in the mesh, the peers it can ask, and the sources it runs."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        """Join the mesh, unless it is off. `rank` is the global one.
+
+        Raises `netmesh.ConfigError` for settings that contradict this machine.
+        """
+        self.config = config
+        self.rank = rank
+        security = SocketSecurity.from_settings(config.mesh_settings, PURPOSE)
+        self.membership = Membership(config, rank)
+        self.accusations = Accusations(
+            lambda role, accused: self.membership.update(role, accuses=accused)
+        )
+        self.sources = Sources(config, rank, self.membership, security)
+        self.peers = Peers(config, rank, self.membership, self.accusations, self.sources.endpoint)
+        # Of its own, and not the mesh's: static sources have keys without a mesh as well.
+        self._keys = KeyWatch(
+            config.mesh_settings,
+            security,
+            self.sources.rekey,
+            logging.getLogger("netmesh"),
+            PURPOSE,
+        )
+        self._keys.start()
+
+    def close(self) -> None:
+        """Leave the mesh and stop all sources."""
+        self._keys.stop()
+        self.membership.leave()
+        self.sources.close()
+
+
+class OneWorker:
+    """The worker of one process, made on first use. Thread safe.
+
+    A forked child gets a worker of its own: sockets and threads of its parent's do not survive.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Config, int], Worker] = Worker,
+        process_id: Callable[[], int] = os.getpid,
+    ) -> None:
+        self._make = make
+        self._process_id = process_id
+        self._lock = threading.Lock()
+        self._made: tuple[int, Worker] | None = None
+
+    def get(self, config: Config, rank: int) -> Worker:
+        """This process's worker.
+
+        Later calls keep the first one's settings: vLLM hands every loader of a process the same.
+        """
+        with self._lock:
+            if self._made is None or self._made[0] != self._process_id():
+                self._made = (self._process_id(), self._make(config, rank))
+            return self._made[1]
+
+    def swap(self, worker: Worker | None) -> Worker | None:
+        """Let `worker` be this process's; None: the next `get` makes one. Returns the one before.
+
+        For a program that stands for several processes, and loads a model for each.
+        """
+        with self._lock:
+            before = self._made[1] if self._made is not None else None
+            self._made = (self._process_id(), worker) if worker is not None else None
+            return before
+
+
+WORKER = OneWorker()
+"""Of this process."""

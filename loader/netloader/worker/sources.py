@@ -1,0 +1,190 @@
+"""The sources that a worker runs, one for each of its models."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from netloader.config import Config
+from netloader.errors import ListenError
+from netloader.identity.identity import Role
+from netloader.source.listener import Listener
+from netloader.source.offer import Offer
+from netloader.source.recovery import again_as_promised
+from netloader.source.service import Source
+from netloader.source.throttle import Throttle
+from netloader.system import affinity
+from netloader.system.threads import TransferThread
+from netloader.worker.membership import Membership
+from netmesh import SocketSecurity
+
+_log = logging.getLogger(__name__)
+
+_OTHERS = "it was reloaded, and its weights are not those that it had promised"
+
+
+@dataclass
+class _Model:
+    """One model of the worker."""
+
+    source: Source | None = None
+    offer: Offer | None = None
+    """What was served last."""
+    withdrawals: int = 0
+
+
+class Sources:
+    """Listens, serves, withdraws and serves again, and publishes each of it. Thread safe.
+
+    Sources call `Membership` from threads of their own, and nothing here: what is held while one is
+    spoken to cannot keep it waiting.
+    """
+
+    def __init__(
+        self, config: Config, rank: int, membership: Membership, security: SocketSecurity
+    ) -> None:
+        """`security` are the keys of the control channel."""
+        self._config = config
+        self._rank = rank
+        self._membership = membership
+        self._security = security
+        sessions = len(get_args(Role)) * config.source_settings.max_sessions
+        limit = config.rate_limit
+        self._throttle = Throttle(limit, sessions) if limit is not None else None
+        self._lock = threading.Lock()
+        self._models: dict[Role, _Model] = {role: _Model() for role in get_args(Role)}
+        self._closing = threading.Event()
+
+    @property
+    def security(self) -> SocketSecurity:
+        """The keys of the control channel as they are now: ask anew for each connection."""
+        with self._lock:
+            return self._security
+
+    def endpoint(self, role: Role) -> str | None:
+        """Where the source of a model listens; None when there is none."""
+        with self._lock:
+            source = self._models[role].source
+            return source.endpoint if source is not None else None
+
+    def listen(self, role: Role) -> Source | None:
+        """The source for one of this worker's models, refusing replicas until it has an offer.
+
+        None, with the reason logged, when its port cannot be listened on: the worker then serves
+        its own requests all the same. Raises `ConfigError` for a `LISTEN_PORT` that leaves the
+        range.
+        """
+        port = self._config.port_of(self._rank, draft=role == "draft")
+        with self._lock:
+            model = self._models[role]
+            if model.source is None:
+                model.source = self._start(role, port)
+            return model.source
+
+    def _start(self, role: Role, port: int | None) -> Source | None:
+        settings, membership = self._config.source_settings, self._membership
+        try:
+            listener = Listener(membership.host, port, self._security, settings.handshake_timeout_s)
+        except ListenError as error:
+            _log.warning("this worker will not be a source of its %s model: %s", role, error)
+            return None
+        return Source(
+            listener,
+            lambda: membership.generation,
+            settings,
+            throttle=self._throttle,
+            on_sessions=lambda count: membership.update(role, serving=count),
+            on_changed=lambda reason: membership.update(role, state="unavailable", reason=reason),
+        )
+
+    def withdrawals(self, role: Role) -> int:
+        """How often the weights of this role have been withdrawn so far."""
+        with self._lock:
+            return self._models[role].withdrawals
+
+    def serve(self, role: Role, offer: Offer, withdrawals: int | None = None) -> bool:
+        """Hand out `offer`, say so in the mesh and in `OUTPUT_PREFIX`'s file.
+
+        False, and nothing done, when nothing listens, or when the weights of this role were
+        withdrawn since there had been `withdrawals` of them.
+        """
+        with self._lock:
+            model = self._models[role]
+            if model.source is None or withdrawals not in (None, model.withdrawals):
+                return False
+            model.source.serve(offer)
+            model.offer = offer
+            endpoint = model.source.endpoint
+            nbytes = offer.weights.manifest.nbytes
+            self._membership.update(role, state="ready", reason="", nbytes=nbytes)
+        if role == "target":
+            self._write_address(endpoint)
+        return True
+
+    def withdraw(self, role: Role, reason: str) -> None:
+        """Stop being a source of one model, and say why.
+
+        When this returns nothing reads the weights any more: they may be changed.
+        """
+        with self._lock:
+            model = self._models[role]
+            model.withdrawals += 1
+            self._membership.update(role, state="unavailable", reason=reason)
+            source = model.source
+        if source is not None:
+            source.withdraw(reason)
+
+    def resume(self, role: Role, model: str) -> None:
+        """After `withdraw`, once the weights are being loaded anew from `model`: be a source again
+        when they are what was promised. Does not wait for it.
+
+        Weights from elsewhere are other weights, whatever bytes of the promised ones are left.
+        """
+        with self._lock:
+            offer, withdrawals = self._models[role].offer, self._models[role].withdrawals
+        if offer is None:
+            return
+        if model != offer.identity.names.given:
+            self._membership.update(role, reason=f"it holds other weights now: those of {model}")
+            return
+        self._membership.update(role, state="loading", reason="its weights are being reloaded")
+
+        def wait() -> None:
+            affinity.step_aside(background=True)
+            if again_as_promised(offer, self._closing) and self.serve(role, offer, withdrawals):
+                _log.info("ready to serve %s again: its weights were reloaded", model)
+            elif withdrawals == self.withdrawals(role) and not self._closing.is_set():
+                _log.warning("not a source of %s any more: %s", model, _OTHERS)
+                self._membership.update(role, state="unavailable", reason=_OTHERS)
+
+        TransferThread(wait, f"{affinity.OURS}resume", stop=self._closing.set).start()
+
+    def rekey(self, security: SocketSecurity) -> None:
+        """Let replicas in by these keys from now on."""
+        with self._lock:
+            self._security = security
+            for model in self._models.values():
+                if model.source is not None:
+                    model.source.rekey(security)
+
+    def close(self) -> None:
+        """Stop all sources. Takes about a second at most for each."""
+        self._closing.set()
+        with self._lock:
+            sources = [model.source for model in self._models.values() if model.source is not None]
+        for source in sources:
+            source.close()
+
+    def _write_address(self, endpoint: str) -> None:
+        """Where upstream's tools look for it."""
+        prefix = self._config.output_prefix
+        if prefix is None:
+            return
+        path = Path(f"{prefix}{self._rank}.txt")
+        try:
+            path.write_text(endpoint)
+        except OSError as error:
+            _log.warning("OUTPUT_PREFIX: cannot write %s: %s", path, error)

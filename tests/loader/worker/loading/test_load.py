@@ -1,0 +1,172 @@
+"""Whole loads: what the settings do to where weights come from, and who becomes a source."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.loader.support import Stuck, cut_after, wrong_byte_in
+from tests.loader.worker.loading.whole_load import FakeEngine, load, one_file, sources
+from torch import nn
+
+from netloader.errors import ConfigError, IdentityError, NotAtHand, NothingToLoadError
+from netloader.identity.identity import Evidence
+from netloader.worker.loading.serve import Served
+
+
+def honest(tag: int, data: torch.Tensor) -> torch.Tensor:
+    return data
+
+
+def test_max_sources() -> None:
+    begun = threading.Event()
+
+    def first(tag: int, data: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        return data
+
+    def second(tag: int, data: torch.Tensor) -> torch.Tensor:
+        assert begun.wait(10)
+        return data
+
+    with sources(first, second) as endpoints:
+        many = load(endpoints)
+        assert many.right
+        assert many.delivered.keys() == set(endpoints)
+        one = load(endpoints, MAX_SOURCES=1)
+        assert one.right
+        assert [*one.delivered] == endpoints[:1]
+
+
+def test_verify() -> None:
+    with sources(wrong_byte_in(0)) as endpoints:
+        verified = load(endpoints, SOURCE_TIMEOUT=0)
+        assert (verified.origin, verified.right) == ("storage", True)
+        assert any("chunk 0 has digest" in reason for reason in verified.skipped)
+        taken = load(endpoints, VERIFY=False)
+        assert (taken.origin, taken.right) == ("peers", False)
+
+
+def test_source_timeout() -> None:
+    with sources(cut_after(2)) as endpoints:
+        started = time.monotonic()
+        one = load(endpoints, SOURCE_TIMEOUT=0.5)
+        assert (one.origin, one.right) == ("storage", True)
+        assert "no source was left for 0.5 s" in one.skipped
+        assert time.monotonic() - started >= 0.5
+
+
+def test_transfer_timeout() -> None:
+    stuck = Stuck(after=1)
+    with sources(stuck) as endpoints:
+        one = load(endpoints, TRANSFER_TIMEOUT=0.5, SOURCE_TIMEOUT=0)
+        stuck.release.set()
+    assert (one.origin, one.right) == ("storage", True)
+    assert [*one.delivered.values()] > [0]
+
+
+def test_worker_that_reads_storage_becomes_a_source_with_the_evidence_of_what_it_read() -> None:
+    one = load([])
+    assert (one.origin, one.right, one.reason) == ("storage", True, "")
+    assert isinstance(one.end, Served)
+
+
+def test_a_replica_gets_everything_that_load_weights_left_besides_tensors() -> None:
+    def leaves(model: nn.Module) -> None:
+        model.has_own_head = True
+
+    stored = load([], FakeEngine(while_loading=leaves))
+    assert stored.reason == ""
+
+
+class TestNotASource:
+    """A worker that cannot say what it was filled with serves nobody, and says why."""
+
+    @pytest.mark.parametrize(
+        ("engine", "reason"),
+        [
+            (FakeEngine(reads=None), "not known which files storage was read from"),
+            (FakeEngine(reads=one_file(Path(pytest.__file__))), "other files than vLLM had named"),
+            (FakeEngine(opens=["/m/adapter.bin"]), "opened /m/adapter.bin"),
+            (FakeEngine(unknown=IdentityError("vLLM does not say")), "vLLM does not say"),
+        ],
+    )
+    def test_because_of_its_files(self, engine: FakeEngine, reason: str) -> None:
+        one = load([], engine)
+        assert (one.origin, one.right) == ("storage", True)
+        assert reason in one.reason
+
+    def test_because_a_file_changed_while_it_was_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.bin"
+        path.write_bytes(b"one")
+        engine = FakeEngine(
+            files=one_file(path),
+            reads=one_file(path),
+            while_loading=lambda model: path.write_bytes(b"another"),
+        )
+        one = load([], engine)
+        assert one.right
+        assert "model.bin" in one.reason
+        assert "while it was being loaded" in one.reason
+
+    def test_because_load_weights_wrote_to_a_buffer_that_does_not_travel(self) -> None:
+        def writes(model: nn.Module) -> None:
+            model.get_buffer("flag").fill_(True)
+
+        one = load([], FakeEngine(while_loading=writes))
+        assert one.right
+        assert "load_weights wrote to flag" in one.reason
+
+
+class TestWithoutFiles:
+    """A worker whose storage has no weights waits for a peer, and says what to do if none comes."""
+
+    def test_it_takes_a_peers(self) -> None:
+        with sources(honest) as endpoints:
+            one = load(endpoints, FakeEngine(files=None, error=RuntimeError("no weights")))
+        assert (one.origin, one.right) == ("peers", True)
+
+    def test_it_waits_for_one_and_then_says_both(self) -> None:
+        engine = FakeEngine(files=None, error=RuntimeError("Cannot find any model weights"))
+        started = time.monotonic()
+        with sources() as _, pytest.raises(NothingToLoadError) as caught:
+            load(["127.0.0.1:9"], engine, SOURCE_TIMEOUT=0.5)
+        assert time.monotonic() - started >= 0.5
+        text = str(caught.value)
+        assert f"wants sample:{'a' * 32}" in text
+        assert "Cannot find any model weights" in text
+        assert "127.0.0.1:9" in text
+
+    def test_it_does_not_guess_and_says_what_to_set(self) -> None:
+        engine = FakeEngine(unknown=NotAtHand("nothing is known"), error=RuntimeError("none"))
+        with sources(honest) as endpoints, pytest.raises(NothingToLoadError) as caught:
+            load(endpoints, engine)
+        assert "set CONTENT to the content id" in str(caught.value)
+
+    def test_without_anybody_to_wait_for_it_does_not_wait(self) -> None:
+        engine = FakeEngine(files=None, error=RuntimeError("none"))
+        started = time.monotonic()
+        with pytest.raises(NothingToLoadError):
+            load([], engine, SOURCE_TIMEOUT=60)
+        assert time.monotonic() - started < 30
+
+    def test_what_storage_downloads_after_all_is_served(self) -> None:
+        one = load([], FakeEngine(files=None))
+        assert (one.origin, one.right, one.reason) == ("storage", True, "")
+
+
+def test_files_that_are_not_what_content_demands_stop_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"legacy")
+    demanded = {Evidence.SAMPLE: "f" * 32}
+    engine = FakeEngine(evidence=demanded, demanded=demanded, files=one_file(path))
+    with pytest.raises(ConfigError, match=r"CONTENT='sample:f{32}'"):
+        load([], engine)
+
+
+def test_failure_of_storage_is_raised_as_it_is_where_files_are_at_hand() -> None:
+    with pytest.raises(ValueError, match="not initialized from checkpoint"):
+        load([], FakeEngine(error=ValueError("not initialized from checkpoint")))

@@ -1,0 +1,190 @@
+"""An engine without vLLM, and a whole load with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.loader.support import (
+    OnSend,
+    TamperedBackend,
+    Toy,
+    equal,
+    identity,
+    offer_of,
+    serving,
+    toy_weights,
+)
+from torch import nn
+
+from netloader.checkpoint import evidence
+from netloader.checkpoint.evidence import WeightFile
+from netloader.checkpoint.wanted import Files, Wanted
+from netloader.config import MIN_CHUNK_BYTES, Config
+from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
+from netloader.system.memory import Available
+from netloader.weights.capture import capture
+from netloader.worker.loading.build import build
+from netloader.worker.loading.fill import fill
+from netloader.worker.loading.plan import BuildAgain, plan
+from netloader.worker.loading.request import LoadRequest
+from netloader.worker.loading.serve import NotServed, Served, serve
+from netloader.worker.process import Worker
+
+ROWS = 30_000
+"""Several chunks of the smallest size that may be set."""
+
+WEIGHTS = toy_weights(1, rows=ROWS, chunk=MIN_CHUNK_BYTES)
+
+FILE = Path(__file__)
+"""Stands for the file that a checkpoint is read from."""
+
+
+def one_file(path: Path) -> Files:
+    files = (WeightFile(path),)
+    return Files(files, frozenset({path.parent}), evidence.stamps(files))
+
+
+def never(*arguments: object) -> None:
+    """Raises nothing."""
+
+
+@dataclass
+class FakeEngine:
+    """Stands for vLLM: fills a toy model, and says what a checkpoint of one file would be."""
+
+    evidence: Mapping[Evidence, str] = field(default_factory=lambda: {Evidence.SAMPLE: "a" * 32})
+    files: Files | None = field(default_factory=lambda: one_file(FILE))
+    reads: Files | None = field(default_factory=lambda: one_file(FILE))
+    opens: list[str] = field(default_factory=list)
+    """What is opened beyond the checkpoint's files."""
+    demanded: Mapping[Evidence, str] = field(default_factory=dict)
+    error: Exception | None = None
+    """Raised by storage."""
+    unknown: Exception | None = None
+    """Raised when it is asked which content it needs."""
+    anonymous: Exception | None = None
+    """Raised when it is asked which weights it needs."""
+    while_loading: Callable[[nn.Module], object] = never
+    fails_in: Callable[[str], object] = never
+    """Called with the name of each question."""
+    reserve: int = 0
+    commit_of_files: str | None = None
+    cache: None = None
+
+    def identity(self) -> Identity:
+        self.fails_in("identity")
+        if self.anonymous is not None:
+            raise self.anonymous
+        return identity(content={})
+
+    def built_parts(self, model: nn.Module) -> Fields:
+        self.fails_in("built_parts")
+        return identity().built
+
+    def wanted(self, model: nn.Module) -> Wanted:
+        self.fails_in("wanted")
+        if self.unknown is not None:
+            raise self.unknown
+        absent = "" if self.files is not None else "no files here"
+        return Wanted(LazyContent({}, self.evidence), self.files, absent, self.demanded)
+
+    def wanted_by_class(self) -> Wanted:
+        self.fails_in("wanted_by_class")
+        return self.wanted(nn.Module())
+
+    def load_from_storage(self, model: nn.Module) -> None:
+        if self.error is not None:
+            raise self.error
+        for mine, right in zip(capture(model).tensors, WEIGHTS.tensors, strict=True):
+            mine.copy_(right)
+        self.while_loading(model)
+
+    def files_read(self) -> Files | None:
+        self.fails_in("files_read")
+        return self.reads
+
+    def commit(self, model: nn.Module) -> str | None:
+        return self.commit_of_files
+
+    def opened_beyond(self, covered: Files | None) -> list[str]:
+        self.fails_in("opened_beyond")
+        return self.opens
+
+    def host_memory(self) -> tuple[Available | None, int]:
+        self.fails_in("host_memory")
+        return None, self.reserve
+
+
+@contextmanager
+def sources(*faults: OnSend) -> Iterator[list[str]]:
+    """The endpoints of one source with each fault."""
+    with ExitStack() as stack:
+        offers = [offer_of(WEIGHTS, backend=TamperedBackend(fault)) for fault in faults]
+        yield [stack.enter_context(serving(offer)).endpoint for offer in offers]
+
+
+@contextmanager
+def working(**extra: object) -> Iterator[Worker]:
+    """A worker of its own, without a mesh."""
+    worker = Worker(Config.load({"MESH": False, "CHUNK_BYTES": MIN_CHUNK_BYTES, **extra}, {}), 0)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def request(worker: Worker, engine: FakeEngine, device_type: str = "cpu") -> LoadRequest:
+    return LoadRequest(worker, engine, identity().names, "target", device_type, use_tqdm=False)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a load."""
+
+    end: Served | NotServed
+    right: bool
+    """Whether the model has the right bytes."""
+    built: int
+    """How often the model was built."""
+
+    @property
+    def origin(self) -> str:
+        return self.end.record.origin
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self.end.record.tried.skipped
+
+    @property
+    def delivered(self) -> dict[str, int]:
+        """Bytes by endpoint."""
+        return {one.endpoint: one.nbytes for one in self.end.record.tried.deliveries}
+
+    @property
+    def reason(self) -> str:
+        """Why it is not served; empty when it is."""
+        return self.end.reason if isinstance(self.end, NotServed) else ""
+
+
+def load_with(worker: Worker, engine: FakeEngine, model: Callable[[], nn.Module]) -> Loaded:
+    """All steps, as the engine takes them."""
+    planned = plan(request(worker, engine))
+    for attempt in range(1, 3):
+        made = model()
+        built = build(planned, made)
+        filled = built if isinstance(built, BuildAgain) else fill(built, made)
+        if not isinstance(filled, BuildAgain):
+            right = equal(capture(made), WEIGHTS)
+            return Loaded(serve(filled, made).result(30), right, attempt)
+        planned = filled.plan
+    raise AssertionError("a model is built twice at most")
+
+
+def load(endpoints: list[str], engine: FakeEngine | None = None, **extra: object) -> Loaded:
+    """A load from these sources."""
+    listed = [{"device_id": 0, "sources": endpoints}]
+    with working(SOURCE=listed, **extra) as worker:
+        return load_with(worker, engine or FakeEngine(), lambda: Toy(rows=ROWS))
