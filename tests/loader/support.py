@@ -30,8 +30,8 @@ from netloader.replica.pull import Failure, Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings, WindowSettings
 from netloader.source.listener import Listener
+from netloader.source.offer import Offer
 from netloader.source.service import Source
-from netloader.source.session import Offer
 from netloader.source.settings import SourceSettings
 from netloader.transport import Backend, Group, Pending, TransportError
 from netloader.transport.gloo import GlooBackend
@@ -367,7 +367,7 @@ class Stuck:
 class Caller:
     """A replica's control connection with nobody sensible behind it."""
 
-    def __init__(self, source: Source, security: SocketSecurity = OPEN) -> None:
+    def __init__(self, source: Source | Listener, security: SocketSecurity = OPEN) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._dealer = self._context.socket(zmq.DEALER)
         self._dealer.linger = 100
@@ -381,8 +381,12 @@ class Caller:
         self._dealer.send_multipart(list(frames))
 
     def receive(self, timeout_s: float = 5.0) -> messages.Message:
+        return self.receive_all(timeout_s)[0]
+
+    def receive_all(self, timeout_s: float = 5.0) -> tuple[messages.Message, bytes]:
+        """A message and its attachment."""
         assert self._dealer.poll(int(timeout_s * 1000)), "the source said nothing"
-        return messages.decode(self._dealer.recv_multipart())[0]
+        return messages.decode(self._dealer.recv_multipart())
 
     def hears_nothing(self, timeout_s: float) -> bool:
         return not self._dealer.poll(int(timeout_s * 1000))

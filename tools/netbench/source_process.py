@@ -19,8 +19,8 @@ from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
 from netbench.watch import Watch, WatchedBackend
 from netloader.source.listener import Listener
+from netloader.source.offer import Offer
 from netloader.source.service import Source
-from netloader.source.session import Offer
 from netloader.source.settings import SourceSettings
 from netloader.transport.gloo import GlooBackend
 from netloader.weights import digests

@@ -1,19 +1,19 @@
 """Whether a replica gets the weights that a source holds: everything that hello says has to fit.
 
-Pure. Whether there is room for it is another question (`service.py`).
+Pure. Whether there is room for it is another question (`sessions.py`).
 """
 
 from __future__ import annotations
 
 from netloader.identity.identity import fields_digest, mismatch, names_differ
 from netloader.protocol import messages
-from netloader.source.session import Offer
+from netloader.source.offer import Offer, Unready
 
 
-def refusal(
-    hello: messages.Hello, offer: Offer | None, generation: int, unready: str
-) -> messages.Refuse | None:
-    """Why a replica is not served, or None. `unready` is what to say when nothing is offered."""
+def admit(
+    hello: messages.Hello, offer: Offer | Unready, generation: int
+) -> Offer | messages.Refuse:
+    """The weights that a replica may have, or why it is refused."""
     if hello.version != messages.VERSION:
         return messages.Refuse(
             code="version",
@@ -24,8 +24,8 @@ def refusal(
             code="generation",
             reason=f"I am generation {generation}, not {hello.generation}: restarted",
         )
-    if offer is None:
-        return messages.Refuse(code="not-ready", reason=unready)
+    if isinstance(offer, Unready):
+        return messages.Refuse(code="not-ready", reason=offer.reason[: messages.MAX_TEXT])
     if fields_digest(hello.fields) != hello.identity:
         return messages.Refuse(code="identity", reason="your fields have another digest")
     different = mismatch(offer.identity, hello.fields, hello.content, hello.names)
@@ -40,4 +40,4 @@ def refusal(
         )
     if hello.manifest != offer.manifest_hash:
         return messages.Refuse(code="manifest", reason="our tensors differ")
-    return None
+    return offer

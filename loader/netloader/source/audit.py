@@ -5,8 +5,8 @@ those that it promised: something changed them after they were loaded and did no
 update, a kernel that writes where it should not). Reading the chunk once more tells. A source whose
 weights have changed must not serve them.
 
-Replicas cannot make it read much: one chunk at a time, one a second. What they say meanwhile is
-dropped: whoever is sent changed bytes says so again.
+Replicas cannot make it read much: one chunk at a time, with a pause after each. What they say
+meanwhile is dropped: a replica that is sent changed bytes says so again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from netloader.source.session import Offer
+from netloader.source.offer import CurrentOffer, Offer
 from netloader.system import affinity
 from netloader.weights import digests
+from netloader.weights.capture import Weights
+from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
 
@@ -26,24 +28,32 @@ CHANGED = "its weights have changed since they were loaded"
 
 
 class Audit:
-    """Reads chunks that replicas complain about, in threads of its own."""
+    """Reads chunks that replicas complain about, in threads of its own.
+
+    `accuse` belongs to the source's thread; any thread may call `settle`.
+    """
 
     def __init__(
         self,
-        offered: Callable[[], Offer | None],
+        current: CurrentOffer,
         on_changed: Callable[[Offer], None],
         pause_s: float,
+        *,
         clock: Callable[[], float] = time.monotonic,
+        read: Callable[[Weights, Chunk], bytes] = digests.of_chunk,
     ) -> None:
-        """`offered` says what the source serves now: nothing else is read. `on_changed` is called
-        from the audit's thread when that is not what was promised. `pause_s` lies between two
-        readings."""
-        self._offered = offered
+        """Only what is offered at the moment is read.
+
+        `on_changed` is called from the audit's thread when that is not what was promised. `pause_s`
+        lies between two readings; `read` returns the digest of a chunk as it is now.
+        """
+        self._current = current
         self._on_changed = on_changed
         self._pause_s = pause_s
         self._clock = clock
+        self._read = read
         self._last = float("-inf")
-        self._reading = threading.Lock()
+        self._reading = threading.Lock()  # Held from the reading to its consequences.
 
     def accuse(self, replica: str, offer: Offer, chunk: int) -> bool:
         """Look at a chunk that a replica has found wrong. False: not now. Does not block."""
@@ -68,21 +78,22 @@ class Audit:
     def _look(self, replica: str, offer: Offer, chunk: int) -> None:
         affinity.step_aside(background=True)
         with self._reading:
-            if self._offered() is not offer:
+            if self._current.now is not offer:
                 return
             try:
-                same = digests.of_chunk(offer.weights, offer.chunks[chunk]) == offer.digests[chunk]
+                same = self._read(offer.weights, offer.chunks[chunk]) == offer.digests[chunk]
             except Exception:  # noqa: BLE001
                 # Bytes that cannot be read are not served either: the sessions that try fail.
                 _log.exception("chunk %d cannot be read to check it", chunk)
                 return
-        if same:
-            _log.warning(
-                "%.200r received chunk %d with a wrong digest, and mine is right: its bytes are "
-                "damaged on the way, or at that replica",
-                replica,
-                chunk,
-            )
-            return
-        _log.error("chunk %d (complaint of %.200r): %s", chunk, replica, CHANGED)
-        self._on_changed(offer)
+            if same:
+                _log.warning(
+                    "%.200r received chunk %d with a wrong digest, and mine is right: its bytes "
+                    "are damaged on the way, or at that replica",
+                    replica,
+                    chunk,
+                )
+                return
+            _log.error("chunk %d (complaint of %.200r): %s", chunk, replica, CHANGED)
+            # Still as long as the reading: whoever withdraws meanwhile has the last word.
+            self._on_changed(offer)

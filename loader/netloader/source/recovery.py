@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 
-from netloader.source.session import Offer
+from netloader.source.offer import Offer
 from netloader.weights import digests
 
 FIRST_LOOK_S = 0.2

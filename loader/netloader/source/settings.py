@@ -35,6 +35,10 @@ class SourceSettings:
     retry_after_s: Seconds = 1.0
     """Seconds after which a refused replica is told to ask again: what a short pull takes."""
 
+    eviction_period_s: Seconds | None = None
+    """Seconds over which a session is judged when others wait for its place. None: `timeout_s`,
+    after which a session that does nothing at all has ended by itself."""
+
     rendezvous_timeout_s: Seconds = 10.0
     """Seconds that an accepted replica may take to open the process group. It needs milliseconds,
     or seconds when its host is busy."""

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import pytest
 from tests.loader.support import offer_of, toy_weights, until
 
 from netloader.source.audit import CHANGED, Audit
-from netloader.source.session import Offer
+from netloader.source.offer import CurrentOffer, Offer
+from netloader.weights import digests
+from netloader.weights.capture import Weights
+from netloader.weights.manifest import Chunk
 
 
 class Case:
     """An audit, what it was told to be offered, and what it reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Weights, Chunk], bytes] = digests.of_chunk) -> None:
         self.now = 100.0
         self.offer = offer_of(toy_weights(1))
-        self.offered: Offer | None = self.offer
+        self.current = CurrentOffer("loading")
+        self.current.put(self.offer)
         self.changed: list[Offer] = []
-        self.audit = Audit(lambda: self.offered, self.changed.append, 1.0, lambda: self.now)
+        self.audit = Audit(
+            self.current, self.changed.append, 1.0, clock=lambda: self.now, read=read
+        )
 
     def accuse(self, chunk: int = 0) -> bool:
         begun = self.audit.accuse("replica", self.offer, chunk)
@@ -71,14 +78,12 @@ def test_one_complaint_a_second_is_looked_into() -> None:
 def test_weights_that_are_no_longer_offered_are_not_read() -> None:
     case = Case()
     case.change(0)
-    case.offered = None
+    case.current.withdraw("asleep")
     assert case.accuse()
     assert case.changed == []
 
 
-def test_who_is_about_to_change_weights_waits_for_the_reading(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_who_is_about_to_change_weights_waits_for_the_reading() -> None:
     reading, go_on = threading.Event(), threading.Event()
 
     def slowly(*args: object) -> bytes:
@@ -86,8 +91,7 @@ def test_who_is_about_to_change_weights_waits_for_the_reading(
         go_on.wait(5)
         return bytes(16)
 
-    case = Case()
-    monkeypatch.setattr("netloader.weights.digests.of_chunk", slowly)
+    case = Case(slowly)
     case.audit.accuse("replica", case.offer, 0)
     assert reading.wait(5)
     assert not case.audit.settle(0.05)
@@ -98,13 +102,12 @@ def test_who_is_about_to_change_weights_waits_for_the_reading(
 
 
 def test_a_chunk_that_cannot_be_read_is_not_taken_for_changed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken(*args: object) -> bytes:
         raise RuntimeError("no such memory")
 
-    case = Case()
-    monkeypatch.setattr("netloader.weights.digests.of_chunk", broken)
+    case = Case(broken)
     assert case.accuse()
     assert case.changed == []
     assert "chunk 0 cannot be read" in caplog.text

@@ -5,27 +5,36 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import pytest
 import torch
+from tests.loader.source.held_weights import HeldWeights
 from tests.loader.support import (
     SendLog,
     Stuck,
     TamperedBackend,
+    TamperedGroup,
     big_weights,
     offer_of,
     toy_weights,
     until,
 )
 from torch import nn
+from torch._C._distributed_c10d import Store
 
-from netloader.source.session import Offer, Session
+from netloader.source.offer import Offer
+from netloader.source.session import Session, SessionOutcome
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
-from netloader.transport import Group, Rendezvous, TransportError, join
+from netloader.transport import Group, Pending, Rendezvous, TransportError, join
 from netloader.transport.gloo import GlooBackend
-from netloader.weights.capture import Weights, capture
-from netloader.weights.manifest import CHUNK_BYTES, Chunk
+from netloader.weights.capture import capture
+from netloader.weights.manifest import CHUNK_BYTES
+
+DONE = SessionOutcome("done")
+ABORTED = SessionOutcome("aborted", "enough")
 
 
 class Watched:
@@ -39,7 +48,7 @@ class Watched:
         throttle: Throttle | None = None,
     ) -> None:
         self.ended = threading.Event()
-        self.problem: str | None = None
+        self.outcomes: list[SessionOutcome] = []
         self.rendezvous = Rendezvous("127.0.0.1", opening_s)
         self.session = Session(
             "0" * 32,
@@ -55,16 +64,47 @@ class Watched:
     def join(self) -> Group:
         return join("127.0.0.1", self.rendezvous.port, self.rendezvous.secret, GlooBackend(), 5)
 
-    def ends_in(self, timeout_s: float) -> str | None:
+    def ends_in(self, timeout_s: float) -> SessionOutcome:
         started = time.monotonic()
         assert self.ended.wait(timeout_s), "the session goes on"
         assert self.session.join(2)
         assert time.monotonic() - started < timeout_s
-        return self.problem
+        (outcome,) = self.outcomes
+        return outcome
 
-    def _on_end(self, session: Session, problem: str | None) -> None:
-        self.problem = problem
+    def _on_end(self, session: Session, outcome: SessionOutcome) -> None:
+        self.outcomes.append(outcome)
         self.ended.set()
+
+
+@dataclass
+class SeenPending:
+    inner: Pending
+    waits: threading.Event
+
+    def wait(self, timeout_s: float) -> None:
+        self.waits.set()
+        self.inner.wait(timeout_s)
+
+
+@dataclass
+class SeenGroup(TamperedGroup):
+    waits: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, data: torch.Tensor, tag: int) -> Pending:
+        return SeenPending(super().send(data, tag), self.waits)
+
+
+@dataclass
+class WaitingSeen(TamperedBackend):
+    """Says when the session waits for a send."""
+
+    waits: threading.Event = field(default_factory=threading.Event)
+
+    def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+        group = super().open(store, rank, host, timeout)
+        assert isinstance(group, TamperedGroup)
+        return SeenGroup(group.inner, group.on_send, self.waits)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +121,7 @@ def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
     assert watched.session.want([chunk.id]) is None
     arriving.wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
     assert watched.session.sent_bytes == chunk.nbytes
     assert watched.session.has_sent(chunk.id)
@@ -104,32 +144,33 @@ def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -
     took_s = time.monotonic() - started
     usage = watched.session.usage()
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
     # 2 MiB at 5 MB/s, less the first message and one turn made up for.
     assert took_s > 0.35
-    assert usage.held_s > 0.3
+    assert usage.held_s > 0.1
     group.abort()
 
 
 def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
-    weights = toy_weights(1)
+    weights = toy_weights(1, chunk=1 << 20)
     offer = offer_of(weights)
+    throttle = Throttle(1_000_000_000, 80_000)  # Fast, and in small messages.
+    size = throttle.message_bytes
     packed = [chunk for chunk in offer.chunks if len(chunk.pieces) > 1]
-    assert packed
-    watched = Watched(offer)
-    watched.session.message_bytes = 1000
+    assert max(chunk.nbytes for chunk in packed) > size
+    watched = Watched(offer, throttle=throttle)
     group = watched.join()
     staging = torch.empty(weights.manifest.chunk_bytes, dtype=torch.uint8)
     for chunk in packed * 2:
         target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
-        arriving = [group.recv(part, chunk.id) for part in target.split(1000)]
+        arriving = [group.recv(part, chunk.id) for part in target.split(size)]
         watched.session.want([chunk.id])
         for part in arriving:
             part.wait(5)
         assert torch.equal(target, weights.pack(chunk, staging))
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     group.abort()
 
 
@@ -137,25 +178,25 @@ def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
     weights = toy_weights(1)
     log = SendLog()
     used: set[int] = set()
+    waits = threading.Event()
 
     def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
         used.add(data.untyped_storage().data_ptr())
         return log(tag, data)
 
-    offer = offer_of(weights, backend=TamperedBackend(on_send))
+    offer = offer_of(weights, backend=WaitingSeen(on_send, waits=waits))
     packed = [chunk for chunk in offer.chunks if weights.contiguous(chunk) is None] * 3
     assert len(packed) > SourceSettings().staged_chunks
     watched = Watched(offer)
     group = watched.join()
     watched.session.want([chunk.id for chunk in packed])
-    until(lambda: len(log.sent) == SourceSettings().staged_chunks)
-    time.sleep(0.05)  # Nobody receives: the next ones have to wait.
+    assert waits.wait(5)  # Nobody receives: the next ones have to wait.
     assert len(log.sent) == SourceSettings().staged_chunks
     for chunk in packed:
         target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
         group.recv(target, chunk.id).wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     assert len(log.sent) == len(packed)
     assert len(used) <= SourceSettings().staged_chunks
     group.abort()
@@ -167,24 +208,23 @@ def test_abort_does_not_wait_for_a_turn() -> None:
     watched = Watched(offer_of(big_weights(1, 2)), throttle=throttle)
     group = watched.join()
     watched.session.want([0])
-    time.sleep(0.05)
+    until(lambda: watched.session.has_sent(0))
     watched.session.abort("enough")
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     group.abort()
 
 
 def test_time_without_requests_is_counted_as_idle() -> None:
     watched = Watched(offer_of(toy_weights(1)))
     group = watched.join()
-    time.sleep(0.1)
-    assert watched.session.usage().idle_s >= 0.1
+    until(lambda: watched.session.usage().idle_s >= 0.02)
     stuck_at = watched.session.usage()
     target = torch.zeros(watched.session.offer.chunks[0].nbytes, dtype=torch.uint8)
     arriving = group.recv(target, 0)
     watched.session.want([0])
     arriving.wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     ended = watched.session.usage()
     assert ended.sent_bytes == target.numel()
     assert ended.idle_s >= stuck_at.idle_s
@@ -195,7 +235,7 @@ def test_time_without_requests_is_counted_as_idle() -> None:
 def test_replica_that_never_asks_is_given_up(offer: Offer) -> None:
     watched = Watched(offer, timeout_s=0.1)
     group = watched.join()
-    assert watched.ends_in(2) == "nothing asked for in 0.1 s"
+    assert watched.ends_in(2) == SessionOutcome("broken", "nothing asked for in 0.1 s")
     group.abort()
 
 
@@ -203,9 +243,9 @@ def test_replica_that_asks_and_does_not_receive_is_given_up() -> None:
     watched = Watched(offer_of(big_weights(1, 64)), timeout_s=0.2)
     group = watched.join()
     watched.session.want(range(8))
-    problem = watched.ends_in(3)
-    assert problem is not None
-    assert "Timed out" in problem
+    outcome = watched.ends_in(3)
+    assert outcome.how == "broken"
+    assert "Timed out" in outcome.reason
     group.abort()
 
 
@@ -213,7 +253,7 @@ def test_replica_that_dies_ends_the_session_with_the_next_send(offer: Offer) -> 
     watched = Watched(offer)
     watched.join().abort()
     watched.session.want([0, 1])
-    assert watched.ends_in(2) is not None
+    assert watched.ends_in(2).how == "broken"
 
 
 def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
@@ -221,7 +261,7 @@ def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
     group = watched.join()
     watched.session.abort("enough")
     watched.session.abort("a later reason")
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     group.abort()
 
 
@@ -232,7 +272,7 @@ def test_abort_ends_a_session_that_waits_for_a_send() -> None:
     waiting = group.recv(torch.zeros(8 << 20, dtype=torch.uint8), 0)
     waiting.wait(5)
     watched.session.abort("enough")
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     group.abort()
 
 
@@ -241,7 +281,7 @@ def test_a_replica_that_connects_to_the_rendezvous_and_says_nothing_is_given_up(
 ) -> None:
     watched = Watched(offer, opening_s=0.3)
     with socket.create_connection(("127.0.0.1", watched.rendezvous.port)):
-        assert watched.ends_in(3) is not None
+        assert watched.ends_in(3).how == "broken"
 
 
 def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_waits_on() -> None:
@@ -257,39 +297,29 @@ def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_wa
     watched.session.abort("enough")
     assert watched.session.quiet(1)
     assert time.monotonic() - started < 0.5
-    assert watched.ends_in(4) == "enough"
+    assert watched.ends_in(4) == ABORTED
     group.abort()
     del arriving
 
 
-def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(
-    offer: Offer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packing, go_on = threading.Event(), threading.Event()
-    pack = Weights.pack
-
-    def slowly(weights: Weights, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
-        packing.set()
-        go_on.wait(5)
-        return pack(weights, chunk, staging)
-
-    monkeypatch.setattr(Weights, "pack", slowly)
-    watched = Watched(offer)
+def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(offer: Offer) -> None:
+    held = HeldWeights.of(offer.weights)
+    watched = Watched(replace(offer, weights=held))
     group = watched.join()
     watched.session.want([len(offer.chunks) - 1])
-    assert packing.wait(5)
+    assert held.packing.wait(5)
     watched.session.abort("enough")
     assert not watched.session.quiet(0.05)
-    go_on.set()
+    held.go_on.set()
     assert watched.session.quiet(5)
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     group.abort()
 
 
 def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
     watched = Watched(offer, opening_s=30)
     watched.session.abort("enough")
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
 
 
 def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Offer) -> None:
@@ -311,7 +341,7 @@ def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Off
     group = watched.join()
     watched.session.abort("enough")
     opened.set()
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     assert log == []
     group.abort()
 
@@ -325,7 +355,7 @@ def test_abort_with_much_left_to_send_still_ends_the_session() -> None:
     assert stuck.reached.wait(5)
     watched.session.abort("enough")
     stuck.release.set()
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
     group.abort()
 
 
@@ -338,7 +368,7 @@ def test_requests_in_all_are_limited_however_they_are_spread() -> None:
     assert watched.session.want([]) is None
     assert watched.session.want([0]) == "asked for each chunk more than 4 times"
     watched.session.abort("enough")
-    assert watched.ends_in(2) == "enough"
+    assert watched.ends_in(2) == ABORTED
 
 
 def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
@@ -347,7 +377,7 @@ def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
     watched.session.finish()
     watched.session.finish()
     assert watched.session.want([0]) is None
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     assert watched.session.sent_bytes == 0
     group.abort()
 
@@ -365,7 +395,7 @@ def test_what_is_queued_when_the_replica_is_done_is_not_sent() -> None:
     watched.session.finish()
     stuck.release.set()
     # Nobody receives what was sent: the session does not wait out its timeout for that.
-    assert watched.ends_in(5) is None
+    assert watched.ends_in(5) == DONE
     assert log.sent == [0, 1, 2]
     group.abort()
 
@@ -378,14 +408,14 @@ def test_done_does_not_wait_for_a_turn() -> None:
     watched.session.want([0])
     until(lambda: watched.session.has_sent(0))
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     group.abort()
 
 
 def test_done_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
     watched = Watched(offer, opening_s=30)
     watched.session.finish()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
 
 
 def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
@@ -397,7 +427,7 @@ def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
     watched.session.finish()
     watched.session.abort("enough")
     stuck.release.set()
-    assert watched.ends_in(2) is None
+    assert watched.ends_in(2) == DONE
     group.abort()
 
 
@@ -408,7 +438,7 @@ def test_a_fault_of_ours_ends_the_session_and_nothing_else(offer: Offer) -> None
     watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(broken)))
     group = watched.join()
     watched.session.want([0])
-    assert watched.ends_in(2) == "ZeroDivisionError: oops"
+    assert watched.ends_in(2) == SessionOutcome("broken", "ZeroDivisionError: oops")
     group.abort()
 
 

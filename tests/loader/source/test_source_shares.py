@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from tests.loader.source.held_weights import HeldWeights
 from tests.loader.support import (
     Caller,
     SendLog,
@@ -31,13 +32,12 @@ from tests.loader.support import (
 
 from netloader.protocol import messages
 from netloader.source.audit import CHANGED
+from netloader.source.offer import Offer
 from netloader.source.service import Source
-from netloader.source.session import Offer
 from netloader.source.throttle import Throttle
 from netloader.transport import Group, join
 from netloader.transport.gloo import GlooBackend
 from netloader.weights.capture import Weights
-from netloader.weights.manifest import Chunk
 
 WEIGHTS = toy_weights(1)
 
@@ -56,7 +56,7 @@ class Replica:
 
     def fetch(self, chunk: int, timeout_s: float = 5.0) -> torch.Tensor:
         data = torch.zeros(self.chunks[chunk].nbytes, dtype=torch.uint8)
-        arriving = [self.group.recv(part, chunk) for part in self._messages(data)]
+        arriving = [self.group.recv(part, chunk) for part in self.parts(data)]
         self.want(chunk)
         for part in arriving:
             part.wait(timeout_s)
@@ -70,7 +70,7 @@ class Replica:
             messages.Bye(session=self.session, reason="wrong bytes", bad_chunk=bad_chunk)
         )
 
-    def _messages(self, data: torch.Tensor) -> list[torch.Tensor]:
+    def parts(self, data: torch.Tensor) -> list[torch.Tensor]:
         size = self.accept.message_bytes
         return [data[start : start + size] for start in range(0, data.numel(), size)]
 
@@ -146,7 +146,7 @@ def test_a_complaint_about_what_was_not_sent_is_not_looked_into(
     with (
         changing() as (source, offer, reasons),
         replica_of(source) as replica,
-        caplog.at_level(logging.INFO, "netloader.source.service"),
+        caplog.at_level(logging.INFO, "netloader.source.dispatch"),
     ):
         offer.weights.view(offer.chunks[2].pieces[0])[5] ^= 1
         replica.fetch(1)
@@ -223,21 +223,23 @@ def test_without_a_limit_a_chunk_is_one_message() -> None:
 # Places.
 
 
+def ask_until(done: Callable[[], bool], caller: Caller) -> None:
+    """Be refused until something has happened: what refuses may end a session before it answers."""
+    until(lambda: refusal_of(caller).code == "busy" and done())
+
+
 def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -> None:
     with (
-        serving(offer_of(WEIGHTS), timeout_s=0.4, max_sessions=1) as source,
+        serving(offer_of(WEIGHTS), eviction_period_s=0.05, max_sessions=1) as source,
         replica_of(source) as trickle,
         calling(source) as newcomer,
     ):
-        for _ in range(4):  # Just often enough not to be given up.
-            trickle.fetch(0)
-            time.sleep(0.2)
+        trickle.fetch(0)
         assert source.sessions == 1
-        assert refusal_of(newcomer).code == "busy"
+        ask_until(lambda: source.sessions == 0, newcomer)
         ended = trickle.caller.receive()
         assert isinstance(ended, messages.Bye)
         assert "while others waited" in ended.reason
-        until(lambda: source.sessions == 0)
         assert isinstance(newcomer.ask(hello(WEIGHTS)), messages.Accept)
 
 
@@ -250,7 +252,7 @@ def test_a_session_that_is_slow_to_end_keeps_no_place_and_stands_before_no_other
 
     offer = offer_of(WEIGHTS, backend=TamperedBackend(on_send))
     with (
-        serving(offer, timeout_s=0.4, max_sessions=2) as source,
+        serving(offer, eviction_period_s=0.05, max_sessions=2) as source,
         replica_of(source) as stuck,
         replica_of(source) as trickle,
         calling(source) as newcomer,
@@ -258,15 +260,13 @@ def test_a_session_that_is_slow_to_end_keeps_no_place_and_stands_before_no_other
     ):
         stuck.want(0)
         assert hangs.reached.wait(5)
-        for _ in range(4):
-            trickle.fetch(0)
-            time.sleep(0.2)
-        assert refusal_of(newcomer).code == "busy"
+        trickle.fetch(0)
+        ask_until(lambda: source.sessions == 1, newcomer)
         assert isinstance(stuck.caller.receive(), messages.Bye)
         newcomer.accepted(WEIGHTS)
         assert source.sessions == 2
-        assert refusal_of(another).code == "busy"
-        assert isinstance(trickle.caller.receive(1), messages.Bye)
+        ask_until(lambda: source.sessions == 1, another)
+        assert isinstance(trickle.caller.receive(), messages.Bye)
         another.accepted(WEIGHTS)
         hangs.release.set()
 
@@ -342,33 +342,24 @@ def test_who_ends_sessions_again_and_again_gathers_a_bounded_number_of_threads(
 
 
 def test_a_withdrawal_waits_for_a_session_that_was_done_while_a_chunk_was_packed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    packing, go_on = threading.Event(), threading.Event()
     happened: list[str] = []
-    pack = Weights.pack
-
-    def slowly(weights: Weights, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
-        packing.set()
-        go_on.wait(5)
-        packed = pack(weights, chunk, staging)
-        happened.append("read weights")
-        return packed
+    held = HeldWeights.of(WEIGHTS, lambda: happened.append("read weights"))
 
     def withdraw() -> None:
         source.withdraw("they change")
         happened.append("withdrawn")
 
-    monkeypatch.setattr(Weights, "pack", slowly)
-    with serving(offer_of(WEIGHTS)) as source, replica_of(source) as replica:
+    with serving(offer_of(held)) as source, replica_of(source) as replica:
         replica.want(len(replica.chunks) - 1)
-        assert packing.wait(5)
+        assert held.packing.wait(5)
         done(replica)
         until(lambda: source.sessions == 0)
         thread = threading.Thread(target=withdraw)
         thread.start()
         thread.join(0.2)
-        go_on.set()
+        held.go_on.set()
         thread.join(5)
     assert happened == ["read weights", "withdrawn"]
     assert "slow to end" not in caplog.text
@@ -379,7 +370,7 @@ def test_a_replica_that_is_done_and_gone_was_served(caplog: pytest.LogCaptureFix
     with (
         serving(offer_of(WEIGHTS, backend=TamperedBackend(held))) as source,
         replica_of(source) as replica,
-        caplog.at_level(logging.INFO, "netloader.source.service"),
+        caplog.at_level(logging.INFO, "netloader.source.dispatch"),
     ):
         replica.want(0, 1)
         assert held.reached.wait(5)
@@ -394,12 +385,11 @@ def test_a_replica_that_is_done_and_gone_was_served(caplog: pytest.LogCaptureFix
 
 def test_a_session_that_asks_for_nothing_stays_while_nobody_waits() -> None:
     with (
-        serving(offer_of(WEIGHTS), timeout_s=0.4, max_sessions=1) as source,
+        serving(offer_of(WEIGHTS), eviction_period_s=0.01, max_sessions=1) as source,
         replica_of(source) as trickle,
     ):
-        for _ in range(4):
-            trickle.fetch(0)
-            time.sleep(0.2)
+        trickle.fetch(0)
+        assert trickle.caller.hears_nothing(0.1)
         assert trickle.fetch(0).numel()
 
 
@@ -407,18 +397,22 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
     weights = big_weights(1, 8)
     with (
         serving(
-            offer_of(weights), timeout_s=0.6, max_sessions=1, throttle=Throttle(1_000_000, 400)
+            offer_of(weights),
+            eviction_period_s=0.5,
+            max_sessions=1,
+            throttle=Throttle(1_000_000, 400),
         ) as source,
         replica_of(source, weights) as slow,
         calling(source) as newcomer,
     ):
         data = torch.zeros(slow.chunks[0].nbytes, dtype=torch.uint8)
-        for part in slow._messages(data):
-            slow.group.recv(part, 0)
+        arriving = [slow.group.recv(part, 0) for part in slow.parts(data)]
         slow.want(0)
-        for _ in range(20):
+        for number, pending in enumerate(arriving[:40]):  # One takes 66 ms.
+            pending.wait(5)
+            if number < 24:  # Until it has been at work for longer than it took to begin.
+                continue
             assert refusal_of(newcomer, weights).code == "busy"
-            time.sleep(0.1)
         assert source.sessions == 1
         assert slow.caller.hears_nothing(0)
 
@@ -444,16 +438,16 @@ def test_a_replica_in_the_middle_of_a_message_hears_at_once_why_its_session_ends
 def test_hellos_that_ask_for_manifests_get_few_of_them() -> None:
     """Each is up to 20 MB for a large model."""
     offer = offer_of(WEIGHTS)
+    size = len(offer.encoded_manifest)
     other = hello(toy_weights(rows=999))
-    offer.__dict__["encoded_manifest"] = bytes(messages.MAX_ATTACHMENT_BYTES)
-    with serving(offer) as source, calling(source) as caller:
+    with serving(offer, manifest_rate=size / 60) as source, calling(source) as caller:
         sizes = []
         for _ in range(10):
             caller.send(other)
-            assert caller._dealer.poll(5000)
-            sizes.append(sum(map(len, caller._dealer.recv_multipart()[1:])))
-    assert sizes[0] == messages.MAX_ATTACHMENT_BYTES
-    assert sizes.count(0) >= 8
+            message, attachment = caller.receive_all()
+            assert isinstance(message, messages.Refuse)
+            sizes.append(len(attachment))
+    assert sizes == [size] + 9 * [0]
 
 
 def test_a_replica_that_asks_on_and_on_and_reads_nothing_costs_little() -> None:

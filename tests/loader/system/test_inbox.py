@@ -4,7 +4,7 @@ import threading
 
 import zmq
 
-from netloader.source.inbox import Inbox
+from netloader.system.inbox import Inbox
 
 
 def readable(inbox: Inbox[int]) -> bool:

@@ -1,0 +1,229 @@
+"""What a source answers to what replicas say. Runs in the source's thread and never waits there,
+but for sessions that are ended all at once.
+
+Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
+and a session that does nothing with its place loses it to those that wait (`eviction.py`). A
+replica that was promised other bytes than it got says so, and the source looks whether its weights
+are still what they were (`audit.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import assert_never
+
+from netloader.errors import ProtocolError
+from netloader.protocol import messages
+from netloader.source import admission
+from netloader.source.audit import Audit
+from netloader.source.listener import Caller, Listener
+from netloader.source.offer import CurrentOffer, Offer
+from netloader.source.opening import Opener
+from netloader.source.session import Session, SessionOutcome
+from netloader.source.sessions import Served, Sessions
+from netloader.source.throttle import Bucket
+
+_log = logging.getLogger(__name__)
+
+_CLOSERS = 8
+
+_MAX_QUOTE = 500
+"""Characters of what a replica says that end up in a log."""
+
+Answer = tuple[messages.Accept | messages.Refuse, bytes | None]
+"""A message and its attachment."""
+
+
+class Dispatch:
+    """Belongs to the source's thread, except for what says otherwise."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        current: CurrentOffer,
+        opener: Opener,
+        audit: Audit,
+        on_sessions: Callable[[int], None],
+    ) -> None:
+        self._listener = listener
+        self._current = current
+        self._opener = opener
+        self._audit = audit
+        self._on_sessions = on_sessions
+        self._settings = opener.settings
+        self._sessions: Sessions[Session, Caller] = Sessions(opener.settings)
+        self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
+        self.served = 0
+        """Replicas being served, as last told to `on_sessions`. Any thread may read it."""
+
+    @property
+    def callers(self) -> list[Caller]:
+        """The connections that sessions are spoken of on."""
+        return [one.caller for one in self._sessions.served]
+
+    def hear(self, caller: Caller, frames: list[bytes]) -> None:
+        """Act on one message of a replica."""
+        try:
+            message, _ = messages.decode(frames)
+        except ProtocolError as error:
+            _log.warning("a peer sent what is no control message: %s", error)
+            # It may be a later version's: better refused now than left waiting.
+            reason = f"my version {messages.VERSION} has no such message"
+            self._listener.reply(caller, messages.Refuse(code="version", reason=reason))
+            return
+        try:
+            match message:
+                case messages.Hello():
+                    self._greet(caller, message)
+                case messages.Want() | messages.Done() | messages.Bye():
+                    self._steer(caller, message)
+                case _:
+                    _log.warning("a replica sent a %s, which only sources send", message.type)
+        except Exception as error:  # noqa: BLE001
+            # One replica's request must not end the service for the others.
+            _log.exception("a %s request failed", message.type)
+            if isinstance(message, messages.Hello):
+                reason = f"the source failed: {type(error).__name__}"
+                self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
+
+    def session_ended(self, session: Session, outcome: SessionOutcome) -> None:
+        """A session's thread has nothing more to do."""
+        one = self._release(session)
+        if one is not None and outcome.reason:
+            # It ended by itself: the replica has not heard of it.
+            self._say_bye(one, outcome.reason)
+        self._sessions.remove(session.id)
+        _log_end(session, outcome)
+
+    def end_all(self, reason: str) -> bool:
+        """Abort all sessions, also those that are ending. False when one may still read weights."""
+        for one in self._sessions.served:
+            self._release(one.session)
+            self._say_bye(one, reason)
+        sessions = self._sessions.ending
+        if not sessions:
+            return True
+        # Side by side: closing a Gloo group takes some ten milliseconds of waiting.
+        with ThreadPoolExecutor(_CLOSERS, thread_name_prefix="netloader-close") as pool:
+            list(pool.map(lambda session: session.abort(reason), sessions))
+        deadline = time.monotonic() + self._settings.close_timeout_s
+        return all(session.quiet(max(0.0, deadline - time.monotonic())) for session in sessions)
+
+    def _greet(self, caller: Caller, hello: messages.Hello) -> None:
+        answer, attachment = self._answer(caller, hello)
+        heard = False
+        try:
+            heard = self._listener.reply(caller, answer, attachment)
+        finally:
+            if isinstance(answer, messages.Accept) and not heard:
+                one = self._sessions.find(answer.session, caller)
+                if one is not None:
+                    self._release(one.session)
+                    one.session.abort("the replica is gone")
+
+    def _answer(self, caller: Caller, hello: messages.Hello) -> Answer:
+        if self._listener.retired(caller):
+            return messages.Refuse(code="keys", reason="my keys have changed: connect again"), None
+        offer = self._current.now
+        admitted = admission.admit(hello, offer, self._opener.generation())
+        if isinstance(admitted, messages.Refuse):
+            if admitted.code == "manifest" and isinstance(offer, Offer):
+                return admitted, self._manifest(offer)
+            return admitted, None
+        full = self._sessions.full()
+        if full is not None:
+            self._make_room()
+            again_s = self._settings.retry_after_s
+            return messages.Refuse(code="busy", reason=full, retry_after_s=again_s), None
+        session, accept = self._opener.open(hello.replica, admitted)
+        self._sessions.add(session, caller)
+        self._tell()
+        nbytes = admitted.weights.manifest.nbytes
+        _log.info("serving %.*r: %d bytes", _MAX_QUOTE, hello.replica, nbytes)
+        return accept, b"".join(admitted.digests)
+
+    def _manifest(self, offer: Offer) -> bytes | None:
+        """What shows a replica how its manifest differs, unless too many have been sent lately."""
+        data = offer.encoded_manifest
+        return data if self._manifests.take(len(data), time.monotonic()) else None
+
+    def _make_room(self) -> None:
+        """End a session that does nothing with its place, since somebody waits for it."""
+        wasteful = self._sessions.wasteful()
+        if wasteful is not None:
+            one, reason = wasteful
+            self._release(one.session)
+            self._say_bye(one, reason)
+            one.session.evict(reason)
+
+    def _steer(self, caller: Caller, message: messages.Want | messages.Done | messages.Bye) -> None:
+        one = self._sessions.find(message.session, caller)
+        if one is None:
+            bye = messages.Bye(session=message.session, reason="no such session")
+            self._listener.reply(caller, bye)
+            return
+        match message:
+            case messages.Want():
+                wrong = one.session.want(message.chunks)
+                if wrong is not None:
+                    self._release(one.session)
+                    self._say_bye(one, wrong)
+                    one.session.abort(wrong)
+            case messages.Done():
+                self._release(one.session)
+                one.session.finish()
+            case messages.Bye():
+                if message.bad_chunk is not None:
+                    self._suspect(one.session, message.bad_chunk)
+                self._release(one.session)
+                one.session.abort(f"the replica gave up: {message.reason!r:.{_MAX_QUOTE}}")
+
+    def _suspect(self, session: Session, chunk: int) -> None:
+        """A replica has found other bytes than it was promised."""
+        # An accusation costs a reading: only of what the replica can have received, and of what is
+        # still served.
+        if self._current.now is not session.offer or not session.has_sent(chunk):
+            _log.info(
+                "%.*r complains about chunk %d without ground", _MAX_QUOTE, session.replica, chunk
+            )
+            return
+        self._audit.accuse(session.replica, session.offer, chunk)
+
+    def _release(self, session: Session) -> Served[Session, Caller] | None:
+        """Free the place of a session that is over, before its thread has noticed."""
+        one = self._sessions.release(session.id)
+        if one is not None:
+            self._tell()
+        return one
+
+    def _say_bye(self, one: Served[Session, Caller], reason: str) -> None:
+        """Tell a replica why its session ends."""
+        bye = messages.Bye(session=one.session.id, reason=reason[: messages.MAX_TEXT])
+        self._listener.reply(one.caller, bye)
+
+    def _tell(self) -> None:
+        try:
+            self._on_sessions(len(self._sessions))
+        except Exception:  # noqa: BLE001
+            # Not being able to say how many sessions there are must not end the service.
+            _log.exception("could not publish the number of sessions")
+        self.served = len(self._sessions)
+
+
+def _log_end(session: Session, outcome: SessionOutcome) -> None:
+    match outcome.how:
+        case "done":
+            _log.info("served %.*r: %d bytes", _MAX_QUOTE, session.replica, session.sent_bytes)
+            return
+        case "aborted":
+            what = "serving %.*r was ended after %d bytes: %s"
+        case "evicted":
+            what = "%.*r lost its place after %d bytes: it %s"
+        case "broken":
+            what = "serving %.*r failed after %d bytes: %s"
+        case _:
+            assert_never(outcome.how)
+    _log.warning(what, _MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)

@@ -1,0 +1,84 @@
+"""The weights that a source can hand out, and whether it does so now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from netloader.identity.identity import Identity
+from netloader.plain import Plain
+from netloader.transport import Backend
+from netloader.weights.capture import Weights
+from netloader.weights.manifest import Chunk
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Weights that a source can hand out."""
+
+    identity: Identity
+    weights: Weights
+    digests: Sequence[bytes]
+    """By chunk id, fixed when the weights were loaded."""
+    attributes: Mapping[str, Plain]
+    """What `load_weights` had set besides tensors."""
+    backend: Backend
+    computed: Mapping[str, str] = field(default_factory=dict)
+    """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
+
+    @cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The chunk table, by chunk id."""
+        return self.weights.manifest.chunks()
+
+    @cached_property
+    def manifest_hash(self) -> str:
+        """Hash of the weights' manifest: every replica is asked for it."""
+        return self.weights.manifest.hash
+
+    @cached_property
+    def encoded_manifest(self) -> bytes:
+        """What a replica with another manifest is sent. Made when the first one asks."""
+        return self.weights.manifest.encode()
+
+
+@dataclass(frozen=True)
+class Unready:
+    """Nothing is offered."""
+
+    reason: str
+    """What replicas are told."""
+
+
+class CurrentOffer:
+    """What a source hands out at this moment. Thread safe.
+
+    The worker sets and withdraws it, the audit withdraws it, the source's thread reads it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Nothing is offered at first, for this reason."""
+        self._lock = threading.Lock()
+        self._now: Offer | Unready = Unready(reason)
+
+    @property
+    def now(self) -> Offer | Unready:
+        """The offer, or why there is none. Read it once for each decision."""
+        with self._lock:
+            return self._now
+
+    def put(self, offer: Offer) -> None:
+        """Hand out these weights from now on."""
+        with self._lock:
+            self._now = offer
+
+    def withdraw(self, reason: str, only: Offer | None = None) -> bool:
+        """Offer nothing. With `only`, nothing is done, and False returned, when another offer, or
+        none, has taken its place."""
+        with self._lock:
+            if only is not None and self._now is not only:
+                return False
+            self._now = Unready(reason)
+            return True

@@ -1,0 +1,65 @@
+"""How a session is opened for a replica that was admitted."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netloader.identity.identity import known
+from netloader.protocol import messages
+from netloader.source.offer import Offer
+from netloader.source.session import Session, SessionOutcome
+from netloader.source.settings import SourceSettings
+from netloader.source.throttle import Throttle
+from netloader.transport import Rendezvous
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens the sessions of one source."""
+
+    host: str
+    """Where the rendezvous listens."""
+    generation: Callable[[], int]
+    settings: SourceSettings
+    throttle: Throttle | None
+    on_end: Callable[[Session, SessionOutcome], None]
+    """Called once for each session, from its thread."""
+
+    def open(self, replica: str, offer: Offer) -> tuple[Session, messages.Accept]:
+        """A session that waits for its replica, and what the replica has to be told.
+
+        Raises `OSError` when no port is free, and `pydantic.ValidationError` for an offer that no
+        message can carry. Nothing is left open then.
+        """
+        rendezvous = Rendezvous(self.host, self.settings.rendezvous_timeout_s)
+        try:
+            session = Session(
+                secrets.token_hex(16),
+                replica,
+                offer,
+                rendezvous,
+                self.settings,
+                self.on_end,
+                throttle=self.throttle,
+            )
+            accept = messages.Accept(
+                session=session.id,
+                generation=self.generation(),
+                identity=offer.identity.digest,
+                manifest=offer.manifest_hash,
+                attributes=dict(offer.attributes),
+                content=known(offer.identity.content),
+                computed=dict(offer.computed),
+                host=rendezvous.host,
+                port=rendezvous.port,
+                secret=rendezvous.secret,
+                have=((0, len(offer.chunks)),),
+                message_bytes=session.message_bytes,
+            )
+            session.start()
+        except BaseException:
+            rendezvous.close()
+            raise
+        return session, accept

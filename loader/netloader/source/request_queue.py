@@ -1,0 +1,76 @@
+"""What a replica has asked for and not been sent yet, and how long it asked for nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+_SPARE = 64
+"""Requests beyond a multiple of the chunks, for models that have few."""
+
+
+class RequestQueue:
+    """Chunk ids, first come first sent. Thread safe: any thread adds and closes, the session's
+    thread takes."""
+
+    def __init__(
+        self, chunks: int, max_repeats: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """For weights of so many chunks, each asked for `max_repeats` times on average at most."""
+        self._chunks = chunks
+        self._max_repeats = max_repeats
+        self._clock = clock
+        self._changed = threading.Condition()  # Guards all that follows.
+        self._queued: deque[int] = deque()
+        self._may_ask = max_repeats * chunks + _SPARE
+        self._closed = False
+        self._idle_s = 0.0
+        self._idle_since: float | None = clock()
+
+    def add(self, chunks: Sequence[int]) -> str | None:
+        """Queue chunks for sending, all or none. Returns what is wrong with them, if anything."""
+        if any(chunk >= self._chunks for chunk in chunks):
+            return f"there are only {self._chunks} chunks"
+        with self._changed:
+            if len(chunks) > self._may_ask:
+                return f"asked for each chunk more than {self._max_repeats} times"
+            self._may_ask -= len(chunks)
+            self._queued.extend(chunks)
+            self._changed.notify()
+        return None
+
+    def take(self, timeout_s: float) -> int | None:
+        """The next chunk; None once the queue is closed, whatever it still holds.
+
+        Waiting counts as idle time, a timeout of 0 does not: the caller has sends under way.
+        Raises `TimeoutError` when nothing is asked for meanwhile.
+        """
+        with self._changed:
+            if timeout_s > 0 and self._idle_since is None:
+                self._idle_since = self._clock()
+            self._changed.wait_for(lambda: self._queued or self._closed, timeout_s)
+            if self._closed:
+                return None
+            if not self._queued:
+                raise TimeoutError
+            self._idle_s = self._idle_until_now()
+            self._idle_since = None
+            return self._queued.popleft()
+
+    def close(self) -> None:
+        """Hand out nothing more and wake the session's thread. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds with nothing asked for and nothing under way, until now."""
+        with self._changed:
+            return self._idle_until_now()
+
+    def _idle_until_now(self) -> float:
+        since = self._idle_since
+        return self._idle_s + (self._clock() - since if since is not None else 0.0)
