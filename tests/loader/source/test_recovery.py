@@ -13,8 +13,8 @@ from tests.loader.support import calling, hello, identity, offer_of, toy_weights
 
 from netloader.config import Config
 from netloader.protocol import messages
+from netloader.source.offer import Offer
 from netloader.source.recovery import again_as_promised
-from netloader.source.session import Offer
 from netloader.worker.process import Worker
 
 
