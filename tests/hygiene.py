@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
@@ -22,8 +23,6 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
     "tests/loader/slow_storage.py": (1, "a file on slow storage"),
     "tests/loader/source/test_rotation.py": (1, "keys change at random moments of many pulls"),
     "tests/loader/support.py": (2, "`until` and `settle` look again, with a deadline"),
-    "tests/loader/transport/test_gloo.py": (1, "a group is aborted at any moment of a transfer"),
-    "tests/loader/transport/test_rendezvous.py": (1, "a peer that sends a byte at a time"),
     "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
     "tests/mesh/test_processes.py": (1, "other processes are asked again, with a deadline"),
@@ -33,18 +32,11 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
 whether a test passes."""
 
 REMAINING: Final[dict[str, dict[Kind, int]]] = {
-    "tests/e2e/architectures.py": {"private": 1, "patch": 1},
+    "tests/e2e/architectures.py": {"patch": 1},
     "tests/e2e/cases.py": {"patch": 2},
     "tests/e2e/faults/netloader_faults.py": {"patch": 1},
-    "tests/loader/replica/test_pull_many.py": {"sleep": 1, "patch": 1},
-    "tests/loader/source/test_audit.py": {"patch": 2},
-    "tests/loader/source/test_rotation.py": {"sleep": 1, "private": 18},
-    "tests/loader/source/test_session.py": {"sleep": 3, "patch": 1},
-    "tests/loader/source/test_source_shares.py": {"sleep": 4, "private": 3, "patch": 1},
-    "tests/loader/transport/test_death.py": {"sleep": 1},
-    "tests/loader/transport/test_gloo.py": {"sleep": 1},
-    "tests/loader/transport/test_rendezvous.py": {"private": 3},
-    "tests/loader/transport/test_send_buffers.py": {"private": 2, "patch": 1},
+    "tests/loader/replica/test_pull_many.py": {"sleep": 1},
+    "tests/loader/source/test_rotation.py": {"sleep": 1},
     "tests/mesh/core/test_prober.py": {"private": 1},
     "tests/mesh/core/test_timers.py": {"private": 1},
 }
@@ -55,6 +47,22 @@ class Fault(NamedTuple):
     line: int
     kind: Kind
     text: str
+
+
+_IMPORT: Final = re.compile(
+    rf"\b(?:from|import) ((?:{'|'.join(sorted(OURS - {'tests'}))})(?:\.\w+)*)(?: import (\w+))?"
+)
+
+
+def named(source: str) -> set[str]:
+    """Our modules, and what is imported from one, in the strings of a text: scripts for another
+    interpreter."""
+    texts = (_text(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return {
+        f"{module}.{name}" if name else module
+        for text in texts
+        for module, name in _IMPORT.findall(text)
+    }
 
 
 def faults(source: str) -> list[Fault]:
@@ -135,8 +143,7 @@ def _sleeps(call: ast.Call, known: _Known) -> bool:
     return (
         isinstance(waited, ast.Call)
         and known.full(waited.func) == "threading.Event"
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "wait"
+        and bool(call.args or call.keywords)
     )
 
 

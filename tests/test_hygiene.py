@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.hygiene import REMAINING, SLOW_THINGS, Fault, Kind, faults
+from tests.hygiene import REMAINING, SLOW_THINGS, Fault, Kind, faults, named
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
@@ -28,6 +29,34 @@ def test_file_does_only_what_the_tables_allow(file: str) -> None:
 
 def listed(file: str, kind: Kind, found: list[Fault]) -> list[str]:
     return [f"{file}:{fault.line}: {kind}: {fault.text}" for fault in found if fault.kind == kind]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_scripts_in_strings_name_modules_that_exist(file: str) -> None:
+    """Where this tree has none, such a script finds a module of another installation."""
+    missing = {name for name in named((ROOT / file).read_text()) if not exists(name)}
+    assert missing == set()
+
+
+def exists(name: str) -> bool:
+    """Whether a full name is that of a module of this tree, or may be defined in one."""
+    module, _, last = name.rpartition(".")
+    for root in ("mesh", "loader", "tools"):
+        path = ROOT / root / name.replace(".", "/")
+        if path.is_dir() or path.with_suffix(".py").exists():
+            return True
+        inside = ROOT / root / module.replace(".", "/")
+        text = inside / "__init__.py" if inside.is_dir() else inside.with_suffix(".py")
+        if module and text.exists() and re.search(rf"\b{last}\b", text.read_text()):
+            return True
+    return False
+
+
+def test_names_in_scripts_are_found() -> None:
+    script = "import os\n" + "from netloader" + ".gone import one"
+    assert named(f"code = {script!r}") == {"netloader.gone.one"}
+    assert exists("netloader.system.affinity.remember") and exists("netmesh.Mesh")
+    assert not exists("netloader.gone") and not exists("netloader.system.affinity.forget")
 
 
 def test_the_tables_name_files_that_exist_and_counts_above_zero() -> None:

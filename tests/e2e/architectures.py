@@ -60,6 +60,9 @@ _OFFER: Final = "netloader-offer"
 
 _PATIENCE_S: Final = 60.0
 
+_EXPERT_BIASES: Final = "_loaded_expert_biases"
+"""The attribute in which vLLM's experts note which of their biases have been loaded."""
+
 Corruption = Callable[[nn.Module], None]
 
 
@@ -72,7 +75,7 @@ def _corrupt_weight(model: nn.Module) -> None:
 def _corrupt_set(model: nn.Module) -> None:
     """What a `weight_loader` fills."""
     for module in model.modules():
-        loaded = getattr(module, "_loaded_expert_biases", None)
+        loaded = getattr(module, _EXPERT_BIASES, None)
         if loaded is not None:
             loaded ^= {"w13_bias"}
 
