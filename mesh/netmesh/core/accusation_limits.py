@@ -33,9 +33,6 @@ class AccusationLimits:
         self._settings = settings
         self._accounts: dict[MemberId, _Account] = {}
 
-    def __len__(self) -> int:
-        return len(self._accounts)
-
     def may_declare_dead(self, accuser: MemberId, now: float) -> bool:
         """True when one more death is believed on this member's word."""
         account = self._account(accuser, now)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 from netmesh.core.accusation_limits import AccusationLimits
 from netmesh.core.antientropy import AntiEntropy
 from netmesh.core.changes import Change, apply
 from netmesh.core.claims import head
 from netmesh.core.detection import Detector
+from netmesh.core.dissemination import Dissemination
 from netmesh.core.effects import Departed, Effect, Watch
 from netmesh.core.events import (
     Contacts,
@@ -28,7 +28,7 @@ from netmesh.core.health import LocalHealth
 from netmesh.core.ingest import Channel, Ingest
 from netmesh.core.joining import Joining
 from netmesh.core.leaving import Leaving
-from netmesh.core.member import Member
+from netmesh.core.member import Member, member_of
 from netmesh.core.messages import (
     Ack,
     Buckets,
@@ -46,15 +46,12 @@ from netmesh.core.messages import (
 )
 from netmesh.core.node import Node
 from netmesh.core.records import (
-    Advert,
     Generation,
-    JsonObject,
     MemberId,
     Record,
     Status,
     pack_advert,
     started_ms,
-    unpack_advert,
 )
 from netmesh.core.relaying import Relays
 from netmesh.core.rng import Rng
@@ -65,12 +62,6 @@ from netmesh.core.timers import Timer
 from netmesh.core.tombstones import Tombstones
 from netmesh.core.verdicts import Verdicts
 from netmesh.core.view import MembershipView
-
-
-@lru_cache(maxsize=4096)
-def _read(advert: Advert) -> JsonObject:
-    """Snapshots are taken often and adverts change seldom: readers share the parsed object."""
-    return unpack_advert(advert)
 
 
 class Engine:
@@ -105,6 +96,7 @@ class Engine:
             self._detector,
             self._tombstones,
         )
+        self._gossip = Dissemination(node, self._tombstones)
         self._relays = Relays(node)
         self._antientropy = AntiEntropy(node, self._view)
         self._joining = Joining(node, self._view, self._antientropy)
@@ -167,16 +159,7 @@ class Engine:
         # My own generation is the wall clock at my start: no other clock is needed for ages.
         now_ms = started_ms(node.generation) + (node.now - (self._started or node.now)) * 1000
         return tuple(
-            Member(
-                record.id,
-                record.generation,
-                record.incarnation,
-                record.status,
-                record.version,
-                _read(record.advert),
-                max(0.0, (now_ms - started_ms(record.generation)) / 1000),
-                record.id == node.id,
-            )
+            member_of(record, now_ms, me=record.id == node.id)
             for record in node.table.shown(node.now - node.settings.dead_shown_s)
         )
 
@@ -268,7 +251,8 @@ class Engine:
             case Gossip():
                 self._view.hear(message.claims, Channel.GOSSIP, message.sender)
             case Relay():
-                self._on_relay(event, message)
+                timeout = self._detector.round_trips.timeout_s(1)
+                self._relays.open(connection, message, timeout)
             case Relayed():
                 self._detector.relayed(message)
             case Join():
@@ -324,14 +308,6 @@ class Engine:
         eager = not self._joining.joined
         self._antientropy.observe(message.sender, message.root, message.size, eager=eager)
 
-    def _on_relay(self, event: Received, message: Relay) -> None:
-        timeout = self._detector.round_trips.timeout_s(1)
-        sequence = self._relays.open(event.connection, message, timeout)
-        if sequence is None:
-            self._node.counters["dropped.relay_limit"] += 1
-        else:
-            self._node.ping(message.target, sequence)
-
     def _publish(self, event: Publish) -> None:
         node = self._node
         advert = pack_advert(event.advert)
@@ -344,23 +320,6 @@ class Engine:
         if not self._node.leaving:
             self._detector.stop()
             self._leaving.begin()
-
-    def _gossip(self) -> None:
-        node, settings = self._node, self._node.settings
-        if not len(node.rumours):
-            return
-        node.gossiped_at = node.now
-        peers = node.table.sample(node.rng, settings.gossip_fanout, frozenset((node.id,)))
-        peers = self._tombstones.mix_in(peers)
-        if not peers:
-            return
-        claims = node.rumours.take(settings.gossip_bytes, len(peers), node.retransmits())
-        if claims:
-            message = Gossip(node.id, node.generation, claims)
-            for peer in peers:
-                node.send(peer, message)
-        if len(node.rumours):
-            node.timers.sooner((Timer.GOSSIP, 0), node.now + settings.gossip_interval_s)
 
     def _expired(self, timer: Timer, about: str | int) -> None:
         detector = self._detector
@@ -380,7 +339,7 @@ class Engine:
             case Timer.SUSPICION, str():
                 self._view.apply(self._verdicts.suspicion_over(MemberId(about)))
             case Timer.GOSSIP, _:
-                self._gossip()
+                self._gossip.round()
             case Timer.ANNOUNCE, _:
                 self._tombstones.announce()
             case Timer.SWEEP, _:

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from netmesh.core.records import Generation, JsonObject, MemberId, Status, host_of
+from netmesh.core.records import (
+    Advert,
+    Generation,
+    JsonObject,
+    MemberId,
+    Record,
+    Status,
+    host_of,
+    started_ms,
+    unpack_advert,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +43,23 @@ class Member:
     def selectable(self) -> bool:
         """True when it may be asked for anything."""
         return self.status is Status.ALIVE
+
+
+def member_of(record: Record, now_ms: float, *, me: bool) -> Member:
+    """The snapshot of a record; `now_ms` in milliseconds since the epoch."""
+    return Member(
+        record.id,
+        record.generation,
+        record.incarnation,
+        record.status,
+        record.version,
+        _read(record.advert),
+        max(0.0, (now_ms - started_ms(record.generation)) / 1000),
+        me,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read(advert: Advert) -> JsonObject:
+    """Snapshots are taken often and adverts change seldom: readers share the parsed object."""
+    return unpack_advert(advert)

@@ -38,9 +38,6 @@ class Probes:
         self._by_sequence: dict[int, Probe] = {}
         self._by_target: dict[MemberId, Probe] = {}
 
-    def __len__(self) -> int:
-        return len(self._by_sequence)
-
     def open(self, probe: Probe) -> None:
         """Start waiting."""
         self._by_sequence[probe.sequence] = probe

@@ -1,4 +1,4 @@
-"""Pings sent on behalf of others."""
+"""Pings sent on behalf of others: SWIM's indirect probe (ping-req), seen from the relay."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ class Relays:
         self._node = node
         self._waiting: dict[int, tuple[Connection, int, MemberId]] = {}
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def open(self, connection: Connection, message: Relay, timeout_s: float) -> int | None:
-        """Remember whom to answer; None when too many wait already."""
-        if len(self._waiting) >= self.LIMIT:
-            return None
+    def open(self, connection: Connection, message: Relay, timeout_s: float) -> None:
+        """Ping the target and remember whom to answer, unless too many wait already."""
         node = self._node
+        if len(self._waiting) >= self.LIMIT:
+            node.counters["dropped.relay_limit"] += 1
+            return
         sequence = node.sequence()
         self._waiting[sequence] = (connection, message.sequence, message.target)
         node.timers.set((Timer.RELAY, sequence), node.now + timeout_s)
-        return sequence
+        node.ping(message.target, sequence)
 
     def close(self, sequence: int, *, heard: bool, by: MemberId | None = None) -> None:
         """Answer whoever asked; `by` is who acknowledged, None when nobody did."""

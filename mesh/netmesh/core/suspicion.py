@@ -60,9 +60,6 @@ class Suspicions:
         self._settings = settings
         self._by_id: dict[MemberId, Suspicion] = {}
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
     def __contains__(self, member: MemberId) -> bool:
         return member in self._by_id
 

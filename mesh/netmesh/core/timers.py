@@ -41,9 +41,6 @@ class Timers:
     def __contains__(self, key: Key) -> bool:
         return key in self._due
 
-    def __len__(self) -> int:
-        return len(self._due)
-
     def set(self, key: Key, due: float) -> None:
         """Fire `key` at `due`."""
         self._count += 1

@@ -7,31 +7,35 @@ LIAR = MemberId("10.0.0.9:17946")
 
 
 def test_a_burst_of_deaths_is_believed_and_then_one_a_second() -> None:
-    accusers = AccusationLimits(SETTINGS)
-    believed = sum(accusers.may_declare_dead(LIAR, 100.0) for _ in range(1000))
+    limits = AccusationLimits(SETTINGS)
+    believed = sum(limits.may_declare_dead(LIAR, 100.0) for _ in range(1000))
     assert believed == SETTINGS.accuser_burst
-    assert accusers.may_declare_dead(LIAR, 101.5)
-    assert not accusers.may_declare_dead(LIAR, 101.5)
+    assert limits.may_declare_dead(LIAR, 101.5)
+    assert not limits.may_declare_dead(LIAR, 101.5)
 
 
 def test_who_is_refuted_too_often_is_not_believed_until_it_is_forgotten() -> None:
-    accusers = AccusationLimits(SETTINGS)
-    assert accusers.trusted(LIAR, 0.0)
+    limits = AccusationLimits(SETTINGS)
+    assert limits.trusted(LIAR, 0.0)
     for _ in range(20):
-        accusers.refuted(LIAR, 0.0)
-    assert not accusers.trusted(LIAR, 1.0)
-    assert accusers.trusted(LIAR, 61.0)
+        limits.refuted(LIAR, 0.0)
+    assert not limits.trusted(LIAR, 1.0)
+    assert limits.trusted(LIAR, 61.0)
 
 
 def test_a_few_mistakes_are_forgiven() -> None:
-    accusers = AccusationLimits(SETTINGS)
+    limits = AccusationLimits(SETTINGS)
     for _ in range(8):
-        accusers.refuted(LIAR, 0.0)
-    assert accusers.trusted(LIAR, 0.0)
+        limits.refuted(LIAR, 0.0)
+    assert limits.trusted(LIAR, 0.0)
 
 
 def test_invented_accusers_do_not_fill_the_memory() -> None:
-    accusers = AccusationLimits(SETTINGS)
-    for index in range(2 * REMEMBERED):
-        accusers.may_declare_dead(MemberId(f"10.0.{index % 256}.{index // 256}:1"), 0.0)
-    assert len(accusers) == REMEMBERED
+    limits = AccusationLimits(SETTINGS)
+    for _ in range(20):
+        limits.refuted(LIAR, 0.0)
+    for index in range(REMEMBERED - 1):
+        limits.may_declare_dead(MemberId(f"10.0.{index % 256}.{index // 256}:1"), 0.0)
+    assert not limits.trusted(LIAR, 0.0)
+    limits.may_declare_dead(MemberId("10.1.0.0:1"), 0.0)
+    assert limits.trusted(LIAR, 0.0), "its account should have been the first to go"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from netmesh.core.claims import Claim
 from netmesh.core.effects import Reply, Send
 from netmesh.core.engine import Engine
-from netmesh.core.events import Connection, Contacts, Received, Tick
+from netmesh.core.events import Connection, Contacts, Publish, Received, Tick
 from netmesh.core.messages import (
     NOBODY,
     Ack,
@@ -29,6 +29,7 @@ from netmesh.core.records import (
     pack_advert,
 )
 from netmesh.core.settings import ProtocolSettings
+from netmesh.core.states import Cause
 from netmesh.core.wire import Codec
 from netsim.world import EPOCH_MS
 
@@ -119,6 +120,34 @@ def test_no_sequence_of_messages_breaks_the_engine(told: list[tuple[Message, flo
                 made.check()
     mine = made.record(ME)
     assert mine is not None and mine.status is Status.ALIVE
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(messages, st.floats(0, 3)), max_size=12))
+def test_the_changes_of_all_events_add_up_to_the_view(told: list[tuple[Message, float]]) -> None:
+    made, now = engine(), 100.0
+    mine = made.record(ME)
+    assert mine is not None
+    view = {ME: mine}
+    for message, wait in told:
+        now += wait
+        for event in (Received(Connection(b"c"), message), Tick()):
+            made.handle(event, now)
+            made.check()
+            for change in made.changes:
+                assert change.old == view.get(change.new.id)
+                view[change.new.id] = change.new
+    assert {m: made.record(m) for m in view} == view
+    assert {m.id for m in made.members()} == set(view)
+    assert all(view[m.id].status is m.status for m in made.members())
+
+
+def test_an_event_that_changes_nothing_leaves_no_changes() -> None:
+    made = engine()
+    made.handle(Publish({"model": "n"}), 5.0)
+    assert [change.causes for change in made.changes] == [(Cause.ADVERTISES,)]
+    made.handle(Tick(), 5.0)
+    assert made.changes == []
 
 
 def test_what_a_limit_keeps_out_is_counted() -> None:
