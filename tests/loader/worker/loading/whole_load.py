@@ -56,6 +56,8 @@ class FakeEngine:
     """Stands for vLLM: fills a toy model, and says what a checkpoint of one file would be."""
 
     evidence: Mapping[Evidence, str] = field(default_factory=lambda: {Evidence.SAMPLE: "a" * 32})
+    makers: Mapping[Evidence, Callable[[], str]] = field(default_factory=dict)
+    """Of evidence that is not known yet."""
     files: Files | None = field(default_factory=lambda: one_file(FILE))
     reads: Files | None = field(default_factory=lambda: one_file(FILE))
     opens: list[str] = field(default_factory=list)
@@ -63,10 +65,10 @@ class FakeEngine:
     demanded: Mapping[Evidence, str] = field(default_factory=dict)
     error: Exception | None = None
     """Raised by storage."""
+    leaves_out: Callable[[str], bool] = lambda name: False
+    """Whether the checkpoint has no tensor of this name."""
     unknown: Exception | None = None
     """Raised when it is asked which content it needs."""
-    anonymous: Exception | None = None
-    """Raised when it is asked which weights it needs."""
     while_loading: Callable[[nn.Module], object] = never
     fails_in: Callable[[str], object] = never
     """Called with the name of each question."""
@@ -76,8 +78,6 @@ class FakeEngine:
 
     def identity(self) -> Identity:
         self.fails_in("identity")
-        if self.anonymous is not None:
-            raise self.anonymous
         return identity(content={})
 
     def built_parts(self, model: nn.Module) -> Fields:
@@ -89,7 +89,7 @@ class FakeEngine:
         if self.unknown is not None:
             raise self.unknown
         absent = "" if self.files is not None else "no files here"
-        return Wanted(LazyContent({}, self.evidence), self.files, absent, self.demanded)
+        return Wanted(LazyContent(self.makers, self.evidence), self.files, absent, self.demanded)
 
     def wanted_by_class(self) -> Wanted:
         self.fails_in("wanted_by_class")
@@ -98,8 +98,12 @@ class FakeEngine:
     def load_from_storage(self, model: nn.Module) -> None:
         if self.error is not None:
             raise self.error
-        for mine, right in zip(capture(model).tensors, WEIGHTS.tensors, strict=True):
-            mine.copy_(right)
+        mine = capture(model)
+        for tensor, empty, right in zip(
+            mine.manifest.tensors, mine.tensors, WEIGHTS.tensors, strict=True
+        ):
+            if not self.leaves_out(tensor.name):
+                empty.copy_(right)
         self.while_loading(model)
 
     def files_read(self) -> Files | None:
