@@ -35,8 +35,8 @@ from netloader.discovery.candidate import Process
 from netloader.protocol import messages
 from netloader.replica.outcome import Corrupt
 from netloader.replica.pull import PullObserver
+from netloader.source.offer import Offer
 from netloader.source.service import Source
-from netloader.source.session import Offer
 from netloader.worker.process import OneWorker, Worker
 
 Start = Callable[..., Worker]
@@ -132,8 +132,9 @@ def test_what_the_mesh_offers_is_told_with_its_content_id(start: Start) -> None:
     serve(first)
     first.membership.update("target", content={"sample": "c0ffee"})
     until(lambda: second.peers.offers(identity()))
-    name = first.membership.name
-    assert second.peers.offers(identity()) == [f"{name} has toy as CONTENT=sample:c0ffee"]
+    assert second.peers.offers(identity()) == [
+        f"{first.membership.name} has toy as CONTENT=sample:c0ffee"
+    ]
     assert second.peers.offers(identity(dtype="int8")) == []
 
 

@@ -1,0 +1,134 @@
+"""What a filled model holds for peers, and for how long."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import torch
+from tests.loader.support import Toy
+from tests.loader.worker.loading.whole_load import (
+    ROWS,
+    WEIGHTS,
+    FakeEngine,
+    load,
+    request,
+    sources,
+    working,
+)
+from torch import nn
+
+from netloader.identity.identity import known
+from netloader.weights import digests
+from netloader.worker.loading.build import build
+from netloader.worker.loading.fill import Filled, Servable, fill, filled_elsewhere
+from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
+from netloader.worker.loading.serve import NotServed, Served, serve
+from netloader.worker.process import Worker
+
+
+def honest(tag: int, data: torch.Tensor) -> torch.Tensor:
+    return data
+
+
+def filled(worker: Worker, model: nn.Module) -> Filled:
+    built = build(plan(request(worker, FakeEngine())), model)
+    assert not isinstance(built, BuildAgain)
+    done = fill(built, model)
+    assert isinstance(done, Filled)
+    return done
+
+
+def test_what_peers_and_storage_have_filled_is_promised_alike() -> None:
+    with sources(honest) as endpoints:
+        listed = [{"device_id": 0, "sources": endpoints}]
+        with working(SOURCE=listed) as one, working() as other:
+            pulled, stored = filled(one, Toy(rows=ROWS)), filled(other, Toy(rows=ROWS))
+    assert (pulled.record.origin, stored.record.origin) == ("peers", "storage")
+    assert pulled.record.nbytes == stored.record.nbytes == WEIGHTS.manifest.nbytes
+    assert isinstance(pulled.servable, Servable) and isinstance(stored.servable, Servable)
+    assert pulled.servable.digests == stored.servable.digests
+    assert pulled.servable.digests == tuple(digests.of_weights(WEIGHTS, WEIGHTS.manifest.chunks()))
+    assert known(pulled.record.content) == known(stored.record.content)
+
+
+def test_a_replaced_tensor_goes_back_to_the_system_unless_it_is_kept() -> None:
+    """Neither a step nor its result holds more than was asked for."""
+    for mode, stays in (("no", False), ("dram", True)):
+        with working(INT8_CACHE=mode) as worker:
+            model = Toy(rows=ROWS)
+            done = filled(worker, model)
+            original = weakref.ref(model.packed.untyped_storage())
+            model.packed = nn.Parameter(model.packed.clone(), requires_grad=False)
+            gc.collect()
+            assert (original() is not None) == stays
+            result = serve(done, model).result(30)
+            assert isinstance(result, Served if stays else NotServed)
+
+
+def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
+    with working(INT8_CACHE="dram") as worker:
+        model = Toy(rows=ROWS)
+        done = filled(worker, model)
+        assert isinstance(done.servable, Servable)
+        kept = weakref.ref(done.servable.kept)
+        result = serve(done, model)
+        del done
+        assert isinstance(result.result(30), Served)
+        gc.collect()
+        assert kept() is None
+
+
+def test_a_device_without_a_transport_is_filled_from_storage_and_says_why() -> None:
+    with working() as worker:
+        planned = plan(request(worker, FakeEngine(), "xpu"))
+        assert isinstance(planned, Unshared)
+        held = worker.membership.holding("target")
+        assert held is not None
+        assert (held.state, held.backend) == ("loading", "")
+        model = Toy(rows=ROWS)
+        built = build(planned, model)
+        assert built is planned
+        done = fill(planned, model)
+        assert isinstance(done, Filled)
+        result = serve(done, model).result(30)
+        assert isinstance(result, NotServed)
+        assert result.reason == "no transport for xpu devices yet"
+        held = worker.membership.holding("target")
+        assert held is not None
+        assert (held.state, held.reason, held.origin) == ("unavailable", result.reason, "storage")
+
+
+def test_a_model_that_was_made_elsewhere_is_reported_as_such() -> None:
+    with working() as worker:
+        planned = plan(request(worker, FakeEngine()))
+        assert isinstance(planned, Planned)
+        result = serve(filled_elsewhere(planned, "made elsewhere"), Toy()).result(30)
+        assert isinstance(result, NotServed)
+        assert (result.reason, result.record.nbytes) == ("made elsewhere", 0)
+
+
+def test_a_port_that_is_taken_costs_the_source_alone() -> None:
+    with working() as first:
+        source = first.sources.listen("target")
+        assert source is not None
+        one = load([], LISTEN_PORT=source.port)
+    assert (one.origin, one.right) == ("storage", True)
+    assert one.reason == "its port cannot be listened on"
+
+
+def test_weights_that_are_withdrawn_while_they_are_checked_are_not_served() -> None:
+    with working() as worker:
+        model = Toy(rows=ROWS)
+        done = filled(worker, model)
+
+        before = worker.sources.withdrawals("target")
+        result = serve(done, model)
+        worker.sources.withdraw("target", "its weights are being reloaded")
+        end = result.result(30)
+        held = worker.membership.holding("target")
+        assert held is not None
+        # Whichever came first, nothing is served now, and the reason is the one who withdrew it.
+        assert worker.sources.withdrawals("target") == before + 1
+        assert isinstance(end, (Served, NotServed))
+        assert (held.state, held.reason) == ("unavailable", "its weights are being reloaded")

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pydantic import ValidationError
+from tests.loader.discovery.test_advert import holding
+
+from netloader.config import Config
+from netloader.discovery.advert import MAX_TEXT
+from netloader.worker.membership import Membership
+
+
+@pytest.fixture
+def alone() -> Membership:
+    return Membership(Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1"}, {}), 3)
+
+
+def test_without_a_mesh_nobody_is_there_and_it_says_why(alone: Membership) -> None:
+    assert alone.members() == ()
+    assert not alone.wait_joined(60)
+    assert alone.absent == "off"
+    assert (alone.host, alone.name) == ("127.0.0.1", "127.0.0.1 rank 3")
+    alone.leave()
+
+
+def test_what_is_announced_replaces_what_was_said_of_the_same_model(alone: Membership) -> None:
+    alone.announce(**dict(holding(role="draft")))
+    alone.announce(**dict(holding(state="loading", serving=2)))
+    alone.announce(**dict(holding(state="ready")))
+    target, draft = alone.holding("target"), alone.holding("draft")
+    assert target == holding(state="ready")
+    assert draft == holding(role="draft")
+
+
+def test_a_change_before_anything_was_announced_says_nothing(alone: Membership) -> None:
+    alone.update("target", state="ready")
+    assert alone.holding("target") is None
+
+
+def test_long_texts_are_cut_to_what_readers_accept(alone: Membership) -> None:
+    alone.announce(**dict(holding()) | {"names": {"given": "m" * 5000}})
+    alone.update("target", reason="r" * 5000)
+    held = alone.holding("target")
+    assert held is not None
+    assert (len(held.reason), len(held.names["given"])) == (MAX_TEXT, MAX_TEXT)
+
+
+def test_nonsense_is_refused_and_changes_nothing(alone: Membership) -> None:
+    alone.announce(**dict(holding()))
+    with pytest.raises(ValidationError):
+        alone.update("target", serving=-1)
+    assert alone.holding("target") == holding()
+
+
+def test_threads_that_change_different_fields_at_once_lose_nothing(alone: Membership) -> None:
+    alone.announce(**dict(holding()))
+    fields = ("serving", "pulling", "nbytes", "chunk_bytes")
+
+    def count(field: str) -> None:
+        for number in range(50):
+            alone.update("target", **{field: number})
+
+    with ThreadPoolExecutor(len(fields)) as pool:
+        list(pool.map(count, fields))
+    assert alone.holding("target") == holding(**dict.fromkeys(fields, 49))
