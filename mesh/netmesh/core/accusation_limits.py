@@ -1,8 +1,8 @@
-"""Whose bad news to believe.
+"""Accusation limits: whose bad news to believe, and how much of it.
 
-A member that is cut off, overloaded or malicious accuses everybody. Two limits keep it from doing
-harm: deaths are believed only at the rate at which members really die, and who accuses members
-that then refute is not listened to for a while.
+A member that is cut off, overloaded or malicious accuses everybody. Two limits keep such an accuser
+from doing harm. Deaths are believed only at the rate at which members really die. An accuser that
+is refuted too often is not believed for a while.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AccusationLimits:
         self._accounts: dict[MemberId, _Account] = {}
 
     def may_declare_dead(self, accuser: MemberId, now: float) -> bool:
-        """True when one more death is believed on this member's word."""
+        """True when one more death is believed on this member's word; counts it."""
         account = self._account(accuser, now)
         gained = (now - account.tokens_at) * self._settings.accuser_per_s
         account.tokens = min(float(self._settings.accuser_burst), account.tokens + gained)

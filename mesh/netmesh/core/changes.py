@@ -1,8 +1,8 @@
-"""How what is known of a member changes: one function applies a claim to a record.
+"""Changes of records: one function applies a claim.
 
-The transition table (`states`) says which status follows from the causes; the lattice (`records`)
-says whether that is more than what is known already. Nothing else makes a `Change`, and a table
-takes nothing but changes.
+The transition table (`states`) says which status follows from the causes. The lattice (`records`)
+says whether the result is above the record that is known. Nothing else makes a `Change`, and
+records change in no other way; only a tombstone is dropped without one, when its time is over.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Telling(Enum):
     RUMOUR = "rumour"
     """As a rumour; verdicts and refutations seen here for the first time do not wait."""
     AT_ONCE = "at once"
-    """My own refutation: those who believe the accusation wait for it."""
+    """My own refutation: the accusation spreads meanwhile."""
     NOT = "not"
-    """A stranger found by anti-entropy: whoever lacks it finds it the same way."""
+    """A stranger found by anti-entropy: others that lack it find it the same way."""
     HEARSAY = "hearsay"
     """A death found by anti-entropy: I look for myself before I accuse anybody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What I found out about a process myself."""
+    """My own evidence about a process."""
 
     member: MemberId
     generation: Generation
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of what is known of a member."""
+    """One step of a record."""
 
     old: Record | None
     """None: the member was not known."""
@@ -80,10 +80,10 @@ def apply(
     causes: tuple[Cause, ...],
     telling: Telling = Telling.RUMOUR,
 ) -> Change | None:
-    """The change that this claim makes, given what led to it; None when it makes none.
+    """The change that follows from a claim and its causes; None when nothing changes.
 
-    The status comes from the table, not from the claim. Without its advert nothing can be known
-    about a stranger or a new generation; inside a generation the status half needs no advert.
+    The status comes from the table, not from the claim. A stranger or a new generation cannot be
+    known without an advert; inside a generation the status half needs none.
     """
     status = after(None if old is None else old.status, *causes)
     if not causes or status is None:
@@ -99,10 +99,9 @@ def apply(
 
 
 def causes_of(old: Record | None, claim: Claim, verdict: Cause | None) -> tuple[Cause, ...]:
-    """What must have happened elsewhere, when `claim` comes from another member.
+    """The causes of a claim that another member tells; `verdict` is the one of its status.
 
-    `verdict` is the cause that its status is taken for. Only what is ahead of the old record in
-    the lattice has causes.
+    Only a half that is above the old record in the lattice has causes.
     """
     said = () if verdict is None else (verdict,)
     if old is None:

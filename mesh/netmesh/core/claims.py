@@ -1,8 +1,9 @@
 """A claim: what one member tells another about a third. The unit of every exchange.
 
-A claim is a record whose advert may be left out, plus who vouches for bad news. Leaving the
-advert out is what keeps gossip small: a refutation or a death costs about 90 bytes, and a changed
-advert is announced by its version and fetched once by each member that lacks it.
+SWIM has a message for each kind of news (alive, suspect, confirm); here they are one. A claim is a
+record whose advert may be left out, with the witnesses of bad news. Without adverts gossip stays
+small: a refutation or a death costs about 90 bytes. A changed advert is announced by its version,
+and each member that lacks the advert fetches it once.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSP
 
 
 class Detector:
-    """Probes members; what it finds out it returns."""
+    """Probes members, and returns its findings."""
 
     def __init__(self, node: Node, health: LocalHealth) -> None:
         self._node = node
@@ -55,7 +55,7 @@ class Detector:
         self._health.worse()
 
     def suspected(self) -> None:
-        """Others suspect me. Lifeguard: who is suspected is probably slow."""
+        """Others suspect me. Lifeguard: a suspect is probably slow."""
         self._health.worse()
 
     # Probing

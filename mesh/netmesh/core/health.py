@@ -13,8 +13,8 @@ SAMPLES = 64
 class LocalHealth:
     """A multiplier of 1..8 on my own probe interval and timeout.
 
-    Who misses answers that others get, or is accused itself, is probably the slow one: it asks
-    less often and waits longer before it accuses anybody.
+    A member that misses answers which others get, or that is accused itself, is probably slow. Such
+    a member asks less often and waits longer before it accuses anybody.
     """
 
     __slots__ = ("_most", "score")

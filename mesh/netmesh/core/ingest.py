@@ -1,7 +1,7 @@
-"""Reading what others claim: what it changes, how far it is believed, what is missing in it.
+"""Ingest: what a claim of another member changes, and how far the claim is believed.
 
-Gossip (rumours and piggybacked claims) is believed within the limits of its accuser. A death that
-anti-entropy brings up is never believed: it may be as old as a partition.
+Gossip (rumours and piggybacked claims) is believed within the limits of the accuser. A death that
+anti-entropy brings up is never believed: the verdict may be as old as a partition.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Channel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What one claim about another member amounts to."""
+    """The outcome of reading one claim about another member."""
 
     change: Change | None = None
     testimony: Claim | None = None
@@ -74,7 +74,7 @@ class Ingest:
                 node.rumours.heard(claim, limit)
 
     def read(self, claim: Claim, channel: Channel, sender: MemberId) -> Ingested:
-        """What a claim about somebody else amounts to."""
+        """Read a claim about somebody else."""
         node = self._node
         old = node.table.get(claim.id)
         if old is None and node.table.size >= node.settings.member_limit:

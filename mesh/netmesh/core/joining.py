@@ -1,4 +1,4 @@
-"""Finding the mesh: contacts are dialled, asked for their table, and asked again for ever."""
+"""Joining: contacts are dialled, asked for their table, and asked again for ever."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Contact:
     sequence: int = 0
     """Number of the open question."""
     alias: MemberId | None = None
-    """Who answered there, under the name it gives itself."""
+    """The member that answered there, by its own id."""
 
 
 class Joining:

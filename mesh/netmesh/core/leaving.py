@@ -1,4 +1,4 @@
-"""Leaving so that everybody knows it within about a second."""
+"""Leaving: a member says goodbye so that everybody knows within about a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure comparison of two tables: what they lack, what I lack, and pages of the whole."""
+"""Set reconciliation for anti-entropy: the difference of two tables, and pages of a whole one."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Status(IntEnum):
     ALIVE = 0
     """Answers; the only status that may be selected as a source."""
     STALLED = 1
-    """Its kernel accepts connections but the process is silent: wait, do not bury."""
+    """Its kernel accepts connections but the process is silent: wait, do not declare it dead."""
     SUSPECT = 2
     """Nothing answers there, or one observer saw a crash: dead unless it refutes in time."""
     DEAD = 3

@@ -10,7 +10,7 @@ from netmesh.core.timers import Timer
 
 
 class Relays:
-    """Who wants to know about whom, under which number. Bounded."""
+    """Askers by the number of the ping that was sent for them. Bounded."""
 
     __slots__ = ("_node", "_waiting")
 
@@ -32,7 +32,7 @@ class Relays:
         node.ping(message.target, sequence)
 
     def close(self, sequence: int, *, heard: bool, by: MemberId | None = None) -> None:
-        """Answer whoever asked; `by` is who acknowledged, None when nobody did."""
+        """Answer the asker; `by` is the member that acknowledged, None when nobody did."""
         waiting = self._waiting.get(sequence)
         if waiting is None or (by is not None and by != waiting[2]):
             return

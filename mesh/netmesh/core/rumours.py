@@ -1,4 +1,4 @@
-"""News waiting to be passed on.
+"""Rumours: claims waiting to be passed on by gossip, or piggybacked on pings and acks.
 
 One rumour per member, the newest. Rumours that were sent least often go first; among those,
 refutations and joins before bad news, and newest first. Each is dropped after enough copies: its

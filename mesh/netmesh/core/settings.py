@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class ProtocolSettings:
     """Times are seconds, sizes are bytes, the rest are counts."""
 
-    # Probing
+    # Failure detection
     probe_interval_s: float = 1.0
     """One member of the shuffled list every so often: N members share the load evenly."""
     watch_probe_interval_s: float = 0.5
@@ -35,7 +35,7 @@ class ProtocolSettings:
     local_health_max: int = 8
     """Ceiling of the multiplier on probe interval and timeout."""
 
-    # Judging
+    # Suspicion
     watch_links: int = 4
     """Ring successors watched; the chance that all watchers die with the watched is negligible."""
     crash_observers: int = 2
@@ -56,7 +56,7 @@ class ProtocolSettings:
     crowd_triage: int = 16
     """When a host does not answer, at most so many other members on it are looked at at once."""
 
-    # Telling
+    # Dissemination
     gossip_interval_s: float = 0.2
     gossip_urgent_s: float = 0.05
     """Bad news and refutations go on at once, but not more often than this."""
@@ -72,7 +72,7 @@ class ProtocolSettings:
     announce_interval_s: float = 60.0
     """Each dead member is pinged about this often by every member, at most one a second."""
 
-    # Comparing
+    # Anti-entropy
     sync_spacing_s: float = 1.0
     sync_settle_s: float = 2.0
     """A rumour takes this long to reach everybody; only a difference that outlives it is real."""
@@ -94,14 +94,14 @@ class ProtocolSettings:
     """Contacts that are no members here are tried again this often: a split start heals."""
     contact_limit: int = 64
 
-    # Remembering
+    # Tombstones and bounds
     dead_shown_s: float = 600.0
     tombstone_s: float = 24 * 3600.0
     tombstone_limit: int = 4096
     member_limit: int = 16384
     """Live members accepted; more come only from a flood."""
 
-    # Distrust
+    # Accusation limits
     accuser_burst: int = 32
     """Deaths believed from one accuser at once; more are only suspicions. A host has fewer
     workers."""

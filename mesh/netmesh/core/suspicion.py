@@ -1,4 +1,4 @@
-"""Suspicions in progress: who accuses, how long to wait, when to look one last time."""
+"""SWIM's suspicions in progress: the accusers, and how long the suspect may refute (Lifeguard)."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Suspicions:
     def crash_confirmed(self, member: MemberId, members: int, me: MemberId) -> bool:
         """True when enough observers saw the process gone.
 
-        What I saw with my own eyes needs only one other that accuses it for whatever reason.
+        A crash that I saw myself needs one other accuser, for whatever reason.
         """
         suspicion = self._by_id.get(member)
         if suspicion is None:

@@ -1,8 +1,9 @@
 """The membership table: every record, its hashes, and the ring of live members.
 
-All derived values are kept up to date by `put` in O(log N) plus one list insertion; nothing here
-walks the table on a timer. The root covers live members only: tombstones expire at different
-times in different places and must not make equal tables look different.
+`put` takes the new record of a `Change`. It keeps all derived values up to date in O(log N) plus
+one list insertion; nothing here walks the table on a timer. The root covers live members only:
+tombstones expire at different times in different places and must not make equal tables look
+different.
 """
 
 from __future__ import annotations

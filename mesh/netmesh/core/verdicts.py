@@ -31,7 +31,7 @@ class Verdicts:
         self._bad_since: dict[MemberId, float] = {}
 
     def judge(self, finding: Finding) -> Change | None:
-        """What my own finding about a process changes."""
+        """The change that follows from my own evidence."""
         node = self._node
         record = node.table.get(finding.member)
         if record is None or record.generation != finding.generation or node.leaving:

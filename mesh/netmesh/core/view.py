@@ -1,13 +1,13 @@
 """This member's view of the mesh: claims and findings go in, the table changes.
 
-The parts return what they conclude, and this is where it is applied, in the order written here:
+The parts return their conclusions. They are applied here, in this order:
 
     a claim    -> `Ingest` or `Refutation` -> Change
     a finding  -> `Verdicts`               -> Change
     a Change   -> table and rumours, then `Verdicts` (which may conclude another), then
                   `Detector`, then `Tombstones`
 
-No part calls one that stands above it, and none keeps conclusions for somebody to collect.
+No part calls one that stands above it, and none keeps conclusions for another to collect.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DOUBTED_LIMIT = 16
 
 
 class MembershipView:
-    """Applies claims and findings; the only writer of the table."""
+    """Applies claims and findings; records change nowhere else."""
 
     __slots__ = (
         "_detector",
@@ -78,7 +78,7 @@ class MembershipView:
         self._tombstones.follow(change)
 
     def find(self, finding: Finding | None) -> None:
-        """Take in what I found out about a process myself."""
+        """Take in my own evidence about a process."""
         if finding is None:
             return
         self.apply(self._verdicts.judge(finding))
@@ -115,7 +115,7 @@ class MembershipView:
         return corrections
 
     def settle(self) -> None:
-        """The end of an event: what follows from it as a whole."""
+        """Do what follows from the event as a whole, at its end."""
         if self._suspected:
             self._suspected = False
             self._detector.suspected()
