@@ -22,16 +22,14 @@ from netloader.source.audit import Audit
 from netloader.source.listener import Caller, Listener
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
-from netloader.source.session import Session, SessionOutcome
+from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
 from netloader.source.sessions import Served, Sessions
 from netloader.source.throttle import Bucket
 
 _log = logging.getLogger(__name__)
 
 _CLOSERS = 8
-
-_MAX_QUOTE = 500
-"""Characters of what a replica says that end up in a log."""
+"""Threads that end sessions side by side."""
 
 Answer = tuple[messages.Accept | messages.Refuse, bytes | None]
 """A message and its attachment."""
@@ -142,7 +140,7 @@ class Dispatch:
         self._sessions.add(session, caller)
         self._tell()
         nbytes = admitted.weights.manifest.nbytes
-        _log.info("serving %.*r: %d bytes", _MAX_QUOTE, hello.replica, nbytes)
+        _log.info("serving %.*r: %d bytes", MAX_QUOTE, hello.replica, nbytes)
         return accept, b"".join(admitted.digests)
 
     def _manifest(self, offer: Offer) -> bytes | None:
@@ -179,7 +177,7 @@ class Dispatch:
                 if message.bad_chunk is not None:
                     self._suspect(one.session, message.bad_chunk)
                 self._release(one.session)
-                one.session.abort(f"the replica gave up: {message.reason!r:.{_MAX_QUOTE}}")
+                one.session.abort(f"the replica gave up: {message.reason!r:.{MAX_QUOTE}}")
 
     def _suspect(self, session: Session, chunk: int) -> None:
         """A replica has found other bytes than it was promised."""
@@ -187,7 +185,7 @@ class Dispatch:
         # still served.
         if self._current.now is not session.offer or not session.has_sent(chunk):
             _log.info(
-                "%.*r complains about chunk %d without ground", _MAX_QUOTE, session.replica, chunk
+                "%.*r complains about chunk %d without ground", MAX_QUOTE, session.replica, chunk
             )
             return
         self._audit.accuse(session.replica, session.offer, chunk)
@@ -216,7 +214,7 @@ class Dispatch:
 def _log_end(session: Session, outcome: SessionOutcome) -> None:
     match outcome.how:
         case "done":
-            _log.info("served %.*r: %d bytes", _MAX_QUOTE, session.replica, session.sent_bytes)
+            _log.info("served %.*r: %d bytes", MAX_QUOTE, session.replica, session.sent_bytes)
             return
         case "aborted":
             what = "serving %.*r was ended after %d bytes: %s"
@@ -226,4 +224,4 @@ def _log_end(session: Session, outcome: SessionOutcome) -> None:
             what = "serving %.*r failed after %d bytes: %s"
         case _:
             assert_never(outcome.how)
-    _log.warning(what, _MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)
+    _log.warning(what, MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)

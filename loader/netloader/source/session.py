@@ -40,7 +40,7 @@ from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
 
-_MAX_QUOTE = 500
+MAX_QUOTE = 500
 """Characters of what a replica says that end up in a log."""
 
 
@@ -182,7 +182,7 @@ class Session:
             outcome = SessionOutcome("broken", str(error))
         except Exception as error:  # noqa: BLE001
             # The serving process must outlive whatever a session trips over.
-            _log.exception("session %s with %.*r failed", self.id, _MAX_QUOTE, self.replica)
+            _log.exception("session %s with %.*r failed", self.id, MAX_QUOTE, self.replica)
             outcome = SessionOutcome("broken", f"{type(error).__name__}: {error}")
         finally:
             outcome = self._decide(outcome)

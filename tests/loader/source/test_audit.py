@@ -19,20 +19,27 @@ from netloader.weights.manifest import Chunk
 class Case:
     """An audit, what it was told to be offered, and what it reported."""
 
-    def __init__(self, read: Callable[[Weights, Chunk], bytes] = digests.of_chunk) -> None:
+    def __init__(
+        self,
+        read: Callable[[Weights, Chunk], bytes] = digests.of_chunk,
+        on_changed: Callable[[Offer], object] = lambda offer: None,
+    ) -> None:
         self.now = 100.0
         self.offer = offer_of(toy_weights(1))
         self.current = CurrentOffer("loading")
         self.current.put(self.offer)
         self.changed: list[Offer] = []
-        self.audit = Audit(
-            self.current, self.changed.append, 1.0, clock=lambda: self.now, read=read
-        )
+        self.on_changed = on_changed
+        self.audit = Audit(self.current, self._report, 1.0, clock=lambda: self.now, read=read)
 
     def accuse(self, chunk: int = 0) -> bool:
         begun = self.audit.accuse("replica", self.offer, chunk)
         until(lambda: not any(t.name == "netloader-audit" for t in threading.enumerate()))
         return begun
+
+    def _report(self, offer: Offer) -> None:
+        self.changed.append(offer)
+        self.on_changed(offer)
 
     def change(self, chunk: int) -> None:
         self.offer.weights.view(self.offer.chunks[chunk].pieces[-1])[0] ^= 0xFF
@@ -97,6 +104,23 @@ def test_who_is_about_to_change_weights_waits_for_the_reading() -> None:
     assert not case.audit.settle(0.05)
     case.now += 1
     assert not case.audit.accuse("replica", case.offer, 0)  # One at a time.
+    go_on.set()
+    assert case.audit.settle(5)
+
+
+def test_who_is_about_to_change_weights_waits_for_the_consequences_too() -> None:
+    """Otherwise an audit that is slow to publish would have the last word about later weights."""
+    publishing, go_on = threading.Event(), threading.Event()
+
+    def slowly(offer: Offer) -> None:
+        publishing.set()
+        go_on.wait(5)
+
+    case = Case(on_changed=slowly)
+    case.change(0)
+    assert case.audit.accuse("replica", case.offer, 0)
+    assert publishing.wait(5)
+    assert not case.audit.settle(0.05)
     go_on.set()
     assert case.audit.settle(5)
 

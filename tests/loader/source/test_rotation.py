@@ -357,7 +357,9 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) 
     for text in (f"{old}\n{new}", f"{new}\n{old}", new):
         for host in pace.sample(hosts, len(hosts)):
             host.write(text)
-            time.sleep(pace.uniform(0, 0.1))
+            # Hosts are a pull apart, or none.
+            further = len(pulls) + pace.randrange(2)
+            until(lambda count=further: len(pulls) >= count or problems)  # type: ignore[misc]
         until(lambda: len({host.worker.sources.security for host in hosts}) == 1)
         enough = len(pulls) + 7
         until(lambda count=enough: len(pulls) >= count or problems)  # type: ignore[misc]

@@ -265,6 +265,15 @@ def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
     group.abort()
 
 
+def test_a_session_that_makes_room_says_so(offer: Offer) -> None:
+    watched = Watched(offer, timeout_s=30)
+    group = watched.join()
+    watched.session.evict("took nothing")
+    watched.session.abort("a later reason")
+    assert watched.ends_in(2) == SessionOutcome("evicted", "took nothing")
+    group.abort()
+
+
 def test_abort_ends_a_session_that_waits_for_a_send() -> None:
     watched = Watched(offer_of(big_weights(1, 64)), timeout_s=30)
     group = watched.join()

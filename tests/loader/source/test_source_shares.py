@@ -195,7 +195,7 @@ def test_sources_of_one_worker_share_its_rate_limit() -> None:
 
     def fetch(replica: Replica) -> None:
         started = time.monotonic()
-        data = replica.fetch(0, 10)
+        data = replica.fetch(0, 30)
         took_s.append(time.monotonic() - started)
         assert torch.equal(data, weights.view(replica.chunks[0].pieces[0]))
 
@@ -228,7 +228,9 @@ def ask_until(done: Callable[[], bool], caller: Caller) -> None:
     until(lambda: refusal_of(caller).code == "busy" and done())
 
 
-def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -> None:
+def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with (
         serving(offer_of(WEIGHTS), eviction_period_s=0.05, max_sessions=1) as source,
         replica_of(source) as trickle,
@@ -240,6 +242,7 @@ def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits() -
         ended = trickle.caller.receive()
         assert isinstance(ended, messages.Bye)
         assert "while others waited" in ended.reason
+        until(lambda: "'caller' lost its place after" in caplog.text)
         assert isinstance(newcomer.ask(hello(WEIGHTS)), messages.Accept)
 
 
