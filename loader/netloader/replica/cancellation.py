@@ -32,9 +32,9 @@ class Cancellation:
         """A group that receives into tensors: `cancel` aborts it, at once if it came before."""
         with self._lock:
             self._group = group
-            cancelled = self._reason is not None
-        if cancelled:
-            group.abort()
+            reason = self._reason
+        if reason is not None:
+            group.abort(reason)
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
@@ -50,6 +50,6 @@ class Cancellation:
                 self._reason = reason
             group, self._group = self._group, None
         if group is not None:
-            group.abort()
+            group.abort(reason)
         with self._writing:
             pass  # Whoever was writing is done.

@@ -39,9 +39,14 @@ _UNREAD = 8
 class Break(enum.Enum):
     """How a connection ended."""
 
-    NOT_LET_IN = "refused this worker's key"
-    CUT_EARLY = "closed the connection before it was let in"
-    CUT = "closed the connection"
+    KEY_REFUSED = "refused this worker's key"
+    CLOSED_EARLY = "closed the connection before it was let in"
+    """Before both sides had proved their keys: over the keys, or because it was held up."""
+    CLOSED = "closed the connection"
+
+    @property
+    def reason(self) -> str:
+        return f"the source {self.value}"
 
 
 class Broken(SourceLost):
@@ -49,7 +54,7 @@ class Broken(SourceLost):
 
     def __init__(self, source: str, how: Break) -> None:
         self.how = how
-        super().__init__(source, f"the source {how.value}")
+        super().__init__(source, how.reason)
 
 
 class Connection:
@@ -64,7 +69,7 @@ class Connection:
     ) -> None:
         """Dial `endpoint` by key number `ring`. Returns at once."""
         self.endpoint = endpoint
-        self.let_in = False
+        self.authenticated = False
         """Whether both sides have proved their keys (trivially, when there are none)."""
         self._how: Break | None = None
         self._dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -141,8 +146,8 @@ class Connection:
             if self._how is not None:
                 continue
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.let_in = True
+                self.authenticated = True
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._how = Break.NOT_LET_IN
+                self._how = Break.KEY_REFUSED
             else:
-                self._how = Break.CUT if self.let_in else Break.CUT_EARLY
+                self._how = Break.CLOSED if self.authenticated else Break.CLOSED_EARLY

@@ -48,10 +48,10 @@ def greet(
     limits = settings.handshake
     timeout_s = settings.hello_timeout_s
     deadline = time.monotonic() + timeout_s
-    last = Broken(endpoint, Break.CUT_EARLY)
+    last = Break.CLOSED_EARLY
     for attempt in range(limits.rounds):
         if attempt:
-            _log.debug("asking %s again: %s", endpoint, last)
+            _log.debug("asking %s again: %s", endpoint, last.reason)
             time.sleep(limits.round_pause_s)
         keys = security()
         try:
@@ -60,16 +60,16 @@ def greet(
         except _Unreachable as error:
             raise _after(last, error) if attempt else error from None
         except Broken as error:
-            last = error
+            last = error.how
             continue
-        broken = []
+        breaks = []
         for ring in range(max(1, len(keys.rings))):
             try:
                 return _ask(context, endpoint, keys, ring, hello, deadline, settings)
             except Broken as error:
-                broken.append(error)
+                breaks.append(error.how)
         # That one key was accepted says more than that others were not.
-        last = next((error for error in broken if error.how is Break.CUT), broken[-1])
+        last = Break.CLOSED if Break.CLOSED in breaks else breaks[-1]
     raise _explain(endpoint, last, security(), limits.rounds)
 
 
@@ -100,10 +100,10 @@ def _ask(
             message, attachment = answer
             if isinstance(message, messages.Refuse) and message.code == "keys":
                 answer = None
-                raise Broken(endpoint, Break.CUT)
+                raise Broken(endpoint, Break.CLOSED)
             return connection, message, attachment
         except Broken as error:
-            if error.how is not Break.CUT_EARLY or time.monotonic() - dialled < held_up_s:
+            if error.how is not Break.CLOSED_EARLY or time.monotonic() - dialled < held_up_s:
                 raise
             _log.debug("%s is held up: asking again", endpoint)
         finally:
@@ -134,7 +134,7 @@ def _probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: f
                 plain.settimeout(max(0.001, until - time.monotonic()))
                 got = plain.recv(_GREETED - len(greeting))
                 if not got:
-                    raise Broken(endpoint, Break.CUT_EARLY)
+                    raise Broken(endpoint, Break.CLOSED_EARLY)
                 greeting += got
         except TimeoutError:
             raise _Unreachable(
@@ -143,7 +143,7 @@ def _probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: f
                 "another service has this port, or the process is stopped",
             ) from None
         except OSError:
-            raise Broken(endpoint, Break.CUT_EARLY) from None
+            raise Broken(endpoint, Break.CLOSED_EARLY) from None
     if not _like_zeromq(greeting):
         raise _Unreachable(
             endpoint,
@@ -181,14 +181,14 @@ def _silent(endpoint: str, timeout_s: float) -> SourceLost:
     )
 
 
-def _after(last: Broken, now: SourceLost) -> SourceLost:
+def _after(last: Break, now: SourceLost) -> SourceLost:
     """A source that was there a moment ago."""
     return SourceLost(now.source, f"ended before it answered: {last.reason}; now {now.reason}")
 
 
-def _explain(endpoint: str, last: Broken, keys: SocketSecurity, rounds: int) -> SourceLost:
+def _explain(endpoint: str, last: Break, keys: SocketSecurity, rounds: int) -> SourceLost:
     """Why nobody answered although somebody listens."""
-    if keys.enabled and last.how is not Break.CUT:
+    if keys.enabled and last is not Break.CLOSED:
         return SourceLost(
             endpoint,
             f"did not accept this worker's cluster key (tried {len(keys.rings)}): compare "

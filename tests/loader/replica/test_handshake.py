@@ -122,7 +122,7 @@ class TestFailsFast:
                 connection.receive(5)
             connection.close(unsaid=True)
         context.destroy(linger=0)
-        assert caught.value.how is Break.NOT_LET_IN
+        assert caught.value.how is Break.KEY_REFUSED
 
     def test_no_key_at_a_source_that_has_one(self) -> None:
         with serving(offer_of(WEIGHTS), security=KEY) as source:

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+import zmq
 from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     OnSend,
@@ -38,6 +39,7 @@ from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft
+from netloader.protocol import messages
 from netloader.replica.outcome import AskLater, Dropped, Lost
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.settings import PullSettings
@@ -134,7 +136,7 @@ def test_a_slow_source_gets_less() -> None:
     assert 0 < slow < fast
 
 
-def test_a_source_that_stalls_is_let_go_and_its_chunks_come_from_the_other() -> None:
+def test_a_source_that_stalls_is_dropped_and_its_chunks_come_from_the_other() -> None:
     replica = toy_weights(rows=8000)
     stuck = Stuck(after=2)
     with sources(stuck, None) as made:
@@ -210,18 +212,19 @@ def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
     replica = toy_weights(rows=8000)
     arrived = PullSettings().window.first_chunks
 
+    @dataclass
     class Breaking(TamperedGroup):
         """Receives what was asked for, and breaks when more is."""
 
-        asked = 0
+        arriving: list[Pending] = field(default_factory=list)
 
         def recv(self, data: torch.Tensor, tag: int) -> Pending:
-            if self.asked == arrived:
-                until(lambda: len(made.logs[0].sent) >= arrived)
-                time.sleep(0.2)  # What was sent is on its way.
+            if len(self.arriving) == arrived:
+                for pending in self.arriving:
+                    pending.wait(5)
                 self.abort()
-            self.asked += 1
-            return self.inner.recv(data, tag)
+            self.arriving.append(self.inner.recv(data, tag))
+            return self.arriving[-1]
 
     class Backend(TamperedBackend):
         def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
@@ -302,6 +305,57 @@ def test_a_failed_pull_is_gone_without_the_garbage_collector() -> None:
         leaves_nothing(fail, 5)
     finally:
         gc.enable()
+
+
+def test_failures_are_told_in_the_order_in_which_sources_ended() -> None:
+    """Also where several end between two looks at them."""
+    looks = 0
+    with refusing() as first, refusing() as second, refusing() as third:
+
+        def find() -> tuple[Candidate, ...]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                for one in (second, third, first):
+                    one.answer()
+            return (first.candidate, second.candidate, third.candidate)
+
+        pull = pull_into(toy_weights())
+        with pytest.raises(NoSourceLeft) as caught:
+            pull.run(find)
+    ended = [failure.source for failure in pull.failures]
+    assert ended == [second.candidate, third.candidate, first.candidate]
+    said = str(caught.value)
+    assert said.index(second.endpoint) < said.index(third.endpoint) < said.index(first.endpoint)
+
+
+@dataclass
+class Refusing:
+    """A source that refuses for good, when it is told to answer."""
+
+    router: zmq.Socket[bytes]
+    endpoint: str
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.endpoint, "test")
+
+    def answer(self) -> None:
+        """Refuse, and wait until the replica's stream has ended."""
+        assert self.router.poll(5000)
+        connection, *_ = self.router.recv_multipart()
+        no = messages.Refuse(code="identity", reason="other weights")
+        self.router.send_multipart([connection, *messages.encode(no)])
+        name = f"netloader-pull-{self.endpoint}"
+        until(lambda: name not in {thread.name for thread in threading.enumerate()})
+
+
+@contextmanager
+def refusing() -> Iterator[Refusing]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    yield Refusing(router, f"127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+    context.destroy(linger=0)
 
 
 class TestNobodyLeft:

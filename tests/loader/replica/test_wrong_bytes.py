@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -23,8 +24,10 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import NoSourceLeft
-from netloader.replica.outcome import Contradicted, Corrupt
+from netloader.replica.outcome import Contradicted, Corrupt, Lost
 from netloader.replica.pull import PullObserver
+from netloader.replica.settings import RetrySettings
+from netloader.transport import TransportError
 
 
 class TestWrongBytes:
@@ -92,6 +95,27 @@ class TestWrongBytes:
             run(pull, made.candidates)
         assert equal(replica, WEIGHTS)
         assert pull.unverified() == ()
+
+    def test_what_a_liar_had_brought_in_an_earlier_session_is_worth_nothing_either(self) -> None:
+        """It was cut off, came back, and then broke the promise of both sessions."""
+        count = itertools.count()
+
+        def lie_at_last(tag: int, data: torch.Tensor) -> torch.Tensor:
+            number = next(count)
+            if number == 4:
+                raise TransportError("cut")
+            return wrong_byte_in(tag)(tag, data) if number > 6 else data
+
+        pull = pull_into(
+            toy_weights(rows=8000),
+            source_timeout_s=0.5,
+            retry=RetrySettings(backoff_s=0.05),
+        )
+        with sources(lie_at_last) as made, pytest.raises(NoSourceLeft):
+            pull.run(made.candidates)
+        kinds = [type(failure.how) for failure in pull.failures]
+        assert kinds == [Lost, Corrupt]
+        assert (pull.nbytes, pull.deliveries) == (0, ())
 
     def test_with_verification_off_they_are_taken(self) -> None:
         replica = toy_weights(rows=8000)

@@ -1,0 +1,113 @@
+"""What the two ends of an open session say to each other, over a real connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import zmq
+from tests.loader.support import OPEN
+
+from netloader.errors import SourceLost, TransferError
+from netloader.protocol import messages
+from netloader.replica.connection import Connection
+from netloader.replica.conversation import Conversation
+
+SESSION, OTHER = "0" * 32, "1" * 32
+
+
+class Wire:
+    """A session's control connection, with its source in the test's hands."""
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        port = self._router.bind_to_random_port("tcp://127.0.0.1")
+        self.connection = Connection(self._context, f"127.0.0.1:{port}", OPEN, 0)
+        self.replica = Conversation(self.connection, SESSION)
+        self.replica.want([1])  # Until it has said something, the source cannot answer.
+        self._peer, *_ = self._router.recv_multipart()
+
+    def say(self, message: messages.Message) -> None:
+        self._router.send_multipart([self._peer, *messages.encode(message)])
+
+    def heard(self) -> messages.Message:
+        assert self._router.poll(5000), "the replica said nothing"
+        return messages.decode(self._router.recv_multipart()[1:])[0]
+
+    def hang_up(self) -> None:
+        self._router.close(linger=0)
+
+    def close(self) -> None:
+        self.connection.close(unsaid=True)
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    yield made
+    made.close()
+
+
+def test_what_the_replica_says(wire: Wire) -> None:
+    wire.replica.want([3, 4])
+    wire.replica.bye("not as promised", bad_chunk=3)
+    wire.replica.done()
+    assert wire.heard() == messages.Want(session=SESSION, chunks=(3, 4))
+    assert wire.heard() == messages.Bye(session=SESSION, reason="not as promised", bad_chunk=3)
+    assert wire.heard() == messages.Done(session=SESSION)
+
+
+def test_a_reason_is_never_longer_than_a_source_reads(wire: Wire) -> None:
+    wire.replica.bye("x" * messages.MAX_TEXT * 2)
+    assert isinstance(wire.heard(), messages.Bye)
+
+
+def test_a_source_has_more_chunks(wire: Wire) -> None:
+    wire.say(messages.Have(session=SESSION, chunks=(5, 6)))
+    assert wire.replica.hear(5.0) == (5, 6)
+
+
+def test_a_source_says_nothing(wire: Wire) -> None:
+    assert wire.replica.hear(0.001) == ()
+
+
+def test_a_source_ends_the_session(wire: Wire) -> None:
+    wire.say(messages.Bye(session=SESSION, reason="it sleeps"))
+    with pytest.raises(SourceLost, match="ended the session: it sleeps"):
+        wire.replica.hear(5.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        messages.Done(session=SESSION),
+        messages.Have(session=OTHER, chunks=(5,)),
+        messages.Bye(session=OTHER, reason="it sleeps"),
+    ],
+    ids=["a replica's word", "more chunks of another session", "the end of another session"],
+)
+def test_what_does_not_belong_here_is_a_fault(wire: Wire, message: messages.Message) -> None:
+    wire.say(message)
+    with pytest.raises(TransferError, match=f"sent {message.type} in a session"):
+        wire.replica.hear(5.0)
+
+
+def test_last_words_are_those_about_this_session(wire: Wire) -> None:
+    wire.say(messages.Have(session=SESSION, chunks=(5,)))
+    wire.say(messages.Bye(session=OTHER, reason="another"))
+    wire.say(messages.Bye(session=SESSION, reason="it sleeps"))
+    assert wire.replica.last_words(5.0) == "ended the session: it sleeps"
+
+
+def test_a_source_without_last_words_is_not_waited_for(wire: Wire) -> None:
+    assert wire.replica.last_words(0.001) is None
+    wire.hang_up()
+    assert wire.replica.last_words(30.0) is None
+
+
+def test_bye_to_a_source_that_is_gone_is_no_error(wire: Wire) -> None:
+    wire.hang_up()
+    assert wire.replica.last_words(30.0) is None
+    wire.replica.bye("enough")
