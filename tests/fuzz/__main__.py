@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .session import read_counts
+from .campaign import read_counts
 from .targets import TARGETS
 
 _ROOT = Path(__file__).parents[2]

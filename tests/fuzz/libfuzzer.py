@@ -14,8 +14,8 @@ import atheris  # type: ignore[import-untyped,unused-ignore]
 with atheris.instrument_imports(include=["netmesh", "netloader"]):
     from tests.fuzz.targets import TARGETS
 
+from tests.fuzz.campaign import Campaign
 from tests.fuzz.mutate import mutate_json
-from tests.fuzz.session import Session
 
 MAX_INPUT_BYTES = 2 * 1024
 """Long inputs find nothing that short ones do not, only slower; test_fuzz.py has the longest."""
@@ -34,7 +34,7 @@ def main() -> None:
     corpus.mkdir()
     for number, data in enumerate(target.seeds):
         (corpus / f"seed-{number:02}").write_bytes(data)
-    session = Session(target, folder / "counts")
+    campaign = Campaign(target, folder / "counts")
 
     def mutate(data: bytes, size: int, number: int) -> bytes:
         rng = random.Random(number)
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = [f"-{name}={value}" for name, value in options.items()]
     atheris.Setup(
         [sys.argv[0], *arguments, str(corpus)],
-        session.run,
+        campaign.run,
         custom_mutator=mutate,
     )
     atheris.Fuzz()

@@ -17,9 +17,9 @@ from netmesh.core.messages import Gossip
 from netmesh.core.wire import MAX_BODY_BYTES
 from netmesh.errors import RemoteProtocolError
 
+from .campaign import Campaign, read_counts
 from .mutate import mutate_json
 from .seeds import MESH
-from .session import Session, read_counts
 from .targets import CODEC, CUT, HEAD, TARGETS, Target, framed
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def test_there_is_a_seed_of_every_message_kind() -> None:
 def test_changed_seeds_are_accepted_or_refused(target: Target, tmp_path: Path) -> None:
     """Without coverage, so that it runs everywhere."""
     rng = random.Random(1)
-    session = Session(target, tmp_path / "counts")
+    campaign = Campaign(target, tmp_path / "counts")
     runs = 100 if target.name == "engine" else 1000
     for _ in range(runs):
         data = rng.choice(target.seeds)
@@ -49,7 +49,7 @@ def test_changed_seeds_are_accepted_or_refused(target: Target, tmp_path: Path) -
             data = bytes(changed)
         else:
             data = data[: target.head] + (mutate_json(data[target.head :], rng) or b"")
-        session.run(data)
+        campaign.run(data)
     counts = read_counts(tmp_path / "counts")
     assert counts["runs"] == runs and counts["other_errors"] == 0
     assert counts["accepted"] + counts["refused"] == runs
@@ -77,9 +77,9 @@ def test_a_finding_is_counted_and_does_not_end_the_run(
     def broken(data: bytes) -> bool:
         return bool(data[0])
 
-    session = Session(Target("broken", broken, (b"\1",), 0), tmp_path / "counts")
+    campaign = Campaign(Target("broken", broken, (b"\1",), 0), tmp_path / "counts")
     for data in (b"\1", b"", b"\0"):
-        session.run(data)
+        campaign.run(data)
     counts = read_counts(tmp_path / "counts")
     assert (counts["accepted"], counts["refused"], counts["other_errors"]) == (1, 1, 1)
     assert "IndexError" in capsys.readouterr().err

@@ -17,7 +17,7 @@ MAX_SHOWN: Final = 5
 """Findings printed; the rest is counted."""
 
 
-class Session:
+class Campaign:
     """Runs inputs against one target and counts what came of it, in a file mapped into memory."""
 
     def __init__(self, target: Target, path: Path) -> None:
@@ -44,7 +44,7 @@ class Session:
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """What a session has counted so far."""
+    """What a campaign has counted so far."""
     runs, accepted, refused, other, slowest_ns = _COUNTS.unpack(path.read_bytes())
     return {
         "runs": runs,
