@@ -21,7 +21,7 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
     "tests/e2e/servers.py": (3, "a server of another process is asked again, with a deadline"),
     "tests/loader/replica/test_pull_many.py": (1, "a source that is slower than others"),
     "tests/loader/slow_storage.py": (1, "a file on slow storage"),
-    "tests/loader/source/test_rotation.py": (1, "keys change at random moments of many pulls"),
+    "tests/loader/source/test_rotation.py": (1, "what lingers after a change is counted for 0.5 s"),
     "tests/loader/support.py": (2, "`until` and `settle` look again, with a deadline"),
     "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
@@ -35,8 +35,6 @@ REMAINING: Final[dict[str, dict[Kind, int]]] = {
     "tests/e2e/architectures.py": {"patch": 1},
     "tests/e2e/cases.py": {"patch": 2},
     "tests/e2e/faults/netloader_faults.py": {"patch": 1},
-    "tests/loader/replica/test_pull_many.py": {"sleep": 1},
-    "tests/loader/source/test_rotation.py": {"sleep": 1},
 }
 """What is left to mend, by file. Counts only fall: a test fails when one could be lower."""
 
