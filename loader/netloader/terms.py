@@ -1,8 +1,19 @@
-"""Terms that several rooms share: closed sets of values."""
+"""Terms that several rooms share: closed sets of values, and the setting that both ends have."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import Field
+
+TransferTimeout = Annotated[float, Field(gt=0, le=3600)]
+"""Seconds without any progress after which the other end of a transfer is given up
+(`TRANSFER_TIMEOUT`)."""
+
+TRANSFER_TIMEOUT_S: Final = 30.0
+"""The default. Longer than the longest pause of a healthy process: compiling holds the GIL for
+seconds."""
 
 
 class KeepMode(StrEnum):

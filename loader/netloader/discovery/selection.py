@@ -43,7 +43,7 @@ def choose(
     backend: str,
     chunk_bytes: int,
     *,
-    liars: Collection[Process] = (),
+    caught: Collection[Process] = (),
     read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
     explain: bool = True,
 ) -> Choice:
@@ -51,8 +51,8 @@ def choose(
 
     Few sessions first, then the same host, the same network, the rest; equals are ordered by
     rendezvous hashing, so that many replicas that start together spread over them. Members that
-    another one accuses of wrong bytes come last: an accuser may be at fault itself. Those in
-    `liars`, whom this worker caught, are left out. A member never picks itself.
+    another one accuses of wrong bytes come last: an accuser may be at fault itself. Processes in
+    `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
 
     `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
     is made for the first member that fits in everything else, if that knows no stronger kind.
@@ -76,7 +76,7 @@ def choose(
                     rejected.append(_differing(member, holding, identity, mine))
                 continue
             why_not = _unsuitable(member, holding, backend, chunk_bytes)
-            if why_not is None and process in liars:
+            if why_not is None and process in caught:
                 why_not = "sent other bytes than it had promised"
             if why_not is None:
                 why_not = content_mismatch(identity.content, holding.content)
@@ -113,7 +113,7 @@ def _differing(member: Member, holding: Holding, identity: Identity, mine: Field
     if other is not None:
         return _Rejected(_FAR, member.id, holding.model, other)
     if holding.state == "loading" and SHARDS in mine and SHARDS not in holding.fields:
-        # What its layers hold it knows only once they are there.
+        # It knows only once its layers are there what they hold.
         known = {name: value for name, value in mine.items() if name in holding.fields}
         if not differences(known, holding.fields):
             return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
@@ -161,7 +161,7 @@ def distance(mine: str, theirs: str) -> int:
     try:
         here, there = ip_address(mine), ip_address(theirs)
     except ValueError:
-        # A name. Who advertises one has not said where it is.
+        # A name does not say where the member is.
         return 2
     if here.version != there.version:
         return 2

@@ -82,7 +82,7 @@ class _Notes:
         try:
             self.stamps += evidence.stamps(chosen)
         except IdentityError as error:
-            # Whoever reads it says what is wrong, in vLLM's words.
+            # vLLM says what is wrong when it reads the file.
             self.problem = str(error)
         self.files += chosen
 
@@ -238,7 +238,7 @@ def _modelscope_folder(model: str, revision: str | None) -> Path | None:
     try:
         found = snapshot_download(model, revision=revision, local_files_only=True)
     except Exception as error:  # noqa: BLE001
-        # Whatever it raises for a model that it does not have: then there is no folder.
+        # For a model that is not in the cache it raises one of several errors.
         _log.debug("%s is not in ModelScope's cache: %s", model, error)
         return None
     return Path(found)
@@ -283,7 +283,7 @@ def _noting(
         given = signature(original).bind(*args, **kwargs).arguments
         files = given.get("hf_weights_files")
         if "hf_folder" in given:
-            # What has been converted and kept there is read, not the files (`npcache`).
+            # It reads what was converted and kept there, not these files (`npcache`).
             notes.problem = f"{name} reads other files of the folder than those it is given"
         if files is not None:
             notes.note(_as_read(name, files))

@@ -8,6 +8,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from netloader.terms import TRANSFER_TIMEOUT_S, TransferTimeout
+
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -111,10 +113,8 @@ class RetrySettings:
 class PullSettings:
     """Raises `pydantic.ValidationError` for a value out of its bounds or an unknown name."""
 
-    timeout_s: Seconds = 30.0
-    """Seconds without any progress after which a source is given up (`TRANSFER_TIMEOUT`). Longer
-    than the longest pause of a healthy process: a worker that compiles holds the GIL for
-    seconds."""
+    timeout_s: TransferTimeout = TRANSFER_TIMEOUT_S
+    """After which a source is given up."""
 
     max_sources: Annotated[int, Field(ge=1, le=64)] = 4
     """Sources at once (`MAX_SOURCES`). Two fill a link; the others take over at once when one is

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from netloader.protocol import messages
+from netloader.terms import TRANSFER_TIMEOUT_S, TransferTimeout
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Count = Annotated[int, Field(ge=1)]
@@ -17,9 +18,8 @@ Count = Annotated[int, Field(ge=1)]
 class SourceSettings:
     """Raises `pydantic.ValidationError` for a value out of its bounds or an unknown name."""
 
-    timeout_s: Seconds = 30.0
-    """Seconds without any progress after which a replica is given up (`TRANSFER_TIMEOUT`). Longer
-    than the longest pause of a healthy process: compiling holds the GIL for seconds."""
+    timeout_s: TransferTimeout = TRANSFER_TIMEOUT_S
+    """After which a replica is given up."""
 
     max_sessions: Annotated[int, Field(ge=1, le=64)] = 4
     """Replicas that are served at once (`MAX_SESSIONS`). Two streams fill a link: more only make

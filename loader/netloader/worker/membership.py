@@ -25,7 +25,7 @@ class Membership:
     def __init__(self, config: Config, rank: int) -> None:
         """Join the mesh, unless it is off.
 
-        Raises `netmesh.ConfigError` for settings that contradict this machine. A mesh that cannot
+        Raises `netmesh.SettingsError` for settings that contradict this machine. A mesh that cannot
         be started for another reason is logged, and the worker goes on without one.
         """
         self._is_wanted = config.mesh
@@ -103,7 +103,7 @@ class Membership:
 def _join(config: Config) -> Mesh | None:
     try:
         return Mesh.start(config.mesh_settings, advert.encode(()), log=logging.getLogger("netmesh"))
-    except netmesh.ConfigError:
+    except netmesh.SettingsError:
         raise
     except MeshError as error:
         _log.warning("going on without the mesh: %s", error)

@@ -107,7 +107,7 @@ class Peers:
             identity,
             backend,
             self._config.chunk_bytes,
-            liars=self._accusations.processes,
+            caught=self._accusations.processes,
             read=lambda member: held[member.id][1],
             explain=explain,
         )
@@ -123,7 +123,7 @@ class Peers:
 
     def _everybody(self) -> Sequence[tuple[Member, tuple[Holding, ...]]]:
         """All members and what they hold. Each version of an advert is read once: a pull asks
-        several times a second. Whoever leaves is forgotten."""
+        several times a second. A member that is gone is forgotten."""
         before, now = self._read, dict[MemberId, tuple[_Version, tuple[Holding, ...]]]()
         members = self._membership.members()
         for member in members:

@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, config: Config, rank: int) -> None:
         """Join the mesh, unless it is off. `rank` is the global one.
 
-        Raises `netmesh.ConfigError` for settings that contradict this machine.
+        Raises `netmesh.SettingsError` for settings that contradict this machine.
         """
         self.config = config
         self.rank = rank

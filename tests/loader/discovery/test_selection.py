@@ -213,20 +213,20 @@ def test_distance(mine: str, theirs: str, far: int) -> None:
     assert distance(mine, theirs) == far
 
 
-class TestLiars:
+class TestWrongBytes:
     LIAR, HONEST = "10.0.0.2:1", "10.0.0.3:1"
     ACCUSED = Accused(endpoint="10.0.0.2:2000", generation=11)
 
     def test_caught_by_this_worker_is_left_out_and_named(self) -> None:
         choice = choose(
-            [ME, member(self.LIAR)], identity(), "gloo", CHUNK, liars={("10.0.0.2:2000", 11)}
+            [ME, member(self.LIAR)], identity(), "gloo", CHUNK, caught={("10.0.0.2:2000", 11)}
         )
         assert choice.candidates == ()
         assert choice.rejected == ("10.0.0.2:1: sent other bytes than it had promised",)
 
     def test_whoever_follows_on_its_endpoint_is_another_process(self) -> None:
-        liars = {("10.0.0.2:2000", 10)}
-        choice = choose([ME, member(self.LIAR)], identity(), "gloo", CHUNK, liars=liars)
+        caught = {("10.0.0.2:2000", 10)}
+        choice = choose([ME, member(self.LIAR)], identity(), "gloo", CHUNK, caught=caught)
         assert len(choice.candidates) == 1
 
     def test_accused_by_another_member_comes_last(self) -> None:

@@ -9,7 +9,7 @@ from netloader.worker.loading.failures import Step, attempt
 from netloader.worker.loading.request import LoadRequest
 
 
-def look_ahead(request: LoadRequest, identity: Identity) -> None:
+def read_ahead(request: LoadRequest, identity: Identity) -> None:
     """Begin to read evidence, if there is anybody to compare it with. Does not wait for it."""
     TransferThread(
         lambda: attempt(Step.AHEAD, lambda: _read_evidence(request, identity)),

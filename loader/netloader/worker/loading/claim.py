@@ -18,8 +18,8 @@ from netloader.worker.loading.provenance import Provenance
 _log = logging.getLogger(__name__)
 
 _SHARE: Final = 0.25
-"""Part of the time in which files are read for this. Nobody waits for it but replicas that have no
-files, and the model wants the core and the disk."""
+"""Part of the time in which files are read for this. Only replicas without files wait for the
+claim, and the model wants the core and the disk."""
 
 
 def checked_commit(

@@ -171,7 +171,7 @@ def attempt(step: Step, action: Callable[[], _T]) -> _T | Failed:
             raise
         if isinstance(error, RULES[step].own):
             return Failed(cost, str(error), error)
-        # Nobody waits for what costs nothing, and it is met again where it counts.
+        # An error that costs nothing is met again where it counts.
         level = logging.ERROR if cost else logging.DEBUG
         _log.log(level, "%s", RULES[step].saying, exc_info=True)
         return Failed(cost, f"{RULES[step].saying}: {error!r}", error)

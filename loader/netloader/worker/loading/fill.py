@@ -127,7 +127,7 @@ def _keep(
     """
     config = built.request.worker.config
     if isinstance(by, Pulled):
-        # Nobody has touched the model in between: its tensors are where they were laid out.
+        # The model is as the pull has left it: its tensors are where they were laid out.
         weights, promised = built.layout.weights, by.digests
     else:
         weights = capture(model, chunk_bytes=config.chunk_bytes)

@@ -8,7 +8,7 @@ from netloader.checkpoint.wanted import Wanted
 from netloader.identity.identity import Identity
 from netloader.replica.pull import Delivery
 from netloader.transport import Backend, backend_for
-from netloader.worker.loading.ahead import look_ahead
+from netloader.worker.loading.ahead import read_ahead
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.request import LoadRequest
 
@@ -74,7 +74,7 @@ def plan(request: LoadRequest) -> Planned | Unshared:
     if backend is None:
         reason = f"no transport for {request.device_type} devices yet"
         return Unshared(request, reason, identity=identity)
-    look_ahead(request, identity)
+    read_ahead(request, identity)
     return Planned(request, identity, backend)
 
 

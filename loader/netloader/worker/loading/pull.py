@@ -53,7 +53,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
     worker = built.request.worker
-    # Whoever has no files has nothing better to do than to wait for a peer.
+    # A worker without files has nothing better to do than to wait for a peer.
     must_wait = built.wanted.files is None and worker.peers.may_come
     if not candidates and not must_wait:
         return NotPulled((), tried)
@@ -88,7 +88,7 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
         peers = built.request.worker.peers
         candidates, found = peers.candidates(built.identity, built.backend.name)
         if any(candidate.listed for candidate in candidates):
-            # What such a source knows of its content, only it can say: say all that we know.
+            # The mesh does not say what a listed source knows of its content: say all that we know.
             built.wanted.content.make_all()
         return candidates, found
 

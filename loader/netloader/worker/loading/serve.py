@@ -159,7 +159,7 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
     worker.membership.update(role, origin=record.origin, content=known(content))
     endpoint = worker.sources.endpoint(role)
     if endpoint is None or not worker.sources.serve(role, offer, settled.withdrawals):
-        # Whoever has withdrawn it says so, and whether it comes back.
+        # `Sources` publishes why, and whether it comes back.
         not_served = NotServed(record, "its weights were withdrawn before they could be served")
         _report(record, not_served.reason)
         return not_served
