@@ -9,7 +9,7 @@ original. So there are three steps:
     settle    after post-processing: what survived, can all be served, and what does that cost?
 
 A tensor survives when a tensor of the model still lies in its *own* bytes. That its storage lives
-on says nothing: `arena` lets the tensors of a chunk share one.
+on says nothing: `coalesce` lets the tensors of a chunk share one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Plan:
 
     mode: KeepMode
     may_share: bool
-    """Whether tensors may share storages (`arena.arrange`). A shared storage lives as long as any
+    """Whether tensors may share storages (`coalesce.arrange`). A shared storage lives as long as any
     tensor in it: not where what was replaced must go back to the system."""
     reason: str = ""
     """Why nothing is kept although the settings ask for it. The worker is then no source; empty
@@ -147,7 +147,7 @@ class Held:
 
     place: Place
     is_arranged: bool
-    """Whether it shares its storage because of `arena.arrange`."""
+    """Whether it shares its storage because of `coalesce.arrange`."""
     original: torch.Tensor | None
     """Keeps the original alive; None: whoever wants to may free it."""
     copy: torch.Tensor | None
@@ -359,7 +359,7 @@ class _Uses:
     def touch(self, data: torch.Tensor) -> bool:
         """Whether the model uses any byte of a flat uint8 tensor.
 
-        One is enough: without `arena`, the tensor had a storage of its own, which that one keeps.
+        One is enough: without `coalesce`, the tensor had a storage of its own, which that one keeps.
         """
         ends = self._ends.get(str(data.device), [])
         at = bisect_right(ends, data.data_ptr())
