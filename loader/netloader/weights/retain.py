@@ -66,8 +66,8 @@ class Plan:
 
     mode: KeepMode
     may_share: bool
-    """Whether tensors may share storages (`coalesce.arrange`). A shared storage lives as long as any
-    tensor in it: not where what was replaced must go back to the system."""
+    """Whether tensors may share storages (`coalesce.arrange`). A shared storage lives as long as
+    any tensor in it: not where what was replaced must go back to the system."""
     reason: str = ""
     """Why nothing is kept although the settings ask for it. The worker is then no source; empty
     otherwise."""
@@ -359,7 +359,8 @@ class _Uses:
     def touch(self, data: torch.Tensor) -> bool:
         """Whether the model uses any byte of a flat uint8 tensor.
 
-        One is enough: without `coalesce`, the tensor had a storage of its own, which that one keeps.
+        One is enough: without `coalesce`, the tensor had a storage of its own, which that byte
+        keeps alive.
         """
         ends = self._ends.get(str(data.device), [])
         at = bisect_right(ends, data.data_ptr())
