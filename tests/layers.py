@@ -75,8 +75,15 @@ PURE: Final = (
     "netloader.identity",
     "netloader.discovery",
     "netloader.protocol",
+    "netloader.replica.acceptance",
+    "netloader.replica.inflight",
+    "netloader.replica.outcome",
+    "netloader.replica.picker",
+    "netloader.replica.retry",
+    "netloader.replica.schedule",
+    "netloader.replica.settings",
 )
-"""Rooms without I/O, clock, randomness, threads or torch."""
+"""Rooms and modules without I/O, clock, randomness, threads or torch."""
 
 IMPURE: Final = frozenset(
     [

@@ -97,7 +97,9 @@ class NoSourceLeft(NetloaderError):
 
     def __init__(self, waited: bool, waited_s: float, failures: Sequence[object]) -> None:
         self.reason = (
-            f"no source was left for {waited_s:g} s" if waited else "no source could be used"
+            f"waited {waited_s:g} s for a source, none came"
+            if waited
+            else "no source could be used"
         )
         super().__init__("; ".join([self.reason, *map(str, failures)]))
 

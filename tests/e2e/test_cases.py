@@ -937,7 +937,7 @@ class TestReplicaWithoutWeightFiles:
         assert row.error.startswith("NothingToLoadError")
         assert f"wants sample:{'0' * 32}" in row.error
         assert "Cannot find any model weights" in row.error
-        assert "no source was left for 1 s" in row.error
+        assert "waited 1 s for a source, none came" in row.error
 
     def test_other_content_under_the_same_name_is_never_taken(
         self, mesh: Mesh, checkpoints: Path, bare: Path

@@ -381,7 +381,7 @@ class TestNobodyLeft:
         started = time.monotonic()
         with (
             sources(cut_after(4)) as made,
-            pytest.raises(NoSourceLeft, match=r"no source was left for 0\.5 s"),
+            pytest.raises(NoSourceLeft, match=r"waited 0\.5 s for a source"),
         ):
             run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
         assert 0.5 <= time.monotonic() - started < 3
