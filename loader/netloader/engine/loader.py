@@ -117,14 +117,14 @@ class NetLoader(BaseModelLoader):
         self._steps = steps = _Steps(planned)
         registries = Registries.before(vllm_config)
         try:
-            model: nn.Module = super().load_model(vllm_config, model_config, prefix)
-        except LeftoverError as error:
-            _log.warning("building the model again, from storage alone: %s", error)
+            with contextlib.suppress(LeftoverError):
+                return super().load_model(vllm_config, model_config, prefix), steps.result()
+            # Outside of its handler: the error refers to the first model, and there may not be
+            # memory for two.
             registries.restore()
-            model = super().load_model(vllm_config, model_config, prefix)
+            return super().load_model(vllm_config, model_config, prefix), steps.result()
         finally:
             self._steps = None
-        return model, steps.result()
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Fill `model`; called by `load_model`, or by vLLM to load again in place from storage."""
@@ -207,6 +207,7 @@ class _Steps:
         built = build(self._planned, model)
         filled = built if isinstance(built, BuildAgain) else fill(built, model)
         if isinstance(filled, BuildAgain):
+            _log.warning("building the model again, from storage alone: %s", filled.reason)
             self._planned = filled.plan
             raise LeftoverError(filled.reason)
         self._filled = filled

@@ -88,7 +88,7 @@ def _complete(planned: Planned, model: nn.Module) -> tuple[Identity, Wanted] | U
     )
     wanted = attempt(Step.BUILD, lambda: engine.wanted(model))
     if isinstance(wanted, Failed):
-        absent = wanted.reason if isinstance(wanted.error, NotAtHand) else ""
+        absent = wanted.reason if issubclass(wanted.kind, NotAtHand) else ""
         return _unshared(planned, wanted.reason, identity, absent=absent)
     files = wanted.files
     identity = replace(identity, content=wanted.content)

@@ -142,12 +142,13 @@ _ALWAYS_STOP = (ConfigError, NothingToLoadError)
 class Failed:
     """A step that failed at a price other than the start.
 
-    Let go of it soon: the error refers to everything that the step had in hand.
+    Without the error itself, which refers to all that the step had in hand: a model, say.
     """
 
     cost: Cost
+    kind: type[Exception]
+    """Of the error."""
     reason: str
-    error: Exception
 
 
 def price(step: Step, error: Exception) -> Cost:
@@ -169,9 +170,12 @@ def attempt(step: Step, action: Callable[[], _T]) -> _T | Failed:
         cost = price(step, error)
         if Cost.START in cost:
             raise
+        if isinstance(error, NoSourceLeft):
+            # Its text repeats why each source failed.
+            return Failed(cost, NoSourceLeft, error.reason)
         if isinstance(error, RULES[step].own):
-            return Failed(cost, str(error), error)
+            return Failed(cost, type(error), str(error))
         # An error that costs nothing is met again where it counts.
         level = logging.ERROR if cost else logging.DEBUG
         _log.log(level, "%s", RULES[step].saying, exc_info=True)
-        return Failed(cost, f"{RULES[step].saying}: {error!r}", error)
+        return Failed(cost, type(error), f"{RULES[step].saying}: {error!r}")

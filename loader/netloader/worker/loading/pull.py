@@ -115,12 +115,9 @@ def _run(
     skipped = [*tried.skipped, *map(str, one.failures)]
     deliveries = tried.deliveries + one.deliveries
     if isinstance(failed, Failed):
-        reason = failed.reason
-        if isinstance(failed.error, NoSourceLeft):
-            # Its text repeats the failures.
-            reason = failed.error.reason
-            _log.warning("%s", reason)
-        return NotPulled(one.unverified(), Tried((*skipped, reason), deliveries))
+        if failed.kind is NoSourceLeft:
+            _log.warning("%s", failed.reason)
+        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries))
     _log.info(
         "pulled %s in %.2f s (%.2f GB/s) from %s",
         memory.text(one.nbytes),

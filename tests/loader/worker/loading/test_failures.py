@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from tests.loader.support import TamperedBackend, offer_of, serving, wrong_byte_in
-from tests.loader.worker.loading.whole_load import WEIGHTS, FakeEngine, load, sources
+from tests.loader.worker.loading.whole_load import (
+    WEIGHTS,
+    FakeEngine,
+    load,
+    no_garbage_collector,
+    sources,
+)
 
 from netloader import errors
 from netloader.errors import (
@@ -90,8 +97,24 @@ def test_what_costs_the_start_is_raised_as_it_is_and_no_other(step: Step, error:
         return
     failed = attempt(step, fail)
     assert isinstance(failed, Failed)
-    assert (failed.cost, failed.error) == (price(step, error), error)
-    assert str(error) in failed.reason
+    assert (failed.cost, failed.kind) == (price(step, error), type(error))
+    assert getattr(error, "reason", str(error)) in failed.reason
+
+
+def test_what_failed_is_not_held() -> None:
+    class Heavy:
+        """Stands for a model."""
+
+    def fail() -> None:
+        heavy = Heavy()
+        seen.append(weakref.ref(heavy))
+        raise ManifestError("differs")
+
+    seen: list[weakref.ref[Heavy]] = []
+    with no_garbage_collector():
+        failed = attempt(Step.KEEP, fail)
+        assert isinstance(failed, Failed)
+        assert seen[0]() is None
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -128,6 +129,17 @@ def sources(*faults: OnSend) -> Iterator[list[str]]:
     with ExitStack() as stack:
         offers = [offer_of(WEIGHTS, backend=TamperedBackend(fault)) for fault in faults]
         yield [stack.enter_context(serving(offer)).endpoint for offer in offers]
+
+
+@contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    """What is freed is freed because nothing refers to it: vLLM freezes most of the heap."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager
