@@ -73,6 +73,7 @@ NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"
 PURE: Final = (
     "netmesh.core",
     "netloader.identity",
+    "netloader.source.policy",
     "netloader.discovery",
     "netloader.protocol",
     "netloader.replica.acceptance",

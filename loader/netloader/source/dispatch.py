@@ -2,7 +2,7 @@
 but for sessions that are ended all at once.
 
 Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
-and a session that does nothing with its place loses it to those that wait (`eviction.py`). A
+and a session that does nothing with its place loses it to those that wait (`policy/eviction.py`). A
 replica that was promised other bytes than it got says so, and the source looks whether its weights
 are still what they were (`audit.py`).
 """
@@ -17,13 +17,13 @@ from typing import assert_never
 
 from netloader.errors import ProtocolError
 from netloader.protocol import messages
-from netloader.source import admission
 from netloader.source.audit import Audit
-from netloader.source.listener import Caller, Listener
+from netloader.source.listener import ControlConnection, Listener
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
+from netloader.source.policy import admission
+from netloader.source.policy.sessions import ServedSession, Sessions
 from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
-from netloader.source.sessions import Served, Sessions
 from netloader.source.throttle import Bucket
 
 _log = logging.getLogger(__name__)
@@ -52,17 +52,17 @@ class Dispatch:
         self._audit = audit
         self._on_sessions = on_sessions
         self._settings = opener.settings
-        self._sessions: Sessions[Session, Caller] = Sessions(opener.settings)
+        self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
         """Replicas being served, as last told to `on_sessions`. Any thread may read it."""
 
     @property
-    def callers(self) -> list[Caller]:
+    def callers(self) -> list[ControlConnection]:
         """The connections that sessions are spoken of on."""
         return [one.caller for one in self._sessions.served]
 
-    def hear(self, caller: Caller, frames: list[bytes]) -> None:
+    def hear(self, caller: ControlConnection, frames: list[bytes]) -> None:
         """Act on one message of a replica."""
         try:
             message, _ = messages.decode(frames)
@@ -110,7 +110,7 @@ class Dispatch:
         deadline = time.monotonic() + self._settings.close_timeout_s
         return all(session.quiet(max(0.0, deadline - time.monotonic())) for session in sessions)
 
-    def _greet(self, caller: Caller, hello: messages.Hello) -> None:
+    def _greet(self, caller: ControlConnection, hello: messages.Hello) -> None:
         answer, attachment = self._answer(caller, hello)
         heard = False
         try:
@@ -122,7 +122,7 @@ class Dispatch:
                     self._release(one.session)
                     one.session.abort("the replica is gone")
 
-    def _answer(self, caller: Caller, hello: messages.Hello) -> Answer:
+    def _answer(self, caller: ControlConnection, hello: messages.Hello) -> Answer:
         if self._listener.retired(caller):
             return messages.Refuse(code="keys", reason="my keys have changed: connect again"), None
         offer = self._current.now
@@ -157,7 +157,9 @@ class Dispatch:
             self._say_bye(one, reason)
             one.session.evict(reason)
 
-    def _steer(self, caller: Caller, message: messages.Want | messages.Done | messages.Bye) -> None:
+    def _steer(
+        self, caller: ControlConnection, message: messages.Want | messages.Done | messages.Bye
+    ) -> None:
         one = self._sessions.find(message.session, caller)
         if one is None:
             bye = messages.Bye(session=message.session, reason="no such session")
@@ -190,14 +192,14 @@ class Dispatch:
             return
         self._audit.accuse(session.replica, session.offer, chunk)
 
-    def _release(self, session: Session) -> Served[Session, Caller] | None:
+    def _release(self, session: Session) -> ServedSession[Session, ControlConnection] | None:
         """Free the place of a session that is over, before its thread has noticed."""
         one = self._sessions.release(session.id)
         if one is not None:
             self._tell()
         return one
 
-    def _say_bye(self, one: Served[Session, Caller], reason: str) -> None:
+    def _say_bye(self, one: ServedSession[Session, ControlConnection], reason: str) -> None:
         """Tell a replica why its session ends."""
         bye = messages.Bye(session=one.session.id, reason=reason[: messages.MAX_TEXT])
         self._listener.reply(one.caller, bye)

@@ -35,11 +35,11 @@ _LAST_WORDS_MS = 200
 
 
 @dataclass(frozen=True)
-class Caller:
-    """A replica's connection. ROUTERs number theirs independently, so it takes both to tell."""
+class ControlConnection:
+    """Of one replica. ROUTERs number theirs independently, so it takes both to tell."""
 
     router: zmq.Socket[bytes]
-    connection: bytes
+    routing_id: bytes
 
 
 class Listener:
@@ -84,7 +84,7 @@ class Listener:
         """Let `wait` return when this (anything with a `fileno`) is readable as well."""
         self._poller.register(readable, zmq.POLLIN)
 
-    def wait(self, timeout_s: float | None) -> list[tuple[Caller, list[bytes]]]:
+    def wait(self, timeout_s: float | None) -> list[tuple[ControlConnection, list[bytes]]]:
         """Sleep until something happens, let members in, return what replicas said."""
         said = []
         for ready, _ in self._poller.poll(None if timeout_s is None else int(timeout_s * 1000)):
@@ -92,21 +92,21 @@ class Listener:
                 self._zap.handle()
             elif ready is self._router or ready in self._retired:
                 try:
-                    connection, *frames = ready.recv_multipart(zmq.DONTWAIT)
+                    routing_id, *frames = ready.recv_multipart(zmq.DONTWAIT)
                 except zmq.Again:  # Its sender is gone: what it said went with it.
                     continue
-                said.append((Caller(ready, connection), frames))
+                said.append((ControlConnection(ready, routing_id), frames))
         return said
 
-    def retired(self, caller: Caller) -> bool:
+    def retired(self, caller: ControlConnection) -> bool:
         """Whether the keys have changed since this connection was opened."""
         return caller.router is not self._router
 
     def reply(
-        self, caller: Caller, message: messages.Message, attachment: bytes | None = None
+        self, caller: ControlConnection, message: messages.Message, attachment: bytes | None = None
     ) -> bool:
         """Say something. False when the replica is gone or does not read."""
-        frames: Sequence[bytes] = [caller.connection, *messages.encode(message, attachment)]
+        frames: Sequence[bytes] = [caller.routing_id, *messages.encode(message, attachment)]
         try:
             caller.router.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError as error:
@@ -131,7 +131,7 @@ class Listener:
         self._security = security
         self._zap.allow(security)
 
-    def keep(self, callers: Collection[Caller]) -> None:
+    def keep(self, callers: Collection[ControlConnection]) -> None:
         """Close the earlier ROUTERs that none of these callers is connected to."""
         used = {caller.router for caller in callers}
         for router in [router for router in self._retired if router not in used]:

@@ -50,7 +50,7 @@ class _Rekey:
 
 
 @dataclass(frozen=True)
-class _Ended:
+class _ThreadEnded:
     """A session's thread has nothing more to do."""
 
     session: Session
@@ -86,7 +86,7 @@ class Source:
         opener = Opener(listener.host, generation, settings, throttle, self._session_ended)
         self._dispatch = Dispatch(listener, self._current, opener, self._audit, on_sessions)
         self._rekeying = Rekeying(listener.rekey, settings.rekey_pause_s)
-        self._inbox: Inbox[_Close | _Withdraw | _Rekey | _Ended] = Inbox()
+        self._inbox: Inbox[_Close | _Withdraw | _Rekey | _ThreadEnded] = Inbox()
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
 
@@ -150,7 +150,7 @@ class Source:
 
     def _session_ended(self, session: Session, outcome: SessionOutcome) -> None:
         """Called by a session's thread. Nobody listens when the source has closed."""
-        self._inbox.post(_Ended(session, outcome))
+        self._inbox.post(_ThreadEnded(session, outcome))
 
     def _run(self) -> None:
         affinity.step_aside(background=True)
@@ -169,7 +169,7 @@ class Source:
             self._dispatch.end_all("the source closes")
             self._listener.close()
 
-    def _obey(self, word: _Close | _Withdraw | _Rekey | _Ended) -> bool:
+    def _obey(self, word: _Close | _Withdraw | _Rekey | _ThreadEnded) -> bool:
         """One word from another thread. False: stop."""
         match word:
             case _Close():
@@ -179,6 +179,6 @@ class Source:
                     word.done.set()
             case _Rekey():
                 self._rekeying.want(word.security)
-            case _Ended():
+            case _ThreadEnded():
                 self._dispatch.session_ended(word.session, word.outcome)
         return True

@@ -28,8 +28,8 @@ import torch
 
 from netloader.errors import TransportError
 from netloader.protocol import messages
-from netloader.source.eviction import Usage
 from netloader.source.offer import Offer
+from netloader.source.policy.eviction import Usage
 from netloader.source.request_queue import RequestQueue
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle

@@ -39,7 +39,7 @@ _STEP = 4096
 
 
 class Bucket:
-    """A token bucket over a clock that is passed in. Pure."""
+    """A token bucket. The time is passed in."""
 
     def __init__(self, rate: float, burst_s: float) -> None:
         """`rate` in bytes per second. `burst_s` is how many seconds of the rate may be made up for

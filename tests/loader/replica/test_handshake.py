@@ -36,7 +36,7 @@ from netloader.protocol import messages
 from netloader.replica.connection import Break, Broken, Connection
 from netloader.replica.outcome import Lost
 from netloader.replica.settings import HandshakeSettings, PullSettings
-from netloader.source.listener import Caller, Listener
+from netloader.source.listener import ControlConnection, Listener
 from netmesh import SocketSecurity
 
 KEY = keys(secrets.token_bytes(32))
@@ -221,7 +221,7 @@ class TestHeldUp:
         held_up = threading.Event()
 
         class HeldUp(Listener):
-            def wait(self, timeout_s: float | None) -> list[tuple[Caller, list[bytes]]]:
+            def wait(self, timeout_s: float | None) -> list[tuple[ControlConnection, list[bytes]]]:
                 held_up.wait(10)
                 return super().wait(timeout_s)
 

@@ -16,7 +16,7 @@ from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
 
 
-class Case:
+class AuditCase:
     """An audit, what it was told to be offered, and what it reported."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Case:
 def test_weights_that_are_as_promised_are_the_replicas_problem(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    case = Case()
+    case = AuditCase()
     with caplog.at_level(logging.WARNING, "netloader.source.audit"):
         assert case.accuse(3)
     assert case.changed == []
@@ -59,7 +59,7 @@ def test_weights_that_are_as_promised_are_the_replicas_problem(
 def test_weights_that_have_changed_are_reported(
     last: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    case = Case()
+    case = AuditCase()
     chunk = len(case.offer.chunks) - 1 if last else 0
     case.change(chunk)
     assert case.accuse(chunk)
@@ -68,14 +68,14 @@ def test_weights_that_have_changed_are_reported(
 
 
 def test_only_the_chunk_in_question_is_read() -> None:
-    case = Case()
+    case = AuditCase()
     case.change(1)
     assert case.accuse(0)
     assert case.changed == []
 
 
 def test_one_complaint_a_second_is_looked_into() -> None:
-    case = Case()
+    case = AuditCase()
     assert case.accuse()
     assert not any(case.accuse() for _ in range(100))
     case.now += 1
@@ -83,7 +83,7 @@ def test_one_complaint_a_second_is_looked_into() -> None:
 
 
 def test_weights_that_are_no_longer_offered_are_not_read() -> None:
-    case = Case()
+    case = AuditCase()
     case.change(0)
     case.current.withdraw("asleep")
     assert case.accuse()
@@ -98,7 +98,7 @@ def test_who_is_about_to_change_weights_waits_for_the_reading() -> None:
         go_on.wait(5)
         return bytes(16)
 
-    case = Case(slowly)
+    case = AuditCase(slowly)
     case.audit.accuse("replica", case.offer, 0)
     assert reading.wait(5)
     assert not case.audit.settle(0.05)
@@ -116,7 +116,7 @@ def test_who_is_about_to_change_weights_waits_for_the_consequences_too() -> None
         publishing.set()
         go_on.wait(5)
 
-    case = Case(on_changed=slowly)
+    case = AuditCase(on_changed=slowly)
     case.change(0)
     assert case.audit.accuse("replica", case.offer, 0)
     assert publishing.wait(5)
@@ -131,7 +131,7 @@ def test_a_chunk_that_cannot_be_read_is_not_taken_for_changed(
     def broken(*args: object) -> bytes:
         raise RuntimeError("no such memory")
 
-    case = Case(broken)
+    case = AuditCase(broken)
     assert case.accuse()
     assert case.changed == []
     assert "chunk 0 cannot be read" in caplog.text

@@ -10,8 +10,7 @@ import pytest
 from tests.loader.support import OPEN, Caller, hello, keys, listening, toy_weights, until
 
 from netloader.protocol import messages
-from netloader.source import listener as listener_module
-from netloader.source.listener import Listener
+from netloader.source.listener import ControlConnection, Listener
 from netmesh import SocketSecurity
 
 OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
@@ -23,11 +22,11 @@ BYE = messages.Bye(session="0" * 32, reason="enough")
 @contextmanager
 def connected(
     security: SocketSecurity,
-) -> Iterator[tuple[Listener, Caller, listener_module.Caller]]:
+) -> Iterator[tuple[Listener, Caller, ControlConnection]]:
     """A listener, a replica that has said hello, and the listener's name for its connection."""
     listener = listening(security)
     replica = Caller(listener, security)
-    said: list[tuple[listener_module.Caller, list[bytes]]] = []
+    said: list[tuple[ControlConnection, list[bytes]]] = []
     try:
         replica.send(HELLO)
         until(lambda: said.extend(listener.wait(0.05)) or said)  # type: ignore[func-returns-value]

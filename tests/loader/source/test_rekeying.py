@@ -13,7 +13,7 @@ from netmesh import SocketSecurity
 FIRST, SECOND = keys(bytes(32)), keys(bytes([1] * 32))
 
 
-class Case:
+class RekeyingCase:
     """What was taken into use, and what the next attempts raise."""
 
     def __init__(self, *errors: Exception) -> None:
@@ -29,14 +29,14 @@ class Case:
 
 
 def test_without_new_keys_there_is_nothing_to_do_and_nothing_to_wait_for() -> None:
-    case = Case()
+    case = RekeyingCase()
     case.rekeying.attempt()
     assert case.used == []
     assert case.rekeying.due_in_s is None
 
 
 def test_new_keys_are_used_at_once_and_once() -> None:
-    case = Case()
+    case = RekeyingCase()
     case.rekeying.want(FIRST)
     assert case.rekeying.due_in_s == 0
     case.rekeying.attempt()
@@ -46,7 +46,7 @@ def test_new_keys_are_used_at_once_and_once() -> None:
 
 
 def test_what_failed_is_tried_again_after_the_pause(caplog: pytest.LogCaptureFixture) -> None:
-    case = Case(OSError(24, "Too many open files"))
+    case = RekeyingCase(OSError(24, "Too many open files"))
     case.rekeying.want(FIRST)
     case.rekeying.attempt()
     assert "still let in by the keys from before" in caplog.text
@@ -61,7 +61,7 @@ def test_what_failed_is_tried_again_after_the_pause(caplog: pytest.LogCaptureFix
 
 
 def test_newer_keys_take_the_place_of_those_that_failed_and_do_not_wait() -> None:
-    case = Case(OSError(24, "Too many open files"))
+    case = RekeyingCase(OSError(24, "Too many open files"))
     case.rekeying.want(FIRST)
     case.rekeying.attempt()
     case.rekeying.want(SECOND)
@@ -70,7 +70,7 @@ def test_newer_keys_take_the_place_of_those_that_failed_and_do_not_wait() -> Non
 
 
 def test_what_can_never_succeed_is_said_and_given_up(caplog: pytest.LogCaptureFixture) -> None:
-    case = Case(ValueError("a source cannot get its first key"))
+    case = RekeyingCase(ValueError("a source cannot get its first key"))
     with caplog.at_level(logging.ERROR):
         case.rekeying.want(FIRST)
         case.rekeying.attempt()

@@ -9,7 +9,7 @@ import pytest
 from netloader.source.request_queue import RequestQueue
 
 
-class Clock:
+class StillClock:
     def __init__(self) -> None:
         self.now = 10.0
 
@@ -59,7 +59,7 @@ def test_requests_are_limited_however_they_are_spread() -> None:
 
 
 def test_time_until_the_first_chunk_is_taken_is_idle() -> None:
-    clock = Clock()
+    clock = StillClock()
     queue = RequestQueue(10, 4, clock)
     clock.now += 2
     assert queue.idle_s == 2
@@ -70,7 +70,7 @@ def test_time_until_the_first_chunk_is_taken_is_idle() -> None:
 
 
 def test_looking_for_a_request_while_sends_are_under_way_is_not_idle() -> None:
-    clock = Clock()
+    clock = StillClock()
     queue = RequestQueue(10, 4, clock)
     queue.add([0])
     queue.take(1.0)
@@ -81,7 +81,7 @@ def test_looking_for_a_request_while_sends_are_under_way_is_not_idle() -> None:
 
 
 def test_waiting_for_a_request_is_idle_until_it_comes() -> None:
-    clock = Clock()
+    clock = StillClock()
     queue = RequestQueue(10, 4, clock)
     queue.add([0])
     queue.take(1.0)

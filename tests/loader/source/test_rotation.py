@@ -306,7 +306,7 @@ def test_pull_asks_for_the_keys_again_with_each_source() -> None:
     assert equal(replica, WEIGHTS)
 
 
-class Host:
+class KeyedHost:
     """A worker with a key file of its own."""
 
     def __init__(self, file: Path, text: str) -> None:
@@ -331,7 +331,7 @@ class Host:
 
 def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
-    hosts = [Host(tmp_path / f"{number}.key", old) for number in range(4)]
+    hosts = [KeyedHost(tmp_path / f"{number}.key", old) for number in range(4)]
     sources = [host.worker.sources.listen("target") for host in hosts[:2]]
     served = [source for source in sources if source is not None]
     assert len(served) == 2
@@ -341,7 +341,7 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) 
     problems: list[BaseException] = []
     pulls: list[Pull] = []
 
-    def keep_pulling(host: Host) -> None:
+    def keep_pulling(host: KeyedHost) -> None:
         for source in itertools.cycle(served):
             if stop.is_set():
                 return
@@ -377,7 +377,7 @@ def test_rotation_of_running_sources_and_replicas_fails_no_pull(tmp_path: Path) 
 
 def test_a_source_made_while_keys_change_gets_the_new_ones(tmp_path: Path) -> None:
     old, new = generate_key(), generate_key()
-    host = Host(tmp_path / "a.key", old)
+    host = KeyedHost(tmp_path / "a.key", old)
     first = host.worker.sources.security
     try:
         host.write(new)

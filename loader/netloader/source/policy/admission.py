@@ -1,6 +1,6 @@
 """Whether a replica gets the weights that a source holds: everything that hello says has to fit.
 
-Pure. Whether there is room for it is another question (`sessions.py`).
+Whether there is room for it is another question (`sessions.py`).
 """
 
 from __future__ import annotations

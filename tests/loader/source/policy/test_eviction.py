@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netloader.source.eviction import Usage, waste
+from netloader.source.policy.eviction import Usage, waste
 
 START = Usage(at=100.0, sent_bytes=5_000, idle_s=3.0, held_s=2.0)
 MIB = 1 << 20

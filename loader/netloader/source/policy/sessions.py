@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from netloader.source.eviction import Usage, waste
+from netloader.source.policy.eviction import Usage, waste
 from netloader.source.settings import SourceSettings
 
 
@@ -28,7 +28,7 @@ C = TypeVar("C")
 
 
 @dataclass
-class Served(Generic[S, C]):
+class ServedSession(Generic[S, C]):
     """A session beside the connection that may speak for it."""
 
     session: S
@@ -42,7 +42,7 @@ class Sessions(Generic[S, C]):
 
     def __init__(self, settings: SourceSettings) -> None:
         self._settings = settings
-        self._served: dict[str, Served[S, C]] = {}
+        self._served: dict[str, ServedSession[S, C]] = {}
         self._ending: dict[str, S] = {}
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Sessions(Generic[S, C]):
         return len(self._served)
 
     @property
-    def served(self) -> list[Served[S, C]]:
+    def served(self) -> list[ServedSession[S, C]]:
         """All that have a place, earliest first."""
         return list(self._served.values())
 
@@ -69,14 +69,14 @@ class Sessions(Generic[S, C]):
 
     def add(self, session: S, caller: C) -> None:
         """Give a session a place."""
-        self._served[session.id] = Served(session, caller, session.usage())
+        self._served[session.id] = ServedSession(session, caller, session.usage())
 
-    def find(self, session_id: str, caller: C) -> Served[S, C] | None:
+    def find(self, session_id: str, caller: C) -> ServedSession[S, C] | None:
         """The session for which this connection may speak: the one that opened it, nobody else."""
         found = self._served.get(session_id)
         return found if found is not None and found.caller == caller else None
 
-    def release(self, session_id: str) -> Served[S, C] | None:
+    def release(self, session_id: str) -> ServedSession[S, C] | None:
         """Free the place of a session that is over, before its thread has noticed. None: it has
         no place (any more)."""
         found = self._served.pop(session_id, None)
@@ -88,7 +88,7 @@ class Sessions(Generic[S, C]):
         """Forget a released session whose thread has ended."""
         del self._ending[session_id]
 
-    def wasteful(self) -> tuple[Served[S, C], str] | None:
+    def wasteful(self) -> tuple[ServedSession[S, C], str] | None:
         """The first session that does nothing with its place, and why it should make room.
 
         None as well while a place is free. A session is judged by what it did since it was last

@@ -3,7 +3,7 @@
 Timeouts end a session that stands still. One that asks for a chunk just before each timeout, or
 reads drop by drop, stays within them for hours. That matters only when others are refused: then a
 session has to have done something with its place since it was last looked at. Slowness that is the
-source's own limit is not held against it. Pure.
+source's own limit is not held against it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from netloader.source.eviction import Usage
-from netloader.source.sessions import Sessions
+from netloader.source.policy.eviction import Usage
+from netloader.source.policy.sessions import Sessions
 from netloader.source.settings import SourceSettings
 
 

@@ -9,8 +9,8 @@ from tests.loader.support import GENERATION, hello, identity, offer_of, place, t
 
 from netloader.identity.identity import Evidence, Names, fields_digest
 from netloader.protocol import messages
-from netloader.source.admission import admit
 from netloader.source.offer import Unready
+from netloader.source.policy.admission import admit
 
 WEIGHTS = toy_weights(1, rows=10)
 OFFER = offer_of(WEIGHTS)

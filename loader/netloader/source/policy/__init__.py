@@ -1,0 +1,1 @@
+"""Who is served: admission, places and eviction. Pure."""
