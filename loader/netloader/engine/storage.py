@@ -39,7 +39,7 @@ from netloader.errors import IdentityError, NotAtHand
 
 _log = logging.getLogger(__name__)
 
-Weights = Generator[tuple[str, torch.Tensor], None, None]
+NamedTensors = Generator[tuple[str, torch.Tensor], None, None]
 
 _OPENERS = "_weights_iterator"
 """How the names of vLLM's functions end that open files and yield their tensors."""
@@ -110,7 +110,7 @@ class StorageLoader(DefaultModelLoader):
         """What has been read. None when that is not known."""
         return self._notes.found()
 
-    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> Weights:
+    def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> NamedTensors:
         self._notes = _Notes()
         yield from super().get_all_weights(model_config, model)
 
@@ -119,7 +119,7 @@ class StorageLoader(DefaultModelLoader):
         self._notes.prepared(prepared)
         return prepared
 
-    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> NamedTensors:
         with self._noting(source, read=True):
             return super()._get_weights_iterator(source)  # type: ignore[no-any-return]
 
@@ -157,7 +157,7 @@ class _AskedLoader(StorageLoader):
             # None there, or the index names some that are missing: a download that did not end.
             raise NotAtHand(str(error)) from None
 
-    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> Weights:
+    def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> NamedTensors:
         with self._noting(source, read=False):
             # It may begin with the first tensor only. There is none, except where it was not seen
             # to open its files: then there are more, which nobody needs.
@@ -263,7 +263,7 @@ def _openers(notes: _Notes, *, read: bool) -> Iterator[None]:
             if name.endswith(_OPENERS) and callable(value)
         }
         for name, original in originals.items():
-            setattr(default_loader, name, _noting(name, original, notes, read=read))
+            setattr(default_loader, name, _noted_opener(name, original, notes, read=read))
         try:
             yield
         finally:
@@ -271,8 +271,8 @@ def _openers(notes: _Notes, *, read: bool) -> Iterator[None]:
                 setattr(default_loader, name, original)
 
 
-def _noting(
-    name: str, original: Callable[..., Weights], notes: _Notes, *, read: bool
+def _noted_opener(
+    name: str, original: Callable[..., NamedTensors], notes: _Notes, *, read: bool
 ) -> Callable[..., Any]:
     thread = threading.get_ident()
 
