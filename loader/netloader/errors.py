@@ -10,7 +10,8 @@
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
-    │   │   └── Broken         the control connection broke, before or after something was heard
+    │   │   ├── Broken         the control connection broke, before or after something was heard
+    │   │   └── Unreachable    whoever listens at the endpoint is no source for this worker
     │   └── DigestMismatch     the source sent bytes that are not the promised ones
     ├── TransportError         a process group is broken, or could not be opened
     ├── NoSourceLeft           a pull ended before everything had come; storage is next

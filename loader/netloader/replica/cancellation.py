@@ -48,8 +48,9 @@ class Cancellation:
         with self._lock:
             if self._reason is None:
                 self._reason = reason
-            group, self._group = self._group, None
+            first, group = self._reason, self._group
         if group is not None:
-            group.abort(reason)
+            # Also by the second who cancels: the group may not be closed yet.
+            group.abort(first)
         with self._writing:
             pass  # Whoever was writing is done.

@@ -13,7 +13,6 @@ keys are tried, and all of it `rounds` times.
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable
 
@@ -22,15 +21,11 @@ import zmq
 from netloader.errors import SourceLost
 from netloader.protocol import messages
 from netloader.replica.connection import Break, Broken, Connection
+from netloader.replica.probe import Unreachable, probe
 from netloader.replica.settings import PullSettings
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
-
-_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"
-_VERSION = b"\x03\x01"
-_GREETED = 32
-"""Bytes of a ZMTP 3 greeting up to the end of the mechanism (ZeroMQ RFC 37)."""
 
 
 def greet(
@@ -56,8 +51,8 @@ def greet(
         keys = security()
         try:
             connect_s = _left(endpoint, deadline, timeout_s, limits.connect_timeout_s)
-            _probe(endpoint, keys.enabled, connect_s, limits.greeting_timeout_s)
-        except _Unreachable as error:
+            probe(endpoint, keys.enabled, connect_s, limits.greeting_timeout_s)
+        except Unreachable as error:
             raise _after(last, error) if attempt else error from None
         except Broken as error:
             last = error.how
@@ -71,10 +66,6 @@ def greet(
         # That one key was accepted says more than that others were not.
         last = Break.CLOSED if Break.CLOSED in breaks else breaks[-1]
     raise _explain(endpoint, last, security(), limits.rounds)
-
-
-class _Unreachable(SourceLost):
-    """There is no source at this endpoint."""
 
 
 def _ask(
@@ -109,63 +100,6 @@ def _ask(
         finally:
             if answer is None:
                 connection.close(unsaid=True)
-
-
-def _probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: float) -> None:
-    """Look who is there, over a plain connection: what it greets with says why ZeroMQ would not
-    get through, which ZeroMQ itself keeps to itself.
-
-    Raises `_Unreachable` when it is no source, `Broken` when it hangs up.
-    """
-    host, _, port = endpoint.rpartition(":")
-    try:
-        # The endpoint is whatever a peer or a list says: it may be no address at all.
-        plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
-    except (OSError, ValueError, OverflowError) as error:
-        raise _Unreachable(endpoint, f"cannot connect: {error}") from None
-    with plain:
-        greeting = b""
-        patience_s = min(timeout_s, greeting_timeout_s)
-        until = time.monotonic() + patience_s
-        try:
-            # Just so much that the other side says its mechanism and does not yet judge ours.
-            plain.sendall(_SIGNATURE + _VERSION[:1])
-            while len(greeting) < _GREETED and _like_zeromq(greeting):
-                plain.settimeout(max(0.001, until - time.monotonic()))
-                got = plain.recv(_GREETED - len(greeting))
-                if not got:
-                    raise Broken(endpoint, Break.CLOSED_EARLY)
-                greeting += got
-        except TimeoutError:
-            raise _Unreachable(
-                endpoint,
-                f"accepts connections but says nothing within {patience_s:.2g} s: either "
-                "another service has this port, or the process is stopped",
-            ) from None
-        except OSError:
-            raise Broken(endpoint, Break.CLOSED_EARLY) from None
-    if not _like_zeromq(greeting):
-        raise _Unreachable(
-            endpoint,
-            f"does not speak ZeroMQ, it begins with {greeting!r}: another service has this port; "
-            "correct the endpoint",
-        )
-    theirs = greeting[len(_SIGNATURE + _VERSION) :].rstrip(b"\0")
-    if enabled and theirs != b"CURVE":
-        raise _Unreachable(
-            endpoint,
-            "has no cluster key, and this worker has one: set MESH_KEY_FILE there to the same key",
-        )
-    if not enabled and theirs == b"CURVE":
-        raise _Unreachable(
-            endpoint,
-            "asks for a cluster key, and this worker has none: set MESH_KEY_FILE to the source's",
-        )
-
-
-def _like_zeromq(greeting: bytes) -> bool:
-    """Whether this can be how a greeting begins. Bytes 1 to 8 are free to the sender."""
-    return greeting[:1] in (b"", b"\xff") and (len(greeting) < 10 or greeting[9:10] == b"\x7f")
 
 
 def _left(endpoint: str, deadline: float, timeout_s: float, at_most: float = 3600.0) -> float:

@@ -260,11 +260,17 @@ class Pull:
         """
         complete = self.complete
         self._state.close()
+        if not complete:
+            for name, stream in list(self._streams.items()):
+                ended = stream.abandon("the pull was given up")
+                if isinstance(ended.how, Dropped):
+                    del self._streams[name]
+                    self._credit(stream.source.endpoint, ended.brought)
+                else:
+                    # It had ended before, and its thread may not have said so yet.
+                    self._on_end(name, ended)
         self._settle()
         for stream in self._streams.values():
-            brought = (
-                stream.brought if complete else stream.abandon("the pull was given up").brought
-            )
-            self._credit(stream.source.endpoint, brought)
+            self._credit(stream.source.endpoint, stream.brought)
         self._streams.clear()
         self._tell_sources()

@@ -41,12 +41,13 @@ def test_a_group_that_is_opened_too_late_is_aborted_at_once() -> None:
     assert group.reasons == ["slow"]
 
 
-def test_the_first_reason_counts() -> None:
+def test_the_first_reason_counts_and_everybody_waits_until_the_group_is_closed() -> None:
     cancellation, group = Cancellation(), Aborted()
     cancellation.guard(group)
     cancellation.cancel("slow")
     cancellation.cancel("given up")
-    assert (cancellation.reason, group.reasons) == ("slow", ["slow"])
+    # An abort returns once the group is closed, whoever began to close it.
+    assert (cancellation.reason, group.reasons) == ("slow", ["slow", "slow"])
 
 
 def test_nothing_may_be_written_afterwards() -> None:
