@@ -242,7 +242,7 @@ class Config(BaseModel):
             }
             rest = {key: value for key, value in own.items() if key not in _IN_PARTS}
             return cls.model_validate(rest | handed)
-        except netmesh.ConfigError as error:
+        except netmesh.SettingsError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None

@@ -10,11 +10,11 @@ from netmesh.core.records import Generation, Json, JsonObject, MemberId, Status
 from netmesh.errors import (
     BindError,
     ClosedError,
-    ConfigError,
     LocalProtocolError,
     MeshError,
     NoMeshError,
     RemoteProtocolError,
+    SettingsError,
     VersionMismatch,
 )
 from netmesh.io.rotation import KeyWatch
@@ -30,7 +30,6 @@ __all__ = [
     "WELL_KNOWN_PORT",
     "BindError",
     "ClosedError",
-    "ConfigError",
     "Generation",
     "Json",
     "JsonObject",
@@ -44,6 +43,7 @@ __all__ = [
     "NoMeshError",
     "Program",
     "RemoteProtocolError",
+    "SettingsError",
     "SocketSecurity",
     "Status",
     "VersionMismatch",

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from netmesh.core.records import MemberId
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _ALLOWED = "use host, host:port, [ipv6] or [ipv6]:port with a port of 1..65535"
@@ -49,27 +49,27 @@ class Address:
 def parse_address(text: str, default_port: int) -> Address:
     """Parse what an operator wrote; a missing port becomes *default_port*.
 
-    Raises ConfigError naming the text and what is allowed.
+    Raises SettingsError naming the text and what is allowed.
     """
     host, port = _split(text.strip())
     if not host:
-        raise ConfigError("address", text, _ALLOWED)
+        raise SettingsError("address", text, _ALLOWED)
     if ":" in host:
         try:
             host = str(ipaddress.IPv6Address(host))
         except ValueError:
-            raise ConfigError("address", text, f"no IPv6 address; {_ALLOWED}") from None
+            raise SettingsError("address", text, f"no IPv6 address; {_ALLOWED}") from None
     elif re.fullmatch(r"[0-9.]+", host):
         try:
             host = str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise ConfigError("address", text, f"no IPv4 address; {_ALLOWED}") from None
+            raise SettingsError("address", text, f"no IPv4 address; {_ALLOWED}") from None
     elif len(host) > 253 or not _NAME.fullmatch(host):
-        raise ConfigError("address", text, f"no host name; {_ALLOWED}")
+        raise SettingsError("address", text, f"no host name; {_ALLOWED}")
     if port is None:
         return Address(host, default_port)
     if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
-        raise ConfigError("address", text, f"bad port; {_ALLOWED}")
+        raise SettingsError("address", text, f"bad port; {_ALLOWED}")
     return Address(host, int(port))
 
 
@@ -80,7 +80,7 @@ def numeric_address(member: MemberId) -> Address | None:
     """
     try:
         address = parse_address(member, 0)
-    except ConfigError:
+    except SettingsError:
         return None
     ip = address.ip
     if ip is None or ip.is_unspecified or ip.is_multicast or address.port == 0:

@@ -1,7 +1,7 @@
 """Everything that can go wrong in the mesh, as one tree.
 
     MeshError
-    +-- ConfigError             a setting cannot be used: names the key, the value, what is allowed
+    +-- SettingsError           a setting cannot be used: names the key, the value, what is allowed
     +-- BindError               no address to listen on
     +-- ClosedError             the mesh was left or closed before this call
     +-- NoMeshError             nobody answered where a mesh was expected
@@ -18,7 +18,7 @@ class MeshError(Exception):
     """Base of every error that this package raises on purpose."""
 
 
-class ConfigError(MeshError):
+class SettingsError(MeshError):
     """A setting cannot be used."""
 
     def __init__(self, key: str, value: object, allowed: str) -> None:

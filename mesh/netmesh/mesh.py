@@ -29,7 +29,7 @@ from netmesh.core.records import (
 )
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
-from netmesh.errors import ClosedError, ConfigError
+from netmesh.errors import ClosedError, SettingsError
 from netmesh.io.fork import drop_inherited
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity
@@ -82,7 +82,7 @@ class Mesh:
         """Listen, start the gossip thread and return; joining goes on in the background.
 
         *advert* is what others see of this member: a JSON object of at most 8 KiB. May take up to
-        two seconds when seeds are names that do not resolve. Raises ConfigError, BindError, or
+        two seconds when seeds are names that do not resolve. Raises SettingsError, BindError, or
         LocalProtocolError for an advert that is too big or no JSON.
         """
         log = log or logging.getLogger("netmesh")
@@ -104,7 +104,7 @@ class Mesh:
             bootstrap.directory.announce(address)
         except OSError as error:  # no place to meet on this host: seeds may still do
             log.warning("mesh: members on this host cannot find each other: %s", error)
-        except ConfigError:
+        except SettingsError:
             shell.close_unstarted()
             raise
         if settings.insecure and not security.enabled:
@@ -240,7 +240,7 @@ def own_host(settings: MeshSettings) -> str:
     """The address (an IP literal) that a member with these settings would advertise.
 
     For a service of the same program that is reached like a member, where there is no member to
-    ask. Seeds are not asked. Raises ConfigError.
+    ask. Seeds are not asked. Raises SettingsError.
     """
     allowed = settings.insecure or SocketSecurity.from_settings(settings).enabled
     return choose_host(settings, os.environ, (), remote_allowed=allowed).host

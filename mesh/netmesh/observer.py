@@ -40,7 +40,7 @@ def observe(
     Neither the mesh nor this host is changed: the same-host directory is read, not made or swept.
     With *seeds_only* the same-host directory is not asked: what a seed says may differ from what
     a member on this host says, and that can be the question. Blocks up to *timeout_s*. Raises
-    NoMeshError when nobody answers, ConfigError.
+    NoMeshError when nobody answers, SettingsError.
     """
     log = logging.getLogger("netmesh")
     security = SocketSecurity.from_settings(settings)

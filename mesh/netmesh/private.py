@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,7 +38,7 @@ def private_directory(path: Path, *, create: bool, key: str) -> Iterator[int]:
     """A descriptor of the directory *path*, open within the context.
 
     With *create* a missing directory is made, mode 0700, and its parents with it. Raises
-    ConfigError, which names the setting *key*, when *path* is a symbolic link, no directory,
+    SettingsError, which names the setting *key*, when *path* is a symbolic link, no directory,
     another user's or open to others. Raises OSError when the file system refuses:
     FileNotFoundError when there is no such directory and *create* is false.
     """
@@ -85,8 +85,8 @@ def _checked(path: Path | str, parent: int | None, shown: Path, key: str) -> Ite
         os.close(directory)
 
 
-def _refused(key: str, path: Path, why: str) -> ConfigError:
-    return ConfigError(
+def _refused(key: str, path: Path, why: str) -> SettingsError:
+    return SettingsError(
         key,
         str(path),
         f"it is {why}, so others could plant files there: remove it, `chmod 700` it, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Program:
     exposed: str = "read what this member advertises and forge members"
     """What a stranger can do in a mesh without a key, after "whoever reaches it can"."""
 
-    def needs_key(self, setting: str, value: object) -> ConfigError:
+    def needs_key(self, setting: str, value: object) -> SettingsError:
         """The error for a setting that leads off this host although there is no cluster key."""
-        return ConfigError(
+        return SettingsError(
             setting,
             value,
             "without a cluster key the mesh stays on loopback: set MESH_KEY_FILE (make a key with "

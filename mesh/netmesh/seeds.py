@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netmesh.address import Address, parse_address
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 NEEDS_DNSPYTHON = "SRV records need dnspython: pip install dnspython, or use dns://name"
 
@@ -65,7 +65,7 @@ Seed = HostSeed | DnsSeed | SrvSeed | FileSeed | ExecSeed
 def parse_seed(
     text: str, default_port: int, find: Callable[[str], object] = importlib.util.find_spec
 ) -> Seed:
-    """Parse one seed. Raises ConfigError naming the text and what is allowed.
+    """Parse one seed. Raises SettingsError naming the text and what is allowed.
 
     *find* gives None for a Python package that is not installed.
     """
@@ -73,25 +73,25 @@ def parse_seed(
         name = text.removeprefix("dns+srv://")
         parse_address(name, default_port)  # refuses what is not a name
         if find("dns") is None:
-            raise ConfigError("seed", text, NEEDS_DNSPYTHON)
+            raise SettingsError("seed", text, NEEDS_DNSPYTHON)
         return SrvSeed(name)
     if text.startswith("dns://"):
         return DnsSeed(parse_address(text.removeprefix("dns://"), default_port))
     if text.startswith("file:"):
         path = text.removeprefix("file:")
         if not path:
-            raise ConfigError("seed", text, "use file:/path/to/list")
+            raise SettingsError("seed", text, "use file:/path/to/list")
         return FileSeed(Path(path).expanduser())
     if text.startswith("exec:"):
         try:
             argv = tuple(shlex.split(text.removeprefix("exec:")))
         except ValueError as error:
-            raise ConfigError("seed", text, f"no command line: {error}") from None
+            raise SettingsError("seed", text, f"no command line: {error}") from None
         if not argv:
-            raise ConfigError("seed", text, "use exec:command args")
+            raise SettingsError("seed", text, "use exec:command args")
         return ExecSeed(argv)
     if "://" in text:
-        raise ConfigError(
+        raise SettingsError(
             "seed",
             text,
             "unknown scheme; use host, host:port, [ipv6]:port, dns://name, dns+srv://name, "

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from netmesh.address import parse_address
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.private import user_directory
 from netmesh.program import Program
 from netmesh.seeds import parse_seed
@@ -129,7 +129,7 @@ class MeshSettings(BaseModel):
         """Settings from the operator's keys (``MESH_NAME`` ...) over the environment's.
 
         *program* says how the environment's variables begin. Keys that are not the mesh's are
-        ignored: they belong to the caller. Raises ConfigError naming the key, the value (never a
+        ignored: they belong to the caller. Raises SettingsError naming the key, the value (never a
         secret) and what is allowed.
         """
         environ = os.environ if environ is None else environ
@@ -147,12 +147,12 @@ class MeshSettings(BaseModel):
             field = str(first["loc"][0])
             key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
-            raise ConfigError(key, shown, first["msg"].removeprefix("Value error, ")) from None
+            raise SettingsError(key, shown, first["msg"].removeprefix("Value error, ")) from None
 
 
 def _as_value_error(parse: Callable[[str, int], object], text: str) -> None:
     """Run a parser inside a pydantic validator, which understands ValueError only."""
     try:
         parse(text, WELL_KNOWN_PORT)
-    except ConfigError as error:
+    except SettingsError as error:
         raise ValueError(str(error)) from None

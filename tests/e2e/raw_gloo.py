@@ -12,7 +12,7 @@ from functools import partial
 
 from netbench.child import Child, starting
 from netbench.figures import gbps
-from netbench.raw_end import RawEnd
+from netbench.raw_end import RawReceiver
 from netbench.task import Task
 
 _HOST = "127.0.0.1"
@@ -30,7 +30,7 @@ class RawGloo:
 def measure(nbytes: int) -> RawGloo:
     """Move about `nbytes` from a fresh process to this one, once cold and some times warm."""
     task = Task("llama", nbytes)
-    raw = RawEnd(task.nbytes)
+    raw = RawReceiver(task.nbytes)
     cold: list[float] = []
     warm: list[float] = []
     with Child("source_process", task.spec(host=_HOST)) as source, starting([source]):

@@ -9,7 +9,7 @@ import pytest
 
 from netloader.config import Config
 from netloader.program import PROGRAM
-from netmesh import ConfigError, MeshSettings, user_directory
+from netmesh import MeshSettings, SettingsError, user_directory
 
 
 def test_settings_come_from_the_loaders_variables_only() -> None:
@@ -38,6 +38,6 @@ def test_members_and_evidence_are_where_they_were(tmp_path: Path) -> None:
 
 def test_who_needs_a_key_is_told_the_command() -> None:
     error = PROGRAM.needs_key("MESH_SEEDS", "10.0.0.1")
-    assert isinstance(error, ConfigError)
-    with pytest.raises(ConfigError, match="`mesh-inspect keygen`"):
+    assert isinstance(error, SettingsError)
+    with pytest.raises(SettingsError, match="`mesh-inspect keygen`"):
         raise error

@@ -2,7 +2,7 @@ import pytest
 
 from netmesh.address import Address, numeric_address, parse_address
 from netmesh.core.records import MemberId
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_what_operators_write(text: str, host: str, port: int) -> None:
      "tcp://1.2.3.4:5", "a:1;b"],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ConfigError, match="address"):
+    with pytest.raises(SettingsError, match="address"):
         parse_address(text, 7)
 
 

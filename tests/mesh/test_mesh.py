@@ -11,13 +11,13 @@ import pytest
 
 from netmesh import (
     ClosedError,
-    ConfigError,
     JsonObject,
     LocalProtocolError,
     Member,
     Mesh,
     MeshSettings,
     NoMeshError,
+    SettingsError,
     Status,
     generate_key,
     observe,
@@ -193,7 +193,7 @@ def test_without_a_key_nothing_leaves_loopback(start: Start) -> None:
         {"seeds": ("dns://mesh.example",)},
         {"advertise": "10.0.0.1"},
     ):
-        with pytest.raises(ConfigError, match="MESH_KEY_FILE"):
+        with pytest.raises(SettingsError, match="MESH_KEY_FILE"):
             start(**settings)
 
 
@@ -206,7 +206,7 @@ def test_insecure_names_the_risk(start: Start, caplog: pytest.LogCaptureFixture)
 def test_an_unsafe_directory_stops_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
-    with pytest.raises(ConfigError, match="MESH_DIRECTORY"):
+    with pytest.raises(SettingsError, match="MESH_DIRECTORY"):
         start(directory=tmp_path / "open")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.private import private_directory, private_subdirectory, user_directory
 
 from .support import another_users
@@ -82,7 +82,7 @@ def test_an_unsafe_directory_is_refused_by_the_name_of_its_setting(
     path = tmp_path / "outer"
     make(path)
     with (
-        pytest.raises(ConfigError, match=words) as refused,
+        pytest.raises(SettingsError, match=words) as refused,
         private_directory(path, create=create, key=KEY),
     ):
         pass
@@ -99,7 +99,7 @@ def test_an_unsafe_sub_folder_is_refused_by_its_whole_path(
     make(path / "inner")
     with (
         private_directory(path, create=create, key=KEY) as outer,
-        pytest.raises(ConfigError, match=words) as refused,
+        pytest.raises(SettingsError, match=words) as refused,
         private_subdirectory(outer, "inner", create=create, key=KEY, within=path),
     ):
         pass
@@ -109,7 +109,7 @@ def test_an_unsafe_sub_folder_is_refused_by_its_whole_path(
 def test_another_users_directory_is_refused(tmp_path: Path) -> None:
     path, user = another_users(tmp_path / "outer")
     with (
-        pytest.raises(ConfigError, match=f"owned by user {user}"),
+        pytest.raises(SettingsError, match=f"owned by user {user}"),
         private_directory(path, create=True, key=KEY),
     ):
         pass
@@ -138,7 +138,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     ):
         raise RuntimeError("inside")
     path.chmod(0o755)
-    with pytest.raises(ConfigError), private_directory(path, create=True, key=KEY):
+    with pytest.raises(SettingsError), private_directory(path, create=True, key=KEY):
         pass
     assert descriptors() == before
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.settings import MESH_KEYS, MeshSettings
 
@@ -66,7 +66,7 @@ def test_seeds_as_json() -> None:
     ],
 )
 def test_errors_name_key_and_value(key: str, value: object) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingsError) as caught:
         MeshSettings.load({key: value}, {})
     assert caught.value.key == key
     assert key in str(caught.value)
@@ -75,7 +75,7 @@ def test_errors_name_key_and_value(key: str, value: object) -> None:
 def test_a_key_is_never_shown() -> None:
     settings = MeshSettings.load({"MESH_KEY": "hunter2"}, {})
     assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingsError) as caught:
         MeshSettings.load({"MESH_KEY": ["hunter2"]}, {})
     assert "hunter2" not in str(caught.value)
 

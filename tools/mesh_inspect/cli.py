@@ -24,11 +24,11 @@ from mesh_inspect.rows import rows_of
 from netloader import __version__
 from netloader.program import PROGRAM as LOADER
 from netmesh import (
-    ConfigError,
     Member,
     MeshError,
     MeshSettings,
     NoMeshError,
+    SettingsError,
     generate_key,
     observe,
 )
@@ -38,7 +38,7 @@ DEFAULT_TIMEOUT_S: Final = 3.0
 MAX_TIMEOUT_S: Final = 3600.0
 
 
-class Exit(IntEnum):
+class InspectExit(IntEnum):
     """What the exit status means. Scripts depend on it: never renumber."""
 
     OK = 0
@@ -80,15 +80,15 @@ class Look(Protocol):
     ) -> tuple[Member, ...]: ...
 
 
-class _Parser(argparse.ArgumentParser):
+class _InspectParser(argparse.ArgumentParser):
     """Leaves with 64 where argparse would leave with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {escape(message)}\n")
+        self.exit(InspectExit.USAGE, f"{self.prog}: {escape(message)}\n")
 
 
-class _Options(argparse.Namespace):
+class _Arguments(argparse.Namespace):
     """The command line, with types. Options of `peers` are None when they were not given."""
 
     command: str
@@ -106,7 +106,7 @@ class _Options(argparse.Namespace):
 def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
     """Run the command and return its exit status; leaves by SystemExit on a usage error."""
     parser = _parser()
-    options = parser.parse_args(argv, namespace=_Options())
+    options = parser.parse_args(argv, namespace=_Arguments())
     # A name of another language must not crash on a terminal that cannot show it.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -115,26 +115,26 @@ def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
             if any(value is not None for value in options.of_peers):
                 parser.error("keygen takes no options")
             print(generate_key())
-            status = Exit.OK
+            status = InspectExit.OK
         else:
             status = _peers(options, look)
         sys.stdout.flush()
-    except ConfigError as error:
+    except SettingsError as error:
         _say(_in_words_of_the_command(error, options))
-        return Exit.USAGE
+        return InspectExit.USAGE
     except MeshError as error:
         _say(str(error))
-        return Exit.FAILED
+        return InspectExit.FAILED
     except BrokenPipeError:
         # The reader (`| head`) has enough. Nothing may be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        return InspectExit.OK
     except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+        return InspectExit.INTERRUPTED
     return status
 
 
-def _peers(options: _Options, look: Look) -> Exit:
+def _peers(options: _Arguments, look: Look) -> InspectExit:
     settings = _settings(options)
     timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
     # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise a
@@ -145,7 +145,7 @@ def _peers(options: _Options, look: Look) -> Exit:
             members = look(settings, timeout_s, seeds_only=seeds_only)
     except NoMeshError as error:
         _say(_nobody_answered(error, settings, seeds_only=seeds_only))
-        return Exit.NO_MESH
+        return InspectExit.NO_MESH
 
     rows = rows_of(members, options.model)
     if options.output == "json":
@@ -159,15 +159,15 @@ def _peers(options: _Options, look: Look) -> Exit:
             terminal=sys.stdout.isatty(),
         )
     if rows:
-        return Exit.OK
+        return InspectExit.OK
     if options.model is None:
         _say(f"mesh {settings.name!r} answered, but has no members")
     else:
         _say(f"no member of mesh {settings.name!r} holds a model that matches {options.model!r}")
-    return Exit.NOTHING_MATCHES
+    return InspectExit.NOTHING_MATCHES
 
 
-def _settings(options: _Options) -> MeshSettings:
+def _settings(options: _Arguments) -> MeshSettings:
     """A worker's settings, with what the command line says on top."""
     chosen: dict[str, object] = {}
     if options.mesh is not None:
@@ -177,14 +177,14 @@ def _settings(options: _Options) -> MeshSettings:
     return MeshSettings.load(chosen, program=LOADER)
 
 
-def _in_words_of_the_command(error: ConfigError, options: _Options) -> str:
+def _in_words_of_the_command(error: SettingsError, options: _Arguments) -> str:
     """The error, naming the option where the value came from one."""
     key = error.key
     if key in ("MESH_SEEDS", "seed", "address") and options.seed is not None:
         key = "--seed"
     elif key == "MESH_NAME" and options.mesh is not None:
         key = "--mesh"
-    return str(ConfigError(key, error.value, error.allowed))
+    return str(SettingsError(key, error.value, error.allowed))
 
 
 def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:
@@ -234,7 +234,7 @@ def _log_to_stderr() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _InspectParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mesh_inspect.rows import Place, Row
+from mesh_inspect.rows import HoldingRow, RankPlace
 
 API_VERSION: Final = "mesh-inspect/v1"
 
@@ -47,31 +47,31 @@ class _Column:
     """A heading and how its cell is made."""
 
     title: str
-    cell: Callable[[Row], str]
+    cell: Callable[[HoldingRow], str]
     right: bool = False
 
 
-def _endpoint(row: Row) -> str:
+def _endpoint(row: HoldingRow) -> str:
     return "" if row.holding is None else row.holding.endpoint
 
 
-def _backend(row: Row) -> str:
+def _backend(row: HoldingRow) -> str:
     return "" if row.holding is None else row.holding.backend
 
 
-def _role(row: Row) -> str:
+def _role(row: HoldingRow) -> str:
     return "" if row.holding is None else row.holding.role
 
 
-def _origin(row: Row) -> str:
+def _origin(row: HoldingRow) -> str:
     return "" if row.holding is None else row.holding.origin
 
 
-def _identity(row: Row) -> str:
+def _identity(row: HoldingRow) -> str:
     return "" if row.holding is None else row.holding.identity
 
 
-def _reason(row: Row) -> str:
+def _reason(row: HoldingRow) -> str:
     if row.holding is None:
         return ""
     if row.condition == "accused":
@@ -79,11 +79,11 @@ def _reason(row: Row) -> str:
     return row.holding.reason
 
 
-def _nbytes(row: Row) -> str:
+def _nbytes(row: HoldingRow) -> str:
     return "" if row.holding is None else human_bytes(row.nbytes)
 
 
-def _sessions(row: Row) -> str:
+def _sessions(row: HoldingRow) -> str:
     if row.holding is None:
         return ""
     counts = {"serving": row.serving, "pulling": row.pulling}
@@ -116,7 +116,12 @@ _WIDE: Final = (
 
 
 def write_table(
-    rows: Sequence[Row], out: TextIO, *, mesh: str, wide: bool = False, terminal: bool = False
+    rows: Sequence[HoldingRow],
+    out: TextIO,
+    *,
+    mesh: str,
+    wide: bool = False,
+    terminal: bool = False,
 ) -> None:
     """Write the rows as aligned columns.
 
@@ -142,7 +147,7 @@ def write_table(
     console.print(Text(f"mesh {mesh}: {_count(members, 'member')}, {ready} ready", "dim"))
 
 
-def to_json(rows: Sequence[Row], *, mesh: str) -> str:
+def to_json(rows: Sequence[HoldingRow], *, mesh: str) -> str:
     """The document of `-o json`. Unknown texts and numbers are null, keys are never missing."""
     document = {
         "apiVersion": API_VERSION,
@@ -161,14 +166,14 @@ def escape(text: str) -> str:
     )
 
 
-def short_layout(place: Place) -> str:
+def short_layout(place: RankPlace) -> str:
     """`tp0/2,pp1/4`: rank and size in each dimension that is split, tensor parallel always."""
     parts = [f"tp{_known(place.tp_rank)}/{_known(place.tp_size)}"]
     if place.pp_size != 1:
         parts.append(f"pp{_known(place.pp_rank)}/{_known(place.pp_size)}")
     if place.ep_size != 1:
         parts.append(f"ep{_known(place.ep_rank)}/{_known(place.ep_size)}")
-    return "" if place == Place() else ",".join(parts)
+    return "" if place == RankPlace() else ",".join(parts)
 
 
 def human_bytes(count: int) -> str:
@@ -201,7 +206,7 @@ def _console(out: TextIO, *, terminal: bool) -> Console:
     )
 
 
-def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
+def _table(rows: Sequence[HoldingRow], columns: Sequence[_Column]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -220,7 +225,7 @@ def _table(rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
     return table
 
 
-def _entry(row: Row) -> dict[str, object]:
+def _entry(row: HoldingRow) -> dict[str, object]:
     member, holding = row.member, row.holding
     return {
         "id": member.id,

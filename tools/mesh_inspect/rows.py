@@ -21,7 +21,7 @@ MAX_COUNT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankPlace:
     """Sizes and ranks of the parallel layout, as far as they are known. Ranks count from 0."""
 
     tp_size: int | None = None
@@ -39,7 +39,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class HoldingRow:
     """One member and one of its holdings, or a member that has none yet."""
 
     member: Member
@@ -68,9 +68,9 @@ class Row:
         return self._text("layout")
 
     @property
-    def place(self) -> Place:
+    def place(self) -> RankPlace:
         """Where the member stands in the parallel layout of this model."""
-        return Place(**{size.name: self._number(size.name) for size in fields(Place)})
+        return RankPlace(**{size.name: self._number(size.name) for size in fields(RankPlace)})
 
     @property
     def ready(self) -> bool:
@@ -121,7 +121,7 @@ class Row:
         return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
 
 
-def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, ...]:
+def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[HoldingRow, ...]:
     """A row for each holding, and one for a member with none; those who are gone come last.
 
     `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
@@ -129,7 +129,7 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, .
     held = [(member, decode(member.advert)) for member in members]
     accused = accusers(held)
     rows = [
-        Row(
+        HoldingRow(
             member,
             holding,
             0 if holding is None else accused[holding.endpoint, int(member.generation)],
@@ -140,13 +140,13 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Row, .
     return tuple(sorted((row for row in rows if _matches(row, model)), key=_order))
 
 
-def _matches(row: Row, model: str | None) -> bool:
+def _matches(row: HoldingRow, model: str | None) -> bool:
     if model is None:
         return True
     # The plain comparison is for names that hold brackets, which a pattern would read otherwise.
     return row.model is not None and (row.model == model or fnmatchcase(row.model, model))
 
 
-def _order(row: Row) -> tuple[bool, str, str, tuple[int, ...], str]:
+def _order(row: HoldingRow) -> tuple[bool, str, str, tuple[int, ...], str]:
     role = "" if row.holding is None else row.holding.role
     return (row.gone, row.model or "", role, row.place.order, row.member.id)

@@ -34,7 +34,7 @@ from netloader.weights.manifest import CHUNK_BYTES
 PROGRAM: Final = "netbench"
 
 
-class Exit(IntEnum):
+class BenchExit(IntEnum):
     """What the exit status means."""
 
     OK = 0
@@ -48,15 +48,15 @@ class Exit(IntEnum):
 class _Stop(BaseException):
     """A signal asked for the end: everything that was made is taken away on the way out."""
 
-    def __init__(self, status: Exit) -> None:
+    def __init__(self, status: BenchExit) -> None:
         self.status = status
         super().__init__()
 
 
-class _Parser(argparse.ArgumentParser):
+class _BenchParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+        self.exit(BenchExit.USAGE, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,29 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write(options.run(options), as_json=options.json)
     except ShapeError as error:
-        return _say(Exit.USAGE, error)
+        return _say(BenchExit.USAGE, error)
     except HostsError as error:
-        return _say(Exit.NOT_PERMITTED, error)
+        return _say(BenchExit.NOT_PERMITTED, error)
     except (ChildError, NetloaderError, ServerError, UpstreamError, OSError, RuntimeError) as error:
-        return _say(Exit.FAILED, error)
+        return _say(BenchExit.FAILED, error)
     except _Stop as stop:
         return stop.status
-    return Exit.OK
+    return BenchExit.OK
 
 
 def _stop(number: int, frame: object) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # Tidying up is not interrupted.
-    raise _Stop(Exit.INTERRUPTED if number == signal.SIGINT else Exit.TERMINATED)
+    raise _Stop(BenchExit.INTERRUPTED if number == signal.SIGINT else BenchExit.TERMINATED)
 
 
-def _say(status: Exit, error: Exception) -> Exit:
+def _say(status: BenchExit, error: Exception) -> BenchExit:
     print(f"{PROGRAM}: {error}", file=sys.stderr)
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _BenchParser(
         prog=PROGRAM,
         description="What a transfer of weights costs, beside plain Gloo and upstream's algorithm, "
         "in one run.\nGB is 1e9 bytes.",
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_pair(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_pair(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "pair",
         help="one source, one replica, loopback",
@@ -134,7 +134,7 @@ def _pair(options: argparse.Namespace) -> Json:
     return pair.measure(_task(options), cold=options.cold, repeat=options.repeat)
 
 
-def _add_sources(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_sources(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "sources",
         help="several sources, each behind a link of its own (needs root)",
@@ -159,7 +159,7 @@ def _sources(options: argparse.Namespace) -> Json:
     )
 
 
-def _add_kill(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_kill(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "kill",
         help="a source is killed in the middle of a load",
@@ -187,7 +187,7 @@ def _kill(options: argparse.Namespace) -> Json:
     )
 
 
-def _add_serving(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_serving(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "serving",
         help="time between tokens of a server that serves its weights (needs vLLM)",
@@ -229,7 +229,7 @@ def _serving(options: argparse.Namespace) -> Json:
     )
 
 
-def _add_starts(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_starts(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "starts",
         help="seconds in load_model of vLLM's loader and of Netloader (needs vLLM)",

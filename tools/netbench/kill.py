@@ -30,8 +30,8 @@ from netbench import upstream
 from netbench.child import START_TIMEOUT_S, Child, Json
 from netbench.figures import gbps, median
 from netbench.models import clear
-from netbench.raw_end import RawEnd
-from netbench.replica import Pulled, pull
+from netbench.raw_end import RawReceiver
+from netbench.replica import TimedPull, pull
 from netbench.task import Task
 from netloader.errors import NetloaderError
 from netloader.weights.capture import Weights, capture
@@ -53,8 +53,8 @@ def measure(task: Task, *, sources: int, trials: int, seed: int | None = None) -
     weights = task.lay_out(task.model())
     model = task.model()
     clear(capture(model))
-    with _Sources(task, sources) as alive:
-        raw = RawEnd(task.nbytes)
+    with _SourceProcesses(task, sources) as alive:
+        raw = RawReceiver(task.nbytes)
         clear(weights)
         pull(weights, alive.endpoints)  # Once before it counts.
         for _ in range(trials):
@@ -94,7 +94,7 @@ def measure(task: Task, *, sources: int, trials: int, seed: int | None = None) -
     }
 
 
-def _disturbed(weights: Weights, alive: _Sources, victim: int, moment: float) -> Json:
+def _disturbed(weights: Weights, alive: _SourceProcesses, victim: int, moment: float) -> Json:
     """One load during which a source is killed, `moment` seconds after it began."""
     verified = 0
     at_kill: list[int] = []
@@ -110,7 +110,7 @@ def _disturbed(weights: Weights, alive: _Sources, victim: int, moment: float) ->
     timer = threading.Timer(moment, kill)
     started = time.perf_counter()
     timer.start()
-    pulled: Pulled | None = None
+    pulled: TimedPull | None = None
     problem = ""
     try:
         pulled = pull(weights, alive.endpoints, progress=progress)
@@ -132,7 +132,7 @@ def _disturbed(weights: Weights, alive: _Sources, victim: int, moment: float) ->
     }
 
 
-class _Sources:
+class _SourceProcesses:
     """Source processes, one of which is killed and replaced now and then."""
 
     def __init__(self, task: Task, count: int) -> None:
@@ -146,7 +146,7 @@ class _Sources:
     def endpoints(self) -> list[str]:
         return [ready["endpoint"] for ready in self._ready]
 
-    def raw(self, raw: RawEnd) -> float:
+    def raw(self, raw: RawReceiver) -> float:
         """Seconds of a plain transfer from the first, over a new link."""
         source = self._children[0]
         raw.open(_LANES, _HOST, source.ask("raw_open", lanes=_LANES)["port"], _HOST)
@@ -172,7 +172,7 @@ class _Sources:
     def _start(self) -> Child:
         return self._stack.enter_context(Child("source_process", self._task.spec(host=_HOST)))
 
-    def __enter__(self) -> _Sources:
+    def __enter__(self) -> _SourceProcesses:
         return self
 
     def __exit__(self, *problem: object) -> None:

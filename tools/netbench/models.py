@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from netbench.shapes import Row
+from netbench.shapes import TensorRow
 from netloader.weights.capture import Weights
 
 _M_MMAP_THRESHOLD = -3
 
 
-def empty_model(rows: Sequence[Row]) -> nn.Module:
+def empty_model(rows: Sequence[TensorRow]) -> nn.Module:
     """Parameters as `torch.empty` makes them: no byte of them was touched."""
     model = nn.Module()
     for row in rows:

@@ -25,7 +25,7 @@ from typing import Final
 
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps, median, mib
-from netbench.raw_end import RawEnd
+from netbench.raw_end import RawReceiver
 from netbench.rounds import Cold, Memory, Seen, Warm
 from netbench.task import Task
 
@@ -38,7 +38,7 @@ def measure(task: Task, *, cold: Memory | None, repeat: int) -> Json:
     Raises `ChildError`, `TransferError`, `UpstreamError`.
     """
     load = os.getloadavg()[0]
-    raw = RawEnd(task.nbytes)
+    raw = RawReceiver(task.nbytes)
     with (
         Child("source_process", task.spec(host=_HOST)) as source,
         starting([source]) as (ready,),

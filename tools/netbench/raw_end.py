@@ -10,7 +10,7 @@ import torch
 from netbench import raw
 
 
-class RawEnd:
+class RawReceiver:
     """Links to one source process, one with each number of lanes."""
 
     def __init__(self, nbytes: int) -> None:

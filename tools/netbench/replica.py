@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from netbench.common import GENERATION, IDENTITY, OPEN, SETTINGS
-from netbench.watch import Watch, WatchedBackend
+from netbench.watch import ChunkWatch, WatchedBackend
 from netloader.discovery.candidate import Candidate
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
@@ -16,7 +16,7 @@ from netloader.weights.capture import Weights
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
+class TimedPull:
     """What was seen of one pull."""
 
     seconds: float
@@ -41,7 +41,7 @@ def pull(
     verify: bool = True,
     source_timeout_s: float = 0.0,
     progress: Callable[[int], object] = lambda nbytes: None,
-) -> Pulled:
+) -> TimedPull:
     """Fill `weights` from these sources, from all at once. Raises `TransferError`."""
     verified = 0
 
@@ -50,7 +50,7 @@ def pull(
         verified += 1
         progress(nbytes)
 
-    watch = Watch()
+    watch = ChunkWatch()
     candidates = [Candidate(endpoint, "netbench", GENERATION) for endpoint in endpoints]
     started = time.perf_counter()
     one = Pull(
@@ -67,7 +67,7 @@ def pull(
     one.run(lambda: candidates)
     seconds = time.perf_counter() - started
     chunks = weights.manifest.chunks()
-    return Pulled(
+    return TimedPull(
         seconds,
         started,
         len(chunks),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from netbench import upstream
 from netbench.child import Json, obey, say
 from netbench.models import clear
-from netbench.raw_end import RawEnd
+from netbench.raw_end import RawReceiver
 from netbench.replica import pull
 from netbench.task import Task
 from netloader.weights.capture import capture
@@ -23,7 +23,7 @@ def main() -> None:
     task = Task.of_spec(json.loads(sys.argv[1]))
     weights = task.lay_out(task.model())
     theirs = task.model()
-    raw = RawEnd(task.nbytes)
+    raw = RawReceiver(task.nbytes)
     for touched in (weights, capture(theirs)):
         clear(touched)
 

@@ -14,8 +14,8 @@ from torch import nn
 from netbench import memory, upstream
 from netbench.child import Child, Json
 from netbench.models import clear, fresh_memory_only
-from netbench.raw_end import RawEnd
-from netbench.replica import Pulled, pull
+from netbench.raw_end import RawReceiver
+from netbench.replica import TimedPull, pull
 from netbench.task import Task
 from netloader.weights.capture import Weights, capture
 
@@ -45,10 +45,10 @@ class Seen:
     bytes_ok: list[bool] = field(default_factory=list)
 
 
-class _Rounds:
+class _TransferRounds:
     """What both kinds share."""
 
-    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+    def __init__(self, task: Task, source: Child, ready: Json, raw: RawReceiver) -> None:
         self.seen = Seen()
         self._task = task
         self._source = source
@@ -65,7 +65,7 @@ class _Rounds:
         self._note(name, receive(lanes, partial(self._source.tell, "raw_send", lanes=lanes)))
         self._source.hear()
 
-    def _pull(self, weights: Weights, before: int) -> Pulled:
+    def _pull(self, weights: Weights, before: int) -> TimedPull:
         """One verified pull, with an eye on memory: `before` bytes were resident here."""
         there = self._source.ask("mark_memory")["bytes"]
         self._source.ask("first_send")  # Of somebody before.
@@ -89,10 +89,10 @@ class _Rounds:
         self.seen.bytes_ok.append(weights.sha256() == self._truth)
 
 
-class Warm(_Rounds):
+class Warm(_TransferRounds):
     """Into the same memory again and again."""
 
-    def __init__(self, task: Task, source: Child, ready: Json, raw: RawEnd) -> None:
+    def __init__(self, task: Task, source: Child, ready: Json, raw: RawReceiver) -> None:
         super().__init__(task, source, ready, raw)
         self._weights, layout_s = self._lay_out(task.model())
         self.seen.layout_s.append(layout_s)
@@ -121,11 +121,11 @@ def _as_new(weights: Weights) -> Weights:
     return replace(weights, manifest=replace(weights.manifest))
 
 
-class Cold(_Rounds):
+class Cold(_TransferRounds):
     """Into memory that was never touched; `prepare`: the machine has as much of it."""
 
     def __init__(
-        self, task: Task, source: Child, ready: Json, raw: RawEnd, *, prepare: bool
+        self, task: Task, source: Child, ready: Json, raw: RawReceiver, *, prepare: bool
     ) -> None:
         super().__init__(task, source, ready, raw)
         self._prepare = prepare

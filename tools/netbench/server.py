@@ -44,7 +44,7 @@ class ServerError(Exception):
     """The server did not come up, or does not answer."""
 
 
-class Server:
+class VllmServer:
     """One server in a process group of its own, ended with the context."""
 
     def __init__(

@@ -31,7 +31,7 @@ from typing import Final
 from netbench import checkpoint
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps
-from netbench.server import Server
+from netbench.server import VllmServer
 from netloader.source.throttle import Throttle
 
 _LOWEST: Final = 19
@@ -64,12 +64,12 @@ def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repe
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netbench-")))
         model = checkpoint.write(folder / "model", nbytes)
-        servers: dict[str, Server] = {}
+        servers: dict[str, VllmServer] = {}
         movers: dict[str, Child] = {}
         for name, extra in limits.items():
             mesh = {"MESH_DIRECTORY": str(folder / f"{name}-mesh")}
             # One after the other: both at once would wait for each other's cores.
-            server = Server(model, folder / name, extra | mesh, executor=executor)
+            server = VllmServer(model, folder / name, extra | mesh, executor=executor)
             servers[name] = stack.enter_context(server)
             server.wait_ready()
             if apart:
@@ -83,7 +83,7 @@ def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repe
         pulled, *_ = stack.enter_context(starting(list(movers.values())))
         for server in servers.values():
             server.token_gaps(_SETTLE_S)
-        rounds = _Rounds(servers, movers, seconds)
+        rounds = _ServingRounds(servers, movers, seconds)
         for number in range(repeat):
             rounds.round(number)
     return {
@@ -100,11 +100,11 @@ def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repe
     }
 
 
-class _Rounds:
+class _ServingRounds:
     """One phase of each kind at a time."""
 
     def __init__(
-        self, servers: Mapping[str, Server], movers: Mapping[str, Child], seconds: float
+        self, servers: Mapping[str, VllmServer], movers: Mapping[str, Child], seconds: float
     ) -> None:
         self._servers = servers
         self._movers = movers

@@ -54,7 +54,7 @@ class ShapeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TensorRow:
     """One tensor."""
 
     name: str
@@ -66,7 +66,7 @@ class Row:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def rows_of(shape: str, nbytes: int | None) -> tuple[Row, ...]:
+def rows_of(shape: str, nbytes: int | None) -> tuple[TensorRow, ...]:
     """The tensors of `llama`, of `moe`, or of the row list in a file.
 
     `nbytes` scales the first two, roughly; a file has the sizes it has. Raises `ShapeError`.
@@ -89,7 +89,7 @@ def rows_of(shape: str, nbytes: int | None) -> tuple[Row, ...]:
     return parse(text.splitlines(), shape)
 
 
-def llama(nbytes: int) -> tuple[Row, ...]:
+def llama(nbytes: int) -> tuple[TensorRow, ...]:
     """171 bfloat16 tensors as vLLM holds a Llama of 28 layers, about `nbytes` together.
 
     At 1 GiB the largest has 54 MB; at half a gigabyte more it would have 80.
@@ -113,14 +113,14 @@ def llama(nbytes: int) -> tuple[Row, ...]:
     rows.insert(0, ("model.embed_tokens.weight", (vocabulary, hidden)))
     rows.append(("model.norm.weight", (hidden,)))
     rows.append(("lm_head.weight", (vocabulary, hidden)))
-    return tuple(Row(name, torch.bfloat16, shape) for name, shape in rows)
+    return tuple(TensorRow(name, torch.bfloat16, shape) for name, shape in rows)
 
 
-def moe(nbytes: int) -> tuple[Row, ...]:
+def moe(nbytes: int) -> tuple[TensorRow, ...]:
     """Experts of 200 KB, as many as fit into `nbytes`."""
     count = max(1, nbytes // _MOE_TENSOR_BYTES)
     return tuple(
-        Row(
+        TensorRow(
             f"model.layers.{number // 100}.mlp.experts.{number % 100}.weight",
             torch.bfloat16,
             _MOE_SHAPE,
@@ -129,9 +129,9 @@ def moe(nbytes: int) -> tuple[Row, ...]:
     )
 
 
-def parse(lines: Iterable[str], where: str) -> tuple[Row, ...]:
+def parse(lines: Iterable[str], where: str) -> tuple[TensorRow, ...]:
     """Read a row list. Raises `ShapeError` naming the line, as `where:number`."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, TensorRow] = {}
     for number, line in enumerate(lines, 1):
         parts = line.split("#", 1)[0].split()
         if not parts:
@@ -144,7 +144,7 @@ def parse(lines: Iterable[str], where: str) -> tuple[Row, ...]:
             raise ShapeError(f"{place}: no dtype {dtype!r}; known are {', '.join(_DTYPES)}")
         if name in rows or any(not part for part in name.split(".")):
             raise ShapeError(f"{place}: {name!r} is there already, or no name of a parameter")
-        rows[name] = Row(name, _DTYPES[dtype], _dimensions(shape, place))
+        rows[name] = TensorRow(name, _DTYPES[dtype], _dimensions(shape, place))
     if not rows:
         raise ShapeError(f"{where} has no tensors")
     clash = next((name for name in rows for other in _above(name) if other in rows), None)

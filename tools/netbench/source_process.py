@@ -17,7 +17,7 @@ from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
 from netbench.models import fill
 from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
-from netbench.watch import Watch, WatchedBackend
+from netbench.watch import ChunkWatch, WatchedBackend
 from netloader.source.listener import Listener
 from netloader.source.offer import Offer
 from netloader.source.service import Source
@@ -28,7 +28,7 @@ from netloader.weights.capture import capture
 
 
 @dataclass
-class _RawEnd:
+class _RawSender:
     """The sending end of plain Gloo."""
 
     host: str
@@ -55,7 +55,7 @@ def main() -> None:
     task = Task.of_spec(spec)
     weights = task.lay_out(task.model())
     fill(weights, SEED)
-    watch = Watch()
+    watch = ChunkWatch()
     backend = WatchedBackend(GlooBackend(), watch)
     settings = SourceSettings(timeout_s=TIMEOUT_S)
     listener = Listener(spec["host"], None, OPEN, settings.handshake_timeout_s)
@@ -66,7 +66,7 @@ def main() -> None:
     model = task.model()
     fill(capture(model), SEED)
     upstream = UpstreamSource(spec["host"], model)
-    raw_end = _RawEnd(spec["host"], task.nbytes)
+    raw_end = _RawSender(spec["host"], task.nbytes)
     say({"endpoint": source.endpoint, "upstream": upstream.endpoint})
     obey(
         {

@@ -31,7 +31,7 @@ from typing import Final
 from netbench import checkpoint, clock
 from netbench.child import Json
 from netbench.figures import median
-from netbench.server import Server, ServerError
+from netbench.server import ServerError, VllmServer
 
 _HIDDEN: Final = 1024
 """Tensors of 1 to 12 MB, hundreds of them in a gigabyte."""
@@ -140,7 +140,7 @@ class _Starts:
             found["filled_s"] = report["seconds"]
         return found
 
-    def server(self, case: str, name: str) -> Server:
+    def server(self, case: str, name: str) -> VllmServer:
         """A new server; those of the case `peer` meet in one mesh, any other is alone."""
         extra: Json = {}
         if case != "auto":
@@ -151,7 +151,7 @@ class _Starts:
                 "MESH_NAME": mesh,
                 "REPORT_PREFIX": f"{self._folder / name}.report",
             }
-        return Server(
+        return VllmServer(
             self._model,
             self._folder / name,
             extra,

@@ -9,7 +9,7 @@ from torch import nn
 
 from netbench.child import Json
 from netbench.models import empty_model
-from netbench.shapes import Row, rows_of
+from netbench.shapes import TensorRow, rows_of
 from netloader.weights.capture import Weights
 from netloader.weights.coalesce import arrange
 from netloader.weights.manifest import CHUNK_BYTES
@@ -27,7 +27,7 @@ class Task:
     chunk_bytes: int = CHUNK_BYTES
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[TensorRow, ...]:
         """Raises `ShapeError`."""
         return rows_of(self.shape, self.nbytes_wanted)
 

@@ -15,7 +15,7 @@ from netloader.transport import Backend, Group, Pending
 
 
 @dataclass
-class Watch:
+class ChunkWatch:
     """What has been seen so far. Several groups may report to one."""
 
     first_send: float | None = None
@@ -41,7 +41,7 @@ class Watch:
 class WatchedBackend:
     """Opens groups of `inner` that report to `watch`."""
 
-    def __init__(self, inner: Backend, watch: Watch) -> None:
+    def __init__(self, inner: Backend, watch: ChunkWatch) -> None:
         self.name = inner.name
         self.inner = inner
         self.watch = watch
@@ -53,7 +53,7 @@ class WatchedBackend:
 @dataclass(frozen=True)
 class _WatchedGroup:
     inner: Group
-    watch: Watch
+    watch: ChunkWatch
 
     def send(self, data: torch.Tensor, tag: int) -> Pending:
         self.watch.sending()
@@ -69,7 +69,7 @@ class _WatchedGroup:
 @dataclass(frozen=True)
 class _WatchedPending:
     inner: Pending
-    watch: Watch
+    watch: ChunkWatch
     tag: int
     nbytes: int
 

@@ -7,8 +7,8 @@ same run, event for event, on every machine. docs/simulation.md says what is mod
 not, and holds the measured figures.
 """
 
-from netsim.options import Options
-from netsim.report import Report
+from netsim.options import RunOptions
+from netsim.report import RunReport
 from netsim.scenarios import SCENARIOS, run
 
-__all__ = ["SCENARIOS", "Options", "Report", "run"]
+__all__ = ["SCENARIOS", "RunOptions", "RunReport", "run"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from netsim.options import Options
+from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
-from netsim.report import Report
+from netsim.report import RunReport
 from netsim.scenarios import SCENARIOS, run
 from netsim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
 
@@ -21,13 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.replay is not None:
-            options = Options(**parameters_of(arguments.replay))  # type: ignore[arg-type]
+            options = RunOptions(**parameters_of(arguments.replay))  # type: ignore[arg-type]
             trace: Trace = Verifier(arguments.replay)
         elif arguments.scenario is None:
             parser.error("a scenario is needed, or --replay FILE")
         else:
-            names = {field.name for field in fields(Options)}
-            options = Options(**{k: v for k, v in vars(arguments).items() if k in names})
+            names = {field.name for field in fields(RunOptions)}
+            options = RunOptions(**{k: v for k, v in vars(arguments).items() if k in names})
             trace = Recorder(arguments.record, asdict(options)) if arguments.record else Trace()
         with trace:
             report = run(options, trace)
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _readable(report: Report) -> str:
+def _readable(report: RunReport) -> str:
     def seconds(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f} s"
 

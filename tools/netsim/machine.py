@@ -119,5 +119,5 @@ class NetmeshSpecies:
             table._hosts = {host: list(there) for host, there in model._hosts.items()}
 
     def reliable(self, message: Message) -> bool:
-        """Nothing is: see `Link.loss`."""
+        """Nothing is: see `LinkQuality.loss`."""
         return False

@@ -41,14 +41,14 @@ from netmesh.core.timers import Timer
 from netsim.machine import Changed
 from netsim.memberlist_claims import Believer
 from netsim.memberlist_settings import MemberlistSettings
-from netsim.memberlist_view import View
+from netsim.memberlist_view import MemberlistView
 
 STREAM = 1 << 31
 """Sequence numbers from here on mark pings that travel on a stream."""
 
 
 @dataclass(slots=True)
-class _Probe:
+class _OpenProbe:
     target: MemberId
     sequence: int
     nacks_expected: int = 0
@@ -64,7 +64,7 @@ class Memberlist(Believer):
         super().__init__(settings, me, rng, changed)
         self._effects: list[Effect] = []
         self._turn = 0
-        self._probe: _Probe | None = None
+        self._probe: _OpenProbe | None = None
         self._sequence = 0
         self._relays: dict[int, tuple[Connection, int]] = {}
         self._contacts: tuple[MemberId, ...] = ()
@@ -85,7 +85,9 @@ class Memberlist(Believer):
             assert self._view.records[member].status is Status.SUSPECT, member
             assert (Timer.SUSPICION, member) in self._timers, f"{member} is suspect for ever"
 
-    def acquaint(self, model: View | None, records: list[Record], now: float) -> View:
+    def acquaint(
+        self, model: MemberlistView | None, records: list[Record], now: float
+    ) -> MemberlistView:
         """Take over a whole view; `model` is one that holds the same records already."""
         self._now = now
         self._start()
@@ -210,7 +212,7 @@ class Memberlist(Believer):
         else:
             return
         self._sequence = self._sequence % (STREAM - 1) + 1
-        self._probe = probe = _Probe(target, self._sequence)
+        self._probe = probe = _OpenProbe(target, self._sequence)
         first: tuple[Claim, ...] = ()
         if self._settings.lifeguard and record.status is Status.SUSPECT:
             first = (head(record, (self.id,)),)
@@ -262,7 +264,7 @@ class Memberlist(Believer):
         else:
             probe.nacks += 1
 
-    def _succeeded(self, probe: _Probe) -> None:
+    def _succeeded(self, probe: _OpenProbe) -> None:
         self._timers.cancel((Timer.DIRECT, probe.sequence))
         self._timers.cancel((Timer.INDIRECT, probe.sequence))
         self._probe = None

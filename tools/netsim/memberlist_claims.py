@@ -16,7 +16,7 @@ from netmesh.core.timers import Timer, Timers
 from netsim.broadcasts import Broadcasts
 from netsim.machine import Changed
 from netsim.memberlist_settings import MemberlistSettings
-from netsim.memberlist_view import Suspicion, View
+from netsim.memberlist_view import MemberlistView, SuspicionTimer
 
 
 class Believer:
@@ -27,9 +27,9 @@ class Believer:
     ) -> None:
         self._settings = settings
         self._rng = rng
-        self._view = View(me, changed)
+        self._view = MemberlistView(me, changed)
         self._broadcasts = Broadcasts()
-        self._suspicions: dict[MemberId, Suspicion] = {}
+        self._suspicions: dict[MemberId, SuspicionTimer] = {}
         self._timers = Timers()
         self._order: list[MemberId] = [me.id]
         """Whom to probe next; newcomers take a random place."""
@@ -133,7 +133,7 @@ class Believer:
         wanted = settings.suspicion_mult - 2
         if self.size - 2 < wanted or not settings.lifeguard:
             wanted = 0
-        suspicion = Suspicion(self._now, low, high, wanted, {accuser})
+        suspicion = SuspicionTimer(self._now, low, high, wanted, {accuser})
         self._view.put(replace(old, status=Status.SUSPECT), self._now)
         self._suspicions[claim.id] = suspicion
         self._timers.set((Timer.SUSPICION, claim.id), suspicion.due())

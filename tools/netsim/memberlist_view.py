@@ -11,7 +11,7 @@ from netsim.machine import Changed
 
 
 @dataclass(slots=True)
-class Suspicion:
+class SuspicionTimer:
     """Lifeguard's dynamic timeout; with low == high it is SWIM's fixed one."""
 
     started: float
@@ -36,7 +36,7 @@ class Suspicion:
         return self.started + max(self.low, self.high - share * (self.high - self.low))
 
 
-class View:
+class MemberlistView:
     """Records by id, with the live ones also in a list to draw from."""
 
     def __init__(self, me: Record, changed: Changed) -> None:
@@ -85,7 +85,7 @@ class View:
             del self._dead_since[member]
             del self.records[member]
 
-    def copy(self, other: View) -> None:
+    def copy(self, other: MemberlistView) -> None:
         """Take over all that another view holds, of a member that knows the same."""
         self.records = dict(other.records)
         self.live = list(other.live)

@@ -9,7 +9,7 @@ from netmesh.core.records import MemberId
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkQuality:
     """One direction of the path between two members. Times in seconds, the rest probabilities."""
 
     latency_s: float = 0.0003
@@ -48,8 +48,8 @@ class Network:
     """All links; every fault is counted where it happens, so that a scenario can prove it."""
 
     rng: Random
-    link: Link = field(default_factory=Link)
-    special: dict[tuple[MemberId, MemberId], Link] = field(default_factory=dict)
+    link: LinkQuality = field(default_factory=LinkQuality)
+    special: dict[tuple[MemberId, MemberId], LinkQuality] = field(default_factory=dict)
     """Links that differ from `link`, by direction."""
     blocks: list[Block] = field(default_factory=list)
     lost: int = 0

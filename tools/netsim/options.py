@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunOptions:
     """Everything that decides about a run. Times in seconds of virtual time."""
 
     scenario: str

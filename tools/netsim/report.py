@@ -18,7 +18,7 @@ def percentile(values: Sequence[float] | array[int], share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """One run. Times in seconds of virtual time, sizes in bytes."""
 
     scenario: str

@@ -31,7 +31,7 @@ from netmesh.core.records import (
 from netmesh.core.wire import Codec
 from netsim.links import WatchLinks
 from netsim.machine import Species
-from netsim.network import Block, Link, Network
+from netsim.network import Block, LinkQuality, Network
 from netsim.process import Fate, Process
 from netsim.trace import Trace
 from netsim.traffic import Meter
@@ -53,7 +53,7 @@ class World:
         species: Species,
         seed: int,
         *,
-        link: Link | None = None,
+        link: LinkQuality | None = None,
         checked: bool = False,
         through_wire: bool = False,
         trace: Trace | None = None,
@@ -63,7 +63,7 @@ class World:
         self.species = species
         self.now = START_S
         self.rng = Random(seed)
-        self.network = Network(Random(self.rng.getrandbits(64)), link or Link())
+        self.network = Network(Random(self.rng.getrandbits(64)), link or LinkQuality())
         self.codec = Codec("sim")
         self.meter = Meter(self.codec)
         self.trace = trace or Trace()

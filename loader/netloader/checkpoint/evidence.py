@@ -194,7 +194,7 @@ def local_evidence(model: str, *, full: bool = False) -> dict[Evidence, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _FileTable:
     """What one file holds."""
 
     kind: Literal["tensors", "records", "bytes"]
@@ -304,7 +304,7 @@ def _digest(entries: Sequence[bytes]) -> str:
     return xxhash.xxh3_128_hexdigest(b"".join((start, lengths.tobytes(), *entries)))
 
 
-def _look_at(files: Files, seen: Sequence[Stamp], reading: Reading) -> list[_Table]:
+def _look_at(files: Files, seen: Sequence[Stamp], reading: Reading) -> list[_FileTable]:
     """The tables of all files. Raises `IdentityError` when one is malformed."""
 
     def start(pair: tuple[WeightFile, Stamp]) -> bytes | Parts | None:
@@ -326,16 +326,16 @@ def _look_at(files: Files, seen: Sequence[Stamp], reading: Reading) -> list[_Tab
     ]
 
 
-def _table(file: WeightFile, seen: Stamp, read: bytes | Parts | None) -> _Table:
+def _table(file: WeightFile, seen: Stamp, read: bytes | Parts | None) -> _FileTable:
     if isinstance(read, bytes):
         with _named(seen):
             parts = tables.tensors(read, seen.size, file.prefix)
-        return _Table("tensors", parts, xxhash.xxh3_128_hexdigest(read), 8 + len(read))
+        return _FileTable("tensors", parts, xxhash.xxh3_128_hexdigest(read), 8 + len(read))
     if read is not None:
-        return _Table("records", read)
+        return _FileTable("records", read)
     parts = Parts()
     parts.add("", orjson.dumps((file.prefix, seen.size)), 0, seen.size)
-    return _Table("bytes", parts)
+    return _FileTable("bytes", parts)
 
 
 @contextmanager
@@ -348,8 +348,8 @@ def _named(seen: Stamp) -> Iterator[None]:
 
 
 def _records_found(
-    found: Sequence[_Table], seen: Sequence[Stamp], reading: Reading
-) -> list[_Table]:
+    found: Sequence[_FileTable], seen: Sequence[Stamp], reading: Reading
+) -> list[_FileTable]:
     """Where the bytes of archives' records begin: only their local headers say so."""
     which = [index for index, table in enumerate(found) if table.kind == "records"]
     asked = []
@@ -368,7 +368,7 @@ def _records_found(
     return placed
 
 
-def _told_apart(found: Sequence[_Table]) -> bool:
+def _told_apart(found: Sequence[_FileTable]) -> bool:
     """True when no tensor occurs twice, as far as tables tell."""
     names = [name for table in found for name in table.parts.names]
     tensors = all(table.kind == "tensors" for table in found)

@@ -23,7 +23,7 @@ from typing import Final
 import orjson
 import xxhash
 
-from netmesh import ConfigError, private_directory
+from netmesh import SettingsError, private_directory
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class HostCache:
         try:
             with private_directory(self._directory, create=True, key=_WHAT) as directory:
                 return _opened_entry(name, directory, os.O_CREAT)
-        except (OSError, ConfigError) as error:
+        except (OSError, SettingsError) as error:
             _log.debug("no cache of evidence: %s", error)
             return None
 
@@ -132,7 +132,7 @@ class HostCache:
                         found.append((state.st_mtime_ns, name))
                 for _, name in sorted(found)[: max(0, len(found) - self._entries)]:
                     _remove(name, directory)
-        except (OSError, ConfigError) as error:
+        except (OSError, SettingsError) as error:
             _log.debug("the cache of evidence is not swept: %s", error)
 
 

@@ -30,7 +30,7 @@ from netloader.model.fingerprint import (
     INTERNAL,
     Fingerprint,
     Holder,
-    Node,
+    ObjectNode,
     State,
     alike,
     category,
@@ -100,8 +100,8 @@ class _Pair(NamedTuple):
     """One object, before and after."""
 
     path: str
-    before: Node
-    after: Node
+    before: ObjectNode
+    after: ObjectNode
     fixed: str
     """Why nothing inside can travel; empty if it can."""
 
@@ -115,8 +115,8 @@ class _Comparison:
 
     def __init__(self) -> None:
         self._found: dict[str, Plain] = {}
-        self._before: dict[Node, Node | None] = {}
-        self._after: dict[Node, Node] = {}
+        self._before: dict[ObjectNode, ObjectNode | None] = {}
+        self._after: dict[ObjectNode, ObjectNode] = {}
         # What can travel first, so that an object that can be named by attributes is.
         self._open: deque[_Pair] = deque()
         self._fixed: deque[_Pair] = deque()
@@ -184,18 +184,18 @@ class _Comparison:
                 raise ManifestError(f"load_weights set {where}, {fixed}, which cannot travel")
             if not _is_name(key) or (issubclass(kind, nn.Module) and key in INTERNAL):
                 raise ManifestError(f"load_weights set {where}, which cannot travel")
-            if isinstance(state, Node) and state.category == "tensor":
+            if isinstance(state, ObjectNode) and state.category == "tensor":
                 raise ManifestError(
                     f"load_weights set {where} to a {state.type.__name__}, which cannot travel"
                 )
-            live = state.of if isinstance(state, Node) else state
+            live = state.of if isinstance(state, ObjectNode) else state
             self._found[where] = plain.copied(live, where)
 
     def _same(self, path: str, before: State, after: State, fixed: str) -> bool:
         """Whether two states are equal, but for what is inside objects: that is compared later."""
-        if not isinstance(after, Node):
-            return not isinstance(before, Node) and alike(before, after)
-        if not isinstance(before, Node) or before.type is not after.type:
+        if not isinstance(after, ObjectNode):
+            return not isinstance(before, ObjectNode) and alike(before, after)
+        if not isinstance(before, ObjectNode) or before.type is not after.type:
             self._new(path, after)
             return False
         if not _is_value(after) and not self._pair(path, before, after):
@@ -219,14 +219,14 @@ class _Comparison:
 
     def _new(self, path: str, after: State) -> None:
         """Note that this was not there before, nor what is in it."""
-        if not isinstance(after, Node) or (
+        if not isinstance(after, ObjectNode) or (
             not _is_value(after) and not self._pair(path, None, after)
         ):
             return
         for key, state in after.items.items():
             self._new(f"{path}[{_shown(key)}]", state)
 
-    def _pair(self, path: str, before: Node | None, after: Node) -> bool:
+    def _pair(self, path: str, before: ObjectNode | None, after: ObjectNode) -> bool:
         """Note that these are one object. Whether that is news."""
         if after in self._before:
             if before is not None and self._before[after] is before:
@@ -244,7 +244,7 @@ class _Comparison:
         )
 
 
-class _Place(NamedTuple):
+class _AttributeSlot(NamedTuple):
     """Where one value goes."""
 
     owner: object
@@ -261,7 +261,7 @@ class _Place(NamedTuple):
             object.__getattribute__(self.owner, "__dict__")[self.key] = filled
 
 
-def _place(model: nn.Module, path: str) -> _Place:
+def _place(model: nn.Module, path: str) -> _AttributeSlot:
     """Where `path` leads. Raises `ManifestError` when that is no place for plain data."""
     *names, key = path.split(".")
     owner: object = model
@@ -286,7 +286,7 @@ def _place(model: nn.Module, path: str) -> _Place:
     )
     if taken or not _is_name(key) or not (is_free or plain.is_plain(held)):
         raise ManifestError(f"the source set {path}, which is no plain attribute here")
-    return _Place(owner, key)
+    return _AttributeSlot(owner, key)
 
 
 def _step(owner: object, name: str) -> object:
@@ -330,14 +330,14 @@ def _each_filled(places: Sequence[object], values: Sequence[Plain]) -> list[Plai
     return [_filled(place, value) for place, value in zip(padded, values, strict=True)]
 
 
-def _is_value(node: Node) -> bool:
+def _is_value(node: ObjectNode) -> bool:
     """Whether nobody can tell two equal ones apart, so that it does not matter who shares them."""
     return node.type in (tuple, frozenset) or node.category == "method"
 
 
 def _is_used_up(state: State) -> bool:
     """A work list that `load_weights` made and used up."""
-    return isinstance(state, Node) and state.type in (dict, list, set) and not state.items
+    return isinstance(state, ObjectNode) and state.type in (dict, list, set) and not state.items
 
 
 def _is_lazy(kind: type, key: str) -> bool:

@@ -2,7 +2,7 @@
 
 `fingerprint` walks everything that can be reached from a model's modules, parameters and buffers:
 attributes, containers, objects such as quantisation methods and their configurations, functions
-with what they close over, tensors that are plain attributes. Each object becomes a `Node`, once,
+with what they close over, tensors that are plain attributes. Each object becomes one `ObjectNode`,
 however many refer to it; what is immutable stays itself, as a leaf. Parameters, buffers and modules
 of the model are leaves too, by name: what is in them is the manifest's affair, or they are walked
 on their own.
@@ -140,13 +140,13 @@ class TensorState(NamedTuple):
 
 
 State: TypeAlias = object
-"""A `Node`, or a leaf."""
+"""An `ObjectNode`, or a leaf."""
 
 Category = Literal["object", "sequence", "mapping", "set", "function", "method", "tensor", "leaf"]
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class ObjectNode:
     """One object that can be changed, or that holds such objects, as it was."""
 
     type: type
@@ -154,7 +154,7 @@ class Node:
     of: object
     """The object itself, so that nothing else gets its address; None of a tensor, whose memory
     must not outlive it."""
-    parent: Node | str
+    parent: ObjectNode | str
     name: str
     """How the parent calls it: `.attribute`, `[3]`."""
     attributes: dict[str, State] = field(default_factory=dict)
@@ -166,8 +166,8 @@ class Node:
     def path(self) -> str:
         """Where the walk met it first."""
         names = [self.name]
-        above: Node | str = self.parent
-        while isinstance(above, Node):
+        above: ObjectNode | str = self.parent
+        while isinstance(above, ObjectNode):
             names.append(above.name)
             above = above.parent
         return (above + "".join(reversed(names))).removeprefix(".")
@@ -215,7 +215,7 @@ class _Walk:
                         name = Name(f"{prefix}.{key}" if prefix else key)
                         self._known[id(tensor)] = name
                         self._tensors[name] = tensor
-        self._later: collections.deque[tuple[Node, int]] = collections.deque()
+        self._later: collections.deque[tuple[ObjectNode, int]] = collections.deque()
         self._nodes = 0
         self._items = 0
         self._bytes = 0
@@ -251,14 +251,14 @@ class _Walk:
         return Holder(type(module), attributes, children)
 
     def _states(
-        self, values: Mapping[str, object], parent: Node | str, depth: int
+        self, values: Mapping[str, object], parent: ObjectNode | str, depth: int
     ) -> dict[str, State]:
         return {
             key: value if type(value) in _ATOMS else self._state(value, parent, f".{key}", depth)
             for key, value in values.items()
         }
 
-    def _state(self, value: object, parent: Node | str, name: str, depth: int) -> State:
+    def _state(self, value: object, parent: ObjectNode | str, name: str, depth: int) -> State:
         """`value` as a leaf, or as a node that is filled in later."""
         known = self._known.get(id(value))
         if known is not None:
@@ -271,7 +271,7 @@ class _Walk:
         sort = _CATEGORIES.get(kind) or category(kind)
         if sort == "leaf":
             return value
-        node = Node(kind, sort, value, parent, name)
+        node = ObjectNode(kind, sort, value, parent, name)
         self._nodes += 1
         self._known[id(value)] = node
         if isinstance(value, torch.Tensor):
@@ -282,7 +282,7 @@ class _Walk:
             self._later.append((node, depth))
         return node
 
-    def _fill_flat(self, node: Node) -> bool:
+    def _fill_flat(self, node: ObjectNode) -> bool:
         """Fill in a small container of atoms at once: most are, or are empty."""
         value = node.of
         if isinstance(value, dict):
@@ -300,7 +300,7 @@ class _Walk:
         self._items += len(node.items)
         return flat and self._items <= MAX_ITEMS
 
-    def _fill(self, node: Node, depth: int) -> None:
+    def _fill(self, node: ObjectNode, depth: int) -> None:
         value = node.of
         attributes = own_attributes(value)
         # By the methods of the base class: a subclass may tell something else.
@@ -348,7 +348,7 @@ class _Walk:
         node.attributes = self._states(attributes, node, depth)
 
     def _fill_items(
-        self, node: Node, keys: Sequence[Hashable], values: Sequence[object], depth: int
+        self, node: ObjectNode, keys: Sequence[Hashable], values: Sequence[object], depth: int
     ) -> None:
         self._items += len(values)
         if self._items > MAX_ITEMS:
@@ -361,7 +361,7 @@ class _Walk:
                 for key, value in zip(keys, values, strict=True)
             }
 
-    def _fill_array(self, node: Node, array: np.ndarray[Any, Any], depth: int) -> None:
+    def _fill_array(self, node: ObjectNode, array: np.ndarray[Any, Any], depth: int) -> None:
         content = b""
         if array.dtype.hasobject:
             items = array.ravel().tolist()
@@ -372,7 +372,7 @@ class _Walk:
             array.dtype.str, array.shape, array.strides, None, False, content
         )
 
-    def _tensor(self, tensor: torch.Tensor, node: Node) -> TensorState:
+    def _tensor(self, tensor: torch.Tensor, node: ObjectNode) -> TensorState:
         try:
             stride = tensor.stride()
             content = self._content(tensor, node)
@@ -389,7 +389,7 @@ class _Walk:
             content,
         )
 
-    def _content(self, tensor: torch.Tensor, node: Node) -> bytes | View:
+    def _content(self, tensor: torch.Tensor, node: ObjectNode) -> bytes | View:
         if tensor.is_meta or tensor.numel() == 0:
             return b""
         view = self._own_memory.find(tensor)
@@ -409,13 +409,13 @@ class _Walk:
     def _own_memory(self) -> _Memory:
         return _Memory.of(self._tensors)
 
-    def _may_read(self, nbytes: int, node: Node) -> bool:
+    def _may_read(self, nbytes: int, node: ObjectNode) -> bool:
         self._bytes += nbytes
         if self._bytes > MAX_TENSOR_BYTES:
             self._miss(node, f"beyond {MAX_TENSOR_BYTES} bytes of tensors")
         return self._bytes <= MAX_TENSOR_BYTES
 
-    def _miss(self, node: Node, why: str) -> None:
+    def _miss(self, node: ObjectNode, why: str) -> None:
         self._unseen = self._unseen or f"{node.path}: {why}"
 
 

@@ -154,7 +154,7 @@ class _Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class _NameRule:
     """What an attribute's name says about its value."""
 
     counted: bool
@@ -166,20 +166,20 @@ class _Rule:
 
 
 @lru_cache(maxsize=65536)
-def _rule(name: str) -> _Rule:
+def _rule(name: str) -> _NameRule:
     words = frozenset(name.lower().strip("_").split("_"))
     if words & _NOT_ABOUT_WEIGHTS or ("local" in words and words & {"rank", "ranks"}):
-        return _Rule(counted=False, maps=False, followed=False)
+        return _NameRule(counted=False, maps=False, followed=False)
     sized = "size" in words and words & {"world", "group"}
     experts = words & {"expert", "experts"}
-    return _Rule(
+    return _NameRule(
         counted=bool(words & _POSITIONS or words & _GROUPS or sized),
         maps=bool((experts and words & _MAPPING) or words & _MAP_NAMES),
         followed=bool(words & _FOLLOWED or words == {"quant", "method"}),
     )
 
 
-def _text(value: object, rule: _Rule) -> str | None:
+def _text(value: object, rule: _NameRule) -> str | None:
     """A position as text; None for what is none."""
     if isinstance(value, torch.Tensor):
         return _content(value) if rule.maps and not isinstance(value, nn.Parameter) else None

@@ -95,12 +95,12 @@ def originally(own: frozenset[int], environ: Mapping[str, str]) -> frozenset[int
 
 
 @dataclass(frozen=True)
-class _Memory:
+class _OriginalCores:
     pid: int
     cores: frozenset[int]
 
 
-_memory: _Memory | None = None
+_memory: _OriginalCores | None = None
 
 
 def remember(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -116,7 +116,7 @@ def remember(environ: MutableMapping[str, str] = os.environ) -> None:
     except (AttributeError, OSError) as error:
         _log.debug("cores cannot be asked for here: %s", error)
         return
-    _memory = _Memory(os.getpid(), originally(own, environ))
+    _memory = _OriginalCores(os.getpid(), originally(own, environ))
     environ.setdefault(ENVIRONMENT, ",".join(map(str, sorted(own))))
 
 

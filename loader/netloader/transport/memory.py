@@ -37,24 +37,24 @@ from netloader.transport.base import (
 class MemoryPending:
     """A transfer of one rank, in the queue of its tag or done."""
 
-    def __init__(self, channel: _Channel, rank: int, sends: bool, data: torch.Tensor, tag: int):
+    def __init__(self, matcher: _Matcher, rank: int, sends: bool, data: torch.Tensor, tag: int):
         self.rank = rank
         self.sends = sends
         self.data = data
         self.tag = tag
         self.done = False
-        self._channel = channel
+        self._matcher = matcher
 
     def wait(self, timeout_s: float) -> None:
-        self._channel.wait(self, timeout_s)
+        self._matcher.wait(self, timeout_s)
 
     def failed(self, why: str) -> str:
         """What its error says."""
         return failed(self.sends, self.data.numel(), self.tag, peer_of(self.rank), why)
 
 
-class _Channel:
-    """What both ends of a group share."""
+class _Matcher:
+    """What both ends of a group share: it matches their sends with their receives."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # Guards what follows, and the bytes.
@@ -114,10 +114,10 @@ class _Channel:
 
 
 class MemoryGroup:
-    """One end of a channel."""
+    """One end of a matcher."""
 
-    def __init__(self, channel: _Channel, rank: int) -> None:
-        self._channel = channel
+    def __init__(self, matcher: _Matcher, rank: int) -> None:
+        self._matcher = matcher
         self._rank = rank
 
     def send(self, data: torch.Tensor, tag: int) -> Pending:
@@ -127,11 +127,11 @@ class MemoryGroup:
         return self._start(False, data, tag)
 
     def abort(self, reason: str = "") -> None:
-        self._channel.abort(self._rank, reason)
+        self._matcher.abort(self._rank, reason)
 
     def _start(self, sends: bool, data: torch.Tensor, tag: int) -> Pending:
-        transfer = MemoryPending(self._channel, self._rank, sends, data, tag)
-        self._channel.post(transfer)
+        transfer = MemoryPending(self._matcher, self._rank, sends, data, tag)
+        self._matcher.post(transfer)
         return transfer
 
 
@@ -142,45 +142,45 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, _Channel] = {}
-        """Channels whose replica has not come, by a word that only its store carries."""
+        self._waiting: dict[str, _Matcher] = {}
+        """Matchers whose replica has not come, by a word that only its store carries."""
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
-        channel = self._offer(store, timeout) if rank == SOURCE else self._take(store, timeout)
-        return MemoryGroup(channel, rank)
+        matcher = self._offer(store, timeout) if rank == SOURCE else self._take(store, timeout)
+        return MemoryGroup(matcher, rank)
 
-    def _offer(self, store: Store, timeout: timedelta) -> _Channel:
-        channel, word = _Channel(), secrets.token_hex(16)
+    def _offer(self, store: Store, timeout: timedelta) -> _Matcher:
+        matcher, word = _Matcher(), secrets.token_hex(16)
         with self._lock:
-            self._waiting[word] = channel
+            self._waiting[word] = matcher
         try:
             store.set(_keys[SOURCE], word)
             store.wait([_keys[REPLICA]], timeout)
         except (RuntimeError, TransportError) as error:
-            # The replica may have taken the channel a moment ago.
-            channel.abort(SOURCE, "it was never open")
+            # The replica may have taken the matcher a moment ago.
+            matcher.abort(SOURCE, "it was never open")
             raise _no_group(REPLICA, error) from None
         finally:
             with self._lock:
                 self._waiting.pop(word, None)
-        return channel
+        return matcher
 
-    def _take(self, store: Store, timeout: timedelta) -> _Channel:
+    def _take(self, store: Store, timeout: timedelta) -> _Matcher:
         try:
             store.wait([_keys[SOURCE]], timeout)
             word = store.get(_keys[SOURCE]).decode()
         except (RuntimeError, TransportError) as error:
             raise _no_group(SOURCE, error) from None
         with self._lock:
-            channel = self._waiting.pop(word, None)
-        if channel is None:
+            matcher = self._waiting.pop(word, None)
+        if matcher is None:
             raise _no_group(SOURCE, "it has gone, or waits at another backend or process")
         try:
             store.set(_keys[REPLICA], "here")
         except (RuntimeError, TransportError) as error:
-            channel.abort(REPLICA, "it was never open")
+            matcher.abort(REPLICA, "it was never open")
             raise _no_group(SOURCE, error) from None
-        return channel
+        return matcher
 
 
 _keys = ("memory/source", "memory/replica")

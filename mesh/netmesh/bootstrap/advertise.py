@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from netmesh.address import Address, parse_address
 from netmesh.bootstrap.resolve import Lookup, system_lookup
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.settings import MeshSettings
 
 _KEY = "MESH_ADVERTISE"
@@ -38,7 +38,7 @@ def choose_host(
 ) -> Address:
     """The host to advertise, as an IP literal, with port 0 unless *settings* name one.
 
-    *seeds* are the addresses of the seeds that resolved. Raises ConfigError when the operator's
+    *seeds* are the addresses of the seeds that resolved. Raises SettingsError when the operator's
     own choice is unusable, or when nothing but loopback is left although a seed is remote.
     """
     source_of = source_of or udp_source
@@ -62,7 +62,7 @@ def choose_host(
         if _usable(host, remote) and not ipaddress.ip_address(host).is_loopback:
             return Address(host, 0)
     if remote:
-        raise ConfigError(
+        raise SettingsError(
             _KEY, "", f"no address of this host leads to the seed {remote[0]}: name one"
         )
     return Address(LOOPBACK, 0)
@@ -84,12 +84,12 @@ def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
     try:
         address = Address(lookup(wanted)[0].host, wanted.port)
     except (OSError, IndexError) as error:
-        raise ConfigError(_KEY, text, f"it does not resolve ({error})") from None
+        raise SettingsError(_KEY, text, f"it does not resolve ({error})") from None
     ip = address.ip
     if ip is None or ip.is_unspecified or ip.is_multicast:
-        raise ConfigError(_KEY, text, f"nobody can connect to {address.host}")
+        raise SettingsError(_KEY, text, f"nobody can connect to {address.host}")
     if ip.is_loopback and remote:
-        raise ConfigError(
+        raise SettingsError(
             _KEY,
             text,
             f"only this host reaches it, but seed {remote[0]} is remote: use an address of this "

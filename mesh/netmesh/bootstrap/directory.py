@@ -26,7 +26,7 @@ import orjson
 
 from netmesh.address import Address, numeric_address
 from netmesh.core.records import MemberId
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.private import private_directory, private_subdirectory
 
 FOLDER: Final = "netmesh"
@@ -55,7 +55,7 @@ _NAME: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _HostEntry:
     address: Address
     mesh: str
     pid: int
@@ -84,7 +84,7 @@ class _Entry:
         )
 
     @classmethod
-    def decode(cls, data: bytes) -> _Entry | None:
+    def decode(cls, data: bytes) -> _HostEntry | None:
         """None for what is no entry of this version."""
         try:
             raw = orjson.loads(data)
@@ -112,7 +112,7 @@ class _File:
     """A file that holds the entry that its name says."""
 
     name: str
-    entry: _Entry
+    entry: _HostEntry
     age_s: float
     unfinished: bool
 
@@ -127,7 +127,7 @@ class HostDirectory:
     """The directory as one mesh sees it.
 
     Only `announce` and `withdraw`, which are a member's, write or remove anything. Every method
-    but `withdraw` may raise ConfigError when somebody else could have written there, and OSError
+    but `withdraw` may raise SettingsError when somebody else could have written there, and OSError
     when the file system refuses.
     """
 
@@ -143,7 +143,7 @@ class HostDirectory:
 
         Makes the directory when there is none. Does nothing once the entry was withdrawn.
         """
-        entry = _Entry(
+        entry = _HostEntry(
             address=address,
             mesh=self._mesh,
             pid=os.getpid(),
@@ -168,7 +168,7 @@ class HostDirectory:
             self._withdrawn = True
             if self._mine is None:
                 return
-            with suppress(OSError, ConfigError), self._opened(create=False) as directory:
+            with suppress(OSError, SettingsError), self._opened(create=False) as directory:
                 os.unlink(self._mine, dir_fd=directory)
             self._mine = None
 
@@ -209,7 +209,7 @@ def _tag(mesh: str) -> str:
     return hashlib.blake2b(mesh.encode(), digest_size=6).hexdigest()
 
 
-def _write(directory: int, entry: _Entry) -> None:
+def _write(directory: int, entry: _HostEntry) -> None:
     temporary = f".{entry.name}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -242,7 +242,7 @@ def _files(directory: int, first: str, *, unfinished: bool) -> Iterator[_File]:
             yield _File(name, *read, match["unfinished"] is not None)
 
 
-def _read(directory: int, name: str) -> tuple[_Entry, float] | None:
+def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
     """The entry and its age in seconds; None when the file holds none, or cannot be read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -253,7 +253,7 @@ def _read(directory: int, name: str) -> tuple[_Entry, float] | None:
         state = os.fstat(file)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES:
             return None
-        entry = _Entry.decode(os.read(file, MAX_BYTES))
+        entry = _HostEntry.decode(os.read(file, MAX_BYTES))
     except OSError:
         return None
     finally:
@@ -261,7 +261,7 @@ def _read(directory: int, name: str) -> tuple[_Entry, float] | None:
     return None if entry is None else (entry, time.time() - state.st_mtime)
 
 
-def _is_gone(entry: _Entry, age_s: float) -> bool:
+def _is_gone(entry: _HostEntry, age_s: float) -> bool:
     if entry.pid_namespace != _namespace("pid"):
         return age_s > FOREIGN_TTL_S
     return entry.pid <= 0 or _process_start(entry.pid) != entry.started

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from netmesh.address import Address, parse_address
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.seeds import DnsSeed, HostSeed, Seed
 
 _KEY = "SLURM_JOB_NODELIST"
@@ -75,20 +75,20 @@ def _ray_head(value: str, port: int) -> Address | None:
         return None
     try:
         return Address(parse_address(value, port).host, port)
-    except ConfigError:
+    except SettingsError:
         return None  # not an address we understand: Ray's setting, so not our error
 
 
 def expand_nodelist(text: str) -> list[str]:
     """Host names of a Slurm node list such as ``gpu[001-003,7],login``, in order.
 
-    Raises ConfigError when it is not such a list or names more than MAX_HOSTS.
+    Raises SettingsError when it is not such a list or names more than MAX_HOSTS.
     """
     hosts: list[str] = []
     for part in _split_outside_brackets(text):
         for host in _expand(part, text):
             if len(hosts) == MAX_HOSTS:
-                raise ConfigError(_KEY, text[:80], f"names more than {MAX_HOSTS} hosts")
+                raise SettingsError(_KEY, text[:80], f"names more than {MAX_HOSTS} hosts")
             hosts.append(host)
     return hosts
 
@@ -100,7 +100,7 @@ def _split_outside_brackets(text: str) -> list[str]:
 def _expand(part: str, whole: str) -> Iterator[str]:
     pieces = re.split(r"\[([^\[\]]*)\]", part)  # literal, ranges, literal, ranges, ..., literal
     if any(sign in piece for piece in pieces for sign in "[]"):
-        raise ConfigError(_KEY, whole[:80], "unbalanced brackets")
+        raise SettingsError(_KEY, whole[:80], "unbalanced brackets")
     choices = [
         [piece] if index % 2 == 0 else list(_ranges(piece, whole))
         for index, piece in enumerate(pieces)
@@ -112,9 +112,9 @@ def _ranges(text: str, whole: str) -> Iterator[str]:
     for item in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", item)
         if match is None:
-            raise ConfigError(_KEY, whole[:80], f"bad range {item[:40]!r}")
+            raise SettingsError(_KEY, whole[:80], f"bad range {item[:40]!r}")
         low, high = match[1], match[2] or match[1]
         if not 0 <= int(high) - int(low) < MAX_HOSTS:
-            raise ConfigError(_KEY, whole[:80], f"bad range {item[:40]!r}")
+            raise SettingsError(_KEY, whole[:80], f"bad range {item[:40]!r}")
         for number in range(int(low), int(high) + 1):
             yield str(number).zfill(len(low))

@@ -30,7 +30,7 @@ three."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ContactSource:
     """One place that knows addresses."""
 
     name: str
@@ -50,7 +50,7 @@ class Finder:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ContactSource],
         found: Callable[[tuple[Address, ...]], None],
         accept: Callable[[Address], bool],
         log: logging.Logger,
@@ -67,7 +67,7 @@ class Finder:
         self._stop = threading.Event()
         self._rng = random.Random()
         self._lock = threading.Lock()
-        self._known: dict[Source, tuple[Address, ...]] = {}
+        self._known: dict[ContactSource, tuple[Address, ...]] = {}
 
     def start(self) -> None:
         for source in self._sources:
@@ -78,7 +78,7 @@ class Finder:
         """Ask the threads to end; does not wait for a resolver that hangs."""
         self._stop.set()
 
-    def _run(self, source: Source) -> None:
+    def _run(self, source: ContactSource) -> None:
         complaint = ""
         while not self._stop.is_set():
             addresses, problem = ask(source, self._accept, self._rng)
@@ -99,7 +99,7 @@ class Finder:
 
 
 def ask(
-    source: Source, accept: Callable[[Address], bool], rng: random.Random
+    source: ContactSource, accept: Callable[[Address], bool], rng: random.Random
 ) -> tuple[tuple[Address, ...], str]:
     """One round: acceptable addresses, and what was wrong ("" when nothing was)."""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from netmesh.address import Address, parse_address
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.seeds import (
     NEEDS_DNSPYTHON,
     DnsSeed,
@@ -38,12 +38,12 @@ def system_lookup(address: Address) -> list[Address]:
 
 
 def srv_targets(name: str) -> list[Address]:
-    """Targets and ports of the SRV records of *name*, by priority. Raises OSError, ConfigError."""
+    """Targets and ports of the SRV records of *name*, by priority; OSError, SettingsError."""
     try:
         import dns.exception
         import dns.resolver
     except ImportError:
-        raise ConfigError("seed", f"dns+srv://{name}", NEEDS_DNSPYTHON) from None
+        raise SettingsError("seed", f"dns+srv://{name}", NEEDS_DNSPYTHON) from None
     try:
         answer = dns.resolver.resolve(name, "SRV", lifetime=5.0, search=True)
     except dns.exception.DNSException as error:
@@ -66,8 +66,8 @@ class Resolver:
     def resolve(self, seed: Seed, default_port: int) -> list[Address]:
         """Addresses (IP literals) behind one seed, now.
 
-        Raises OSError when a name, file or command gives no answer, ConfigError when the answer is
-        not a list of addresses.
+        Raises OSError when a name, file or command gives no answer, and SettingsError when the
+        answer is not a list of addresses.
         """
         match seed:
             case HostSeed(address) | DnsSeed(address):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from netmesh.address import Address
 from netmesh.bootstrap.directory import HostDirectory
 from netmesh.bootstrap.environment import scheduler_seeds
-from netmesh.bootstrap.finder import Source
+from netmesh.bootstrap.finder import ContactSource
 from netmesh.bootstrap.resolve import Resolver
-from netmesh.errors import ConfigError, MeshError
+from netmesh.errors import MeshError, SettingsError
 from netmesh.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
 from netmesh.settings import MeshSettings
 
@@ -48,7 +48,10 @@ class Bootstrap:
         remote_allowed: bool,
         resolver: Resolver | None = None,
     ) -> Bootstrap:
-        """Read settings and environment. Raises ConfigError, also for a remote seed without key."""
+        """Read settings and environment.
+
+        Raises SettingsError, also for a remote seed without a key.
+        """
         port = settings.default_port
         program = settings.program
         directory = HostDirectory(settings.host_directory(environ), settings.name)
@@ -64,7 +67,7 @@ class Bootstrap:
         service = settings.kubernetes_service or program.service
         try:
             found = scheduler_seeds(environ, port=port, service=service)
-        except ConfigError as error:  # not the operator's words but a scheduler's: go on without
+        except SettingsError as error:  # not the operator's words but a scheduler's: go on without
             log.warning("mesh: no seeds from the scheduler: %s", error)
             found = ()
         if found:
@@ -82,7 +85,7 @@ class Bootstrap:
 
     def sources(
         self, announce: Address | None = None, *, on_this_host: bool = True
-    ) -> list[Source]:
+    ) -> list[ContactSource]:
         """One source for each seed, and with *on_this_host* the directory.
 
         A member says its address by *announce*: then every round writes its entry and sweeps dead
@@ -96,14 +99,14 @@ class Bootstrap:
                 found for found in self.resolver.resolve(seed, self.port) if found != announce
             ]
 
-        made = [Source(_name(seed), asker(seed)) for seed in self.seeds]
+        made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
 
         def meet() -> list[Address]:
             if announce is not None:
                 self.directory.announce(announce)
             return self.directory.contacts()
 
-        return [*made, Source("same-host directory", meet)] if on_this_host else made
+        return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
 
     def resolve_now(self, timeout_s: float = RESOLVE_S) -> list[Address]:
         """Addresses of the seeds that resolve within *timeout_s*; blocks no longer than that."""

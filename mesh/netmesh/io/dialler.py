@@ -37,7 +37,7 @@ MAX_CUT = 3
 
 
 @dataclass(slots=True, eq=False)
-class _Dial:
+class _Attempt:
     member: MemberId
     limit: float
     """When the asker wants an answer at the latest."""
@@ -74,8 +74,8 @@ class Dialler:
         self._report = report
         self._counters = counters
         self._clock = clock
-        self._open: set[_Dial] = set()
-        self._deadlines: list[tuple[float, int, _Dial]] = []
+        self._open: set[_Attempt] = set()
+        self._deadlines: list[tuple[float, int, _Attempt]] = []
         self._timers = 0
         self._waiting: deque[tuple[MemberId, float]] = deque()
         self._done: deque[tuple[MemberId, DialOutcome]] = deque()
@@ -83,7 +83,7 @@ class Dialler:
     def dial(self, member: MemberId, timeout_s: float) -> None:
         """Start (or queue) a connect to *member*; SILENT after *timeout_s* without an answer."""
         if len(self._open) < self._max_open:
-            self._start(_Dial(member, self._clock() + timeout_s))
+            self._start(_Attempt(member, self._clock() + timeout_s))
         elif len(self._waiting) < self._max_waiting:
             self._waiting.append((member, timeout_s))
         else:
@@ -105,7 +105,7 @@ class Dialler:
                 self._finish(dial, DialOutcome.CONNECTED if dial.accepted else DialOutcome.SILENT)
         while self._waiting and len(self._open) < self._max_open:
             member, timeout_s = self._waiting.popleft()
-            self._start(_Dial(member, now + timeout_s))
+            self._start(_Attempt(member, now + timeout_s))
         while self._done:
             member, outcome = self._done.popleft()
             self._counters[f"dial.{outcome.value}"] += 1
@@ -116,7 +116,7 @@ class Dialler:
             self._forget(dial)
         self._waiting.clear()
 
-    def _start(self, dial: _Dial) -> None:
+    def _start(self, dial: _Attempt) -> None:
         address = numeric_address(dial.member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
@@ -140,7 +140,7 @@ class Dialler:
         self._reactor.add(dial.sock.fileno(), lambda: self._connected(dial), writable=True)
         self._set_timer(dial)
 
-    def _connected(self, dial: _Dial) -> None:
+    def _connected(self, dial: _Attempt) -> None:
         assert dial.sock is not None
         error = dial.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
@@ -157,7 +157,7 @@ class Dialler:
         self._reactor.remove(dial.sock.fileno())
         self._reactor.add(dial.sock.fileno(), lambda: self._settled(dial))
 
-    def _settled(self, dial: _Dial) -> None:
+    def _settled(self, dial: _Attempt) -> None:
         assert dial.sock is not None
         try:
             greeted = bool(dial.sock.recv(1))
@@ -169,17 +169,17 @@ class Dialler:
         # Cut: the port was closing, or a server just replaced its sockets. Only another connect
         # can tell; what it says is what counts.
         self._forget(dial)
-        self._start(_Dial(dial.member, dial.limit, dial.cut + 1))
+        self._start(_Attempt(dial.member, dial.limit, dial.cut + 1))
 
-    def _set_timer(self, dial: _Dial) -> None:
+    def _set_timer(self, dial: _Attempt) -> None:
         self._timers += 1  # breaks ties: dials have no order
         heapq.heappush(self._deadlines, (dial.deadline, self._timers, dial))
 
-    def _finish(self, dial: _Dial, outcome: DialOutcome) -> None:
+    def _finish(self, dial: _Attempt, outcome: DialOutcome) -> None:
         self._forget(dial)
         self._done.append((dial.member, outcome))
 
-    def _forget(self, dial: _Dial) -> None:
+    def _forget(self, dial: _Attempt) -> None:
         if dial in self._open:
             self._open.discard(dial)
             assert dial.sock is not None

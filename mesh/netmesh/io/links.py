@@ -75,7 +75,7 @@ def harden(socket: zmq.Socket[bytes]) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Link:
+class _PeerLink:
     member: MemberId
     socket: zmq.Socket[bytes]
     used: float
@@ -106,7 +106,7 @@ class Links:
         self._counters = counters
         self._received = received
         self._lost = lost
-        self._links: OrderedDict[MemberId, _Link] = OrderedDict()
+        self._links: OrderedDict[MemberId, _PeerLink] = OrderedDict()
         self._watched: frozenset[MemberId] = frozenset()
         self._rings: dict[MemberId, int] = {}
 
@@ -175,7 +175,7 @@ class Links:
         for link in list(self._links.values()):
             self._close(link, linger_s)
 
-    def _open(self, member: MemberId, now: float) -> _Link | None:
+    def _open(self, member: MemberId, now: float) -> _PeerLink | None:
         address = numeric_address(member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
@@ -189,7 +189,7 @@ class Links:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
         self._security.apply_client(socket, ring)
-        link = _Link(member, socket, now, ring, watched=member in self._watched)
+        link = _PeerLink(member, socket, now, ring, watched=member in self._watched)
         # With one key there is nothing to try and no need to hold messages back for it.
         link.confirmed = len(self._security.rings) < 2
         try:
@@ -213,13 +213,13 @@ class Links:
             self._close(victim)
             self._counters["links.evicted"] += 1
 
-    def _close(self, link: _Link, linger_s: float = 0.0) -> None:
+    def _close(self, link: _PeerLink, linger_s: float = 0.0) -> None:
         del self._links[link.member]
         self._reactor.remove(link.socket)
         self._unmonitor(link)  # before the socket: libzmq may abort the other way round
         link.socket.close(linger=int(linger_s * 1000))
 
-    def _push(self, link: _Link, frames: list[bytes]) -> None:
+    def _push(self, link: _PeerLink, frames: list[bytes]) -> None:
         try:
             link.socket.send_multipart(frames, zmq.DONTWAIT)
             self._counters["sent"] += 1
@@ -227,7 +227,7 @@ class Links:
         except zmq.Again:
             self._counters["dropped.send_queue_full"] += 1
 
-    def _readable(self, link: _Link) -> None:
+    def _readable(self, link: _PeerLink) -> None:
         for _ in range(_BATCH):
             try:
                 frames = link.socket.recv_multipart(zmq.DONTWAIT)
@@ -238,12 +238,12 @@ class Links:
             if self._links.get(link.member) is not link:
                 return  # the message made us close this very link
 
-    def _monitor(self, link: _Link) -> None:
+    def _monitor(self, link: _PeerLink) -> None:
         monitor = link.socket.get_monitor_socket(_MONITORED)
         link.monitor = monitor
         self._reactor.add(monitor, lambda: self._observed(link))
 
-    def _unmonitor(self, link: _Link) -> None:
+    def _unmonitor(self, link: _PeerLink) -> None:
         monitor, link.monitor = link.monitor, None
         if monitor is None:
             return
@@ -251,12 +251,12 @@ class Links:
         link.socket.disable_monitor()
         monitor.close(linger=0)
 
-    def _settle(self, link: _Link) -> None:
+    def _settle(self, link: _PeerLink) -> None:
         """Drop the monitor when nothing needs it any more."""
         if link.monitor is not None and not link.watched and link.confirmed:
             self._unmonitor(link)
 
-    def _observed(self, link: _Link) -> None:
+    def _observed(self, link: _PeerLink) -> None:
         while link.monitor is not None:
             try:
                 event = parse_monitor_message(link.monitor.recv_multipart(zmq.DONTWAIT))["event"]
@@ -276,13 +276,13 @@ class Links:
                     self._next_ring(link)
                     return
 
-    def _broken(self, link: _Link) -> None:
+    def _broken(self, link: _PeerLink) -> None:
         """A connection ended, or (CLOSED) could not be made. Told once until it works again."""
         if link.watched and not link.reported:
             link.reported = True
             self._lost(link.member)
 
-    def _next_ring(self, link: _Link) -> None:
+    def _next_ring(self, link: _PeerLink) -> None:
         """The peer serves by another of our keys: open the link anew by the next one."""
         if len(self._rings) > 4096:
             self._rings.clear()

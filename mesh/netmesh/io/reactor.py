@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import zmq
 
-Source = zmq.Socket[bytes] | int
+Pollable = zmq.Socket[bytes] | int
 """A ZeroMQ socket, or the file descriptor of a plain one."""
 
 
@@ -17,7 +17,7 @@ class Reactor:
 
     def __init__(self, counters: Counter[str], log: logging.Logger) -> None:
         self._poller = zmq.Poller()
-        self._handlers: dict[Source, Callable[[], None]] = {}
+        self._handlers: dict[Pollable, Callable[[], None]] = {}
         self._counters = counters
         self._log = log
 
@@ -25,12 +25,12 @@ class Reactor:
         """How many sources are polled."""
         return len(self._handlers)
 
-    def add(self, source: Source, handler: Callable[[], None], *, writable: bool = False) -> None:
+    def add(self, source: Pollable, handler: Callable[[], None], *, writable: bool = False) -> None:
         """Call *handler* whenever *source* is readable (or *writable*), until removed."""
         self._poller.register(source, zmq.POLLOUT if writable else zmq.POLLIN)
         self._handlers[source] = handler
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: Pollable) -> None:
         """Call before closing *source*."""
         self._poller.unregister(source)
         del self._handlers[source]

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.io.security import SocketSecurity
 from netmesh.settings import MeshSettings
 
@@ -47,7 +47,7 @@ class KeyWatch:
         while not self._stop.wait(self._settings.read_key_again_s):
             try:
                 found = SocketSecurity.from_settings(self._settings, self._purpose)
-            except ConfigError as error:
+            except SettingsError as error:
                 # A file that is being replaced, or a mistake: the keys we have still work.
                 if str(error) != complaint:
                     self._log.warning(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils import z85
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.settings import MeshSettings
 
@@ -43,7 +43,7 @@ def generate_key() -> str:
 
 
 def parse_key(text: str, program: Program) -> bytes:
-    """The 32 bytes behind a key as text. Raises ConfigError that never shows the key."""
+    """The 32 bytes behind a key as text. Raises SettingsError that never shows the key."""
     text = text.strip()
     allowed = f"{_FORMAT} (make one: {program.keygen})"
     try:
@@ -53,18 +53,18 @@ def parse_key(text: str, program: Program) -> bytes:
             standard = text.replace("-", "+").replace("_", "/")
             raw = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (ValueError, binascii.Error):
-        raise ConfigError("MESH_KEY", SECRET, allowed) from None
+        raise SettingsError("MESH_KEY", SECRET, allowed) from None
     if len(raw) != KEY_BYTES:
-        raise ConfigError("MESH_KEY", SECRET, f"it has {len(raw)} bytes; {allowed}")
+        raise SettingsError("MESH_KEY", SECRET, f"it has {len(raw)} bytes; {allowed}")
     if len(set(raw)) < 8:  # 32 random bytes have fewer distinct values less than once in 10^40
-        raise ConfigError("MESH_KEY", SECRET, f"it is not random (a placeholder?); {allowed}")
+        raise SettingsError("MESH_KEY", SECRET, f"it is not random (a placeholder?); {allowed}")
     return raw
 
 
 def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
     """The cluster keys of *settings*, current one first; empty when there is none.
 
-    Raises ConfigError when a key or its file cannot be used.
+    Raises SettingsError when a key or its file cannot be used.
     """
     if settings.key_file is not None:
         path = settings.key_file
@@ -72,9 +72,9 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
             state = path.stat()
             text = path.read_text("ascii")
         except (OSError, UnicodeError) as error:
-            raise ConfigError("MESH_KEY_FILE", str(path), f"cannot read it ({error})") from None
+            raise SettingsError("MESH_KEY_FILE", str(path), f"cannot read it ({error})") from None
         if state.st_mode & stat.S_IWOTH:
-            raise ConfigError("MESH_KEY_FILE", str(path), "anybody may write it: chmod 600")
+            raise SettingsError("MESH_KEY_FILE", str(path), "anybody may write it: chmod 600")
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         origin, shown = "MESH_KEY_FILE", str(path)
     elif settings.key is not None:
@@ -84,7 +84,7 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
         return ()
     keys = tuple(dict.fromkeys(parse_key(line, settings.program) for line in lines if line))
     if not 1 <= len(keys) <= MAX_KEYS:
-        raise ConfigError(origin, shown, f"it holds {len(keys)} keys; allowed: 1 to {MAX_KEYS}")
+        raise SettingsError(origin, shown, f"it holds {len(keys)} keys; allowed: 1 to {MAX_KEYS}")
     return keys
 
 
@@ -141,7 +141,7 @@ class SocketSecurity:
     @classmethod
     def from_settings(cls, settings: MeshSettings, purpose: str = "mesh") -> SocketSecurity:
         """Keys for *purpose* ("mesh" is the gossip itself; give each other channel a name of its
-        own, so that its traffic can never be replayed elsewhere). Raises ConfigError."""
+        own, so that its traffic can never be replayed elsewhere). Raises SettingsError."""
         return cls.from_keys(load_keys(settings), settings.name, purpose)
 
     @classmethod

@@ -4,7 +4,7 @@ import pytest
 
 from netmesh.address import Address
 from netmesh.bootstrap.advertise import choose_host, udp_source
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.settings import MeshSettings
 
@@ -53,13 +53,13 @@ def test_unusable_environment_is_passed_over(bad: str) -> None:
 
 @pytest.mark.parametrize("bad", ["0.0.0.0", "[::]", "127.0.0.1", "[::1]:5", "224.0.0.1"])
 def test_unusable_explicit_address_is_refused(bad: str) -> None:
-    with pytest.raises(ConfigError, match="MESH_ADVERTISE"):
+    with pytest.raises(SettingsError, match="MESH_ADVERTISE"):
         choose(bad, {}, REMOTE)
 
 
 def test_no_route_to_a_remote_seed_is_refused() -> None:
     for source in (None, "0.0.0.0", "127.0.0.1"):
-        with pytest.raises(ConfigError, match=r"10\.0\.0\.1:5"):
+        with pytest.raises(SettingsError, match=r"10\.0\.0\.1:5"):
             choose(None, {}, REMOTE, source=source)
 
 
@@ -71,7 +71,7 @@ def test_without_a_key_only_loopback_whatever_the_environment_says() -> None:
     assert choose(None, {"POD_IP": "10.0.0.3"}, open_=False).host == "127.0.0.1"
     assert choose(None, {}, [Address("::1", 5)], open_=False).host == "::1"
     assert choose("127.0.0.2:8", {}, open_=False) == Address("127.0.0.2", 8)
-    with pytest.raises(ConfigError, match="MESH_KEY_FILE"):
+    with pytest.raises(SettingsError, match="MESH_KEY_FILE"):
         choose("10.0.0.4", {}, open_=False)
 
 

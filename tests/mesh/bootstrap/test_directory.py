@@ -16,7 +16,7 @@ from netmesh.bootstrap.directory import (
     MAX_ENTRIES,
     HostDirectory,
 )
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 
 from ..support import MESH_ROOT, another_users
 
@@ -120,18 +120,18 @@ def test_private_whatever_the_umask(path: Path) -> None:
 def test_a_directory_others_can_enter_is_refused(path: Path) -> None:
     path.mkdir(mode=0o755)
     path.chmod(0o755)
-    with pytest.raises(ConfigError, match=r"open to others.*chmod 700"):
+    with pytest.raises(SettingsError, match=r"open to others.*chmod 700"):
         announced(path, A)
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingsError):
         HostDirectory(path, "m").contacts()
 
 
 def test_a_sub_folder_others_can_enter_is_refused(path: Path) -> None:
     announced(path, A)
     (path / FOLDER).chmod(0o755)
-    with pytest.raises(ConfigError, match=rf"MESH_DIRECTORY='{path / FOLDER}'.*open to others"):
+    with pytest.raises(SettingsError, match=rf"MESH_DIRECTORY='{path / FOLDER}'.*open to others"):
         announced(path, B)
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingsError):
         HostDirectory(path, "m").contacts()
 
 
@@ -139,7 +139,7 @@ def test_a_linked_sub_folder_is_refused(path: Path, tmp_path: Path) -> None:
     path.mkdir(mode=0o700)
     (tmp_path / "real").mkdir(mode=0o700)
     (path / FOLDER).symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="symbolic link"):
+    with pytest.raises(SettingsError, match="symbolic link"):
         announced(path, A)
     assert list((tmp_path / "real").iterdir()) == []
 
@@ -147,13 +147,13 @@ def test_a_linked_sub_folder_is_refused(path: Path, tmp_path: Path) -> None:
 def test_a_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     path.symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="symbolic link"):
+    with pytest.raises(SettingsError, match="symbolic link"):
         announced(path, A)
 
 
 def test_another_users_directory_is_refused(path: Path) -> None:
     theirs, user = another_users(path)
-    with pytest.raises(ConfigError, match=f"owned by user {user}"):
+    with pytest.raises(SettingsError, match=f"owned by user {user}"):
         announced(theirs, A)
 
 

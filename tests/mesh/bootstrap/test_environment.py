@@ -5,7 +5,7 @@ import pytest
 
 from netmesh.address import Address
 from netmesh.bootstrap.environment import SEEDS_PER_SCHEDULER, expand_nodelist, scheduler_seeds
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.seeds import DnsSeed, HostSeed, Seed
 
 
@@ -32,7 +32,7 @@ def test_slurm_node_lists(text: str, hosts: list[str]) -> None:
 @pytest.mark.parametrize("text", ["n[1-", "n]1[", "n[a-b]", "n[3-1]", "n[0-999999999]", "n[]",
                                   "n[0-99]m[0-99]"])  # fmt: skip
 def test_bad_or_endless_node_lists(text: str) -> None:
-    with pytest.raises(ConfigError, match="SLURM_JOB_NODELIST"):
+    with pytest.raises(SettingsError, match="SLURM_JOB_NODELIST"):
         expand_nodelist(text)
 
 

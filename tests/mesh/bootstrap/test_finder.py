@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from netmesh.address import Address
-from netmesh.bootstrap.finder import MAX_CONTACTS, Finder, Source
+from netmesh.bootstrap.finder import MAX_CONTACTS, ContactSource, Finder
 
 A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
 LOG = logging.getLogger("netmesh.test")
@@ -21,7 +21,7 @@ def begin() -> Iterator[Begin]:
 
     def make(*finds: Callable[[], list[Address]], refuse: Address | None = None) -> Found:
         found: Found = queue.Queue()
-        sources = [Source(str(number), find) for number, find in enumerate(finds)]
+        sources = [ContactSource(str(number), find) for number, find in enumerate(finds)]
         finder = Finder(
             sources,
             found.put,

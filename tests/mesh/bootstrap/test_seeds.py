@@ -7,7 +7,7 @@ import pytest
 
 from netmesh.address import Address
 from netmesh.bootstrap.resolve import Resolver
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.seeds import DnsSeed, ExecSeed, FileSeed, HostSeed, SrvSeed, parse_seed
 
 HOSTS = {"one": ["10.0.0.1"], "many": ["10.0.0.1", "10.0.0.2"]}
@@ -42,12 +42,12 @@ def test_every_form(text: str, seed: object) -> None:
     "text", ["", "ftp://a", "dns://", "dns://a b", "file:", "exec:", "exec:'a", "dns+srv://"]
 )
 def test_bad_seeds_are_named(text: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingsError):
         parse_seed(text, 7)
 
 
 def test_srv_without_dnspython_says_what_to_install() -> None:
-    with pytest.raises(ConfigError, match="pip install dnspython"):
+    with pytest.raises(SettingsError, match="pip install dnspython"):
         parse_seed("dns+srv://_mesh._tcp.example", 7, lambda _: None)
 
 
@@ -107,7 +107,7 @@ def test_one_bad_name_costs_only_itself(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "seeds"
     path.write_bytes(b"\xff\xfe\x00 what is this?\n")
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingsError):
         RESOLVER.resolve(FileSeed(path), 7)
 
 

@@ -8,7 +8,7 @@ import pytest
 from netmesh.address import Address
 from netmesh.bootstrap.resolve import Resolver
 from netmesh.bootstrap.sources import Bootstrap
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.seeds import DnsSeed, HostSeed, Seed
 from netmesh.settings import MeshSettings
@@ -45,7 +45,7 @@ def test_a_schedulers_nonsense_is_not_the_operators_error(
 
 @pytest.mark.parametrize("seed", ["10.0.0.1", "name", "dns://name", "dns+srv://name"])
 def test_no_key_no_remote_seed(tmp_path: Path, seed: str) -> None:
-    with pytest.raises(ConfigError, match=r"MESH_SEEDS.*MESH_KEY_FILE"):
+    with pytest.raises(SettingsError, match=r"MESH_SEEDS.*MESH_KEY_FILE"):
         bootstrap(tmp_path, seed, allowed=False)
 
 
@@ -102,5 +102,5 @@ def test_the_service_is_the_operators_else_the_programs(tmp_path: Path) -> None:
 
 def test_a_program_says_how_its_keys_are_made(tmp_path: Path) -> None:
     settings = MeshSettings(seeds=("10.0.0.1",), program=Program(keygen="crew key"))
-    with pytest.raises(ConfigError, match="make a key with `crew key`"):
+    with pytest.raises(SettingsError, match="make a key with `crew key`"):
         Bootstrap.of(settings, {}, LOG, remote_allowed=False)

@@ -17,7 +17,7 @@ from netmesh.core.events import Dialled, Event
 from netmesh.core.records import JsonObject, MemberId, Record, Status, host_of
 from netmesh.core.settings import ProtocolSettings
 from netsim.machine import Changed, Machine, NetmeshSpecies
-from netsim.network import Block, Link
+from netsim.network import Block, LinkQuality
 from netsim.process import Fate, Process
 from netsim.world import World
 
@@ -85,7 +85,7 @@ class Town:
     ) -> None:
         self.settings = settings or ProtocolSettings()
         species = ObservedSpecies(self.settings, self)
-        self.world = World(species, seed, link=Link(loss=loss), checked=checked)
+        self.world = World(species, seed, link=LinkQuality(loss=loss), checked=checked)
         self.advert: JsonObject = advert if advert is not None else {"model": "m"}
         self.dials_answered = True
         """False: the shells lose what their connects found."""

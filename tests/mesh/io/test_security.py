@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from netmesh.errors import ConfigError
+from netmesh.errors import SettingsError
 from netmesh.io.security import (
     ZAP_ENDPOINT,
     KeyRing,
@@ -104,7 +104,7 @@ def test_formats_of_a_key() -> None:
     "text", ["", "hunter2", "a" * 43, "0" * 64, "zz" * 32, "x" * 64, "é" * 32, "ab" * 31]
 )
 def test_bad_keys_are_refused_and_never_shown(text: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingsError) as caught:
         parse_key(text, PROGRAM)
     assert not text or text not in str(caught.value)
     assert "(make one: crew key)" in str(caught.value)
@@ -117,13 +117,13 @@ def test_key_file(tmp_path: Path) -> None:
     keys = load_keys(MeshSettings(key_file=path))
     assert keys == (parse_key(first, PROGRAM), parse_key(second, PROGRAM))
     path.chmod(0o666)
-    with pytest.raises(ConfigError, match="chmod 600"):
+    with pytest.raises(SettingsError, match="chmod 600"):
         load_keys(MeshSettings(key_file=path))
-    with pytest.raises(ConfigError, match="MESH_KEY_FILE"):
+    with pytest.raises(SettingsError, match="MESH_KEY_FILE"):
         load_keys(MeshSettings(key_file=tmp_path / "none"))
     path.chmod(0o600)
     path.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="0 keys"):
+    with pytest.raises(SettingsError, match="0 keys"):
         load_keys(MeshSettings(key_file=path))
 
 

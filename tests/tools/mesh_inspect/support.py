@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mesh_inspect.rows import Place
+from mesh_inspect.rows import RankPlace
 from netloader.discovery.advert import Holding, encode
 from netloader.identity.identity import Evidence, Identity, Names, known
 from netmesh import Generation, JsonObject, Member, MemberId, Status
 
-ALONE = Place(1, 0, 1, 0, 1, 0)
+ALONE = RankPlace(1, 0, 1, 0, 1, 0)
 
 GENERATION = Generation((1_780_000_000_000 << 22) | 17)
 
 
-def holding(model: str = "org/model-7b", place: Place | None = None, **changes: object) -> Holding:
+def holding(
+    model: str = "org/model-7b", place: RankPlace | None = None, **changes: object
+) -> Holding:
     """A ready source of `model`, as `changes` say otherwise."""
     identity = Identity(
         Names("", model, f"/cache/{model}"),

@@ -266,8 +266,8 @@ def test_an_unsafe_directory_is_told(directory: Path, capsys: pytest.CaptureFixt
 def test_help_documents_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert usage_error("--help") == 0
     out = capsys.readouterr().out
-    for status in cli.Exit:
-        assert status is cli.Exit.INTERRUPTED or f"\n  {status.value:<4} " in out
+    for status in cli.InspectExit:
+        assert status is cli.InspectExit.INTERRUPTED or f"\n  {status.value:<4} " in out
 
 
 def test_keygen_makes_a_key_that_a_mesh_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from mesh_inspect.render import (
     to_json,
     write_table,
 )
-from mesh_inspect.rows import Place, Row, rows_of
+from mesh_inspect.rows import HoldingRow, RankPlace, rows_of
 from netmesh import Status
 
 from .support import ALONE, GENERATION, holding, member
@@ -25,7 +25,7 @@ from .support import ALONE, GENERATION, holding, member
 HOSTILE = "\x1b[31m[bold red]x[/] :boom: \x07\r\n\u202egnp\u2028\x9b2J\x7f[link=http://x]y"
 
 
-def table(rows: tuple[Row, ...], *, wide: bool = False, terminal: bool = False) -> str:
+def table(rows: tuple[HoldingRow, ...], *, wide: bool = False, terminal: bool = False) -> str:
     out = io.StringIO()
     write_table(rows, out, mesh="default", wide=wide, terminal=terminal)
     return out.getvalue()
@@ -183,14 +183,14 @@ def test_the_document_is_plain_ascii_and_says_the_same() -> None:
 @pytest.mark.parametrize(
     ("place", "text"),
     [
-        (Place(), ""),
-        (Place(1, 0, 1, 0, 1, 0), "tp0/1"),
-        (Place(4, 3, 2, 1, 1, 0), "tp3/4,pp1/2"),
-        (Place(4, 3, 2, 1, 8, 7), "tp3/4,pp1/2,ep7/8"),
-        (Place(2, None, 1, 0, 1, 0), "tp?/2"),
+        (RankPlace(), ""),
+        (RankPlace(1, 0, 1, 0, 1, 0), "tp0/1"),
+        (RankPlace(4, 3, 2, 1, 1, 0), "tp3/4,pp1/2"),
+        (RankPlace(4, 3, 2, 1, 8, 7), "tp3/4,pp1/2,ep7/8"),
+        (RankPlace(2, None, 1, 0, 1, 0), "tp?/2"),
     ],
 )
-def test_layouts_are_short(place: Place, text: str) -> None:
+def test_layouts_are_short(place: RankPlace, text: str) -> None:
     assert short_layout(place) == text
 
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh_inspect.rows import MAX_COUNT, Place, Row, rows_of
+from mesh_inspect.rows import MAX_COUNT, HoldingRow, RankPlace, rows_of
 from netloader.discovery.advert import Accused
 from netmesh import JsonObject, Status
 
 from .support import ALONE, GENERATION, holding, member
 
 
-def only(rows: tuple[Row, ...]) -> Row:
+def only(rows: tuple[HoldingRow, ...]) -> HoldingRow:
     (row,) = rows
     return row
 
@@ -31,7 +31,7 @@ def test_a_row_for_each_holding_and_one_for_a_member_without() -> None:
 def test_a_row_tells_place_and_weights() -> None:
     place = replace(ALONE, tp_size=4, tp_rank=3, pp_size=2, pp_rank=1, ep_size=8, ep_rank=7)
     row = only(rows_of([member(holding("m", place, serving=2, pulling=1))]))
-    assert row.place == Place(4, 3, 2, 1, 8, 7)
+    assert row.place == RankPlace(4, 3, 2, 1, 8, 7)
     assert row.weights_layout == "checkpoint"
     assert (row.nbytes, row.serving, row.pulling) == (3 << 29, 2, 1)
 
@@ -47,7 +47,7 @@ def test_ready_means_that_it_may_be_asked(status: Status, state: str) -> None:
 def test_a_member_without_a_holding_is_what_the_mesh_says_of_it() -> None:
     row = only(rows_of([member(status=Status.STALLED)]))
     assert (row.condition, row.ready, row.nbytes) == ("stalled", False, 0)
-    assert row.place == Place()
+    assert row.place == RankPlace()
 
 
 def test_rows_are_ordered_by_model_and_rank_and_the_gone_come_last() -> None:
@@ -96,7 +96,7 @@ def test_a_malformed_advert_is_a_member_without_holding(raw: JsonObject) -> None
 def test_fields_that_make_no_sense_are_unknown() -> None:
     fields = {"layout": 1, "tp_size": "two", "tp_rank": -1, "pp_size": 10**30}
     row = only(rows_of([member(holding(fields=fields, names={"x": "y"}, nbytes=10**300))]))
-    assert (row.model, row.weights_layout, row.place) == (None, None, Place())
+    assert (row.model, row.weights_layout, row.place) == (None, None, RankPlace())
     assert row.nbytes == MAX_COUNT
 
 

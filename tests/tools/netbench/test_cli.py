@@ -47,7 +47,7 @@ def report(*arguments: str, timeout: float = 240) -> Report:
 def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
-    assert left.value.code == cli.Exit.USAGE
+    assert left.value.code == cli.BenchExit.USAGE
     return capsys.readouterr().err
 
 
@@ -75,7 +75,7 @@ def test_a_bad_row_list_is_an_error_of_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rows").write_text("a bfloat16\n")
-    assert cli.main(["pair", "--shape", str(tmp_path / "rows")]) == cli.Exit.USAGE
+    assert cli.main(["pair", "--shape", str(tmp_path / "rows")]) == cli.BenchExit.USAGE
     assert "rows:1: 'a bfloat16' is not" in capsys.readouterr().err
 
 
@@ -196,7 +196,7 @@ class TestSources:
         )
         until(lambda: namespaces(process.pid), 60)
         process.terminate()
-        assert process.wait(60) == cli.Exit.TERMINATED
+        assert process.wait(60) == cli.BenchExit.TERMINATED
         assert not namespaces(process.pid)
         assert not children_of(process.pid)
 
@@ -222,7 +222,7 @@ def test_without_root_the_reason_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert cli.main(["sources"]) == cli.Exit.NOT_PERMITTED
+    assert cli.main(["sources"]) == cli.BenchExit.NOT_PERMITTED
     err = capsys.readouterr().err
     assert "root" in err or "iproute2" in err
 

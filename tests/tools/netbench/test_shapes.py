@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from netbench.models import empty_model, fill
-from netbench.shapes import Row, ShapeError, llama, moe, parse, rows_of
+from netbench.shapes import ShapeError, TensorRow, llama, moe, parse, rows_of
 from netloader.weights.capture import capture
 
 
@@ -29,8 +29,8 @@ def test_a_row_list_is_read(tmp_path: Path) -> None:
     path.write_text("# a comment\n\nlm_head.weight bfloat16 32x16  # last\nscale float32 -\n")
     rows = rows_of(str(path), None)
     assert rows == (
-        Row("lm_head.weight", torch.bfloat16, (32, 16)),
-        Row("scale", torch.float32, ()),
+        TensorRow("lm_head.weight", torch.bfloat16, (32, 16)),
+        TensorRow("scale", torch.float32, ()),
     )
     assert [row.nbytes for row in rows] == [1024, 4]
 

@@ -10,12 +10,12 @@ from netmesh.core.events import Event, Received
 from netmesh.core.messages import Message, Ping
 from netmesh.core.records import Generation, MemberId, Record
 from netsim.machine import Changed, Machine
-from netsim.network import Link
+from netsim.network import LinkQuality
 from netsim.process import Process
 from netsim.world import World
 
 A, B, C = MemberId("10.0.0.1:1"), MemberId("10.0.0.1:2"), MemberId("10.0.0.2:1")
-STEADY = Link(latency_s=0.001, jitter_s=0.0)
+STEADY = LinkQuality(latency_s=0.001, jitter_s=0.0)
 
 
 class Scripted:

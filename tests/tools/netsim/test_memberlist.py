@@ -10,7 +10,7 @@ from netmesh.core.records import Generation, MemberId, Record, Status, new_recor
 from netsim.broadcasts import Broadcasts
 from netsim.memberlist import Memberlist
 from netsim.memberlist_settings import MemberlistSettings
-from netsim.memberlist_view import Suspicion
+from netsim.memberlist_view import SuspicionTimer
 
 HERE = Connection(b"0")
 
@@ -52,7 +52,7 @@ def test_defaults_scale_with_the_number_of_members() -> None:
 
 
 def test_confirmations_shorten_a_suspicion() -> None:
-    suspicion = Suspicion(0.0, 4.0, 24.0, 2, {record(1).id})
+    suspicion = SuspicionTimer(0.0, 4.0, 24.0, 2, {record(1).id})
     assert suspicion.due() == 24.0
     assert suspicion.confirm(record(2).id) and not suspicion.confirm(record(2).id)
     assert 4.0 < suspicion.due() < 24.0

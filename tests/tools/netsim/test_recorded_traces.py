@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from netsim import Options, run
+from netsim import RunOptions, run
 
 RUNS: list[dict[str, Any]] = orjson.loads(Path(__file__).with_name("traces.json").read_bytes())
 
@@ -20,5 +20,5 @@ RUNS: list[dict[str, Any]] = orjson.loads(Path(__file__).with_name("traces.json"
 @pytest.mark.parametrize("recorded", RUNS, ids=lambda run: f"{run['scenario']}-{run['seed']}")
 def test_run_is_as_recorded(recorded: dict[str, Any]) -> None:
     options = {key: value for key, value in recorded.items() if key != "trace"}
-    report = run(Options(**options))
+    report = run(RunOptions(**options))
     assert (report.trace, report.problems) == (recorded["trace"], ())

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from netsim import SCENARIOS, Options, Report, run
+from netsim import SCENARIOS, RunOptions, RunReport, run
 from netsim.cli import main
 
 KEYS = {
@@ -21,8 +21,8 @@ KEYS = {
 }
 
 
-def play(scenario: str, members: int = 16, **more: object) -> Report:
-    options = Options(scenario, members, checked=True, settle_s=3.0, **more)  # type: ignore[arg-type]
+def play(scenario: str, members: int = 16, **more: object) -> RunReport:
+    options = RunOptions(scenario, members, checked=True, settle_s=3.0, **more)  # type: ignore[arg-type]
     report = run(options)
     assert report.problems == ()
     assert report.members == members
@@ -89,7 +89,7 @@ def test_a_cold_start_converges() -> None:
 @pytest.mark.slow
 def test_slow_members_harm_healthy_ones_under_swim_and_not_here() -> None:
     ours = play("slow", 24, duration_s=20.0, spell_s=9.0)
-    swim = run(Options("slow", 24, duration_s=20.0, spell_s=9.0, protocol="swim"))
+    swim = run(RunOptions("slow", 24, duration_s=20.0, spell_s=9.0, protocol="swim"))
     assert swim.false_deaths >= 50 * max(1, ours.false_deaths)
 
 
@@ -101,7 +101,7 @@ def test_quiet_costs_little() -> None:
 
 @pytest.mark.parametrize("protocol", ["memberlist", "swim"])
 def test_the_comparison_plays_by_its_own_rules(protocol: str) -> None:
-    report = run(Options("crash", 16, protocol=protocol, checked=True, faults=2, settle_s=1.0))
+    report = run(RunOptions("crash", 16, protocol=protocol, checked=True, faults=2, settle_s=1.0))
     assert report.problems == () and report.protocol == protocol
     # One probe, and a suspicion of 4 x log10(16) s that confirmations have shortened.
     assert report.p50_s is not None and 4.8 < report.p50_s < 30.0
@@ -125,4 +125,4 @@ def test_scenarios_have_the_promised_names() -> None:
 @pytest.mark.parametrize("wrong", [("crash", 2, "netmesh"), ("crash", 8, "raft")])
 def test_wrong_options_are_refused(wrong: tuple[str, int, str]) -> None:
     with pytest.raises(ValueError, match=r"raft|too few"):
-        run(Options(wrong[0], wrong[1], protocol=wrong[2]))
+        run(RunOptions(wrong[0], wrong[1], protocol=wrong[2]))

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from netsim import Options, run
+from netsim import RunOptions, run
 from netsim.cli import main
 from netsim.trace import TraceMismatch, Verifier, parameters_of
 
-SMALL = Options("crash", 8, seed=3, settle_s=1.0, faults=1)
+SMALL = RunOptions("crash", 8, seed=3, settle_s=1.0, faults=1)
 
 
-def digest(options: Options) -> str:
+def digest(options: RunOptions) -> str:
     return run(options).trace
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert digest(SMALL) == digest(SMALL)
-    assert digest(SMALL) != digest(Options("crash", 8, seed=4, settle_s=1.0, faults=1))
+    assert digest(SMALL) != digest(RunOptions("crash", 8, seed=4, settle_s=1.0, faults=1))
 
 
 @pytest.mark.slow

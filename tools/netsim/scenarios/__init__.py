@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from netsim.options import Options
+from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
-from netsim.report import Report
+from netsim.report import RunReport
 from netsim.scenarios.endings import crash, host_crash, leave, stall
 from netsim.scenarios.growing import churn, join, quiet
 from netsim.scenarios.paths import flap, loss, partition
 from netsim.scenarios.slowness import slow
-from netsim.scenarios.stage import Stage
+from netsim.scenarios.stage import PlayStage
 from netsim.trace import Trace
 
-SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
+SCENARIOS: Mapping[str, Callable[[PlayStage], None]] = {
     "join": join,
     "crash": crash,
     "host-crash": host_crash,
@@ -29,7 +29,7 @@ SCENARIOS: Mapping[str, Callable[[Stage], None]] = {
 }
 
 
-def run(options: Options, trace: Trace | None = None) -> Report:
+def run(options: RunOptions, trace: Trace | None = None) -> RunReport:
     """Play one scenario; ValueError for a scenario, protocol or size that does not exist."""
     for value, allowed in (
         (options.scenario, list(SCENARIOS)),
@@ -39,6 +39,6 @@ def run(options: Options, trace: Trace | None = None) -> Report:
             raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
     if options.members < 4:
         raise ValueError(f"{options.members} members are too few for a scenario: at least 4")
-    stage = Stage(options, PROTOCOLS[options.protocol](), trace or Trace())
+    stage = PlayStage(options, PROTOCOLS[options.protocol](), trace or Trace())
     SCENARIOS[options.scenario](stage)
     return stage.report()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from netmesh.core.records import Record, Status, host_of
-from netsim.scenarios.stage import Stage, is_bad, is_dead
+from netsim.scenarios.stage import PlayStage, is_bad, is_dead
 
 
-def crash(stage: Stage) -> None:
+def crash(stage: PlayStage) -> None:
     """Processes are killed one after another; sample: until a survivor holds one for dead."""
     stage.populate()
     world = stage.world
@@ -21,7 +21,7 @@ def crash(stage: Stage) -> None:
     stage.require(world.faults["crash"] == len(victims) > 0, "no crash happened")
 
 
-def host_crash(stage: Stage) -> None:
+def host_crash(stage: PlayStage) -> None:
     """A host loses power with all its workers; sample: until a survivor holds one for dead."""
     stage.populate()
     world = stage.world
@@ -37,7 +37,7 @@ def host_crash(stage: Stage) -> None:
     stage.details["workers"] = fired
 
 
-def stall(stage: Stage) -> None:
+def stall(stage: PlayStage) -> None:
     """Processes stop for `duration_s` (60) while their kernels go on; sample: until another
     member shows one as not selectable. Nobody may die of it."""
     stage.populate()
@@ -66,7 +66,7 @@ def stall(stage: Stage) -> None:
     stage.require(world.faults["stall"] == len(victims) > 0, "no stall happened")
 
 
-def leave(stage: Stage) -> None:
+def leave(stage: PlayStage) -> None:
     """Members say goodbye; sample: until another member knows that one is gone."""
     stage.populate()
     world = stage.world

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from netmesh.core.records import MemberId, Record
 from netsim.process import Process
-from netsim.scenarios.stage import Stage
+from netsim.scenarios.stage import PlayStage
 from netsim.witness import Watchpoint
 
 SPREAD_S = 1.0
 """A scheduler starts the processes of a job within about a second."""
 
 
-def join(stage: Stage) -> None:
+def join(stage: PlayStage) -> None:
     """All members start cold and know one seed; sample: from the first start until a member sees
     all. The seed starts with the others, at a random moment."""
     world, options = stage.world, stage.options
@@ -38,11 +38,11 @@ def join(stage: Stage) -> None:
     world.faults["start"] = len(world.all)
 
 
-def _start(stage: Stage, index: int) -> None:
+def _start(stage: PlayStage, index: int) -> None:
     stage.world.start(stage.id(index), (stage.id(0),), stage.advert(index))
 
 
-def churn(stage: Stage) -> None:
+def churn(stage: PlayStage) -> None:
     """Every second one member crashes, leaves, restarts or comes new, for `duration_s` (120);
     sample: until another member knows of it."""
     stage.populate()
@@ -81,13 +81,13 @@ def _gone(victim: Process) -> Callable[[Record], bool]:
     return lambda record: record.generation > generation or not record.status.live
 
 
-def _come(stage: Stage, member: MemberId, index: int) -> tuple[Watchpoint, Process]:
+def _come(stage: PlayStage, member: MemberId, index: int) -> tuple[Watchpoint, Process]:
     process = stage.world.start(member, (stage.id(0),), stage.advert(index))
     generation = process.generation
     return stage.expect(process, lambda r: r.generation >= generation), process
 
 
-def _collect_churn(stage: Stage, points: list[tuple[Watchpoint, Process]]) -> None:
+def _collect_churn(stage: PlayStage, points: list[tuple[Watchpoint, Process]]) -> None:
     """Only those that ran all the time from the change on are asked."""
     world = stage.world
     world.run(10.0)
@@ -105,7 +105,7 @@ def _collect_churn(stage: Stage, points: list[tuple[Watchpoint, Process]]) -> No
     stage.details["views_missing_after_10_s"] = missing
 
 
-def quiet(stage: Stage) -> None:
+def quiet(stage: PlayStage) -> None:
     """Nothing happens for `duration_s` (60): what membership costs. With `faults`, so many adverts
     change, spread over that time; sample: until another member has the new one."""
     stage.populate()
@@ -123,7 +123,7 @@ def quiet(stage: Stage) -> None:
     world.faults["publish"] = changes
 
 
-def publish(stage: Stage, process: Process, edition: int) -> Watchpoint:
+def publish(stage: PlayStage, process: Process, edition: int) -> Watchpoint:
     """The advert of that member changes."""
     before = process.machine.record(process.id)
     assert before is not None

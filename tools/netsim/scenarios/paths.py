@@ -8,13 +8,13 @@ from netmesh.core.records import MemberId, Status
 from netsim.network import Block
 from netsim.process import Process
 from netsim.scenarios.growing import publish
-from netsim.scenarios.stage import Stage
+from netsim.scenarios.stage import PlayStage
 
 PUBLISH_EVERY_S = 30.0
 FLAP_S = 20.0
 
 
-def loss(stage: Stage) -> None:
+def loss(stage: PlayStage) -> None:
     """Messages get lost (5 %), some twice or late, for `duration_s` (600); sample: until another
     member has an advert that changed meanwhile. Nobody may die."""
     world = stage.world
@@ -39,7 +39,7 @@ def loss(stage: Stage) -> None:
     stage.details["lost"] = network.lost
 
 
-def flap(stage: Stage) -> None:
+def flap(stage: PlayStage) -> None:
     """One direction of some members' links works 20 s, fails 20 s, and so on for `duration_s`
     (200). Of every four such members two can be heard by nobody or hear nobody, and may be called
     dead while it lasts; two lose one direction to half of the mesh only and must live throughout.
@@ -99,7 +99,7 @@ def _sees(observer: Process, subject: Process) -> bool:
     return record is not None and record.status is Status.ALIVE
 
 
-def partition(stage: Stage) -> None:
+def partition(stage: PlayStage) -> None:
     """The mesh is cut into halves for `duration_s` (600); meanwhile two members of each half
     crash. Sample: from the healing until a member sees all that live. The crashed stay dead."""
     stage.populate()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from netsim.process import Fate, Process
-from netsim.scenarios.stage import Stage
+from netsim.scenarios.stage import PlayStage
 
 
-def slow(stage: Stage) -> None:
+def slow(stage: PlayStage) -> None:
     """An eighth of the members stands still for `spell_s` at a time, all at once, and works for
     `pause_s` in between, during `duration_s` (300). Counted: deaths of members that were never
     slow, in every view. No samples: a slow member that is called dead is no mistake."""

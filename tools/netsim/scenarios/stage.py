@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from netmesh.core.records import JsonObject, MemberId, Record, Status
 from netsim.machine import Species
-from netsim.network import Link
-from netsim.options import Options
+from netsim.network import LinkQuality
+from netsim.options import RunOptions
 from netsim.process import Process
-from netsim.report import Report, percentile
+from netsim.report import RunReport, percentile
 from netsim.trace import Trace
 from netsim.witness import Watchpoint
 from netsim.world import START_S, World
@@ -36,12 +36,12 @@ def is_bad(record: Record) -> bool:
     return record.status is not Status.ALIVE
 
 
-class Stage:
+class PlayStage:
     """One run in the making."""
 
-    def __init__(self, options: Options, species: Species, trace: Trace) -> None:
+    def __init__(self, options: RunOptions, species: Species, trace: Trace) -> None:
         self.options = options
-        link = Link(loss=options.loss or 0.0)
+        link = LinkQuality(loss=options.loss or 0.0)
         self.world = World(
             species,
             options.seed,
@@ -154,7 +154,7 @@ class Stage:
 
     # The end
 
-    def report(self) -> Report:
+    def report(self) -> RunReport:
         """Judge the run as a whole."""
         world, options, meter = self.world, self.options, self.world.meter
         witness = world.witness
@@ -167,7 +167,7 @@ class Stage:
         samples = self.samples
         network = world.network
         noise = network.lost + network.duplicated + network.held + network.blocked
-        return Report(
+        return RunReport(
             scenario=options.scenario,
             protocol=self.species.name,
             members=options.members,
