@@ -129,7 +129,7 @@ def test_replica_that_says_bye_before_the_group_is_formed_frees_its_session_at_o
     ):
         session = caller.accepted(WEIGHTS).session
         caller.send(messages.Bye(session=session, reason="changed my mind"))
-        until(lambda: source.sessions == 0, 2)
+        until(lambda: source.sessions == 0)
 
 
 def test_another_connection_cannot_speak_for_a_session() -> None:
@@ -157,7 +157,7 @@ def test_asking_for_a_chunk_that_does_not_exist_ends_the_session() -> None:
         ended = caller.ask(messages.Want(session=session, chunks=(100_000,)))
         assert isinstance(ended, messages.Bye)
         assert "there are only" in ended.reason
-        until(lambda: source.sessions == 0, 2)
+        until(lambda: source.sessions == 0)
 
 
 def test_asking_for_more_than_is_ever_needed_ends_the_session() -> None:
@@ -166,7 +166,7 @@ def test_asking_for_more_than_is_ever_needed_ends_the_session() -> None:
         ended = caller.ask(messages.Want(session=session, chunks=(0,) * 60_000))
         assert isinstance(ended, messages.Bye)
         assert ended.reason == "asked for each chunk more than 4 times"
-        until(lambda: source.sessions == 0, 2)
+        until(lambda: source.sessions == 0)
 
 
 def test_rubbish_on_the_control_port_does_not_end_the_source() -> None:
@@ -248,7 +248,7 @@ def test_close_is_quick_with_sessions_open_and_can_be_repeated() -> None:
         source.close()
         source.close()
         source.withdraw("after the end")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5  # Its limits are 30 s.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", source.port), 1)
 

@@ -43,8 +43,8 @@ class Watched:
     def __init__(
         self,
         offer: Offer,
-        timeout_s: float = 5.0,
-        opening_s: float = 5.0,
+        timeout_s: float = 30.0,
+        opening_s: float = 30.0,
         throttle: Throttle | None = None,
     ) -> None:
         self.ended = threading.Event()
@@ -67,7 +67,7 @@ class Watched:
     def ends_in(self, timeout_s: float) -> SessionOutcome:
         started = time.monotonic()
         assert self.ended.wait(timeout_s), "the session goes on"
-        assert self.session.join(2)
+        assert self.session.join(timeout_s)
         assert time.monotonic() - started < timeout_s
         (outcome,) = self.outcomes
         return outcome
@@ -121,7 +121,7 @@ def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
     assert watched.session.want([chunk.id]) is None
     arriving.wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
     assert watched.session.sent_bytes == chunk.nbytes
     assert watched.session.has_sent(chunk.id)
@@ -144,7 +144,7 @@ def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -
     took_s = time.monotonic() - started
     usage = watched.session.usage()
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
     # 2 MiB at 5 MB/s, less the first message and one turn made up for.
     assert took_s > 0.35
@@ -170,7 +170,7 @@ def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
             part.wait(5)
         assert torch.equal(target, weights.pack(chunk, staging))
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     group.abort()
 
 
@@ -196,7 +196,7 @@ def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
         target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
         group.recv(target, chunk.id).wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     assert len(log.sent) == len(packed)
     assert len(used) <= SourceSettings().staged_chunks
     group.abort()
@@ -210,7 +210,7 @@ def test_abort_does_not_wait_for_a_turn() -> None:
     watched.session.want([0])
     until(lambda: watched.session.has_sent(0))
     watched.session.abort("enough")
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
@@ -224,7 +224,7 @@ def test_time_without_requests_is_counted_as_idle() -> None:
     watched.session.want([0])
     arriving.wait(5)
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     ended = watched.session.usage()
     assert ended.sent_bytes == target.numel()
     assert ended.idle_s >= stuck_at.idle_s
@@ -235,7 +235,7 @@ def test_time_without_requests_is_counted_as_idle() -> None:
 def test_replica_that_never_asks_is_given_up(offer: Offer) -> None:
     watched = Watched(offer, timeout_s=0.1)
     group = watched.join()
-    assert watched.ends_in(2) == SessionOutcome("broken", "nothing asked for in 0.1 s")
+    assert watched.ends_in(10) == SessionOutcome("broken", "nothing asked for in 0.1 s")
     group.abort()
 
 
@@ -243,7 +243,7 @@ def test_replica_that_asks_and_does_not_receive_is_given_up() -> None:
     watched = Watched(offer_of(big_weights(1, 64)), timeout_s=0.2)
     group = watched.join()
     watched.session.want(range(8))
-    outcome = watched.ends_in(3)
+    outcome = watched.ends_in(10)
     assert outcome.how == "broken"
     assert "Timed out" in outcome.reason
     group.abort()
@@ -253,7 +253,7 @@ def test_replica_that_dies_ends_the_session_with_the_next_send(offer: Offer) -> 
     watched = Watched(offer)
     watched.join().abort()
     watched.session.want([0, 1])
-    assert watched.ends_in(2).how == "broken"
+    assert watched.ends_in(10).how == "broken"
 
 
 def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
@@ -261,7 +261,7 @@ def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
     group = watched.join()
     watched.session.abort("enough")
     watched.session.abort("a later reason")
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
@@ -270,7 +270,7 @@ def test_a_session_that_makes_room_says_so(offer: Offer) -> None:
     group = watched.join()
     watched.session.evict("took nothing")
     watched.session.abort("a later reason")
-    assert watched.ends_in(2) == SessionOutcome("evicted", "took nothing")
+    assert watched.ends_in(10) == SessionOutcome("evicted", "took nothing")
     group.abort()
 
 
@@ -281,7 +281,7 @@ def test_abort_ends_a_session_that_waits_for_a_send() -> None:
     waiting = group.recv(torch.zeros(8 << 20, dtype=torch.uint8), 0)
     waiting.wait(5)
     watched.session.abort("enough")
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
@@ -290,7 +290,7 @@ def test_a_replica_that_connects_to_the_rendezvous_and_says_nothing_is_given_up(
 ) -> None:
     watched = Watched(offer, opening_s=0.3)
     with socket.create_connection(("127.0.0.1", watched.rendezvous.port)):
-        assert watched.ends_in(3).how == "broken"
+        assert watched.ends_in(10).how == "broken"
 
 
 def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_waits_on() -> None:
@@ -305,8 +305,8 @@ def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_wa
     started = time.monotonic()
     watched.session.abort("enough")
     assert watched.session.quiet(1)
-    assert time.monotonic() - started < 0.5
-    assert watched.ends_in(4) == ABORTED
+    assert time.monotonic() - started < 1.5  # Gloo waits for 2 s.
+    assert watched.ends_in(10) == ABORTED
     group.abort()
     del arriving
 
@@ -321,14 +321,14 @@ def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(offer: Offer
     assert not watched.session.quiet(0.05)
     held.go_on.set()
     assert watched.session.quiet(5)
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
 def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
     watched = Watched(offer, opening_s=30)
     watched.session.abort("enough")
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
 
 
 def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Offer) -> None:
@@ -350,7 +350,7 @@ def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Off
     group = watched.join()
     watched.session.abort("enough")
     opened.set()
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     assert log == []
     group.abort()
 
@@ -364,7 +364,7 @@ def test_abort_with_much_left_to_send_still_ends_the_session() -> None:
     assert stuck.reached.wait(5)
     watched.session.abort("enough")
     stuck.release.set()
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
@@ -377,7 +377,7 @@ def test_requests_in_all_are_limited_however_they_are_spread() -> None:
     assert watched.session.want([]) is None
     assert watched.session.want([0]) == "asked for each chunk more than 4 times"
     watched.session.abort("enough")
-    assert watched.ends_in(2) == ABORTED
+    assert watched.ends_in(10) == ABORTED
 
 
 def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
@@ -386,7 +386,7 @@ def test_what_is_asked_for_after_done_is_not_sent(offer: Offer) -> None:
     watched.session.finish()
     watched.session.finish()
     assert watched.session.want([0]) is None
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     assert watched.session.sent_bytes == 0
     group.abort()
 
@@ -404,7 +404,7 @@ def test_what_is_queued_when_the_replica_is_done_is_not_sent() -> None:
     watched.session.finish()
     stuck.release.set()
     # Nobody receives what was sent: the session does not wait out its timeout for that.
-    assert watched.ends_in(5) == DONE
+    assert watched.ends_in(10) == DONE
     assert log.sent == [0, 1, 2]
     group.abort()
 
@@ -417,14 +417,14 @@ def test_done_does_not_wait_for_a_turn() -> None:
     watched.session.want([0])
     until(lambda: watched.session.has_sent(0))
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     group.abort()
 
 
 def test_done_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
     watched = Watched(offer, opening_s=30)
     watched.session.finish()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
 
 
 def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
@@ -436,7 +436,7 @@ def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
     watched.session.finish()
     watched.session.abort("enough")
     stuck.release.set()
-    assert watched.ends_in(2) == DONE
+    assert watched.ends_in(10) == DONE
     group.abort()
 
 
@@ -447,7 +447,7 @@ def test_a_fault_of_ours_ends_the_session_and_nothing_else(offer: Offer) -> None
     watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(broken)))
     group = watched.join()
     watched.session.want([0])
-    assert watched.ends_in(2) == SessionOutcome("broken", "ZeroDivisionError: oops")
+    assert watched.ends_in(10) == SessionOutcome("broken", "ZeroDivisionError: oops")
     group.abort()
 
 
