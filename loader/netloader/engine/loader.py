@@ -91,7 +91,6 @@ class NetLoader(BaseModelLoader):
                 _VllmModel(self, vllm_config, model_config, storage, files),
                 identify.names_of(model_config, self.config),
                 identify.role_of(model_config),
-                torch.device(self.load_config.device or vllm_config.device_config.device).type,
                 self.load_config.use_tqdm_on_load,
             )
         )
@@ -234,6 +233,10 @@ class _VllmModel:
             self.model_config,
             identify.names_of(self.model_config, self.loader.config),
         )
+
+    def device_type(self) -> str:
+        chosen = self.loader.load_config.device or self.vllm_config.device_config.device
+        return torch.device(chosen).type
 
     def built_parts(self, model: nn.Module) -> Fields:
         return parallel.built(model, self.vllm_config, self.model_config)

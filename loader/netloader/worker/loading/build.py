@@ -21,7 +21,7 @@ from netloader.worker.loading.request import LoadRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Arrangement:
     """How the empty tensors of a model lie in memory."""
 
     weights: Weights
@@ -41,7 +41,7 @@ class Built:
     """With all that the built model tells, and the content that it needs."""
     backend: Backend
     wanted: Wanted
-    layout: Layout
+    arrangement: Arrangement
     tried: Tried
     from_peers: bool
     """Whether peers may fill it."""
@@ -59,18 +59,18 @@ def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | B
     if isinstance(known, Unshared):
         return known
     identity, wanted = known
-    layout = attempt(Step.ARRANGE, lambda: _lay_out(planned.request, model))
-    if isinstance(layout, Failed):
-        unshared = _unshared(planned, layout.reason, identity, wanted)
-        if Cost.MODEL in layout.cost:
-            return BuildAgain(unshared, layout.reason)
+    arranged = attempt(Step.ARRANGE, lambda: _arrange(planned.request, model))
+    if isinstance(arranged, Failed):
+        unshared = _unshared(planned, arranged.reason, identity, wanted)
+        if Cost.MODEL in arranged.cost:
+            return BuildAgain(unshared, arranged.reason)
         return unshared
     return Built(
         planned.request,
         identity,
         planned.backend,
         wanted,
-        layout,
+        arranged,
         planned.tried,
         planned.from_peers,
     )
@@ -120,7 +120,7 @@ def _unshared(
     return Unshared(planned.request, reason, planned.tried, identity, wanted, absent)
 
 
-def _lay_out(request: LoadRequest, model: nn.Module) -> Layout:
+def _arrange(request: LoadRequest, model: nn.Module) -> Arrangement:
     """Raises `ManifestError` when the tensors cannot travel: what has no bytes of its own yet
     (online quantisation) has others afterwards."""
     config = request.worker.config
@@ -132,4 +132,4 @@ def _lay_out(request: LoadRequest, model: nn.Module) -> Layout:
         weights = capture(model, chunk_bytes=config.chunk_bytes)
     with torch._C.DisableTorchFunction():
         as_built = buffers.snapshot(model)
-    return Layout(weights, retention, as_built)
+    return Arrangement(weights, retention, as_built)

@@ -113,7 +113,7 @@ def _filled(built: Built, model: nn.Module, by: Pulled | Stored, tried: Tried) -
             provenance,
             kept[1],
             kept[0],
-            built.layout.retention.reason,
+            built.arrangement.retention.reason,
         ),
     )
 
@@ -128,12 +128,12 @@ def _keep(
     config = built.request.worker.config
     if isinstance(by, Pulled):
         # The model is as the pull has left it: its tensors are where they were laid out.
-        weights, promised = built.layout.weights, by.digests
+        weights, promised = built.arrangement.weights, by.digests
     else:
         weights = capture(model, chunk_bytes=config.chunk_bytes)
         zero_gaps(weights)
         promised = tuple(digests.of_weights(weights, weights.manifest.chunks()))
-    return retain.keep(weights, built.layout.retention.mode, config.int8_cache_name), promised
+    return retain.keep(weights, built.arrangement.retention.mode, config.int8_cache_name), promised
 
 
 def _nbytes(model: nn.Module) -> int:

@@ -67,20 +67,23 @@ def plan(request: LoadRequest) -> Planned | Unshared:
 
     Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
     """
-    backend = backend_for(request.device_type)
-    identity = attempt(Step.PLAN, lambda: _announce(request, backend))
-    if isinstance(identity, Failed):
-        return Unshared(request, identity.reason)
+    announced = attempt(Step.PLAN, lambda: _announce(request))
+    if isinstance(announced, Failed):
+        return Unshared(request, announced.reason)
+    identity, device_type = announced
+    backend = backend_for(device_type)
     if backend is None:
-        reason = f"no transport for {request.device_type} devices yet"
+        reason = f"no transport for {device_type} devices yet"
         return Unshared(request, reason, identity=identity)
     read_ahead(request, identity)
     return Planned(request, identity, backend)
 
 
-def _announce(request: LoadRequest, backend: Backend | None) -> Identity:
+def _announce(request: LoadRequest) -> tuple[Identity, str]:
+    """Returns what was announced, and the type of the device that it is for."""
     worker, role = request.worker, request.role
-    identity = request.engine.identity()
+    identity, device_type = request.engine.identity(), request.engine.device_type()
+    backend = backend_for(device_type)
     source = worker.sources.listen(role)
     worker.membership.announce(
         role=role,
@@ -93,4 +96,4 @@ def _announce(request: LoadRequest, backend: Backend | None) -> Identity:
         backend=backend.name if backend is not None else "",
         chunk_bytes=worker.config.chunk_bytes,
     )
-    return identity
+    return identity, device_type

@@ -59,14 +59,14 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         return NotPulled((), tried)
     role = built.request.role
     with tqdm(
-        total=built.layout.weights.manifest.nbytes,
+        total=built.arrangement.weights.manifest.nbytes,
         unit="B",
         unit_scale=True,
         desc="Pulling weights from peers",
         disable=not built.request.use_tqdm or worker.rank != 0,
     ) as bar:
         one = Pull(
-            built.layout.weights,
+            built.arrangement.weights,
             Request(
                 built.identity,
                 built.backend,
@@ -107,7 +107,7 @@ def _run(
     def fetch() -> None:
         peers, backend = built.request.worker.peers, built.backend.name
         one.run(lambda: peers.find(built.identity, backend), wait_for_one=must_wait)
-        buffers.check_equal(built.layout.buffers, one.computed)
+        buffers.check_equal(built.arrangement.buffers, one.computed)
         attributes.apply(model, one.attributes)
 
     failed = attempt(Step.PULL, fetch)

@@ -21,6 +21,9 @@ class EngineModel(Protocol):
         """Which weights are needed, as far as it is known before the model is built. Raises
         `IdentityError`."""
 
+    def device_type(self) -> str:
+        """Of the device that the model is built on, as torch calls it."""
+
     def built_parts(self, model: nn.Module) -> Fields:
         """Parts of the identity that the built model tells. Raises `IdentityError`."""
 
@@ -61,7 +64,5 @@ class LoadRequest:
     engine: EngineModel
     names: Names
     role: Role
-    device_type: str
-    """Of the device that the model is built on, as torch calls it."""
     use_tqdm: bool
     """Whether the first rank shows a progress bar."""

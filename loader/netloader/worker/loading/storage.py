@@ -44,10 +44,10 @@ def read_storage(
 
     Raises what costs the start.
     """
-    built.layout.weights.put_back_all()
+    built.arrangement.weights.put_back_all()
 
     def read() -> tuple[attributes.Snapshot, float]:
-        poison = Poison.over(built.layout.weights, unverified)
+        poison = Poison.over(built.arrangement.weights, unverified)
         with torch._C.DisableTorchFunction():
             before = attributes.snapshot(model)
         seconds = _read(built, model, tried)
@@ -110,7 +110,7 @@ def _provenance(built: Built, model: nn.Module, before: attributes.Snapshot) -> 
     """What the model was filled with, or why others cannot be told. Raises `ManifestError`."""
     with torch._C.DisableTorchFunction():
         changes = attributes.changes(model, before)
-        computed = buffers.computed(model, built.layout.buffers, buffers.snapshot(model))
+        computed = buffers.computed(model, built.arrangement.buffers, buffers.snapshot(model))
     engine, wanted = built.request.engine, built.wanted
     read = engine.files_read()
     if read is None:

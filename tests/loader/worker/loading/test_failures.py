@@ -156,6 +156,7 @@ class TestWholeLoads:
         ("question", "reason"),
         [
             ("identity", "cannot tell which weights it needs"),
+            ("device_type", "cannot tell which weights it needs"),
             ("built_parts", "cannot tell which weights it needs"),
             ("wanted", "cannot tell which weights it needs"),
             ("opened_beyond", "cannot tell which weights it needs"),

@@ -98,7 +98,7 @@ def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
 
 def test_a_device_without_a_transport_is_filled_from_storage_and_says_why() -> None:
     with working() as worker:
-        planned = plan(request(worker, FakeEngine(), "xpu"))
+        planned = plan(request(worker, FakeEngine(device="xpu")))
         assert isinstance(planned, Unshared)
         held = worker.membership.holding("target")
         assert held is not None

@@ -74,12 +74,17 @@ class FakeEngine:
     fails_in: Callable[[str], object] = never
     """Called with the name of each question."""
     reserve: int = 0
+    device: str = "cpu"
     commit_of_files: str | None = None
     cache: None = None
 
     def identity(self) -> Identity:
         self.fails_in("identity")
         return identity(content={})
+
+    def device_type(self) -> str:
+        self.fails_in("device_type")
+        return self.device
 
     def built_parts(self, model: nn.Module) -> Fields:
         self.fails_in("built_parts")
@@ -152,8 +157,8 @@ def working(**extra: object) -> Iterator[Worker]:
         worker.close()
 
 
-def request(worker: Worker, engine: FakeEngine, device_type: str = "cpu") -> LoadRequest:
-    return LoadRequest(worker, engine, identity().names, "target", device_type, use_tqdm=False)
+def request(worker: Worker, engine: FakeEngine) -> LoadRequest:
+    return LoadRequest(worker, engine, identity().names, "target", use_tqdm=False)
 
 
 @dataclass(frozen=True)
