@@ -235,7 +235,7 @@ class TestLostSource:
 
     def test_frozen_source_is_given_up_after_the_timeout(self) -> None:
         stuck = Stuck(after=2)
-        pull = pull_into(toy_weights(), timeout_s=0.2)
+        pull = pull_into(toy_weights(), timeout_s=1.0)
         with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
             with ended_by(Lost, match="Timed out"):
                 pull_from(pull, candidate(source))
@@ -244,7 +244,7 @@ class TestLostSource:
     def test_withdrawal_ends_the_pull_with_the_sources_reason(self) -> None:
         stuck = Stuck(after=2)
         failed: list[NetloaderError] = []
-        pull = pull_into(toy_weights(), timeout_s=10)
+        pull = pull_into(toy_weights(), timeout_s=60)
         with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
             thread = threading.Thread(target=lambda: failed.append(failure(pull, source.endpoint)))
             thread.start()
@@ -252,7 +252,7 @@ class TestLostSource:
             releasing = threading.Timer(0.05, stuck.release.set)
             releasing.start()
             source.withdraw("its weights are being updated")
-            thread.join(2)
+            thread.join(30)
             assert not thread.is_alive()
             releasing.join()
         assert "its weights are being updated" in str(failed[0])
@@ -262,8 +262,8 @@ class TestLostSource:
             gone = candidate(source)
         started = time.monotonic()
         with ended_by(Lost, match="cannot connect"):
-            pull_from(pull_into(toy_weights()), gone)
-        assert time.monotonic() - started < 1
+            pull_from(pull_into(toy_weights(), timeout_s=60), gone)
+        assert time.monotonic() - started < 9  # Nothing was waited for.
 
     def test_listener_that_says_nothing_is_given_up_after_the_timeout(self) -> None:
         with socket.socket() as silent:

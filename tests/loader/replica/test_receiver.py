@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from tests.loader.support import toy_weights
-from tests.loader.transport.carriers import Pair, open_pair
+from tests.loader.transport import carriers
 
 from netloader.errors import DigestMismatch, TransportError
 from netloader.replica.receiver import Receiver, verify
@@ -22,8 +22,8 @@ assert CHUNKS[0].nbytes > 3 * MESSAGE_BYTES
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = open_pair(MemoryBackend())
+def pair() -> Iterator[carriers.GroupPair]:
+    made = carriers.open_pair(MemoryBackend())
     yield made
     made.abort()
 
@@ -38,16 +38,16 @@ def bytes_of(number: int) -> torch.Tensor:
     return WEIGHTS.pack(chunk, torch.empty(chunk.nbytes, dtype=torch.uint8)).clone()
 
 
-def send(pair: Pair, number: int) -> None:
+def send(pair: carriers.GroupPair, number: int) -> None:
     for part in torch.split(bytes_of(number), MESSAGE_BYTES):
         pair.source.send(part, number)
 
 
-def receiver_of(pair: Pair, timeout_s: float = 10.0) -> Receiver:
+def receiver_of(pair: carriers.GroupPair, timeout_s: float = 10.0) -> Receiver:
     return Receiver(pair.replica, MESSAGE_BYTES, timeout_s)
 
 
-def test_a_chunk_arrives_in_messages_and_in_the_order_of_asking(pair: Pair) -> None:
+def test_a_chunk_arrives_in_messages_and_in_the_order_of_asking(pair: carriers.GroupPair) -> None:
     receiver = receiver_of(pair)
     for number in (1, 0):
         receiver.post(assignment(number))
@@ -61,14 +61,14 @@ def test_a_chunk_arrives_in_messages_and_in_the_order_of_asking(pair: Pair) -> N
     assert not receiver
 
 
-def test_what_does_not_come_in_time_is_an_error(pair: Pair) -> None:
+def test_what_does_not_come_in_time_is_an_error(pair: carriers.GroupPair) -> None:
     receiver = receiver_of(pair, timeout_s=0.01)
     receiver.post(assignment(0))
     with pytest.raises(TransportError, match="timed out"):
         receiver.wait()
 
 
-def test_what_had_arrived_when_the_group_broke_is_as_good_as_ever(pair: Pair) -> None:
+def test_what_had_arrived_when_the_group_broke_is_as_good_as_ever(pair: carriers.GroupPair) -> None:
     receiver = receiver_of(pair)
     for number in (0, 1):
         receiver.post(assignment(number))
@@ -79,7 +79,7 @@ def test_what_had_arrived_when_the_group_broke_is_as_good_as_ever(pair: Pair) ->
         receiver.wait()
 
 
-def test_a_closed_receiver_writes_nothing_any_more(pair: Pair) -> None:
+def test_a_closed_receiver_writes_nothing_any_more(pair: carriers.GroupPair) -> None:
     receiver, asked = receiver_of(pair), assignment(0)
     receiver.post(asked)
     receiver.close()

@@ -24,6 +24,7 @@ from tests.loader.support import (
     pull_into,
     serving,
     toy_weights,
+    until,
 )
 
 from netloader.discovery.candidate import Candidate
@@ -119,11 +120,11 @@ class TestSourceThatIsStillLoading:
 
     def test_empty_promises_do_not_hold_a_replica(self) -> None:
         with loading_source(have=3, later=False) as source:
-            pull = pull_into(toy_weights(), timeout_s=0.3)
+            pull = pull_into(toy_weights(), timeout_s=1.0)
             started = time.monotonic()
-            with ended_by(Lost, match=r"no further chunk in 0\.3 s|silent"):
+            with ended_by(Lost, match=r"no further chunk in 1 s"):
                 pull_from(pull, source)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
         assert pull.nbytes == sum(chunk.payload for chunk in CHUNKS[:3])
 
 
@@ -147,27 +148,31 @@ def acceptance(**changes: object) -> messages.Accept:
 
 
 def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | None = None) -> None:
-    """Pull from something that answers every hello with `answer`."""
+    """Pull from something that answers hello with `answer`. `heard` gets what it hears, which has
+    to be two messages."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
     said: list[messages.Message] = [] if heard is None else heard
+    stop = threading.Event()
 
     def run() -> None:
-        connection, *frames = router.recv_multipart()
-        said.append(messages.decode(frames)[0])
-        router.send_multipart([connection, *answer])
-        if router.poll(500):
-            said.append(messages.decode(router.recv_multipart()[1:])[0])
+        while not stop.is_set():
+            if router.poll(5):
+                connection, *frames = router.recv_multipart()
+                said.append(messages.decode(frames)[0])
+                if len(said) == 1:
+                    router.send_multipart([connection, *answer])
 
     thread = threading.Thread(target=run)
     thread.start()
     replica = toy_weights()
     try:
-        pull_from(
-            pull_into(replica, timeout_s=0.5), Candidate(f"127.0.0.1:{port}", "test", GENERATION)
-        )
+        pull_from(pull_into(replica), Candidate(f"127.0.0.1:{port}", "test", GENERATION))
     finally:
+        if heard is not None:
+            until(lambda: len(heard) == 2)
+        stop.set()
         thread.join()
         context.destroy(linger=0)
         assert is_zero(replica, [chunk.id for chunk in CHUNKS])
