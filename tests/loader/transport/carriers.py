@@ -51,7 +51,7 @@ CARRIERS: Final = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class GroupPair:
     """Both ends of a group."""
 
     source: Group
@@ -79,11 +79,11 @@ def _do(work: Callable[[], T], future: Future[T]) -> None:
         del future
 
 
-def open_pair(backend: Backend, timeout_s: float = 30.0) -> Pair:
+def open_pair(backend: Backend, timeout_s: float = 30.0) -> GroupPair:
     rendezvous = Rendezvous("127.0.0.1", timeout_s)
     try:
         source = started(lambda: rendezvous.open(backend))
         replica = join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, timeout_s)
-        return Pair(source.result(timeout_s), replica)
+        return GroupPair(source.result(timeout_s), replica)
     finally:
         rendezvous.close()

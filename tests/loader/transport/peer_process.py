@@ -20,7 +20,7 @@ GROUPS = 4
 TIMEOUT_S = 60.0
 
 
-class Hanging:
+class HangingBackend:
     """Says that the replica has come, and opens nothing."""
 
     name = "hanging"
@@ -41,7 +41,7 @@ def send(carrier: Carrier, group: Group) -> None:
 
 
 def serve(carrier: Carrier, rendezvous: Rendezvous, does: str) -> None:
-    backend: Backend = Hanging() if does == "hangs" else carrier.make()
+    backend: Backend = HangingBackend() if does == "hangs" else carrier.make()
     group = rendezvous.open(backend)
     if does == "sends":
         send(carrier, group)

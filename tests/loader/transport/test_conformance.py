@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.loader.support import descriptors, threads, until
-from tests.loader.transport.carriers import CARRIERS, Carrier, Pair, open_pair, started
+from tests.loader.transport.carriers import CARRIERS, Carrier, GroupPair, open_pair, started
 from torch._C._distributed_c10d import Store
 
 from netloader.transport import Backend, Group, Pending, Rendezvous, TransportError, join
@@ -58,7 +58,7 @@ def carrier(request: pytest.FixtureRequest) -> Carrier:
 
 
 @pytest.fixture
-def pair(carrier: Carrier) -> Iterator[Pair]:
+def pair(carrier: Carrier) -> Iterator[GroupPair]:
     made = open_pair(carrier.make())
     yield made
     made.abort()
@@ -73,7 +73,7 @@ def fails(pending: Pending, timeout_s: float = LATE_S) -> str:
     return str(caught.value)
 
 
-def moved(pair: Pair, data: torch.Tensor, target: torch.Tensor, tag: int = 1) -> None:
+def moved(pair: GroupPair, data: torch.Tensor, target: torch.Tensor, tag: int = 1) -> None:
     arriving = pair.replica.recv(target, tag)
     pair.source.send(data, tag).wait(LATE_S)
     arriving.wait(LATE_S)
@@ -83,14 +83,16 @@ def moved(pair: Pair, data: torch.Tensor, target: torch.Tensor, tag: int = 1) ->
 
 
 @pytest.mark.parametrize("nbytes", SIZES)
-def test_a_message_of_any_size_arrives_whole(carrier: Carrier, pair: Pair, nbytes: int) -> None:
+def test_a_message_of_any_size_arrives_whole(
+    carrier: Carrier, pair: GroupPair, nbytes: int
+) -> None:
     data, target = carrier.pattern(nbytes), carrier.zeros(nbytes)
     moved(pair, data, target)
     assert torch.equal(data, target)
 
 
 def test_messages_of_one_tag_keep_their_order_whatever_their_sizes(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     sizes = (100, 8 * MIB, 0, 7, 16 * MIB + 1, 5000, 8 * MIB)
     targets = [carrier.zeros(size) for size in sizes]
@@ -106,7 +108,7 @@ def test_messages_of_one_tag_keep_their_order_whatever_their_sizes(
 
 @pytest.mark.parametrize("receives_first", [True, False])
 def test_several_tags_may_be_interleaved(
-    carrier: Carrier, pair: Pair, receives_first: bool
+    carrier: Carrier, pair: GroupPair, receives_first: bool
 ) -> None:
     messages = [(tag, 1000 * tag + number) for number in range(20) for tag in (3, 4, 900_000)]
     data = [carrier.pattern(4096 + seed % 777, seed) for _, seed in messages]
@@ -127,7 +129,7 @@ def test_several_tags_may_be_interleaved(
     assert all(map(torch.equal, data, targets))
 
 
-def test_both_ends_may_send_at_once(carrier: Carrier, pair: Pair) -> None:
+def test_both_ends_may_send_at_once(carrier: Carrier, pair: GroupPair) -> None:
     data = [carrier.pattern(20 * MIB, seed) for seed in (1, 2)]
     targets = [torch.zeros_like(one) for one in data]
     under_way = [
@@ -142,7 +144,7 @@ def test_both_ends_may_send_at_once(carrier: Carrier, pair: Pair) -> None:
 
 
 def test_views_of_one_tensor_travel_in_place_and_nothing_beside_them_is_touched(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     data, target = carrier.pattern(9 * MIB + 100), carrier.filled(9 * MIB + 100, 0xAA)
     expected = target.clone()
@@ -156,7 +158,7 @@ def test_views_of_one_tensor_travel_in_place_and_nothing_beside_them_is_touched(
     assert torch.equal(target, expected)
 
 
-def test_a_transfer_keeps_its_tensor_alive(carrier: Carrier, pair: Pair) -> None:
+def test_a_transfer_keeps_its_tensor_alive(carrier: Carrier, pair: GroupPair) -> None:
     sending = pair.source.send(carrier.filled(4 * MIB, 7), 1)
     rubbish = [carrier.filled(4 * MIB, 9) for _ in range(8)]  # Would take its place in memory.
     target = carrier.zeros(4 * MIB)
@@ -180,14 +182,14 @@ def test_groups_of_one_backend_do_not_mix(carrier: Carrier) -> None:
         one.abort()
 
 
-def test_a_group_is_not_in_torchs_registry(pair: Pair) -> None:
+def test_a_group_is_not_in_torchs_registry(pair: GroupPair) -> None:
     assert not torch.distributed.is_initialized()
 
 
 # Waiting
 
 
-def test_a_wait_ends_with_its_timeout_and_says_what_for(carrier: Carrier, pair: Pair) -> None:
+def test_a_wait_ends_with_its_timeout_and_says_what_for(carrier: Carrier, pair: GroupPair) -> None:
     began = time.monotonic()
     why = fails(pair.replica.recv(carrier.zeros(3), 7), 0.05)
     assert time.monotonic() - began >= 0.04
@@ -195,13 +197,15 @@ def test_a_wait_ends_with_its_timeout_and_says_what_for(carrier: Carrier, pair: 
 
 
 def test_a_sender_is_ahead_of_its_receiver_by_a_bounded_number_of_bytes(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     why = fails(pair.source.send(carrier.zeros(64 * MIB), 8), 0.2)
     assert why.startswith(f"send of {64 * MIB} bytes (tag 8) to the replica: ")
 
 
-def test_a_wait_that_timed_out_breaks_the_group_at_both_ends(carrier: Carrier, pair: Pair) -> None:
+def test_a_wait_that_timed_out_breaks_the_group_at_both_ends(
+    carrier: Carrier, pair: GroupPair
+) -> None:
     waiting = pair.source.recv(carrier.zeros(1), 1)
     fails(pair.replica.recv(carrier.zeros(1), 2), 0.05)
     with pytest.raises(TransportError, match=r"send of 1 bytes .* aborted"):
@@ -209,7 +213,7 @@ def test_a_wait_that_timed_out_breaks_the_group_at_both_ends(carrier: Carrier, p
     fails(waiting)
 
 
-def test_a_second_wait_ends_at_once_as_the_first_did(carrier: Carrier, pair: Pair) -> None:
+def test_a_second_wait_ends_at_once_as_the_first_did(carrier: Carrier, pair: GroupPair) -> None:
     arriving = pair.replica.recv(carrier.zeros(4), 1)
     leaving = pair.source.send(carrier.zeros(4), 1)
     for _ in "12":
@@ -225,7 +229,7 @@ def test_a_second_wait_ends_at_once_as_the_first_did(carrier: Carrier, pair: Pai
 
 @pytest.mark.parametrize("sends", [True, False], ids=["send", "receive"])
 def test_abort_wakes_the_thread_that_waits_and_gives_the_reason(
-    carrier: Carrier, pair: Pair, sends: bool
+    carrier: Carrier, pair: GroupPair, sends: bool
 ) -> None:
     # More than any buffer holds, and nobody receives or sends.
     transfer = pair.source.send if sends else pair.source.recv
@@ -237,7 +241,7 @@ def test_abort_wakes_the_thread_that_waits_and_gives_the_reason(
 
 
 def test_abort_ends_a_thread_that_posts_and_waits_without_a_pause(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     under_way = threading.Event()
 
@@ -262,7 +266,7 @@ def test_abort_ends_a_thread_that_posts_and_waits_without_a_pause(
 @pytest.mark.parametrize("nbytes", [8 * MIB - 1, 16 * MIB])
 @pytest.mark.parametrize("at", [0, 0.3, 0.9])
 def test_nothing_is_written_after_an_abort_although_the_peer_still_sends(
-    carrier: Carrier, pair: Pair, nbytes: int, at: float
+    carrier: Carrier, pair: GroupPair, nbytes: int, at: float
 ) -> None:
     data, target = carrier.filled(nbytes, 1), carrier.zeros(2 * nbytes)
     held = [
@@ -292,7 +296,7 @@ def test_the_second_to_abort_does_not_return_before_the_first_is_done(carrier: C
         del held
 
 
-def test_an_aborted_group_refuses_to_be_used(carrier: Carrier, pair: Pair) -> None:
+def test_an_aborted_group_refuses_to_be_used(carrier: Carrier, pair: GroupPair) -> None:
     pair.source.abort("enough")
     pair.source.abort()
     with pytest.raises(TransportError, match=r"send of 1 bytes .* aborted: enough"):
@@ -312,7 +316,7 @@ def has_heard(carrier: Carrier, group: Group) -> None:
     assert time.monotonic() - began < PROMPT_S
 
 
-def test_a_receive_fails_at_once_when_the_peer_aborts(carrier: Carrier, pair: Pair) -> None:
+def test_a_receive_fails_at_once_when_the_peer_aborts(carrier: Carrier, pair: GroupPair) -> None:
     held = pair.replica.recv(carrier.zeros(1), 1)
     waiting = pair.source.recv(carrier.zeros(3), 2)
     pair.replica.abort()
@@ -321,7 +325,7 @@ def test_a_receive_fails_at_once_when_the_peer_aborts(carrier: Carrier, pair: Pa
 
 
 def test_a_peer_that_goes_in_the_middle_of_a_message_is_missed_at_once(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     data, target = carrier.filled(128 * MIB, 1), carrier.zeros(128 * MIB)
     arriving = pair.replica.recv(target, 1)
@@ -342,7 +346,7 @@ def test_a_peer_that_goes_in_the_middle_of_a_message_is_missed_at_once(
 
 
 def test_after_a_transfer_whose_peer_has_gone_nothing_moves_and_nothing_hangs(
-    carrier: Carrier, pair: Pair
+    carrier: Carrier, pair: GroupPair
 ) -> None:
     moved(pair, carrier.zeros(8), carrier.zeros(8))
     pair.source.abort()
@@ -352,7 +356,7 @@ def test_after_a_transfer_whose_peer_has_gone_nothing_moves_and_nothing_hangs(
         pair.replica.send(carrier.zeros(8), 2).wait(LATE_S)
 
 
-class Leaving:
+class LeavingBackend:
     """Comes to the rendezvous and opens nothing."""
 
     name = "leaving"
@@ -361,7 +365,7 @@ class Leaving:
         raise TransportError("changed its mind")
 
 
-class Silent:
+class SilentBackend:
     """Comes to the rendezvous and says nothing until `leave`."""
 
     name = "silent"
@@ -393,20 +397,20 @@ def meeting(
 
 
 def test_a_replica_that_leaves_the_rendezvous_is_missed_at_once(carrier: Carrier) -> None:
-    source, replica, took_s = meeting(carrier.make(), Leaving())
+    source, replica, took_s = meeting(carrier.make(), LeavingBackend())
     assert source is replica is None
     assert took_s < PROMPT_S
 
 
 def test_a_source_that_leaves_the_rendezvous_is_missed_at_once(carrier: Carrier) -> None:
-    source, replica, took_s = meeting(Leaving(), carrier.make())
+    source, replica, took_s = meeting(LeavingBackend(), carrier.make())
     assert source is replica is None
     assert took_s < PROMPT_S
 
 
 @pytest.mark.parametrize("silent", ["source", "replica"])
 def test_a_peer_that_is_silent_at_the_rendezvous_is_given_up(carrier: Carrier, silent: str) -> None:
-    stranger, backend = Silent(), carrier.make()
+    stranger, backend = SilentBackend(), carrier.make()
     rendezvous = Rendezvous("127.0.0.1", 0.3)
     source, replica = (stranger, backend) if silent == "source" else (backend, stranger)
     opening = started(lambda: rendezvous.open(source))
@@ -441,7 +445,7 @@ def test_a_third_party_at_the_rendezvous_reads_nothing_and_stops_nothing(
     ):
         loud.sendall(b"\0" * 64)
         replica = join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S)
-        pair = Pair(opening.result(LATE_S), replica)
+        pair = GroupPair(opening.result(LATE_S), replica)
         moved(pair, carrier.zeros(100), carrier.zeros(100))
         for stranger in (silent, loud):
             # One had said something that nobody read.
@@ -456,7 +460,9 @@ def test_a_third_party_at_the_rendezvous_reads_nothing_and_stops_nothing(
 # What is left
 
 
-def test_what_has_failed_is_freed_with_its_last_reference(carrier: Carrier, pair: Pair) -> None:
+def test_what_has_failed_is_freed_with_its_last_reference(
+    carrier: Carrier, pair: GroupPair
+) -> None:
     """Not later, when the garbage collector finds a cycle: a tensor may be a gigabyte."""
     data = carrier.zeros(100)
     alive = weakref.ref(data)
@@ -494,11 +500,11 @@ def test_a_hundred_groups_leave_no_threads_and_no_descriptors(carrier: Carrier) 
 
 def test_groups_that_nobody_joined_leave_nothing_either(carrier: Carrier) -> None:
     backend = carrier.make()
-    meeting(backend, Leaving())
+    meeting(backend, LeavingBackend())
     before = descriptors(), threads()
     for _ in range(10):
-        meeting(backend, Leaving())
-        meeting(Leaving(), backend)
+        meeting(backend, LeavingBackend())
+        meeting(LeavingBackend(), backend)
     until(lambda: descriptors() <= before[0] and threads() <= before[1], LATE_S)
 
 

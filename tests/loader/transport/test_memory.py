@@ -18,7 +18,7 @@ from tests.loader.support import (
     toy_weights,
     wrong_byte_in,
 )
-from tests.loader.transport.carriers import Pair, open_pair, started
+from tests.loader.transport.carriers import GroupPair, open_pair, started
 from torch._C._distributed_c10d import HashStore
 
 from netloader.errors import NoSourceLeft
@@ -30,7 +30,7 @@ LATE_S = 30.0
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
+def pair() -> Iterator[GroupPair]:
     made = open_pair(MemoryBackend())
     yield made
     made.abort()
@@ -40,7 +40,7 @@ def bytes_of(*values: int) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.uint8)
 
 
-def test_a_sender_is_never_ahead_of_its_receiver(pair: Pair) -> None:
+def test_a_sender_is_never_ahead_of_its_receiver(pair: GroupPair) -> None:
     data = bytes_of(1)
     sending = pair.source.send(data, 1)
     data.fill_(2)  # It may not, before `wait` returns: here that shows what was copied when.
@@ -50,7 +50,7 @@ def test_a_sender_is_never_ahead_of_its_receiver(pair: Pair) -> None:
     sending.wait(0)
 
 
-def test_tags_overtake_one_another(pair: Pair) -> None:
+def test_tags_overtake_one_another(pair: GroupPair) -> None:
     first, second = bytes_of(0), bytes_of(0)
     pair.source.send(bytes_of(2), 20)
     pair.source.send(bytes_of(1), 10)
@@ -59,7 +59,7 @@ def test_tags_overtake_one_another(pair: Pair) -> None:
     assert (first.item(), second.item()) == (1, 2)
 
 
-def test_a_short_message_fills_the_beginning(pair: Pair) -> None:
+def test_a_short_message_fills_the_beginning(pair: GroupPair) -> None:
     target = bytes_of(0, 0, 0)
     pair.source.send(bytes_of(5), 1)
     pair.replica.recv(target, 1).wait(0)
@@ -68,7 +68,7 @@ def test_a_short_message_fills_the_beginning(pair: Pair) -> None:
 
 @pytest.mark.parametrize("receives_first", [True, False])
 def test_a_message_longer_than_its_receive_breaks_the_group(
-    pair: Pair, receives_first: bool
+    pair: GroupPair, receives_first: bool
 ) -> None:
     target = bytes_of(0, 0)
     ends = [lambda: pair.replica.recv(target, 1), lambda: pair.source.send(bytes_of(1, 2, 3), 1)]
@@ -81,13 +81,29 @@ def test_a_message_longer_than_its_receive_breaks_the_group(
     assert target.tolist() == [0, 0]
 
 
-def test_what_was_complete_stays_so_when_the_peer_leaves(pair: Pair) -> None:
+def test_what_was_complete_stays_so_when_the_peer_leaves(pair: GroupPair) -> None:
     target = bytes_of(0)
     arriving = pair.replica.recv(target, 1)
     pair.source.send(bytes_of(1), 1)
     pair.source.abort()
     arriving.wait(LATE_S)
     assert target.item() == 1
+
+
+def test_groups_that_open_at_once_do_not_mix() -> None:
+    backend, timeout = MemoryBackend(), timedelta(seconds=LATE_S)
+    stores = [HashStore() for _ in range(3)]
+    opening = [
+        started(lambda store=store: backend.open(store, SOURCE, "", timeout)) for store in stores
+    ]
+    for store in stores:
+        store.wait(["memory/source"], timeout)
+    replicas = [backend.open(store, REPLICA, "", timeout) for store in reversed(stores)]
+    for number, (source, replica) in enumerate(zip(opening, reversed(replicas), strict=True)):
+        target = bytes_of(0)
+        source.result(LATE_S).send(bytes_of(number + 1), 1)
+        replica.recv(target, 1).wait(0)
+        assert target.item() == number + 1
 
 
 def test_two_backends_do_not_meet() -> None:

@@ -28,12 +28,12 @@ def test_the_port_is_listening_before_anybody_is_told() -> None:
 def test_the_replica_finds_the_store_and_its_own_address() -> None:
     hosts: list[str] = []
 
-    class Noting(MemoryBackend):
+    class NotingBackend(MemoryBackend):
         def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
             hosts.append(host)
             return super().open(store, rank, host, timeout)
 
-    backend, rendezvous = Noting(), Rendezvous("127.0.0.1", LATE_S)
+    backend, rendezvous = NotingBackend(), Rendezvous("127.0.0.1", LATE_S)
     opening = started(lambda: rendezvous.open(backend))
     join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S).abort()
     opening.result(LATE_S).abort()
@@ -83,7 +83,7 @@ def test_a_source_that_sends_a_byte_at_a_time_does_not_hold_its_replica_up() -> 
         dripping.result(LATE_S)
 
 
-class Late(socket.socket):
+class LateListener(socket.socket):
     """A listener whose `accept` begins when it is let."""
 
     def __init__(self, host: str) -> None:
@@ -101,11 +101,11 @@ class Late(socket.socket):
         return super().accept()
 
 
-def opening_late() -> tuple[Rendezvous, Late, Callable[[], BaseException | None]]:
-    listeners: list[Late] = []
+def opening_late() -> tuple[Rendezvous, LateListener, Callable[[], BaseException | None]]:
+    listeners: list[LateListener] = []
 
     def late(host: str) -> socket.socket:
-        listeners.append(Late(host))
+        listeners.append(LateListener(host))
         return listeners[0]
 
     rendezvous = Rendezvous("127.0.0.1", LATE_S, listen=late)
@@ -164,9 +164,9 @@ def test_an_address_that_is_not_ours_is_an_oserror() -> None:
 
 
 def test_a_backend_that_fails_in_its_own_words_is_a_transport_error() -> None:
-    class Failing(MemoryBackend):
+    class FailingBackend(MemoryBackend):
         def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
             raise RuntimeError("of torch")
 
     with listen("127.0.0.1") as listener, pytest.raises(TransportError, match="broke: of torch"):
-        join("127.0.0.1", listener.getsockname()[1], "0" * 32, Failing(), LATE_S)
+        join("127.0.0.1", listener.getsockname()[1], "0" * 32, FailingBackend(), LATE_S)
