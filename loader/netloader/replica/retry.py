@@ -3,9 +3,9 @@
 A source that is busy said when to come again. One that was lost may be back, from a link that was
 cut or a process that was held up: it is asked again after a backoff, and again if it has delivered
 since. One that was dropped may always come back: the others may yet be lost. One that sent wrong
-bytes or refused for good is not asked again. One that promised other weights than an earlier source
-is, should that earlier one turn out to have broken its promise. Sources that the operator listed go
-before the mesh: as long as one of them can be used, only they are.
+bytes or refused for good is not asked again. One that contradicted an earlier source is asked again
+only if that earlier one breaks its promise. Sources that the operator listed go before the mesh: as
+long as one of them can be used, only they are.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ class Schedule:
         """Whether `idle` sources would bring what `slow` has in flight much sooner than it will."""
         limits, owed = self._end_game, slow.in_flight
         silent_s = owed.silent_for(now)
-        # Who has shown nothing yet is as good as who has to be replaced.
+        # A source that has shown nothing yet counts as fast as the one to be replaced.
         rates = [peer.in_flight.seconds_per_byte or owed.seconds_per_byte for peer in idle]
         known = [seconds_per_byte for seconds_per_byte in rates if seconds_per_byte]
         if not known:

@@ -16,7 +16,7 @@ from netloader.replica.conversation import Conversation
 SESSION, OTHER = "0" * 32, "1" * 32
 
 
-class Wire:
+class SourceByHand:
     """A session's control connection, with its source in the test's hands."""
 
     def __init__(self) -> None:
@@ -44,39 +44,39 @@ class Wire:
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    made = Wire()
+def session() -> Iterator[SourceByHand]:
+    made = SourceByHand()
     yield made
     made.close()
 
 
-def test_what_the_replica_says(wire: Wire) -> None:
-    wire.replica.want([3, 4])
-    wire.replica.bye("not as promised", bad_chunk=3)
-    wire.replica.done()
-    assert wire.heard() == messages.Want(session=SESSION, chunks=(3, 4))
-    assert wire.heard() == messages.Bye(session=SESSION, reason="not as promised", bad_chunk=3)
-    assert wire.heard() == messages.Done(session=SESSION)
+def test_what_the_replica_says(session: SourceByHand) -> None:
+    session.replica.want([3, 4])
+    session.replica.bye("not as promised", bad_chunk=3)
+    session.replica.done()
+    assert session.heard() == messages.Want(session=SESSION, chunks=(3, 4))
+    assert session.heard() == messages.Bye(session=SESSION, reason="not as promised", bad_chunk=3)
+    assert session.heard() == messages.Done(session=SESSION)
 
 
-def test_a_reason_is_never_longer_than_a_source_reads(wire: Wire) -> None:
-    wire.replica.bye("x" * messages.MAX_TEXT * 2)
-    assert isinstance(wire.heard(), messages.Bye)
+def test_a_reason_is_never_longer_than_a_source_reads(session: SourceByHand) -> None:
+    session.replica.bye("x" * messages.MAX_TEXT * 2)
+    assert isinstance(session.heard(), messages.Bye)
 
 
-def test_a_source_has_more_chunks(wire: Wire) -> None:
-    wire.say(messages.Have(session=SESSION, chunks=(5, 6)))
-    assert wire.replica.hear(5.0) == (5, 6)
+def test_a_source_has_more_chunks(session: SourceByHand) -> None:
+    session.say(messages.Have(session=SESSION, chunks=(5, 6)))
+    assert session.replica.hear(5.0) == (5, 6)
 
 
-def test_a_source_says_nothing(wire: Wire) -> None:
-    assert wire.replica.hear(0.001) == ()
+def test_a_source_says_nothing(session: SourceByHand) -> None:
+    assert session.replica.hear(0.001) == ()
 
 
-def test_a_source_ends_the_session(wire: Wire) -> None:
-    wire.say(messages.Bye(session=SESSION, reason="it sleeps"))
+def test_a_source_ends_the_session(session: SourceByHand) -> None:
+    session.say(messages.Bye(session=SESSION, reason="it sleeps"))
     with pytest.raises(SourceLost, match="ended the session: it sleeps"):
-        wire.replica.hear(5.0)
+        session.replica.hear(5.0)
 
 
 @pytest.mark.parametrize(
@@ -88,26 +88,28 @@ def test_a_source_ends_the_session(wire: Wire) -> None:
     ],
     ids=["a replica's word", "more chunks of another session", "the end of another session"],
 )
-def test_what_does_not_belong_here_is_a_fault(wire: Wire, message: messages.Message) -> None:
-    wire.say(message)
+def test_what_does_not_belong_here_is_a_fault(
+    session: SourceByHand, message: messages.Message
+) -> None:
+    session.say(message)
     with pytest.raises(TransferError, match=f"sent {message.type} in a session"):
-        wire.replica.hear(5.0)
+        session.replica.hear(5.0)
 
 
-def test_last_words_are_those_about_this_session(wire: Wire) -> None:
-    wire.say(messages.Have(session=SESSION, chunks=(5,)))
-    wire.say(messages.Bye(session=OTHER, reason="another"))
-    wire.say(messages.Bye(session=SESSION, reason="it sleeps"))
-    assert wire.replica.last_words(5.0) == "ended the session: it sleeps"
+def test_last_words_are_those_about_this_session(session: SourceByHand) -> None:
+    session.say(messages.Have(session=SESSION, chunks=(5,)))
+    session.say(messages.Bye(session=OTHER, reason="another"))
+    session.say(messages.Bye(session=SESSION, reason="it sleeps"))
+    assert session.replica.last_words(5.0) == "ended the session: it sleeps"
 
 
-def test_a_source_without_last_words_is_not_waited_for(wire: Wire) -> None:
-    assert wire.replica.last_words(0.001) is None
-    wire.hang_up()
-    assert wire.replica.last_words(30.0) is None
+def test_a_source_without_last_words_is_not_waited_for(session: SourceByHand) -> None:
+    assert session.replica.last_words(0.001) is None
+    session.hang_up()
+    assert session.replica.last_words(30.0) is None
 
 
-def test_bye_to_a_source_that_is_gone_is_no_error(wire: Wire) -> None:
-    wire.hang_up()
-    assert wire.replica.last_words(30.0) is None
-    wire.replica.bye("enough")
+def test_bye_to_a_source_that_is_gone_is_no_error(session: SourceByHand) -> None:
+    session.hang_up()
+    assert session.replica.last_words(30.0) is None
+    session.replica.bye("enough")

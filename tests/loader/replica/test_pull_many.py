@@ -64,7 +64,7 @@ _HONEST = slowed(0.001)
 
 
 @dataclass
-class Sources:
+class ManySources:
     """Several sources of the same weights, each with its own log and its own fault."""
 
     sources: list[Source] = field(default_factory=list)
@@ -79,9 +79,9 @@ class Sources:
 
 
 @contextmanager
-def sources(*faults: OnSend | None, **options: object) -> Iterator[Sources]:
+def sources(*faults: OnSend | None, **options: object) -> Iterator[ManySources]:
     """One source for each fault; None: an honest one that takes a millisecond a chunk."""
-    made = Sources()
+    made = ManySources()
     with ExitStack() as stack:
         for fault in faults:
             log = SendLog()
@@ -443,7 +443,7 @@ def test_the_number_of_sources_is_told() -> None:
 
 
 def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
-    """Sources die at random moments; one stays. Everybody ends with the right bytes."""
+    """ManySources die at random moments; one stays. Everybody ends with the right bytes."""
     rng = random.Random(4)
     replicas = [toy_weights(rows=8000) for _ in range(10)]
     with sources(None, *(cut_after(rng.randrange(60)) for _ in range(2)), max_sessions=10) as made:

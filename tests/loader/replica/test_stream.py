@@ -12,6 +12,8 @@ import pytest
 import zmq
 from tests.loader.support import (
     GENERATION,
+    OPEN,
+    Stuck,
     TamperedBackend,
     candidate,
     cut_after,
@@ -29,10 +31,15 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate
 from netloader.protocol import messages
-from netloader.replica.outcome import Contradicted, Faulty, Lost
+from netloader.replica.outcome import Contradicted, Declined, Dropped, Ended, Faulty, Lost
+from netloader.replica.request import Request
+from netloader.replica.settings import PullSettings
+from netloader.replica.state import PullState
+from netloader.replica.stream import Stream
 from netloader.source.session import Session
 from netloader.source.settings import SourceSettings
 from netloader.transport import Rendezvous
+from netloader.transport.gloo import GlooBackend
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -109,6 +116,60 @@ class TestLyingSource:
                 messages.encode(acceptance(version=4), digests_of(len(CHUNKS))), heard=said
             )
         assert [message.type for message in said] == ["hello", "bye"]
+
+
+class TestAbandoned:
+    def test_it_ends_at_once_and_once_whatever_its_thread_finds(self) -> None:
+        stuck = Stuck(after=2)
+        state = PullState(toy_weights(), PullSettings())
+        told: list[tuple[str, Ended]] = []
+        with serving(offer_of(WEIGHTS, backend=TamperedBackend(stuck))) as source:
+            stream = stream_from(candidate(source), state, told)
+            assert stuck.reached.wait(10)
+            until(lambda: stream.brought.nbytes == state.arrived_bytes > 0)
+            ended = stream.abandon("others are faster")
+            assert ended == Ended(Dropped("others are faster"), True, stream.brought)
+            assert state.pick(stream.name) is None
+            assert stream.abandon("too late") == ended
+            stuck.release.set()
+            until(lambda: told)
+        assert told == [(stream.name, ended)]
+        assert ended.brought.nbytes == state.arrived_bytes
+
+    def test_before_the_source_has_answered_nothing_is_ever_brought(self) -> None:
+        state = PullState(toy_weights(), PullSettings())
+        told: list[tuple[str, Ended]] = []
+        with serving(offer_of(WEIGHTS)) as source:
+            stream = stream_from(candidate(source), state, told, at_once="given up")
+            until(lambda: told)
+        assert [ended.how for _, ended in told] == [Dropped("given up")]
+        assert (stream.brought.nbytes, state.arrived_bytes) == (0, 0)
+
+    def test_a_source_that_ended_before_is_not_said_to_be_dropped(self) -> None:
+        state = PullState(toy_weights(), PullSettings())
+        told: list[tuple[str, Ended]] = []
+        with serving(None) as source:
+            stream = stream_from(candidate(source), state, told)
+            until(lambda: told)
+        assert isinstance(stream.abandon("others are faster").how, Declined)
+
+
+def stream_from(
+    source: Candidate, state: PullState, told: list[tuple[str, Ended]], at_once: str | None = None
+) -> Stream:
+    """A stream that was started; with `at_once` abandoned before."""
+    stream = Stream(
+        source,
+        Request(identity(), GlooBackend(), lambda: OPEN, "replica"),
+        PullSettings(),
+        state,
+        lambda nbytes: None,
+        lambda name, ended: told.append((name, ended)),
+    )
+    if at_once is not None:
+        stream.abandon(at_once)
+    stream.start()
+    return stream
 
 
 class TestSourceThatIsStillLoading:
