@@ -80,7 +80,8 @@ class Tombstones:
                 self._arm()
         if len(node.table.tombstones) > node.settings.tombstone_limit:
             node.counters["dropped.tombstone_limit"] += 1
-            node.table.forget(next(iter(node.table.tombstones)))
+            # While I leave, my own record is among them: without it I could not speak.
+            node.table.forget(next(who for who in node.table.tombstones if who != node.id))
         if (Timer.SWEEP, 0) not in node.timers:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
 

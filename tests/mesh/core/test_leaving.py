@@ -1,5 +1,12 @@
-from netmesh.core.events import Leave, Publish
-from netmesh.core.records import Status
+from dataclasses import replace
+from random import Random
+
+from netmesh.core.claims import Claim
+from netmesh.core.engine import Engine
+from netmesh.core.events import Connection, Leave, Publish, Received
+from netmesh.core.messages import Gossip
+from netmesh.core.records import Generation, MemberId, Status, new_record, pack_advert
+from netmesh.core.settings import ProtocolSettings
 
 from .town import Town
 
@@ -14,6 +21,22 @@ def test_a_goodbye_reaches_everybody_and_accuses_nobody() -> None:
     assert town.until(lambda: town.statuses(ids[4]) == {Status.LEFT}, 2.0)
     assert seen <= {Status.ALIVE, Status.LEFT}
     assert town.until(town.converged, 5.0)
+
+
+def test_a_member_that_leaves_keeps_its_own_record_however_many_die_meanwhile() -> None:
+    me = new_record(MemberId("10.0.0.1:1"), Generation(9), {})
+    made = Engine(replace(ProtocolSettings(), tombstone_limit=2), me, Random(1))
+    ids = [MemberId(f"10.0.1.{index}:1") for index in range(5)]
+    advert = pack_advert({})
+    told = tuple(Claim(i, Generation(5), 0, Status.ALIVE, 1, advert) for i in ids)
+    died = tuple(Claim(i, Generation(5), 0, Status.DEAD, 1) for i in ids)
+    wire = Connection(b"c")
+    made.handle(Received(wire, Gossip(ids[0], Generation(5), told)), 5.0)
+    made.handle(Leave(), 6.0)
+    made.handle(Received(wire, Gossip(ids[0], Generation(5), died)), 6.05)
+    made.check()
+    mine = made.record(me.id)
+    assert mine is not None and mine.status is Status.LEFT
 
 
 def test_leaving_alone_takes_no_longer() -> None:
