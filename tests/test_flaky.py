@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +12,6 @@ import pytest
 from tests.flaky import LOGS, Plan, Run, busy, pinned, run_once, table
 from tests.loader.support import until
 
-needs_randomly = pytest.mark.skipif(
-    importlib.util.find_spec("pytest_randomly") is None, reason="needs pytest-randomly"
-)
 linux = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
 
 
@@ -66,7 +62,6 @@ def test_files_are_shared_by_whole_files_in_random_order() -> None:
     assert command[command.index("-n") + 1] == "3" and "--no-loadscope-reorder" in command
 
 
-@needs_randomly
 @pytest.mark.slow  # an interpreter of its own for each
 class TestRun:
     def run(self, folder: Path, test: str, **changes: Any) -> Run:
