@@ -1,8 +1,9 @@
 """Netmesh: a brokerless membership mesh over ZeroMQ.
 
 Processes join under a name, publish a small JSON advert each, and see everybody else's within
-seconds. Nothing central runs. ``Mesh`` is a member and ``observe`` only looks; ``MeshSettings``
-says how, ``Program`` in whose words. What is not listed here may change without notice.
+seconds. Nothing central runs. `Mesh` is a member, and `observe` only looks. `MeshSettings`
+configures both, and `Program` gives the words for operators. Names that are not listed here may
+change without notice.
 """
 
 from netmesh.core.member import Member

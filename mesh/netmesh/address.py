@@ -1,4 +1,4 @@
-"""Addresses as operators write them and as members are named: ``host:port``, ``[v6]:port``."""
+"""Addresses as operators write them and as members are named: `host:port`, `[v6]:port`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """True for 127/8, ::1 and the name ``localhost``: nothing here leaves the machine."""
+        """True for 127/8, ::1 and the name `localhost`, which never leave the machine."""
         ip = self.ip
         return self.host == "localhost" if ip is None else ip.is_loopback
 
@@ -47,7 +47,7 @@ class Address:
 
 
 def parse_address(text: str, default_port: int) -> Address:
-    """Parse what an operator wrote; a missing port becomes *default_port*.
+    """Parse an operator's text; a missing port becomes `default_port`.
 
     Raises SettingsError naming the text and what is allowed.
     """
@@ -58,14 +58,14 @@ def parse_address(text: str, default_port: int) -> Address:
         try:
             host = str(ipaddress.IPv6Address(host))
         except ValueError:
-            raise SettingsError("address", text, f"no IPv6 address; {_ALLOWED}") from None
+            raise SettingsError("address", text, f"not an IPv6 address; {_ALLOWED}") from None
     elif re.fullmatch(r"[0-9.]+", host):
         try:
             host = str(ipaddress.IPv4Address(host))
         except ValueError:
-            raise SettingsError("address", text, f"no IPv4 address; {_ALLOWED}") from None
+            raise SettingsError("address", text, f"not an IPv4 address; {_ALLOWED}") from None
     elif len(host) > 253 or not _NAME.fullmatch(host):
-        raise SettingsError("address", text, f"no host name; {_ALLOWED}")
+        raise SettingsError("address", text, f"not a host name; {_ALLOWED}")
     if port is None:
         return Address(host, default_port)
     if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
@@ -74,9 +74,9 @@ def parse_address(text: str, default_port: int) -> Address:
 
 
 def numeric_address(member: MemberId) -> Address | None:
-    """The address behind a member's id, None unless it is an IP literal with a port.
+    """The address behind a member's id; None unless the id is an IP literal with a port.
 
-    Ids arrive from the network: a name here would make ZeroMQ's I/O thread wait for a resolver.
+    Ids arrive from the network; a name would make ZeroMQ's I/O thread wait for a resolver.
     """
     try:
         address = parse_address(member, 0)
@@ -91,7 +91,7 @@ def numeric_address(member: MemberId) -> Address | None:
 
 
 def _zone_is_here(host: str, *, link_local: bool) -> bool:
-    """False for a zone that the C library would take for part of a name, and ask a resolver."""
+    """False for a zone that the C library would take for part of a name and ask a resolver for."""
     zone = host.partition("%")[2]
     if not link_local:
         return False

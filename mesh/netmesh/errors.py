@@ -2,14 +2,14 @@
 
     MeshError
     +-- SettingsError           a setting cannot be used: names the key, the value, what is allowed
-    +-- BindError               no address to listen on
+    +-- BindError               the address to listen on is taken or does not exist
     +-- ClosedError             the mesh was left or closed before this call
-    +-- NoMeshError             nobody answered where a mesh was expected
+    +-- NoMeshError             no member answered where a mesh was expected
     +-- LocalProtocolError      our own code asked for something the protocol forbids: a bug here
-    +-- RemoteProtocolError     bytes from the network that no correct member sends
-        +-- VersionMismatch     a correct member, but of a version we do not speak
+    +-- RemoteProtocolError     bytes arrived that no correct member sends
+        +-- VersionMismatch     a correct member speaks a version that we do not
 
-Callers that only want to go on without a mesh catch `MeshError`. A receiver catches
+Callers that can go on without a mesh catch `MeshError`. A receiver catches
 `RemoteProtocolError`, counts it and drops the message; `LocalProtocolError` is never caught.
 """
 
@@ -42,7 +42,7 @@ class ClosedError(MeshError):
 
 
 class NoMeshError(MeshError):
-    """Nobody answered at any of the places where a mesh was expected."""
+    """No member answered at any of the places where a mesh was expected."""
 
     def __init__(self, mesh: str, tried: tuple[str, ...], timeout_s: float) -> None:
         places = ", ".join(tried) if tried else "nowhere: no seed and no member on this host"
@@ -53,11 +53,11 @@ class NoMeshError(MeshError):
 
 
 class LocalProtocolError(MeshError):
-    """This process tried to send or do what the protocol forbids; always a bug on our side."""
+    """This process tried to do something that the protocol forbids: a bug on our side."""
 
 
 class RemoteProtocolError(MeshError):
-    """A received message is malformed, oversized, of another mesh, or otherwise not acceptable."""
+    """A received message is malformed, oversized, from another mesh, or otherwise unacceptable."""
 
 
 class VersionMismatch(RemoteProtocolError):

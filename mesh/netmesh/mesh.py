@@ -1,4 +1,4 @@
-"""A member of the mesh, as the rest of a program sees it."""
+"""A member of the mesh, as the rest of the program sees it."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from netmesh.io.shell import Shell
 from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
 
 CLOSE_S = 1.0
-"""How long ``close`` waits for the thread; it needs milliseconds unless the process is starved."""
+"""How long `close` waits for the thread, which needs milliseconds unless the CPU is starved."""
 
 _INSECURE = (
-    "mesh: MESH_INSECURE is set and there is no cluster key: whoever reaches %s can %s. Set "
+    "mesh: MESH_INSECURE is set and there is no cluster key: anybody who reaches %s can %s. Set "
     "MESH_KEY_FILE (make a key with `%s`)"
 )
 
@@ -48,7 +48,7 @@ _INSECURE = (
 class Mesh:
     """This process's membership. Thread safe; belongs to the process that started it.
 
-    After a fork the child's copy refuses every call with ClosedError: start another one there.
+    After a fork, the child's copy refuses every call with ClosedError; start another one there.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Mesh:
         bootstrap: Bootstrap,
         keys: KeyWatch,
     ) -> None:
-        """Use ``Mesh.start``."""
+        """Use `Mesh.start`."""
         self.name = name
         """Name of the mesh."""
         self._port = port
@@ -81,9 +81,9 @@ class Mesh:
     ) -> Mesh:
         """Listen, start the gossip thread and return; joining goes on in the background.
 
-        *advert* is what others see of this member: a JSON object of at most 8 KiB. May take up to
-        two seconds when seeds are names that do not resolve. Raises SettingsError, BindError, or
-        LocalProtocolError for an advert that is too big or no JSON.
+        `advert` is what others see of this member: a JSON object of at most 8 KiB. The call takes
+        up to two seconds if seeds are names that do not resolve. Raises SettingsError, BindError,
+        or LocalProtocolError for an advert that is too big or not JSON.
         """
         log = log or logging.getLogger("netmesh")
         pack_advert(advert)
@@ -102,7 +102,7 @@ class Mesh:
         address = Address(chosen.host, chosen.port or port)
         try:
             bootstrap.directory.announce(address)
-        except OSError as error:  # no place to meet on this host: seeds may still do
+        except OSError as error:  # no place to meet on this host, but seeds may be enough
             log.warning("mesh: members on this host cannot find each other: %s", error)
         except SettingsError:
             shell.close_unstarted()
@@ -135,44 +135,44 @@ class Mesh:
 
     @property
     def id(self) -> MemberId:
-        """``host:port`` at which others reach this member."""
+        """`host:port` at which others reach this member."""
         return self._engine.id
 
     @property
     def generation(self) -> Generation:
-        """Of this process's start; may grow once when another process claims the same address."""
+        """Of this start of the process; may grow when another process claims the same address."""
         return self._engine.generation
 
     def members(self) -> tuple[Member, ...]:
-        """Everybody known, this member included; the dead are shown for ten minutes."""
+        """All known members, including this one; the dead are shown for ten minutes."""
         self._check()
         return self._snapshot[0]
 
     def wait(self, predicate: Callable[[tuple[Member, ...]], bool], timeout_s: float) -> bool:
-        """Block until *predicate* holds for ``members()``; False after *timeout_s* or on close.
+        """Block until `predicate` holds for `members()`; False after `timeout_s` or on close.
 
-        *predicate* runs on the calling thread, once for each change.
+        `predicate` runs on the calling thread, once for each change.
         """
         return self._wait(lambda snapshot: predicate(snapshot[0]), timeout_s)
 
     def wait_joined(self, timeout_s: float) -> bool:
-        """Block until the table is that of the others, or it is known that there are none."""
+        """Block until the table equals that of the others, or no others are known to exist."""
         return self._wait(lambda snapshot: snapshot[1], timeout_s)
 
     def publish(self, advert: JsonObject) -> None:
         """Replace the advert. Only the latest of several quick calls is sent.
 
-        Raises LocalProtocolError when it is no JSON or too big.
+        Raises LocalProtocolError when the advert is too big or not JSON.
         """
         self._check()
         self._shell.publish(unpack_advert(pack_advert(advert)))  # a copy the caller cannot change
 
     def counters(self) -> Mapping[str, int]:
-        """What happened how often since the start, ``dropped.*`` and ``error.*`` among it."""
+        """How often each thing happened since the start, including `dropped.*` and `error.*`."""
         return dict(self._shell.counters)
 
     def leave(self, timeout_s: float = 1.0) -> None:
-        """Tell the others, for at most *timeout_s* seconds, then close. Harmless when closed."""
+        """Say goodbye for at most `timeout_s` seconds, then close. Harmless when closed."""
         if self._foreign or self._closed:
             return
         self._finder.stop()
@@ -182,7 +182,7 @@ class Mesh:
         self.close()
 
     def close(self) -> None:
-        """Close at once without a word: the others will notice. Harmless when closed."""
+        """Close at once, without a goodbye; the others will notice. Harmless when closed."""
         if self._foreign or self._closed:
             return
         self._closed = True
@@ -226,7 +226,7 @@ class Mesh:
         deadline = time.monotonic() + timeout_s
         while True:
             seen = self._snapshot
-            if holds(seen):  # outside the lock: it may be slow, and the mesh must not wait for it
+            if holds(seen):  # outside the lock: a predicate may be slow, and the mesh must not wait
                 return True
             with self._changed:
                 while self._snapshot is seen:
@@ -239,15 +239,15 @@ class Mesh:
 def own_host(settings: MeshSettings) -> str:
     """The address (an IP literal) that a member with these settings would advertise.
 
-    For a service of the same program that is reached like a member, where there is no member to
-    ask. Seeds are not asked. Raises SettingsError.
+    For a service of the same program that others reach at the same address, in a process without
+    a member. Does not ask the seeds. Raises SettingsError.
     """
     allowed = settings.insecure or SocketSecurity.from_settings(settings).enabled
     return choose_host(settings, os.environ, (), remote_allowed=allowed).host
 
 
 def _listen_on(advertised: Address) -> str:
-    """Loopback only when that is what we advertise: it is how a keyless member stays private."""
+    """Loopback only, if we advertise loopback: that keeps a member without a key private."""
     if advertised.is_loopback:
         return advertised.host
     return "::" if advertised.is_v6 else "0.0.0.0"
@@ -255,7 +255,7 @@ def _listen_on(advertised: Address) -> str:
 
 _LIVE: weakref.WeakSet[Mesh] = weakref.WeakSet()
 _INHERITED: list[Mesh] = []
-"""Kept in a forked child for ever, so that no destructor touches the parent's context there."""
+"""Kept for ever in a forked child, so that no destructor touches the parent's context there."""
 
 
 def _after_fork_in_child() -> None:

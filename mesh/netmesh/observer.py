@@ -29,7 +29,7 @@ ASK_AT_ONCE = 16
 """Contacts asked in parallel; the first whole answer wins."""
 
 ASK_AGAIN_S = 0.5
-"""Pause before a silent contact is asked again: a message may have met a closing connection."""
+"""Pause before a silent contact is asked again: a closing connection may have lost the message."""
 
 
 def observe(
@@ -37,10 +37,10 @@ def observe(
 ) -> tuple[Member, ...]:
     """The member table as some member sees it now, found the way a member finds the others.
 
-    Neither the mesh nor this host is changed: the same-host directory is read, not made or swept.
-    With *seeds_only* the same-host directory is not asked: what a seed says may differ from what
-    a member on this host says, and that can be the question. Blocks up to *timeout_s*. Raises
-    NoMeshError when nobody answers, SettingsError.
+    Changes neither the mesh nor this host: the same-host directory is read, not made or swept.
+    With `seeds_only` the same-host directory is not asked, for callers that want the answer of a
+    seed and not that of a member on this host. Blocks up to `timeout_s`. Raises SettingsError, and
+    NoMeshError when nobody answers.
     """
     log = logging.getLogger("netmesh")
     security = SocketSecurity.from_settings(settings)
@@ -59,7 +59,7 @@ def observe(
 
 
 class _Question:
-    """One contact (by one key) and how far its answer has come."""
+    """One contact, asked with one key, and how much of its answer has arrived."""
 
     def __init__(self, socket: zmq.Socket[bytes], now: float) -> None:
         self.socket = socket
@@ -109,7 +109,7 @@ class _Asking:
         self._context.term()
 
     def _add(self, address: Address, now: float) -> None:
-        # During a rotation members serve by different keys: ask by each of ours.
+        # During a rotation members serve with different keys, so ask with each of ours.
         for ring in range(max(1, len(self._security.rings))):
             if (address, ring) in self._questions or len(self._questions) >= ASK_AT_ONCE:
                 continue
@@ -128,13 +128,13 @@ class _Asking:
         try:
             question.socket.send_multipart(list(self._codec.encode(message)), zmq.DONTWAIT)
         except zmq.Again:
-            return  # never connected: its queue is full of the same question
+            return  # it never connected, and its queue is full of this question
 
     def _receive(self, question: _Question) -> None:
         try:
             message: Message = self._codec.decode(question.socket.recv_multipart(zmq.DONTWAIT))
         except RemoteProtocolError as error:
-            self._problem = error  # the likely reason when nobody answers: another version
+            self._problem = error  # if nobody answers, the likely reason: another version
             return
         now = time.monotonic()
         if isinstance(message, Busy):
@@ -146,7 +146,7 @@ class _Asking:
                     question.claims[claim.id] = claim
             if message.cursor is None:
                 self._answer = _members(question.claims.values())
-            elif message.cursor > question.cursor:  # else the answer to an earlier asking
+            elif message.cursor > question.cursor:  # else the answer to an earlier question
                 question.cursor = message.cursor
                 self._ask(question, now)
 

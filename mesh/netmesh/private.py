@@ -1,8 +1,8 @@
 """Directories that only this user can enter: where they are, and how they are opened and checked.
 
-A check of a path holds only until somebody swaps what the path leads to. These functions open a
-directory first and check what they opened: whatever is done relative to the descriptor stays in
-the directory that was checked.
+A check of a path holds only until somebody replaces the directory behind it. So these functions
+open a directory first and check the open one. All work relative to the descriptor stays in the
+directory that was checked.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def user_directory(name: str, environ: Mapping[str, str] | None = None) -> Path:
-    """``<name>-<uid>`` in ``$XDG_RUNTIME_DIR``, else in the temporary directory. Makes nothing.
+    """`<name>-<uid>` in `$XDG_RUNTIME_DIR`, else in the temporary directory. Does not create it.
 
-    ``XDG_RUNTIME_DIR`` counts only when it is this user's: ``sudo`` keeps the caller's.
+    `XDG_RUNTIME_DIR` counts only if it belongs to this user, because `sudo` keeps the caller's.
     """
     environ = os.environ if environ is None else environ
     base = tempfile.gettempdir()
@@ -35,12 +35,12 @@ def user_directory(name: str, environ: Mapping[str, str] | None = None) -> Path:
 
 @contextmanager
 def private_directory(path: Path, *, create: bool, key: str) -> Iterator[int]:
-    """A descriptor of the directory *path*, open within the context.
+    """A descriptor of the directory `path`, open within the context.
 
-    With *create* a missing directory is made, mode 0700, and its parents with it. Raises
-    SettingsError, which names the setting *key*, when *path* is a symbolic link, no directory,
-    another user's or open to others. Raises OSError when the file system refuses:
-    FileNotFoundError when there is no such directory and *create* is false.
+    With `create`, makes a missing directory (mode 0700) and its parents. Raises SettingsError,
+    which names the setting `key`, when `path` is a symbolic link, is not a directory, belongs to
+    another user or is open to others. Raises OSError when the file system refuses:
+    FileNotFoundError when there is no such directory and `create` is false.
     """
     if create:
         with suppress(FileExistsError):
@@ -53,9 +53,9 @@ def private_directory(path: Path, *, create: bool, key: str) -> Iterator[int]:
 def private_subdirectory(
     directory: int, name: str, *, create: bool, key: str, within: Path
 ) -> Iterator[int]:
-    """A descriptor of the sub-folder *name* of a directory that `private_directory` yielded.
+    """A descriptor of the sub-folder `name` of a directory that `private_directory` yielded.
 
-    *name* is one path component. *within* is the path of *directory*, for the message only. The
+    `name` is one path component. `within` is the path of `directory`, for the message only. The
     sub-folder passes the same checks as its directory; errors are those of `private_directory`.
     """
     if create:
@@ -70,7 +70,7 @@ def _checked(path: Path | str, parent: int | None, shown: Path, key: str) -> Ite
     try:
         directory = os.open(path, _FLAGS, dir_fd=parent)
     except OSError as error:
-        # ENOTDIR is also what Linux says to a symbolic link, because of O_DIRECTORY.
+        # For a symbolic link, too, Linux reports ENOTDIR, because of O_DIRECTORY.
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
         raise _refused(key, shown, "a symbolic link or not a directory") from None

@@ -1,4 +1,4 @@
-"""What the program that uses the mesh calls things, where its operators read or write them."""
+"""Names and words that a program which uses the mesh shows to its operators."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from netmesh.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Names and words of one program. The defaults are those of a program without a name."""
+    """Names and words of one program. The defaults suit a program without a name."""
 
     prefix: str = ""
-    """Stands in front of a setting's key where the key is an environment variable."""
+    """Comes before a setting's key in the name of its environment variable."""
 
     service: str = "netmesh"
-    """Kubernetes service that is asked when the operator names none."""
+    """Kubernetes service to ask when the operator names none."""
 
     host_variables: tuple[str, ...] = ("POD_IP",)
     """Environment variables that may hold this host's address; the first usable one wins."""
@@ -24,7 +24,7 @@ class Program:
     """Command that prints a new cluster key."""
 
     exposed: str = "read what this member advertises and forge members"
-    """What a stranger can do in a mesh without a key, after "whoever reaches it can"."""
+    """What a stranger can do in a mesh without a key, after "anybody who reaches it can"."""
 
     def needs_key(self, setting: str, value: object) -> SettingsError:
         """The error for a setting that leads off this host although there is no cluster key."""

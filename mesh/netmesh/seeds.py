@@ -1,12 +1,12 @@
-"""Seeds: the operator's answer to "whom do I ask first?", as text and as values.
+"""Seeds: the first contacts that an operator names, as text and as values.
 
 ==========================  =====================================================================
-``host``, ``host:port``     one machine; without a port the well-known one
-``[ipv6]``, ``[ipv6]:port`` the same for IPv6
-``dns://name[:port]``       every address of a name (a headless service)
-``dns+srv://name``          targets and ports of SRV records (needs dnspython)
-``file:path``               one address a line, ``#`` comments; read again every time
-``exec:command args``       a program that prints such lines; no shell is involved
+`host`, `host:port`         one machine; without a port, the well-known one
+`[ipv6]`, `[ipv6]:port`     the same for IPv6
+`dns://name[:port]`         every address of a name (a headless service)
+`dns+srv://name`            targets and ports of SRV records (needs dnspython)
+`file:path`                 one address a line, `#` comments; read again every time
+`exec:command args`         a program that prints such lines; no shell is involved
 ==========================  =====================================================================
 """
 
@@ -67,11 +67,11 @@ def parse_seed(
 ) -> Seed:
     """Parse one seed. Raises SettingsError naming the text and what is allowed.
 
-    *find* gives None for a Python package that is not installed.
+    `find` returns None for a Python package that is not installed.
     """
     if text.startswith("dns+srv://"):
         name = text.removeprefix("dns+srv://")
-        parse_address(name, default_port)  # refuses what is not a name
+        parse_address(name, default_port)  # refuses a text that is not a name
         if find("dns") is None:
             raise SettingsError("seed", text, NEEDS_DNSPYTHON)
         return SrvSeed(name)
@@ -86,7 +86,7 @@ def parse_seed(
         try:
             argv = tuple(shlex.split(text.removeprefix("exec:")))
         except ValueError as error:
-            raise SettingsError("seed", text, f"no command line: {error}") from None
+            raise SettingsError("seed", text, f"not a command line: {error}") from None
         if not argv:
             raise SettingsError("seed", text, "use exec:command args")
         return ExecSeed(argv)

@@ -17,8 +17,8 @@ from netmesh.program import Program
 from netmesh.seeds import parse_seed
 
 WELL_KNOWN_PORT = 17946
-"""TCP port of the first member on a host, so that a seed can be a bare host name. From the
-registered range and assigned to nobody; above 1024 so that no privilege is needed."""
+"""TCP port of the first member on a host, so that a seed can be a bare host name. The port is in
+the registered range, is assigned to nobody, and needs no privilege (it is above 1024)."""
 
 MESH_KEYS: Mapping[str, str] = {
     "MESH_NAME": "name",
@@ -32,7 +32,7 @@ MESH_KEYS: Mapping[str, str] = {
     "MESH_KUBERNETES_SERVICE": "kubernetes_service",
 }
 """Operator's key -> field of MeshSettings. An environment variable is such a key with
-`Program.prefix` in front. The other fields are the program's to set."""
+`Program.prefix` in front. Only the program sets the other fields."""
 
 
 class MeshSettings(BaseModel):
@@ -43,45 +43,46 @@ class MeshSettings(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] = (
         "default"
     )
-    """Members of different names never talk, even on one address. Part of the key derivation."""
+    """Members of meshes with different names never talk, even on one address. The name is part of
+    the key derivation."""
 
     seeds: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """First contacts (see ``netmesh.seeds``). None: scheduler environment and same-host
-    directory only. Two or three are enough; they are asked again for ever."""
+    """First contacts (see `netmesh.seeds`). None: only the scheduler's environment and the
+    same-host directory. Two or three are enough; they are asked again for ever."""
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
-    """TCP port to listen on. None: the well-known one, or a free one when that is taken. A port
-    that is set must be free: silently taking another would hide the member from its seeds."""
+    """TCP port to listen on. None: the well-known port, or a free one when that is taken. A port
+    that is set must be free: if the member took another, others could not use it as a seed."""
 
     advertise: str | None = None
-    """``host`` or ``host:port`` at which others reach this member. None: chosen as in
-    ``bootstrap.advertise``. Set it behind NAT or on hosts with several networks."""
+    """`host` or `host:port` at which others reach this member. None: chosen as in
+    `bootstrap.advertise`. Set it behind NAT or on hosts with several networks."""
 
     key: SecretStr | None = None
     """Cluster key (64 hex digits or base64 of 32 bytes), up to four, separated by commas, the
-    current one first. None and no key file: loopback only."""
+    current one first. Without a key or key file: loopback only."""
 
     key_file: Path | None = None
-    """File with the same, one key a line. Preferred over ``key``: an environment variable is
-    inherited by every child process."""
+    """File with the same keys, one a line. Safer than `key`, because every child process inherits
+    environment variables."""
 
     insecure: bool = False
-    """Leave loopback without a key. Whoever reaches the port can then read and forge adverts."""
+    """Leave loopback without a key. Anybody who reaches the port can read and forge adverts."""
 
     directory: Path | None = None
-    """Where members of one host and user find each other. None: ``$XDG_RUNTIME_DIR/netmesh-<uid>``,
-    else ``<temporary directory>/netmesh-<uid>``."""
+    """Where members of one host and user find each other. None: `$XDG_RUNTIME_DIR/netmesh-<uid>`,
+    else `<temporary directory>/netmesh-<uid>`."""
 
     kubernetes_service: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Headless service (``name`` or ``name.namespace``) asked when running inside Kubernetes.
+    """Headless service (`name` or `name.namespace`) to ask inside Kubernetes.
     None: `Program.service`."""
 
     read_key_again_s: Annotated[float, Field(gt=0)] = 10.0
-    """Seconds between two looks into the key file: a few hundred bytes from the page cache, and
-    quick next to the minutes between the steps of a rotation."""
+    """Seconds between two reads of the key file. A read is a few hundred bytes from the page cache,
+    and the steps of a rotation are minutes apart."""
 
     program: Program = Program()
-    """Who uses the mesh, in words for the operator."""
+    """The program that uses the mesh: its names and words for the operator."""
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -89,7 +90,7 @@ class MeshSettings(BaseModel):
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
-            # Also the start of an IPv6 literal, hence no error when it is no JSON.
+            # An IPv6 literal starts like this, too, so a text that is not JSON is not an error.
             try:
                 return orjson.loads(value)
             except orjson.JSONDecodeError:
@@ -112,11 +113,11 @@ class MeshSettings(BaseModel):
 
     @property
     def default_port(self) -> int:
-        """Port of a seed that names none: members of one mesh are started alike."""
+        """Port of a seed that names none. Members of one mesh usually have the same settings."""
         return self.port or WELL_KNOWN_PORT
 
     def host_directory(self, environ: Mapping[str, str] | None = None) -> Path:
-        """Where members of this host and user find each other; nothing is made or checked."""
+        """Where members of this host and user find each other. Creates and checks nothing."""
         return self.directory or user_directory("netmesh", environ)
 
     @classmethod
@@ -126,11 +127,11 @@ class MeshSettings(BaseModel):
         environ: Mapping[str, str] | None = None,
         program: Program | None = None,
     ) -> MeshSettings:
-        """Settings from the operator's keys (``MESH_NAME`` ...) over the environment's.
+        """Settings from the operator's keys (`MESH_NAME` ...) over the environment's.
 
-        *program* says how the environment's variables begin. Keys that are not the mesh's are
-        ignored: they belong to the caller. Raises SettingsError naming the key, the value (never a
-        secret) and what is allowed.
+        `program` gives the prefix of the environment variables. Keys that are not the mesh's are
+        ignored, because they belong to the caller. Raises SettingsError naming the key, the value
+        (never a secret) and what is allowed.
         """
         environ = os.environ if environ is None else environ
         program = program or Program()

@@ -1,5 +1,5 @@
-"""`mesh-inspect`: who is in the mesh and which weights they hold, seen without joining it.
+"""`mesh-inspect`: shows who is in the mesh and which weights they hold, without joining the mesh.
 
-`rows.py` turns members into rows, `render.py` rows into text, `cli.py` is the command. The JSON
-that it prints is described in docs/mesh-inspect.md.
+`rows.py` turns members into rows, `render.py` turns rows into text, and `cli.py` is the command.
+docs/mesh-inspect.md describes its JSON.
 """

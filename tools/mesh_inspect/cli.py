@@ -1,6 +1,6 @@
-"""The command `mesh-inspect`: look, print, and say by the exit status what was seen.
+"""The command `mesh-inspect`: look, print, and report the result as an exit status.
 
-exit status   0   printed what was asked for
+exit status   0   the answer was printed
               2   a mesh answered, but nothing in it matches
               3   no mesh answered
              64   the command line or a setting cannot be used
@@ -45,7 +45,7 @@ class InspectExit(IntEnum):
     FAILED = 1
     NOTHING_MATCHES = 2
     NO_MESH = 3
-    USAGE = 64  # EX_USAGE of sysexits.h; argparse's own 2 means something else here
+    USAGE = 64  # EX_USAGE of sysexits.h; argparse's own 2 has another meaning here
     INTERRUPTED = 130
 
 
@@ -59,21 +59,21 @@ commands:
 """
 
 _EPILOG = """\
-Without --seed the mesh is looked for where a worker would: in NETLOADER_MESH_SEEDS, in the
-scheduler's environment and in the same-host directory. The cluster key and all other settings
-come from the same NETLOADER_MESH_* variables as a worker's.
+Without --seed the command looks where a worker would: in NETLOADER_MESH_SEEDS, in the scheduler's
+environment and in the same-host directory. The cluster key and all other settings come from the
+same NETLOADER_MESH_* variables as a worker's.
 
 exit status:
-  0    printed what was asked for
+  0    the answer was printed
   1    something else went wrong (message on stderr)
   2    a mesh answered, but no member matches
-  3    no mesh answered: stderr says what was tried
+  3    no mesh answered; stderr says what was tried
   64   the command line or a setting cannot be used
 """
 
 
 class Look(Protocol):
-    """How the members are found: `netmesh.observe`."""
+    """Finds the members, as `netmesh.observe` does."""
 
     def __call__(
         self, settings: MeshSettings, timeout_s: float, *, seeds_only: bool
@@ -81,7 +81,7 @@ class Look(Protocol):
 
 
 class _InspectParser(argparse.ArgumentParser):
-    """Leaves with 64 where argparse would leave with 2."""
+    """Exits with 64 where argparse would exit with 2."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -89,7 +89,7 @@ class _InspectParser(argparse.ArgumentParser):
 
 
 class _Arguments(argparse.Namespace):
-    """The command line, with types. Options of `peers` are None when they were not given."""
+    """The command line, with types. Options of `peers` are None if they were not given."""
 
     command: str
     output: str | None
@@ -104,10 +104,10 @@ class _Arguments(argparse.Namespace):
 
 
 def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
-    """Run the command and return its exit status; leaves by SystemExit on a usage error."""
+    """Run the command and return its exit status. A usage error raises SystemExit."""
     parser = _parser()
     options = parser.parse_args(argv, namespace=_Arguments())
-    # A name of another language must not crash on a terminal that cannot show it.
+    # A terminal that cannot show a name's characters must not crash the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
         _say(str(error))
         return InspectExit.FAILED
     except BrokenPipeError:
-        # The reader (`| head`) has enough. Nothing may be flushed to it at exit either.
+        # The reader (`| head`) has enough. Nothing must be flushed to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return InspectExit.OK
     except KeyboardInterrupt:
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
 def _peers(options: _Arguments, look: Look) -> InspectExit:
     settings = _settings(options)
     timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
-    # Who names a seed wants the answer of that one, above all when a mesh is split. Otherwise a
+    # A user who names a seed wants the answer of that seed, above all when a mesh is split. A
     # member on this host would often answer first.
     seeds_only = options.seed is not None
     try:
@@ -168,7 +168,7 @@ def _peers(options: _Arguments, look: Look) -> InspectExit:
 
 
 def _settings(options: _Arguments) -> MeshSettings:
-    """A worker's settings, with what the command line says on top."""
+    """A worker's settings, overridden by the command line."""
     chosen: dict[str, object] = {}
     if options.mesh is not None:
         chosen["MESH_NAME"] = options.mesh
@@ -178,7 +178,7 @@ def _settings(options: _Arguments) -> MeshSettings:
 
 
 def _in_words_of_the_command(error: SettingsError, options: _Arguments) -> str:
-    """The error, naming the option where the value came from one."""
+    """The error, which names the option if the value came from one."""
     key = error.key
     if key in ("MESH_SEEDS", "seed", "address") and options.seed is not None:
         key = "--seed"
@@ -188,7 +188,7 @@ def _in_words_of_the_command(error: SettingsError, options: _Arguments) -> str:
 
 
 def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:
-    """What was tried and what to do, one thing a line."""
+    """What was tried and what to do, one item a line."""
     alone = settings.key is None and settings.key_file is None and not settings.insecure
     places = [f"seed {seed}" for seed in settings.seeds]
     if not seeds_only:
@@ -212,7 +212,7 @@ def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: 
 
 
 def _say(message: str) -> None:
-    """Tell the user something on stderr, line by line escaped: parts may be somebody else's."""
+    """Print to stderr with every line escaped, because others may have written parts of it."""
     lines = (escape(line) for line in message.split("\n"))
     print(f"{PROGRAM}:", "\n".join(lines), file=sys.stderr)
 
@@ -224,7 +224,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def _log_to_stderr() -> Iterator[None]:
-    """Show the mesh's warnings (a seed that does not resolve, an unsafe directory) as ours."""
+    """Show the mesh's warnings (a seed that does not resolve, an unsafe directory) on stderr."""
     logger, handler = logging.getLogger("netmesh"), _Handler(logging.WARNING)
     logger.addHandler(handler)
     try:
@@ -249,13 +249,13 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         choices=("table", "wide", "json"),
-        help="table (default), wide: more columns and nothing folded, json: one document",
+        help="table (default); wide: more columns, nothing folded; json: one document",
     )
     parser.add_argument(
         "--seed",
         action="append",
         metavar="HOST[:PORT]",
-        help="ask this member and no other place (repeatable; every form of MESH_SEEDS)",
+        help="ask only this member (repeatable; takes every form of MESH_SEEDS)",
     )
     parser.add_argument(
         "--mesh", metavar="NAME", help="name of the mesh (default: NETLOADER_MESH_NAME, 'default')"

@@ -1,7 +1,7 @@
 """From rows to text: a table for people, lines for a pipe, a document for programs.
 
-Everything in a row came over the network. In tables each character that is not printable is
-escaped, and nothing is ever read as rich markup; the JSON document is plain ASCII.
+Everything in a row came over the network. Tables escape each character that is not printable, and
+never read text as rich markup. The JSON document is plain ASCII.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mesh_inspect.rows import HoldingRow, RankPlace
 API_VERSION: Final = "mesh-inspect/v1"
 
 NOTHING: Final = "-"
-"""Stands for what is unknown or empty, so that every line of a table has the same columns."""
+"""Shown for unknown or empty values, so that every line of a table has the same columns."""
 
 UNLIMITED: Final = 1_000_000
 """Width at which nothing is folded or cut: adverts are far smaller."""
 
 MIN_MODEL_WIDTH: Final = 24
-"""Model names are folded to no less than this; a narrower terminal wraps the lines itself."""
+"""Model names are never folded to less than this; a narrower terminal wraps the lines itself."""
 
 _STYLES: Final = {
     "ready": "green",
@@ -44,7 +44,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A heading and how its cell is made."""
+    """A heading, and a function that makes its cells."""
 
     title: str
     cell: Callable[[HoldingRow], str]
@@ -125,8 +125,9 @@ def write_table(
 ) -> None:
     """Write the rows as aligned columns.
 
-    On a terminal with colours, model names folded to fit and a line that sums up; elsewhere one
-    line a row and nothing cut. Wide tables are never folded: what they are for is copying.
+    On a terminal, the table has colours, folds model names to fit, and ends with a summary.
+    Elsewhere each row is one line, and nothing is cut. Wide tables are never folded, because people
+    copy from them.
     """
     columns = _WIDE if wide else _NARROW
     screen = Console(file=out, force_terminal=terminal)
@@ -148,7 +149,7 @@ def write_table(
 
 
 def to_json(rows: Sequence[HoldingRow], *, mesh: str) -> str:
-    """The document of `-o json`. Unknown texts and numbers are null, keys are never missing."""
+    """The document of `-o json`. Unknown values are null; keys are never missing."""
     document = {
         "apiVersion": API_VERSION,
         "mesh": mesh,
@@ -167,7 +168,7 @@ def escape(text: str) -> str:
 
 
 def short_layout(place: RankPlace) -> str:
-    """`tp0/2,pp1/4`: rank and size in each dimension that is split, tensor parallel always."""
+    """`tp0/2,pp1/4`: rank and size in each dimension that is split; tensor parallel always."""
     parts = [f"tp{_known(place.tp_rank)}/{_known(place.tp_size)}"]
     if place.pp_size != 1:
         parts.append(f"pp{_known(place.pp_rank)}/{_known(place.pp_size)}")
@@ -177,7 +178,7 @@ def short_layout(place: RankPlace) -> str:
 
 
 def human_bytes(count: int) -> str:
-    """`1.5GiB`: without a blank, so that a column stays one word."""
+    """`1.5GiB`, without a space, so that a cell stays one word."""
     unit = min(max(0, count.bit_length() - 1) // 10, len(_UNITS) - 1)
     return f"{count}B" if unit == 0 else f"{count / 1024**unit:.1f}{_UNITS[unit]}"
 
@@ -216,7 +217,7 @@ def _table(rows: Sequence[HoldingRow], columns: Sequence[_Column]) -> Table:
             no_wrap=column.title != "MODEL",
         )
     for row in rows:
-        # Text objects, not strings: rich never looks for markup in them.
+        # Text objects, not strings, because rich never looks for markup in them.
         cells = [Text(escape(column.cell(row)) or NOTHING) for column in columns]
         for column, cell in zip(columns, cells, strict=True):
             if column.title == "STATUS":

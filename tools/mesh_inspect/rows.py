@@ -1,7 +1,7 @@
 """From members to rows: one row for each model that a member holds. Pure.
 
-An advert is whatever somebody on the network chose to say. What it says well is shown as it was
-said (escaping is the renderer's task), what it says badly is unknown: `None`, never a guess.
+An advert may contain anything that somebody on the network chose to send. Valid values are shown
+unchanged (the renderer escapes them); invalid ones are unknown: `None`, never a guess.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from netloader.discovery.advert import Holding, decode
 from netmesh import Member, Status
 
 MAX_COUNT: Final = 2**63 - 1
-"""Bound on numbers shown: what a 64-bit reader of the JSON can hold."""
+"""Bound on shown numbers: the largest that a 64-bit reader of the JSON can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class RankPlace:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Sorts the ranks of one model as an operator counts them, the unknown first."""
+        """Sorts the ranks of one model as an operator counts them, unknown ones first."""
         ranks = (self.pp_rank, self.tp_rank, self.ep_rank)
         return tuple(-1 if rank is None else rank for rank in ranks)
 
@@ -45,7 +45,7 @@ class HoldingRow:
     member: Member
     holding: Holding | None
     accusers: int = 0
-    """Members that this process has sent other bytes than it had promised."""
+    """How many members say that this process sent them other bytes than it had promised."""
 
     @property
     def model(self) -> str | None:
@@ -54,17 +54,17 @@ class HoldingRow:
 
     @property
     def given(self) -> str | None:
-        """What the worker was started with: a path, often."""
+        """The model that the worker was started with, often a path."""
         return None if self.holding is None else self.holding.names.get("given") or None
 
     @property
     def content_id(self) -> str | None:
-        """What `CONTENT` takes to ask for these weights."""
+        """The value of `CONTENT` that asks for these weights."""
         return None if self.holding is None else content_id(self.holding.content) or None
 
     @property
     def weights_layout(self) -> str | None:
-        """`checkpoint` or `runtime`: in which form the weights are held."""
+        """`checkpoint` or `runtime`: the form in which the weights are held."""
         return self._text("layout")
 
     @property
@@ -89,8 +89,8 @@ class HoldingRow:
 
     @property
     def condition(self) -> str:
-        """The one word that matters most: what is wrong with the member, else that its bytes were
-        wrong, else what its weights are doing, else that it is alive."""
+        """The one word that matters most. First what is wrong with the member, then that its bytes
+        were wrong, then the state of its weights, then that it is alive."""
         if self.member.status is not Status.ALIVE or self.holding is None:
             return self.status
         if self.accusers and self.holding.state == "ready":
@@ -104,12 +104,12 @@ class HoldingRow:
 
     @property
     def serving(self) -> int:
-        """Sessions in which it is the source."""
+        """Sessions in which the member is the source."""
         return 0 if self.holding is None else min(self.holding.serving, MAX_COUNT)
 
     @property
     def pulling(self) -> int:
-        """Sessions in which it is the replica."""
+        """Sessions in which the member is the replica."""
         return 0 if self.holding is None else min(self.holding.pulling, MAX_COUNT)
 
     def _text(self, name: str) -> str | None:
@@ -122,7 +122,7 @@ class HoldingRow:
 
 
 def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[HoldingRow, ...]:
-    """A row for each holding, and one for a member with none; those who are gone come last.
+    """A row for each holding, and one for a member without any; members that are gone come last.
 
     `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
     """
@@ -143,7 +143,7 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Holdin
 def _matches(row: HoldingRow, model: str | None) -> bool:
     if model is None:
         return True
-    # The plain comparison is for names that hold brackets, which a pattern would read otherwise.
+    # The plain comparison is for names with brackets, which have a meaning in a pattern.
     return row.model is not None and (row.model == model or fnmatchcase(row.model, model))
 
 

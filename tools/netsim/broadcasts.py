@@ -1,4 +1,4 @@
-"""memberlist's queue of broadcasts: fewest copies first, then longest, then newest."""
+"""memberlist's queue of broadcasts: those sent least often first, then longer, then newer ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Key = tuple[int, int, int, MemberId]
 
 
 class Broadcasts:
-    """One broadcast per member, the last one."""
+    """Keeps one broadcast per member, the last one."""
 
     def __init__(self) -> None:
         self._queue: list[_Key] = []
@@ -25,14 +25,14 @@ class Broadcasts:
         return len(self._queue)
 
     def add(self, claim: Claim) -> None:
-        """Queue it in the place of what was said about that member before."""
+        """Queue a broadcast. It replaces an earlier one about the same member."""
         self._drop(claim.id)
         self._count += 1
         size = len(orjson.dumps(dump_claim(claim)))
         self._insert((0, -size, -self._count, claim.id), claim)
 
     def take(self, room: int, limit: int) -> tuple[Claim, ...]:
-        """Claims that fit into `room` bytes; each is dropped after `limit` copies."""
+        """Claims that fit into `room` bytes. Each claim is dropped after `limit` copies."""
         if not self._queue:
             return ()
         chosen: list[tuple[_Key, Claim]] = []

@@ -16,7 +16,7 @@ from netsim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0 when the run was as it must be, 1 when not, 2 for wrong arguments."""
+    """Exit status 0 if the run kept all rules, 1 if not, 2 for wrong arguments."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
@@ -57,13 +57,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--advert-bytes", type=int, default=600)
     parser.add_argument("--workers-per-host", type=int, default=8)
     parser.add_argument("--settle", dest="settle_s", type=float, default=5.0)
-    parser.add_argument("--spell", dest="spell_s", type=float, default=16.0, help="slow: at a time")
-    parser.add_argument("--pause", dest="pause_s", type=float, default=1.0, help="slow: between")
+    parser.add_argument(
+        "--spell",
+        dest="spell_s",
+        type=float,
+        default=16.0,
+        help="slow: seconds a slow member stands still",
+    )
+    parser.add_argument(
+        "--pause", dest="pause_s", type=float, default=1.0, help="slow: seconds it works in between"
+    )
     parser.add_argument(
         "--slowness",
         choices=["own", "io", "whole"],
         default="own",
-        help="slow: what stands still; own: what would in a program of that kind",
+        help="slow: what stands still; own: the same as in a real program of that kind",
     )
     parser.add_argument(
         "--check", dest="checked", action="store_true", help="check invariants after every event"

@@ -1,6 +1,6 @@
 """The targets of docs/simulation.md, measured again: `python -m netsim.evidence [NAME ...]`.
 
-Takes about an hour on two cores. Prints a row for each target; exits with 1 when one was missed.
+Takes about an hour on two cores. Prints a row for each target; exits with 1 if one was missed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from netsim.scenarios import run
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One figure that we hold ourselves to."""
+    """One figure that we promise to meet."""
 
     text: str
     options: RunOptions
@@ -66,7 +66,7 @@ TARGETS: Sequence[Target] = (
 
 
 def main(names: Sequence[str]) -> int:
-    """Measure the targets of these scenarios, or all."""
+    """Measure the targets of these scenarios, or of all."""
     missed = 0
     for target in TARGETS:
         if names and target.options.scenario not in names:

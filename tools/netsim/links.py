@@ -1,9 +1,9 @@
-"""Watched connections: when the shell of a member would notice that one broke.
+"""Watched connections: when a member's shell would notice that one broke.
 
-The figures are those of the ZeroMQ shell: a process that ends closes its connections at once, a
-host or path that is cut is noticed by TCP keepalive (3 s idle, then 3 probes 1 s apart), a connect
-is given up after 3 s, and a link that is down is tried again with up to 2 s in between. A link
-that broke is reported once until it has worked again.
+The figures are those of the ZeroMQ shell. A process that ends closes its connections at once. TCP
+keepalive notices a host or path that is cut (3 s idle, then 3 probes 1 s apart). A connect is given
+up after 3 s, and a link that is down is retried with pauses of up to 2 s. A broken link is reported
+once until it has worked again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from netsim.network import Network
 from netsim.process import Fate, Process
 
 CLOSED_S = 0.001
-"""Until the kernel's word that a peer closed reaches the process."""
+"""Time until a process learns from its kernel that a peer closed."""
 KEEPALIVE_S = 6.0
 CONNECT_S = 3.0
 RETRY_S = 2.0
@@ -39,14 +39,14 @@ class WatchLinks:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._watchers: dict[MemberId, dict[int, Process]] = {}
-        """By watched member: who watches it."""
+        """Watching processes by watched member."""
         self._reported: set[tuple[int, MemberId]] = set()
         self.lost = 0
         """Links reported as broken."""
 
     def watch(self, process: Process, ids: frozenset[MemberId]) -> None:
-        """`process` wants exactly these links."""
-        # Sorted: a set of strings has another order in every Python process.
+        """Make these the links that `process` watches."""
+        # Sorted, because a set of strings has another order in every Python process.
         for gone in sorted(process.watching - ids):
             process.links.pop(gone, None)
             self._watchers[gone].pop(process.index, None)
@@ -62,7 +62,7 @@ class WatchLinks:
         self._break(member, CLOSED_S)
 
     def cut(self) -> None:
-        """Hosts or paths went down somewhere: whoever is affected notices by keepalive."""
+        """Hosts or paths went down somewhere. Affected processes notice through keepalive."""
         for watchers in self._watchers.values():
             for process in watchers.values():
                 for member in process.links:

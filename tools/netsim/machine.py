@@ -1,4 +1,4 @@
-"""What the world runs: anything that speaks the core's events and effects."""
+"""Machines, which the world runs: they take the core's events and return its effects."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Changed = Callable[[Record | None, Record], None]
 
 
 class Machine(Protocol):
-    """One member. `netmesh.core.engine.Engine` is one; so are the comparison protocols."""
+    """One member: `netmesh.core.engine.Engine`, or a member of a comparison protocol."""
 
     @property
     def id(self) -> MemberId: ...
     @property
     def size(self) -> int:
-        """Live members in its view, itself included."""
+        """Live members in its view, including itself."""
         ...
 
     @property
     def root(self) -> int:
-        """Hash over the live part of its view: equal for equal views."""
+        """Hash over the live part of its view, equal for equal views."""
         ...
 
     def handle(self, event: Event, now: float) -> list[Effect]: ...
@@ -41,15 +41,15 @@ class Machine(Protocol):
 
 
 class Species(Protocol):
-    """How the members of one protocol are made."""
+    """Makes the members of one protocol."""
 
     name: str
     messages_first: bool
-    """After a pause: whether what waits in the sockets is handed in before overdue deadlines.
-    The shell of netmesh does so by contract; in a Go program the timers fire first."""
+    """Whether a member, after a pause, handles waiting messages before overdue deadlines. The
+    shell of netmesh promises that; in a Go program the timers fire first."""
     timers_run_while_blocked: bool
-    """Lifeguard's experiment blocks a process where it sends or receives. One thread that does
-    everything stops as a whole; with a thread for each deadline the deadlines go on."""
+    """Lifeguard's experiment blocks a process where it sends or receives. A process with a single
+    thread then stops as a whole; with a thread for each deadline, the deadlines go on."""
 
     def make(self, me: Record, rng: Random, changed: Changed) -> Machine:
         """A member that knows nobody yet."""
@@ -60,12 +60,12 @@ class Species(Protocol):
         ...
 
     def reliable(self, message: Message) -> bool:
-        """True for what travels on a stream whose losses only cost time."""
+        """True for a message on a stream, where a loss only costs time."""
         ...
 
 
 class ReportingEngine(Engine):
-    """An engine that reports after each event what that changed."""
+    """An engine that reports after each event which records changed."""
 
     def __init__(
         self, settings: ProtocolSettings, me: Record, rng: Random, changed: Changed
@@ -74,7 +74,7 @@ class ReportingEngine(Engine):
         self._changed = changed
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take in the event, and report."""
+        """Take in the event, and report the changes."""
         effects = super().handle(event, now)
         for change in self.changes:
             self._changed(change.old, change.new)
@@ -82,7 +82,7 @@ class ReportingEngine(Engine):
 
 
 class NetmeshSpecies:
-    """Members run by our own core."""
+    """Members that our own core runs."""
 
     name = "netmesh"
     messages_first = True
@@ -96,12 +96,12 @@ class NetmeshSpecies:
         return ReportingEngine(self._settings, me, rng, changed)
 
     def acquaint(self, machines: Sequence[Machine], records: Sequence[Record], now: float) -> None:
-        """Fill one table by the book and copy it: 2,000 members in seconds, not in minutes."""
+        """Fill one table normally and copy it: 2,000 members take seconds, not minutes."""
         model = None
         for machine in machines:
             assert isinstance(machine, Engine)
             table = machine._node.table
-            # The join is over before it starts: there is nobody to ask.
+            # The join is over before it starts, because there is nobody to ask.
             machine.handle(Contacts(()), now)
             if model is None:
                 for record in records:
@@ -119,5 +119,5 @@ class NetmeshSpecies:
             table._hosts = {host: list(there) for host, there in model._hosts.items()}
 
     def reliable(self, message: Message) -> bool:
-        """Nothing is: see `LinkQuality.loss`."""
+        """Never: see `LinkQuality.loss`."""
         return False

@@ -1,16 +1,16 @@
-"""The comparison: memberlist's rules, and plain SWIM as the same without Lifeguard.
+"""The comparison protocols: memberlist's rules, and plain SWIM as the same without Lifeguard.
 
-Rules and defaults are those of hashicorp/memberlist's LAN configuration as its documentation and
-papers describe them, written anew as a sans-IO engine that takes the core's events and speaks in
-the core's messages:
+Rules and defaults are those of hashicorp/memberlist's LAN configuration, as its documentation and
+papers describe them. This is our own sans-IO engine, which takes the core's events and uses the
+core's messages:
 
     ping, ack             Ping, Ack           piggybacked broadcasts are the claims
     indirect ping, nack   Relay, Relayed
     compound broadcast    Gossip
     push-pull             Exchange            reliable stream, both full tables
 
-Where memberlist starts a goroutine or a timer, this keeps a deadline. Roots are always 0: there
-is no digest to compare.
+Where memberlist starts a goroutine or a timer, this engine keeps a deadline. Roots are always 0,
+because there is no digest to compare.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ class Memberlist(Believer):
             self._view.copy(model)
         self._order = list(self._view.records)
         self._rng.shuffle(self._order)
-        # A mesh that has run for long: its members' exchanges are spread evenly.
+        # In a mesh that has run for long, the members' exchanges are spread evenly.
         phase = self._rng.random() * self._settings.push_pull_interval_s(self.size)
         self._timers.set((Timer.COMPARE, 0), now + phase)
         return self._view
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take in one event; dials and links mean nothing here."""
+        """Take in one event. Dials and links have no meaning here."""
         if self._departed:
             return []
         self._now = max(now, self._now)
@@ -135,7 +135,7 @@ class Memberlist(Believer):
     def _received(self, connection: Connection, message: Message) -> None:
         match message:
             case Ping():
-                # A ping on the stream is answered on it: it carries nothing else.
+                # A ping on the stream is answered on the stream, and carries nothing else.
                 claims = () if message.sequence >= STREAM else self._packet()
                 self._hear(message.claims)
                 self._reply(
@@ -223,7 +223,7 @@ class Memberlist(Believer):
         self._timers.set((Timer.INDIRECT, probe.sequence), self._now + interval)
 
     def _new_round(self) -> None:
-        """Forget who has been dead for long, and shuffle."""
+        """Forget members that have been dead for long, and shuffle."""
         before = self._now - self._settings.gossip_to_dead_s
         self._view.forget(before)
         self._order = list(self._view.records)
@@ -241,7 +241,7 @@ class Memberlist(Believer):
             self._send(relay, Relay(self.id, self._generation, sequence, probe.target))
         if self._settings.lifeguard:
             probe.nacks_expected = len(relays)
-        # Datagrams may be what fails: try once more on a stream.
+        # Perhaps only datagrams fail, so try once more on a stream.
         self._send_ping(probe.target, sequence | STREAM, ())
 
     def _acked(self, message: Ack) -> None:
@@ -308,7 +308,7 @@ class Memberlist(Believer):
         self._timers.set((Timer.CONTACT, ""), self._now + self._settings.join_retry_s)
 
     def _leave(self) -> None:
-        """Say that I am dead by my own word, and stay until it had time to spread."""
+        """Announce my own death, and stay until the news has had time to spread."""
         self._leaving = True
         me = self._view.mine
         self._dead(head(replace(me, status=Status.LEFT)))

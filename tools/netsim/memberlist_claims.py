@@ -20,7 +20,7 @@ from netsim.memberlist_view import MemberlistView, SuspicionTimer
 
 
 class Believer:
-    """The half of a member that knows; it sends nothing itself."""
+    """The half of a member that keeps its knowledge. It sends nothing itself."""
 
     def __init__(
         self, settings: MemberlistSettings, me: Record, rng: Random, changed: Changed
@@ -44,12 +44,12 @@ class Believer:
 
     @property
     def size(self) -> int:
-        """Members that I hold to be alive or suspect, me included."""
+        """Members that I take to be alive or suspect, including me."""
         return len(self._view.live)
 
     @property
     def root(self) -> int:
-        """Hash over them; only the simulator looks at it."""
+        """Hash over the live members, for the simulator only."""
         return self._view.root
 
     @property
@@ -74,7 +74,7 @@ class Believer:
                     pass
 
     def _merge(self, claims: tuple[Claim, ...]) -> None:
-        """A table of another: its dead are only suspects to me."""
+        """Take in another member's table; its dead are only suspects to me."""
         for claim in claims:
             if claim.status in (Status.DEAD, Status.SUSPECT):
                 suspect = replace(claim, status=Status.SUSPECT, accusers=(self.id,))

@@ -18,14 +18,14 @@ class MemberlistSettings:
     gossip_to_dead_s: float = 30.0
     push_pull_s: float = 30.0
     push_pull_threshold: int = 32
-    """Above so many members the interval grows by one for each doubling."""
+    """Above this many members, each doubling adds one interval."""
     suspicion_mult: int = 4
     suspicion_max_mult: int = 6
     retransmit_mult: int = 4
     awareness_max: int = 8
     udp_bytes: int = 1400
     join_retry_s: float = 5.0
-    """memberlist leaves that to its caller; this is what our own core does."""
+    """memberlist leaves this to its caller; the value is that of our own core."""
     lifeguard: bool = True
     """Local health, suspicions that shrink with confirmations, nacks, telling the suspect first."""
 

@@ -1,4 +1,4 @@
-"""What a member of the comparison protocols knows: the table, and running suspicions."""
+"""Knowledge of a member of the comparison protocols: its table, and running suspicions."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from netsim.machine import Changed
 
 @dataclass(slots=True)
 class SuspicionTimer:
-    """Lifeguard's dynamic timeout; with low == high it is SWIM's fixed one."""
+    """Lifeguard's dynamic timeout; with low == high, SWIM's fixed one."""
 
     started: float
     low: float
     high: float
     wanted: int
-    """Confirmations that shorten it to `low`."""
+    """Confirmations that shorten the timeout to `low`."""
     accusers: set[MemberId]
 
     def confirm(self, accuser: MemberId) -> bool:
-        """True when this is an accuser that counts."""
+        """True when this accuser counts."""
         if len(self.accusers) - 1 >= self.wanted or accuser in self.accusers:
             return False
         self.accusers.add(accuser)
         return True
 
     def due(self) -> float:
-        """When it runs out."""
+        """When the suspicion runs out."""
         if not self.wanted:
             return self.started + self.low
         share = math.log(len(self.accusers)) / math.log(self.wanted + 1)
@@ -86,7 +86,7 @@ class MemberlistView:
             del self.records[member]
 
     def copy(self, other: MemberlistView) -> None:
-        """Take over all that another view holds, of a member that knows the same."""
+        """Take over the records of another view, whose member knows the same."""
         self.records = dict(other.records)
         self.live = list(other.live)
         self._at = dict(other._at)

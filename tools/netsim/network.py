@@ -15,16 +15,16 @@ class LinkQuality:
     latency_s: float = 0.0003
     """Shortest time on the way: about one switch hop and two kernels."""
     jitter_s: float = 0.0005
-    """Mean of the exponential part on top; its tail is what timeouts have to bear."""
+    """Mean of the exponential part on top. Timeouts must allow for its tail."""
     loss: float = 0.0
-    """Messages that never arrive. TCP would bring them later: this is the harsher assumption, and
-    the one that is right for the datagrams of the comparison protocols."""
+    """Messages that never arrive. TCP would bring them later, so this assumption is harsher. It is
+    right for the datagrams of the comparison protocols."""
     duplication: float = 0.0
     reordering: float = 0.0
     """Messages held back by `held_s`, so that later ones overtake them."""
     held_s: float = 0.05
     resend_s: float = 0.2
-    """What a loss costs on a reliable stream: the kernel's first retransmission."""
+    """Delay from a loss on a reliable stream: the kernel's first retransmission."""
 
     def delay(self, rng: Random) -> float:
         """One draw of the time on the way."""
@@ -33,7 +33,7 @@ class LinkQuality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """No message gets from any of `sources` to any of `targets` while it is in place."""
+    """While a block is in place, no message gets from any of `sources` to any of `targets`."""
 
     sources: frozenset[MemberId]
     targets: frozenset[MemberId]
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(slots=True)
 class Network:
-    """All links; every fault is counted where it happens, so that a scenario can prove it."""
+    """All links. Each fault is counted where it happens, so that a scenario can prove it."""
 
     rng: Random
     link: LinkQuality = field(default_factory=LinkQuality)
@@ -58,7 +58,7 @@ class Network:
     blocked: int = 0
 
     def open(self, source: MemberId, target: MemberId) -> bool:
-        """True when no block is in the way of this direction."""
+        """True when no block stops this direction."""
         return not any(block.stops(source, target) for block in self.blocks)
 
     def both_ways(self, a: MemberId, b: MemberId) -> bool:

@@ -1,4 +1,4 @@
-"""One process of the simulated world: a machine, and what befell it."""
+"""One process of the simulated world: a machine, and its fate."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from netsim.machine import Machine
 
 
 class Fate(Enum):
-    """What a process is able to do."""
+    """What a process can still do."""
 
     RUNNING = "running"
     STALLED = "stalled"
     """Does nothing; its kernel still accepts connections and buffers messages."""
     BLOCKED = "blocked"
-    """Its deadlines run, but what it sends or receives waits."""
+    """Its deadlines run, but its messages wait, in both directions."""
     CRASHED = "crashed"
     """Gone; its kernel refuses connections."""
     VANISHED = "vanished"
@@ -34,21 +34,21 @@ class Fate(Enum):
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """State that the world keeps about one process; a restart is another one."""
+    """State that the world keeps about one process. A restart makes another process."""
 
     id: MemberId
     generation: Generation
     index: int
-    """Place in the order of starts; its name in traces."""
+    """Place in the order of starts, and name in traces."""
     machine: Machine
     connection: Connection
-    """What those it sends to reply to."""
+    """Token with which its peers reply to it."""
     started: float
     fate: Fate = Fate.RUNNING
     ended: float = float("inf")
     """When (virtual time) it crashed, vanished or began to say goodbye."""
     pace_s: float = 0.0
-    """Time that a slow CPU takes for each event."""
+    """Time that each event takes on a slow CPU."""
     busy_until: float = 0.0
     wake_at: float = float("inf")
     """When the next tick is scheduled."""
@@ -61,5 +61,5 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """True for a process that exists and has not said goodbye, however slow it is."""
+        """True if the process exists and has not said goodbye, however slow it is."""
         return self.ended == float("inf")

@@ -1,4 +1,4 @@
-"""The protocols that can be compared, by the name on the command line."""
+"""The protocols to compare, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MemberlistSpecies:
             model = machine.acquaint(model, list(records), now)
 
     def reliable(self, message: Message) -> bool:
-        """Push-pull and the second ping of a probe travel on streams, all else in datagrams."""
+        """Push-pull and the second ping of a probe travel on streams, all others in datagrams."""
         if isinstance(message, Ping | Ack):
             return message.sequence >= STREAM
         return isinstance(message, Exchange)

@@ -1,4 +1,4 @@
-"""What a run printed: samples, traffic, and whether everything was as it must be."""
+"""The result of a run: samples, traffic, and whether the run kept all rules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunReport:
     p50_s: float | None
     p99_s: float | None
     max_s: float | None
-    """Of what the scenario measures, over all pairs of observer and subject; None without any."""
+    """The scenario's sample, over all pairs of observer and subject; None without any."""
     samples: int
     false_deaths: int
     """Views in which a living, reachable process became dead."""
@@ -44,7 +44,7 @@ class RunReport:
     details: dict[str, float] = field(default_factory=dict)
     """Figures that only this scenario has."""
     problems: tuple[str, ...] = ()
-    """What was not as it must be; empty when the run counts."""
+    """What went wrong; empty if the run counts."""
 
     def line(self) -> str:
         """One line of JSON."""

@@ -1,7 +1,8 @@
-"""The run as a sequence of lines: hashed always, written or compared on request.
+"""The run as a sequence of lines: always hashed, written or compared on request.
 
-One line for each event that a member handled, with the virtual time to the nanosecond. Two runs
-are the same when all lines are; the hash says so in 16 digits, a recorded file says where not.
+Each event that a member handled is one line, with the virtual time to the nanosecond. Two runs are
+the same if all their lines are. The hash shows that in 16 digits; a recorded file shows where two
+runs differ.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FORMAT = "netmesh-sim-trace-1"
 
 
 class TraceMismatch(AssertionError):
-    """A replay went another way than the recording."""
+    """A replay differs from the recording."""
 
     def __init__(self, line: int, recorded: str, replayed: str) -> None:
         super().__init__(f"line {line}: recorded {recorded!r}, replayed {replayed!r}")
@@ -78,7 +79,7 @@ class Recorder(Trace):
 
 
 class Verifier(Trace):
-    """Compares each line with a recording; TraceMismatch names the first that differs."""
+    """Compares each line with a recording. TraceMismatch names the first line that differs."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Verifier(Trace):
             raise TraceMismatch(self.lines + 1, recorded, line)
 
     def close(self) -> None:
-        """The recording must end where the replay does."""
+        """Check that the recording ends where the replay does."""
         recorded = self._file.readline().rstrip("\n")
         expected = f"end {self.lines} {self.digest}"
         self._file.close()
@@ -102,7 +103,7 @@ class Verifier(Trace):
 
 
 def parameters_of(path: Path) -> dict[str, object]:
-    """The parameters that a recording was made with; ValueError when it is none."""
+    """The parameters of a recording. ValueError if the file is not a recording."""
     with path.open(encoding="utf-8") as file:
         try:
             head = json.loads(file.readline())

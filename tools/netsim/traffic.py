@@ -1,9 +1,9 @@
 """Bytes and messages, counted as they leave a member.
 
-A message counts with the size of its two encoded frames, whatever the protocol: all protocols here
-are encoded by the same codec, so that rules are compared and not encodings. Not counted: framing
-of ZeroMQ (4 bytes a message, 70 with CURVE) and headers and acknowledgements of TCP or UDP. They
-depend on how messages share segments; the number of messages is reported to add them by hand.
+A message counts with the size of its two encoded frames, whatever the protocol. The same codec
+encodes all protocols, so that we compare rules and not encodings. ZeroMQ's framing (4 bytes a
+message, 70 with CURVE) and TCP's or UDP's headers and acknowledgements are not counted. They depend
+on how messages share segments; use the number of messages to add them by hand.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Meter:
         """Bytes of each member in each second."""
 
     def size(self, message: Message) -> int:
-        """Encoded bytes; equal to `Codec.size`, without encoding twice what is the same."""
+        """Encoded bytes, as `Codec.size` gives, but without encoding the same message twice."""
         # One gossip message goes to several members as the same object.
         if message is self._last:
             return self._last_size

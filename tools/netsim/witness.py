@@ -1,8 +1,8 @@
-"""Compares what members believe with what is true.
+"""Compares the members' beliefs with the truth.
 
-The witness sees every change of every view, in the order in which they happen. It knows who
-really lives, so it can tell a false death from a right one, and it holds the rules that no run of
-any scenario may break.
+The witness sees every change of every view, in the order in which they happen. It knows which
+processes really live, so it can tell a false death from a right one. It also checks the rules that
+no run of any scenario may break.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Clock(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Watchpoint:
-    """When did each observer come to believe this about that member?"""
+    """Notes when each observer came to believe something about a member."""
 
     subject: MemberId
     since: float
@@ -37,7 +37,7 @@ class Watchpoint:
     """Virtual time by index of the observing process."""
 
     def see(self, observer: Process, record: Record, now: float) -> None:
-        """The observer believes this now."""
+        """Note that the observer believes this now."""
         if self.holds(record):
             self.reached.setdefault(observer.index, now)
         elif not self.sticky:
@@ -53,11 +53,11 @@ class Witness:
         self._verdicts: dict[tuple[MemberId, Generation, int], bool] = {}
         self._watchpoints: dict[MemberId, list[Watchpoint]] = {}
         self.excused: Callable[[Process, Process], bool] = lambda observer, subject: False
-        """True when (observer, subject) cannot know better, as over a cut network."""
+        """True when (observer, subject) cannot know better, for example across a cut network."""
         self.on_view: Callable[[Process], None] | None = None
         """Called after every change of a view, with its owner."""
         self.false_deaths = 0
-        """Views in which a process that lives and can be reached became dead."""
+        """Views in which a process became dead although it lives and can be reached."""
         self.false_subjects: set[Life] = set()
         self.false_log: list[str] = []
         self.deaths = 0
@@ -72,12 +72,12 @@ class Witness:
         self._lives[(process.id, process.generation)] = process
 
     def watch(self, point: Watchpoint) -> Watchpoint:
-        """Begin to note who believes it."""
+        """Begin to note which observers believe this."""
         self._watchpoints.setdefault(point.subject, []).append(point)
         return point
 
     def unwatch(self, point: Watchpoint) -> None:
-        """Nothing more is noted."""
+        """Stop noting."""
         self._watchpoints[point.subject].remove(point)
 
     def changed(self, observer: Process, old: Record | None, new: Record) -> None:
@@ -107,7 +107,7 @@ class Witness:
             self.problems.append(f"at {self._clock.now:.3f}: {text}")
 
     def _buried(self, observer: Process, record: Record) -> None:
-        """A verdict is right or wrong where it is first spoken; who repeats it inherits that."""
+        """Judge a verdict where it is first given; members that repeat it inherit the judgement."""
         self.deaths += 1
         life = (record.id, record.generation)
         key = (*life, record.incarnation)
@@ -125,7 +125,7 @@ class Witness:
             self.false_subjects.add(life)
 
     def _own_words(self, observer: Process, record: Record) -> None:
-        """Only a member itself raises its incarnation, and only it says that it left."""
+        """Check that only a member itself raises its incarnation, or says that it left."""
         subject = self._lives.get((record.id, record.generation))
         if subject is None:
             self.problem(f"{observer.id} believes in {record.id}, which never ran")

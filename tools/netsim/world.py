@@ -1,4 +1,4 @@
-"""The world: one heap of events in virtual time, and processes that live and die in it."""
+"""The world: one heap of events in virtual time, and the processes that live and die in it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ EPOCH_MS = 1_790_000_000_000
 """Wall clock at virtual time 0; generations come from it."""
 START_S = 100.0
 OWN_LINK = Connection(b"\x01")
-"""Names a connection that the receiver opened itself; nobody may reply to it."""
+"""Token of a connection that the receiver opened itself, which must not be replied to."""
 TICK = Tick()
 
 
 class World:
-    """Owns time. Everything random in it comes from one seed."""
+    """Owns time. All its randomness comes from one seed."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class World:
         through_wire: bool = False,
         trace: Trace | None = None,
     ) -> None:
-        """`checked`: every machine checks itself after every event. `through_wire`: every message
-        is encoded and decoded on its way. Both cost time and find bugs."""
+        """With `checked`, every machine checks itself after every event. With `through_wire`, every
+        message is encoded and decoded on its way. Both cost time and find bugs."""
         self.species = species
         self.now = START_S
         self.rng = Random(seed)
@@ -70,7 +70,7 @@ class World:
         self.witness = Witness(self)
         self.links = WatchLinks(self)
         self.processes: dict[MemberId, Process] = {}
-        """Who holds each address now, or held it last."""
+        """The process that holds each address now, or held it last."""
         self.all: list[Process] = []
         self.faults: Counter[str] = Counter()
         """Faults by kind, counted when they take effect."""
@@ -88,7 +88,7 @@ class World:
     def start(
         self, member: MemberId, contacts: Sequence[MemberId] | None, advert: JsonObject
     ) -> Process:
-        """A new process at that address; without contacts it is told nothing (see `acquaint`)."""
+        """Start a new process there. Without contacts it knows nobody (see `acquaint`)."""
         wall_ms = EPOCH_MS + int(self.now * 1000)
         generation = new_generation(wall_ms, self.rng.getrandbits(22))
         record = new_record(member, generation, advert)
@@ -114,7 +114,7 @@ class World:
         return process
 
     def acquaint(self) -> None:
-        """All that run know each other from here on, as if the join were long over."""
+        """Let all running members know each other, as if the join were long over."""
         running = self.running()
         records = [p.machine.record(p.id) for p in running]
         self.species.acquaint(
@@ -130,7 +130,7 @@ class World:
         return [p for p in self.processes.values() if p.alive]
 
     def converged(self) -> bool:
-        """True when all that run have the same view, and it is the right one."""
+        """True when all running members have the same view, and that view is right."""
         running = self.running()
         root = running[0].machine.root
         count = len(running)
@@ -139,7 +139,7 @@ class World:
     # Faults. Each is counted where it takes effect.
 
     def crash(self, process: Process) -> None:
-        """The process ends without a word (SIGKILL)."""
+        """The process ends without a goodbye (SIGKILL)."""
         self._end(process, Fate.CRASHED)
         self.faults["crash"] += 1
         self.links.ended(process.id)
@@ -155,14 +155,14 @@ class World:
         return gone
 
     def stall(self, process: Process, seconds: float, fate: Fate = Fate.STALLED) -> None:
-        """The process does nothing for so long, or (BLOCKED) neither sends nor receives."""
+        """The process does nothing for that long, or (BLOCKED) neither sends nor receives."""
         if process.fate is Fate.RUNNING:
             process.fate = fate
             self.faults["stall"] += 1
             self.after(seconds, self._wake, process)
 
     def slow(self, process: Process, pace_s: float) -> None:
-        """Every event takes the process so long from now on."""
+        """From now on, every event takes the process that much time."""
         process.pace_s = pace_s
         self.faults["slow"] += 1
 
@@ -173,7 +173,7 @@ class World:
         self.links.cut()
 
     def unblock(self, block: Block) -> None:
-        """Take a block away."""
+        """Remove a block."""
         self.network.blocks.remove(block)
 
     def leave(self, process: Process) -> None:
@@ -205,12 +205,12 @@ class World:
     # Time
 
     def after(self, delay: float, action: Callable[..., None], *args: object) -> None:
-        """Call `action` so many seconds from now."""
+        """Call `action` after that many seconds."""
         self._count += 1
         heapq.heappush(self._heap, (self.now + delay, self._count, action, args))
 
     def run(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let that much time pass."""
         end = self.now + seconds
         heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= end:
@@ -219,7 +219,7 @@ class World:
         self.now = end
 
     def until(self, condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
-        """Run until the condition holds, at most so long; False when it never did."""
+        """Run until the condition holds, but at most that long; False if it never did."""
         end = self.now + seconds
         while not condition():
             if self.now >= end:
@@ -242,7 +242,7 @@ class World:
     # Plumbing
 
     def give(self, process: Process, event: Event) -> None:
-        """Hand an event to a process, when it can take one."""
+        """Hand an event to a process, if it can take one."""
         fate = process.fate
         if fate is not Fate.RUNNING:
             if fate is Fate.STALLED or (fate is Fate.BLOCKED and event is not TICK):
@@ -262,7 +262,7 @@ class World:
         self.give(process, Contacts(tuple(contacts)))
 
     def publish(self, process: Process, advert: JsonObject) -> None:
-        """The process has something new to say about itself."""
+        """The process publishes a new advert."""
         self.give(process, Publish(advert))
 
     def _step(self, process: Process, event: Event) -> None:
@@ -331,7 +331,7 @@ class World:
             self.give(process, event)
 
     def _answered(self, process: Process, event: Event) -> None:
-        # The connection belonged to that very process: its successor never sees the answer.
+        # The connection belonged to that process; its successor never sees the answer.
         self.give(process, event)
 
     def _dial(self, process: Process, target: MemberId, timeout_s: float) -> None:

@@ -1,5 +1,5 @@
 """Where first contacts come from: seeds, DNS, the scheduler's environment, this host's directory.
 
-Everything here may block (DNS, files, commands) and therefore runs off the gossip thread. What is
-found is a hint: a wrong address costs a refused connection, never a wrong member.
+Everything here may block (DNS, files, commands) and therefore runs off the gossip thread. A found
+address is a hint: if it is wrong, a connection is refused, but no wrong member joins.
 """

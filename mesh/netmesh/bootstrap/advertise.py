@@ -1,10 +1,9 @@
-"""At which address do others reach this member? Chosen once at start, and checked.
+"""The address at which others reach this member: chosen once at start, and checked.
 
-First that is usable: what the operator set; an environment variable (``Program.host_variables``);
-the source address the kernel would use towards a seed; the one it would use towards the rest of the
-world; loopback.
-An unusable answer is never advertised: a member that says ``0.0.0.0`` is unreachable for everybody
-and looks alive to itself.
+The first usable one counts: the operator's choice; an environment variable
+(`Program.host_variables`); the address from which the kernel would send towards a seed; the address
+from which it would send towards the rest of the world; loopback. An unusable address is never
+advertised: nobody could reach a member at `0.0.0.0`, and the member would not notice.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _KEY = "MESH_ADVERTISE"
 
 LOOPBACK = "127.0.0.1"
 _ANYWHERE = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
-"""Documentation addresses: a UDP connect sends nothing, it only asks the routing table."""
+"""Documentation addresses. A UDP connect sends nothing; it only asks the routing table."""
 
 SourceOf = Callable[[Address], str | None]
 
@@ -36,10 +35,10 @@ def choose_host(
     source_of: SourceOf | None = None,
     lookup: Lookup = system_lookup,
 ) -> Address:
-    """The host to advertise, as an IP literal, with port 0 unless *settings* name one.
+    """The host to advertise, as an IP literal, with port 0 unless `settings` name one.
 
-    *seeds* are the addresses of the seeds that resolved. Raises SettingsError when the operator's
-    own choice is unusable, or when nothing but loopback is left although a seed is remote.
+    `seeds` are the addresses of the seeds that resolved. Raises SettingsError when the operator's
+    choice is unusable, or when only loopback is left although a seed is remote.
     """
     source_of = source_of or udp_source
     remote = [seed for seed in seeds if not seed.is_loopback]
@@ -69,7 +68,7 @@ def choose_host(
 
 
 def udp_source(target: Address) -> str | None:
-    """The address this host would send from towards *target*; None when there is no route."""
+    """The address from which this host would send to `target`; None without a route."""
     family = socket.AF_INET6 if target.is_v6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -92,7 +91,7 @@ def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
         raise SettingsError(
             _KEY,
             text,
-            f"only this host reaches it, but seed {remote[0]} is remote: use an address of this "
+            f"only this host can reach it, but seed {remote[0]} is remote: use an address of this "
             "host in the seed's network",
         )
     return address

@@ -1,10 +1,10 @@
-"""The same-host directory: members of one user on one machine find each other with no settings.
+"""The same-host directory: members of one user on one machine find each other without settings.
 
-One small JSON file for each member and mesh, in a sub-folder of ours of a directory that only its
-owner can enter. Files are hints: a stale one costs a refused connection. A member that was killed
-cannot remove its file, so every member that announces itself sweeps away those whose process is
-gone. Nobody else removes or writes anything, and no file goes that is not surely such an entry: its
-name and its content have to agree in all that a name says, in a version that we know.
+Each member of a mesh has one small JSON file, in a sub-folder of a directory that only its owner
+can enter. Files are hints: a stale one costs a refused connection. A member that was killed cannot
+remove its file, so every member that announces itself sweeps away the entries of processes that are
+gone. No other process writes or removes anything. A file is only removed if it is certainly an
+entry: its content must match its name, in a version that we know.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from netmesh.errors import SettingsError
 from netmesh.private import private_directory, private_subdirectory
 
 FOLDER: Final = "netmesh"
-"""The sub-folder that entries are in: the directory may be one that holds other things."""
+"""The sub-folder of the entries, because the directory may hold other things."""
 
 VERSION: Final = 1
-"""Of an entry. Another version's entries are its members' to read and to remove."""
+"""Version of an entry. Entries of other versions are left to members of those versions."""
 
 MAX_ENTRIES = 256
-"""Files looked at in one reading: several times the workers of the biggest host."""
+"""Files that one reading opens: several times the workers of the biggest host."""
 
 MAX_BYTES = 2048
-"""An entry is ~250 bytes; a bigger file is not ours."""
+"""An entry has ~250 bytes; a bigger file is not an entry."""
 
 FOREIGN_TTL_S = 600.0
-"""An entry whose process cannot be seen from here (another container) is swept when it was not
-touched for so long; its owner touches it at every bootstrap round (<= 30 s). So is one that was
-written but not renamed to its name."""
+"""An entry whose process is invisible from here (another container) is swept after this long
+without a touch. Its owner touches it at every bootstrap round (<= 30 s). The same limit holds for a
+file that was written but never renamed to its final name."""
 
 _KEY: Final = "MESH_DIRECTORY"
 
 _NAME: Final = re.compile(
     r"(?P<unfinished>\.)?(?P<name>[0-9a-f]{12}-[0-9]+-[0-9]+-[0-9a-f]{8}\.json)(?(1)\.new)"
 )
-"""Of an entry's file, or with a dot and `.new` about it of one that is being written."""
+"""Name of an entry's file; a file that is being written has a leading dot and a trailing `.new`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class _HostEntry:
 
     @property
     def name(self) -> str:
-        """Of its file, which no other entry has."""
-        # Containers that share the directory each have a process 1: the namespace tells them apart.
+        """Name of its file. No other entry has the same."""
+        # Containers that share the directory each have a process 1, so the namespace is part of it.
         place = hashlib.blake2b(self.net_namespace.encode(), digest_size=4).hexdigest()
         return f"{_tag(self.mesh)}-{self.pid}-{self.address.port}-{place}.json"
 
@@ -85,7 +85,7 @@ class _HostEntry:
 
     @classmethod
     def decode(cls, data: bytes) -> _HostEntry | None:
-        """None for what is no entry of this version."""
+        """The entry in `data`; None if there is none of this version."""
         try:
             raw = orjson.loads(data)
         except ValueError:
@@ -109,7 +109,7 @@ class _HostEntry:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file that holds the entry that its name says."""
+    """A file whose content matches its name."""
 
     name: str
     entry: _HostEntry
@@ -126,9 +126,9 @@ class _File:
 class HostDirectory:
     """The directory as one mesh sees it.
 
-    Only `announce` and `withdraw`, which are a member's, write or remove anything. Every method
-    but `withdraw` may raise SettingsError when somebody else could have written there, and OSError
-    when the file system refuses.
+    Only `announce` and `withdraw` write or remove anything, and only members call them. Every
+    method except `withdraw` raises SettingsError when somebody else could have written there, and
+    OSError when the file system refuses.
     """
 
     def __init__(self, path: Path, mesh: str) -> None:
@@ -141,7 +141,7 @@ class HostDirectory:
     def announce(self, address: Address) -> None:
         """Write (or touch) this process's entry and sweep away those of dead processes.
 
-        Makes the directory when there is none. Does nothing once the entry was withdrawn.
+        Creates a missing directory. Does nothing once the entry was withdrawn.
         """
         entry = _HostEntry(
             address=address,
@@ -163,7 +163,7 @@ class HostDirectory:
                             os.unlink(file.name, dir_fd=directory)
 
     def withdraw(self) -> None:
-        """Remove this process's entry; quietly when that is impossible, others will sweep it."""
+        """Remove this process's entry. Does not raise: others sweep an entry that stays."""
         with self._lock:
             self._withdrawn = True
             if self._mine is None:
@@ -173,7 +173,7 @@ class HostDirectory:
             self._mine = None
 
     def contacts(self) -> list[Address]:
-        """Addresses of the other living members of this mesh on this host. Reads only.
+        """Addresses of the other living members of this mesh on this host. Only reads.
 
         Empty when the directory does not exist.
         """
@@ -191,7 +191,7 @@ class HostDirectory:
         entry = file.entry
         if entry.mesh != self._mesh or file.name == self._mine or file.is_stale:
             return False
-        # Another container's loopback leads nowhere.
+        # The loopback address of another container leads nowhere.
         return not entry.address.is_loopback or entry.net_namespace == _namespace("net")
 
     @contextmanager
@@ -222,15 +222,14 @@ def _write(directory: int, entry: _HostEntry) -> None:
             os.close(file)
         os.rename(temporary, entry.name, src_dir_fd=directory, dst_dir_fd=directory)
     except OSError:
-        # Torn, it would be nobody's to remove later.
+        # Nobody would remove a torn file later.
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         raise
 
 
 def _files(directory: int, first: str, *, unfinished: bool) -> Iterator[_File]:
-    """Entries, those whose names begin with *first* before others; at most MAX_ENTRIES files are
-    opened."""
+    """Entries, first those whose names begin with `first`. Opens at most MAX_ENTRIES files."""
     names = []
     for name in os.listdir(directory):
         match = _NAME.fullmatch(name)
@@ -243,7 +242,7 @@ def _files(directory: int, first: str, *, unfinished: bool) -> Iterator[_File]:
 
 
 def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
-    """The entry and its age in seconds; None when the file holds none, or cannot be read."""
+    """The entry and its age in seconds; None if the file has no entry or cannot be read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         file = os.open(name, flags, dir_fd=directory)
@@ -268,7 +267,7 @@ def _is_gone(entry: _HostEntry, age_s: float) -> bool:
 
 
 def _namespace(kind: str) -> str:
-    """Identifies the kernel namespace of this process; empty where there are none."""
+    """Identifies the kernel namespace of this process; empty on systems without namespaces."""
     try:
         return str(Path(f"/proc/self/ns/{kind}").readlink())
     except OSError:
@@ -278,7 +277,7 @@ def _namespace(kind: str) -> str:
 def _process_start(pid: int) -> str:
     """When a process started, in the kernel's own words, so that a recycled pid is recognised.
 
-    Empty when there is no such process (or a zombie: it holds a pid but no socket any more).
+    Empty if there is no such process, or only a zombie, which has a pid but no socket any more.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()

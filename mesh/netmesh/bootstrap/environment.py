@@ -1,4 +1,4 @@
-"""Seeds that a scheduler already knows: Kubernetes, Slurm and Ray, read from the environment."""
+"""Seeds that a scheduler (Kubernetes, Slurm, Ray) already knows, read from the environment."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from netmesh.seeds import DnsSeed, HostSeed, Seed
 _KEY = "SLURM_JOB_NODELIST"
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""Where Kubernetes tells every pod its namespace."""
+"""Where Kubernetes writes a pod's namespace."""
 
 MAX_HOSTS = 4096
-"""Hosts taken from one Slurm list: above the sizes the protocol is made for, and a bound on what
-``n[0-999999999]`` can cost."""
+"""Hosts taken from one Slurm list: more than the protocol is made for, and a bound on the cost of
+`n[0-999999999]`."""
 
 SEEDS_PER_SCHEDULER = 16
-"""Hosts of a Slurm job that become seeds. Chosen at random, so that the members of a big job do
-not all lean on its first nodes; 16 make it certain enough that one of them is up."""
+"""Hosts of a Slurm job that become seeds. The choice is random, so that the members of a big job
+do not all ask its first nodes. Of 16, one is almost certainly up."""
 
 
 def scheduler_seeds(
@@ -34,9 +34,9 @@ def scheduler_seeds(
     namespace_file: Path = NAMESPACE_FILE,
     rng: random.Random | None = None,
 ) -> tuple[Seed, ...]:
-    """Seeds from whichever schedulers this process runs under; empty when it runs under none.
+    """Seeds from the schedulers that this process runs under; empty if there are none.
 
-    *port* is the one where the first member of a host listens.
+    `port` is the port where the first member of a host listens.
     """
     seeds: list[Seed] = []
     if environ.get("KUBERNETES_SERVICE_HOST"):
@@ -69,20 +69,20 @@ def _kubernetes(
 
 
 def _ray_head(value: str, port: int) -> Address | None:
-    """The host of ``host:port`` or ``ray://host:port``; Ray's port is not ours."""
+    """The host of `host:port` or `ray://host:port`; Ray's port is not ours."""
     value = value.removeprefix("ray://").split("/")[0]
     if not value or value in ("auto", "local"):
         return None
     try:
         return Address(parse_address(value, port).host, port)
     except SettingsError:
-        return None  # not an address we understand: Ray's setting, so not our error
+        return None  # an unknown form, but in Ray's setting, so this is not our error
 
 
 def expand_nodelist(text: str) -> list[str]:
-    """Host names of a Slurm node list such as ``gpu[001-003,7],login``, in order.
+    """Host names of a Slurm node list such as `gpu[001-003,7],login`, in order.
 
-    Raises SettingsError when it is not such a list or names more than MAX_HOSTS.
+    Raises SettingsError for a text that is not such a list, or that names more than MAX_HOSTS.
     """
     hosts: list[str] = []
     for part in _split_outside_brackets(text):

@@ -1,8 +1,8 @@
 """Looks for first contacts, for ever, on threads of its own.
 
-Re-asking is what heals a split start: members that came up while DNS was down, or while the seed
-was not there yet, find the others at a later round. A resolver may hang for many seconds, so each
-source that can block has its own thread and none of them is the gossip thread.
+Asking again heals a split start: members that came up while DNS was down, or before the seed, find
+the others in a later round. A resolver may hang for many seconds, so each source has a thread of
+its own, apart from the gossip thread.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from netmesh.address import Address
 from netmesh.errors import MeshError
 
 FAST_S = 1.0
-"""Pause between rounds while nothing was found: a start should not wait for bootstrap."""
+"""Pause between rounds while nothing was found, because a start should not wait for bootstrap."""
 
 SLOW_S = 15.0
-"""Pause once contacts are known. Re-asking costs a lookup and heals a split within this time."""
+"""Pause once contacts are known. A round costs a lookup and heals a split within this time."""
 
 MAX_CONTACTS = 64
-"""Addresses kept of one source and handed on at once, a random sample of more: the protocol needs
-three."""
+"""Addresses kept of one source, and handed on in one call; of more, a random sample is kept. The
+protocol needs three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class ContactSource:
 
 
 class Finder:
-    """Runs the sources in daemon threads until stopped; *found* gets all that is known each time.
+    """Runs the sources in daemon threads until stopped; `found` gets all known addresses each time.
 
-    A source that fails keeps its last answer: a resolver that is down must not make contacts go.
+    A source that fails keeps its last answer: contacts must not vanish when a resolver is down.
 
-    Promises neither order nor that an address is alive. *accept* filters what cannot be a contact.
-    An empty answer is passed on only when every source has answered and none knows anybody: it
-    means "you are the first", which no single source can tell.
+    Promises neither an order nor that an address is alive. `accept` filters out addresses that
+    cannot be contacts. `found` gets an empty answer only when every source has answered and none
+    knows anybody. That means "you are the first", which no single source can tell.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Finder:
             threading.Thread(target=self._run, args=(source,), name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """Ask the threads to end; does not wait for a resolver that hangs."""
+        """Ask the threads to end. Does not wait for a resolver that hangs."""
         self._stop.set()
 
     def _run(self, source: ContactSource) -> None:
@@ -101,7 +101,7 @@ class Finder:
 def ask(
     source: ContactSource, accept: Callable[[Address], bool], rng: random.Random
 ) -> tuple[tuple[Address, ...], str]:
-    """One round: acceptable addresses, and what was wrong ("" when nothing was)."""
+    """One round: the acceptable addresses, and what went wrong ("" if nothing did)."""
     try:
         found = list(dict.fromkeys(source.find()))
     except (OSError, MeshError, subprocess.SubprocessError) as error:

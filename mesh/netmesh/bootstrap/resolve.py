@@ -1,4 +1,5 @@
-"""From seeds to addresses. Everything here may block for seconds: never call it while gossiping."""
+"""From seeds to addresses. Everything here may block for seconds: never call it from the gossip
+thread."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from netmesh.seeds import (
 )
 
 Lookup = Callable[[Address], list[Address]]
-"""Turns a name into IP literals; raises OSError when it cannot."""
+"""Turns a name into IP literals. Raises OSError if that fails."""
 
 MAX_TEXT = 256 * 1024
 """Bytes read from a seed file or command: room for 4,000 long names."""
@@ -32,13 +33,13 @@ def system_lookup(address: Address) -> list[Address]:
     if address.ip is not None:
         return [address]
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    # A scope ("fe80::1%eth0") means something on this host only: such an address is no contact.
+    # A scope ("fe80::1%eth0") has a meaning only on this host, so such an address is not a contact.
     hosts = [str(entry[4][0]) for entry in found]
     return [Address(host, address.port) for host in dict.fromkeys(hosts) if "%" not in host]
 
 
 def srv_targets(name: str) -> list[Address]:
-    """Targets and ports of the SRV records of *name*, by priority; OSError, SettingsError."""
+    """Targets and ports of the SRV records of `name`, by priority; OSError, SettingsError."""
     try:
         import dns.exception
         import dns.resolver
@@ -54,14 +55,14 @@ def srv_targets(name: str) -> list[Address]:
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """Asks whoever knows the addresses behind a seed."""
+    """Finds the addresses behind a seed."""
 
     lookup: Lookup = system_lookup
     srv: Callable[[str], list[Address]] = srv_targets
     """Targets of the SRV records of a name; raises OSError when there are none."""
 
     exec_timeout_s: float = 10.0
-    """A seed command that takes longer is stopped: it is asked again soon."""
+    """A seed command that takes longer is stopped, and run again soon."""
 
     def resolve(self, seed: Seed, default_port: int) -> list[Address]:
         """Addresses (IP literals) behind one seed, now.
@@ -83,7 +84,7 @@ class Resolver:
 
 
 def _each(addresses: list[Address], lookup: Lookup) -> list[Address]:
-    """Resolve all; one bad name among good ones costs only itself."""
+    """Resolve all. A bad name among good ones is left out."""
     found: list[Address] = []
     failed: OSError | None = None
     for address in addresses:
@@ -110,7 +111,7 @@ def _run(argv: tuple[str, ...], timeout_s: float) -> bytes:
 
 
 class _Output:
-    """Standard output of a command that is gone when this is closed."""
+    """Standard output of a command. `close` ends the command."""
 
     def __init__(self, argv: tuple[str, ...]) -> None:
         self._name = argv[0]

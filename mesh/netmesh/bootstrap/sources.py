@@ -1,6 +1,6 @@
-"""Puts the places to ask together: explicit seeds, the scheduler's, the same-host directory.
+"""Collects the places to ask: explicit seeds, the scheduler's seeds, the same-host directory.
 
-Also decides what a member without a key may do with them, which is: nothing that leaves loopback.
+Also keeps a member without a key from following any that lead off loopback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from netmesh.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
 from netmesh.settings import MeshSettings
 
 RESOLVE_S = 2.0
-"""How long a start waits for its seeds' addresses before it chooses its own without them."""
+"""How long a start waits for its seeds' addresses before it chooses its own without theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Bootstrap:
     """Where one member (or observer) looks for others."""
 
     seeds: tuple[Seed, ...]
-    """Explicit ones, else what the scheduler knows."""
+    """The explicit seeds, else those that the scheduler knows."""
 
     directory: HostDirectory
     port: int
-    """Of a seed that names none."""
+    """Port of a seed that names none."""
 
     remote_allowed: bool
     resolver: Resolver
@@ -67,7 +67,7 @@ class Bootstrap:
         service = settings.kubernetes_service or program.service
         try:
             found = scheduler_seeds(environ, port=port, service=service)
-        except SettingsError as error:  # not the operator's words but a scheduler's: go on without
+        except SettingsError as error:  # a scheduler wrote this, not the operator: go on without it
             log.warning("mesh: no seeds from the scheduler: %s", error)
             found = ()
         if found:
@@ -75,9 +75,9 @@ class Bootstrap:
         return cls(found, directory, port, remote_allowed, resolver)
 
     def accepts(self, address: Address, mine: Address | None = None) -> bool:
-        """May *address* become a contact of a member that advertises *mine*?
+        """Whether `address` may become a contact of a member that advertises `mine`.
 
-        A member has one address, so the other family's addresses of a name lead nowhere.
+        A member has one address, so a name's addresses of the other family lead nowhere.
         """
         if not self.remote_allowed and not address.is_loopback:
             return False
@@ -86,15 +86,15 @@ class Bootstrap:
     def sources(
         self, announce: Address | None = None, *, on_this_host: bool = True
     ) -> list[ContactSource]:
-        """One source for each seed, and with *on_this_host* the directory.
+        """One source for each seed, and with `on_this_host` one for the directory.
 
-        A member says its address by *announce*: then every round writes its entry and sweeps dead
-        ones away. Without, which is how an observer looks, nothing on this host is made, written
-        or removed.
+        A member passes its address as `announce`; then every round writes its entry and sweeps
+        dead ones away. An observer passes None; then nothing on this host is created, written or
+        removed.
         """
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
-            # Every host of a deployment is often given the same seeds, itself among them.
+            # All hosts of a deployment often have the same seeds, which then include themselves.
             return lambda: [
                 found for found in self.resolver.resolve(seed, self.port) if found != announce
             ]
@@ -109,14 +109,14 @@ class Bootstrap:
         return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
 
     def resolve_now(self, timeout_s: float = RESOLVE_S) -> list[Address]:
-        """Addresses of the seeds that resolve within *timeout_s*; blocks no longer than that."""
+        """Addresses of the seeds that resolve within `timeout_s`. Blocks no longer than that."""
         found: list[Address] = []
 
         def ask(seed: Seed) -> None:
             try:
                 found.extend(self.resolver.resolve(seed, self.port))
             except (OSError, MeshError):
-                return  # asked again, and complained about, by the finder
+                return  # the finder asks again, and logs the failure
 
         threads = [threading.Thread(target=ask, args=(seed,), daemon=True) for seed in self.seeds]
         deadline = time.monotonic() + timeout_s
@@ -128,7 +128,7 @@ class Bootstrap:
 
 
 def _leaves_host(seed: Seed) -> bool:
-    """True for what surely leads elsewhere; files and commands are filtered when they answer."""
+    """True if the seed surely leads off this host; answers of files and commands are filtered."""
     if isinstance(seed, HostSeed | DnsSeed):
         return not seed.address.is_loopback
     return isinstance(seed, SrvSeed)

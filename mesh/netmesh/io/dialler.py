@@ -1,11 +1,12 @@
-"""Plain TCP connects on the poll loop: the question "does a kernel still accept there?".
+"""Plain TCP connects on the poll loop, which ask whether a kernel still accepts there.
 
-A refused connect is a dead process, a silent one a dead host or network, an accepted one a kernel
-that is alive although its process may be stuck. Nothing is sent.
+A refused connect means a dead process, a silent one a dead host or network. An accepted connect
+means that the kernel is alive, although its process may be stuck. Nothing is sent.
 
-A process that is being killed loses its sockets one after another, established ones before the
-listening one: whoever is told of the first loss and connects at once may still be accepted. So an
-accepted connect is watched for a moment. Greeted by the other side: alive. Cut: asked again.
+A process that is being killed loses its sockets one after another, the listening one last. A member
+that learns of the first loss and connects at once may still be accepted. So an accepted connect is
+watched for a moment. If the other side greets, it is alive; if it cuts the connection, the dialler
+connects again.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
 
 MAX_OPEN = 32
-"""Connects in flight. Triage needs a few; a burst waits its turn in the queue."""
+"""Connects in flight. Triage needs a few; a burst waits in the queue."""
 
 MAX_WAITING = 512
-"""Connects that wait. Beyond it the answer is SILENT at once: the truth is that we cannot tell."""
+"""Connects that wait. Beyond this bound the answer is SILENT at once, because we cannot tell."""
 
 SETTLE_S = 0.05
-"""How long an accepted connect is watched. ZeroMQ's own thread greets within a millisecond even
-while the process holds the interpreter; a stopped process does not, and costs this wait."""
+"""How long an accepted connect is watched. ZeroMQ's own thread greets within a millisecond, even
+while the process holds the interpreter. A stopped process does not greet, and costs this wait."""
 
 MAX_CUT = 3
-"""Connects cut in a row that still mean "somebody accepts there"."""
+"""After this many cut connects in a row, the kernel counts as accepting."""
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
     member: MemberId
     limit: float
-    """When the asker wants an answer at the latest."""
+    """When the caller needs an answer at the latest."""
     cut: int = 0
     deadline: float = field(init=False)
     sock: socket.socket | None = None
@@ -51,9 +52,9 @@ class _Attempt:
 
 
 class Dialler:
-    """Starts connects and reports each outcome exactly once, from the reactor or ``expire``.
+    """Starts connects and reports each outcome exactly once, from the reactor or `expire`.
 
-    *report* is called on the owner's thread, never from inside ``dial``.
+    `report` is called on the owner's thread, never from inside `dial`.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Dialler:
         self._done: deque[tuple[MemberId, DialOutcome]] = deque()
 
     def dial(self, member: MemberId, timeout_s: float) -> None:
-        """Start (or queue) a connect to *member*; SILENT after *timeout_s* without an answer."""
+        """Start (or queue) a connect to `member`; SILENT after `timeout_s` without an answer."""
         if len(self._open) < self._max_open:
             self._start(_Attempt(member, self._clock() + timeout_s))
         elif len(self._waiting) < self._max_waiting:
@@ -91,17 +92,17 @@ class Dialler:
             self._done.append((member, DialOutcome.SILENT))
 
     def deadline(self) -> float:
-        """When ``expire`` has something to do (monotonic seconds; infinity: never)."""
+        """When `expire` has something to do (monotonic seconds; infinity: never)."""
         if self._done:
             return 0.0
         return self._deadlines[0][0] if self._deadlines else float("inf")
 
     def expire(self) -> None:
-        """Report connects whose time is over and start those that waited."""
+        """Report connects whose time is over, and start waiting ones."""
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             due, _, dial = heapq.heappop(self._deadlines)
-            if dial in self._open and due == dial.deadline:  # else over, or moved
+            if dial in self._open and due == dial.deadline:  # else it has ended or has moved
                 self._finish(dial, DialOutcome.CONNECTED if dial.accepted else DialOutcome.SILENT)
         while self._waiting and len(self._open) < self._max_open:
             member, timeout_s = self._waiting.popleft()
@@ -125,13 +126,13 @@ class Dialler:
         family = socket.AF_INET6 if address.is_v6 else socket.AF_INET
         try:
             dial.sock = self._make_socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        except OSError:  # no descriptor left: says nothing about the member
+        except OSError:  # no descriptor left, which says nothing about the member
             self._counters["error.dial"] += 1
             self._finish(dial, DialOutcome.SILENT)
             return
         try:
             error = dial.sock.connect_ex((address.host, address.port))
-        except OSError as failed:  # an address that this host cannot even write down
+        except OSError as failed:  # an address that this host cannot represent
             error = failed.errno or errno.EADDRNOTAVAIL
         if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             self._finish(dial, _failure(error))
@@ -147,8 +148,8 @@ class Dialler:
             self._finish(dial, _failure(error))
             return
         if dial.sock.getsockname() == dial.sock.getpeername():
-            # On one host the kernel may pick the very port we call as our own, and TCP then
-            # connects to itself: nobody listens there.
+            # On one host the kernel may pick the dialled port as our own, and TCP then connects
+            # to itself. Nobody listens there.
             self._finish(dial, DialOutcome.REFUSED)
             return
         dial.accepted = True
@@ -167,12 +168,12 @@ class Dialler:
             self._finish(dial, DialOutcome.CONNECTED)
             return
         # Cut: the port was closing, or a server just replaced its sockets. Only another connect
-        # can tell; what it says is what counts.
+        # can tell the two apart.
         self._forget(dial)
         self._start(_Attempt(dial.member, dial.limit, dial.cut + 1))
 
     def _set_timer(self, dial: _Attempt) -> None:
-        self._timers += 1  # breaks ties: dials have no order
+        self._timers += 1  # breaks ties, because dials have no order
         heapq.heappush(self._deadlines, (dial.deadline, self._timers, dial))
 
     def _finish(self, dial: _Attempt, outcome: DialOutcome) -> None:
@@ -190,5 +191,5 @@ class Dialler:
 
 
 def _failure(error: int) -> DialOutcome:
-    # Anything but a refusal (no route, local limits) leaves open whether the process lives.
+    # Only a refusal shows that the process is dead. Other errors (no route, local limits) do not.
     return DialOutcome.REFUSED if error == errno.ECONNREFUSED else DialOutcome.SILENT

@@ -1,8 +1,8 @@
-"""What a forked child must not keep: descriptors that make its dead parent look alive.
+"""Closes descriptors in a forked child that would make its dead parent look alive.
 
-libzmq's sockets close on exec, but a plain fork (multiprocessing) copies them. The
-copy keeps the parent's port open in the kernel: connects to a killed parent would be accepted for
-as long as the child lives, and the mesh would call it stalled instead of dead.
+libzmq's sockets close on exec, but a plain fork (multiprocessing) copies them. The copies keep the
+parent's port open in the kernel. So the kernel would accept connects to a killed parent for as long
+as the child lives, and the mesh would call the parent stalled instead of dead.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 
 def drop_inherited(port: int) -> int:
-    """In a forked child: put ``/dev/null`` over every TCP socket whose local port is *port*.
+    """In a forked child: put `/dev/null` over every TCP socket whose local port is `port`.
 
-    Returns how many. The numbers stay taken, so that the parent's ZeroMQ objects, which still
-    exist in the child and are never used there, cannot hit a descriptor opened later.
+    Returns how many there were. The descriptor numbers stay taken: the parent's ZeroMQ objects
+    still exist in the child, unused, and must not hit a descriptor that is opened later.
     """
     dropped = 0
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

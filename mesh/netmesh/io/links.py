@@ -1,8 +1,8 @@
-"""Outgoing connections: one DEALER for each peer in use, the least recently used closed first.
+"""Outgoing connections: one DEALER for each peer in use. The least recently used closes first.
 
 Watched peers (ring successors) keep their DEALER and have a socket monitor: a broken connection is
-the fastest sign of a crash there is (about a millisecond). The number of links is bounded, and with
-it the file descriptors, whatever the size of the mesh.
+the fastest sign of a crash (about a millisecond). The number of links is bounded whatever the size
+of the mesh, and so is the number of file descriptors.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity
 
 MAX_LINKS = 40
-"""Links at once. A link costs two descriptors (socket and wake-up), a peer's link to us one more,
-and on average as many come in as go out: 3 x 40 + monitors + a dozen stays below 200."""
+"""Links at once. A link costs two descriptors (socket and wake-up), and a peer's link to us one.
+On average as many come in as go out, so 3 x 40 + monitors + a dozen stays below 200."""
 
 IDLE_S = 30.0
-"""An unwatched link unused for so long is closed; its peer gets the descriptor back too."""
+"""An unwatched link that is unused for this long is closed, which also frees its peer's
+descriptor."""
 
 SEND_QUEUE = 64
-"""Messages waiting for one peer (SNDHWM). Probes are worthless when stale: better dropped."""
+"""Messages that wait for one peer (SNDHWM). More are dropped: stale probes are worthless."""
 
 RECEIVE_QUEUE = 256
-"""Messages waiting for us on one connection (RCVHWM); then TCP makes the peer wait."""
+"""Messages that wait for us on one connection (RCVHWM). Beyond that, TCP makes the peer wait."""
 
 MAX_FRAME = 1024 * 1024
-"""Bytes in one frame (MAXMSGSIZE). A longer announcement ends the connection before the bytes
+"""Bytes in one frame (MAXMSGSIZE). If a peer announces more, the connection ends before the bytes
 are read."""
 
 MAX_WATCHED = 16
 """Watch links honoured; the protocol asks for four."""
 
 _BATCH = 64
-"""Messages taken from one socket before the others have their turn."""
+"""Messages read from one socket before the others have their turn."""
 
 _MONITORED = (
     zmq.EVENT_CONNECTED
@@ -55,8 +56,11 @@ _LOST = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
 
 
 def harden(socket: zmq.Socket[bytes]) -> None:
-    """Options of every TCP socket here. Never heartbeats: with a stalled reader they abort libzmq
-    (libzmq#3937); TCP keepalive notices a vanished host instead."""
+    """Set the options of every TCP socket here.
+
+    No heartbeats: with a stalled reader they abort libzmq (libzmq#3937). TCP keepalive notices a
+    vanished host instead.
+    """
     for option, value in (
         (zmq.LINGER, 0),
         (zmq.MAXMSGSIZE, MAX_FRAME),
@@ -67,8 +71,8 @@ def harden(socket: zmq.Socket[bytes]) -> None:
         (zmq.TCP_KEEPALIVE_IDLE, 3),
         (zmq.TCP_KEEPALIVE_INTVL, 1),
         (zmq.TCP_KEEPALIVE_CNT, 3),
-        # Keepalive is silent while data waits for an acknowledgement: bound that as well, so that
-        # a cut cable costs seconds after it is mended and not TCP's minutes of back-off.
+        # Keepalive does nothing while data waits for an acknowledgement, so bound that time as
+        # well. A mended cable is then usable after seconds, not after TCP's minutes of back-off.
         (zmq.TCP_MAXRT, 6000),
     ):
         socket.setsockopt(option, value)
@@ -117,7 +121,7 @@ class Links:
         return member in self._links
 
     def send(self, member: MemberId, frames: list[bytes], now: float) -> None:
-        """Queue *frames* for *member*, opening a link when there is none; a full queue drops."""
+        """Queue `frames` for `member`, over a new link if need be; a full queue drops them."""
         link = self._links.get(member)
         if link is None:
             link = self._open(member, now)
@@ -130,7 +134,7 @@ class Links:
         self._push(link, frames)
 
     def watch(self, members: frozenset[MemberId], now: float) -> None:
-        """Make *members* the complete set of watched peers."""
+        """Make `members` the complete set of watched peers."""
         if len(members) > MAX_WATCHED:
             self._counters["dropped.watch"] += len(members) - MAX_WATCHED
             members = frozenset(sorted(members)[:MAX_WATCHED])
@@ -142,7 +146,7 @@ class Links:
         self._watched = members
         for member in members:
             link = self._links.get(member)
-            # A monitor tells changes only: it has to be there before the connection is.
+            # A monitor reports only changes, so it must exist before the connection does.
             if link is not None and not link.watched:
                 if link.monitor is None:
                     self._monitor(link)
@@ -151,7 +155,7 @@ class Links:
                 self._open(member, now)
 
     def rekey(self, security: SocketSecurity, now: float) -> None:
-        """Talk by other keys from now on: all links are opened anew, the watched ones at once."""
+        """Use other keys from now on. All links are opened anew, the watched ones at once."""
         self._security = security
         self._rings.clear()
         self.close()
@@ -159,7 +163,7 @@ class Links:
             self._open(member, now)
 
     def expire(self, now: float) -> None:
-        """Close links that nobody used for a while."""
+        """Close links that were not used for a while."""
         while self._links:
             member, link = next(iter(self._links.items()))
             if now - link.used < IDLE_S:
@@ -171,7 +175,7 @@ class Links:
                 self._close(link)
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close all; *linger_s* bounds how long the context waits for farewells to be sent."""
+        """Close all; `linger_s` bounds how long the context waits for farewells to be sent."""
         for link in list(self._links.values()):
             self._close(link, linger_s)
 
@@ -190,13 +194,13 @@ class Links:
         socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
         self._security.apply_client(socket, ring)
         link = _PeerLink(member, socket, now, ring, watched=member in self._watched)
-        # With one key there is nothing to try and no need to hold messages back for it.
+        # With one key there is no other to try, and no need to keep messages for a second try.
         link.confirmed = len(self._security.rings) < 2
         try:
             if link.watched or not link.confirmed:
                 self._monitor(link)
             socket.connect(f"tcp://{address}")
-        except zmq.ZMQError:  # no descriptor left: a socket left open would keep us from closing
+        except zmq.ZMQError:  # no descriptor left; an open socket would block `Context.term`
             self._unmonitor(link)
             socket.close(linger=0)
             raise
@@ -216,7 +220,7 @@ class Links:
     def _close(self, link: _PeerLink, linger_s: float = 0.0) -> None:
         del self._links[link.member]
         self._reactor.remove(link.socket)
-        self._unmonitor(link)  # before the socket: libzmq may abort the other way round
+        self._unmonitor(link)  # before the socket, because libzmq may abort in the other order
         link.socket.close(linger=int(linger_s * 1000))
 
     def _push(self, link: _PeerLink, frames: list[bytes]) -> None:
@@ -236,7 +240,7 @@ class Links:
             link.used = max(link.used, 0.0)
             self._received(link.member, frames)
             if self._links.get(link.member) is not link:
-                return  # the message made us close this very link
+                return  # the message made us close this link
 
     def _monitor(self, link: _PeerLink) -> None:
         monitor = link.socket.get_monitor_socket(_MONITORED)
@@ -252,7 +256,7 @@ class Links:
         monitor.close(linger=0)
 
     def _settle(self, link: _PeerLink) -> None:
-        """Drop the monitor when nothing needs it any more."""
+        """Remove the monitor when nothing needs it any more."""
         if link.monitor is not None and not link.watched and link.confirmed:
             self._unmonitor(link)
 
@@ -277,13 +281,13 @@ class Links:
                     return
 
     def _broken(self, link: _PeerLink) -> None:
-        """A connection ended, or (CLOSED) could not be made. Told once until it works again."""
+        """A connection ended or (CLOSED) could not be made. Reported once until the link works."""
         if link.watched and not link.reported:
             link.reported = True
             self._lost(link.member)
 
     def _next_ring(self, link: _PeerLink) -> None:
-        """The peer serves by another of our keys: open the link anew by the next one."""
+        """The peer serves with another of our keys: open the link anew with the next key."""
         if len(self._rings) > 4096:
             self._rings.clear()
         self._rings[link.member] = (link.ring + 1) % len(self._security.rings)

@@ -1,7 +1,7 @@
-"""Keys change while everybody runs: the key file is read again and again.
+"""Keys change while members run: each member reads its key file again and again.
 
-A rotation has three steps, each of which may reach the members at any pace: put the new key behind
-the old one, swap them, take the old one away. Nobody restarts and nobody is cut off.
+A rotation has three steps: append the new key to the old one, swap the two, remove the old one.
+Each step may reach the members at any pace. No member restarts, and none is cut off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from netmesh.settings import MeshSettings
 
 
 class KeyWatch:
-    """Calls *changed* (on a thread of its own) when the key file holds other keys than before."""
+    """Calls `changed` (on a thread of its own) when the key file holds other keys than before."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class KeyWatch:
         log: logging.Logger,
         purpose: str = "mesh",
     ) -> None:
-        """*current* are the keys of *settings* for *purpose*, as ``SocketSecurity`` names it."""
+        """`current` has the keys of `settings` for `purpose`, as in `SocketSecurity`."""
         self._settings = settings
         self._current = current
         self._changed = changed
@@ -35,7 +35,7 @@ class KeyWatch:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Does nothing without a key file: a key in the environment cannot change."""
+        """Do nothing without a key file, because a key in the environment cannot change."""
         if self._settings.key_file is not None and self._current.enabled:
             threading.Thread(target=self._run, name="netmesh-keys", daemon=True).start()
 
@@ -48,11 +48,9 @@ class KeyWatch:
             try:
                 found = SocketSecurity.from_settings(self._settings, self._purpose)
             except SettingsError as error:
-                # A file that is being replaced, or a mistake: the keys we have still work.
+                # The file is being replaced, or has a mistake. The present keys still work.
                 if str(error) != complaint:
-                    self._log.warning(
-                        "%s: still using the keys from before: %s", self._purpose, error
-                    )
+                    self._log.warning("%s: still using the previous keys: %s", self._purpose, error)
                 complaint = str(error)
                 continue
             complaint = ""

@@ -1,12 +1,12 @@
-"""Who may talk: CURVE keys derived from one cluster key, and the ZAP handler that asks for them.
+"""Who may connect: CURVE keys derived from one cluster key, and the ZAP handler that checks them.
 
-A cluster key is 32 random bytes that every process of a deployment is given. From it, for each
-mesh name and purpose, HKDF-SHA256 derives one server and one client key pair, shared by all who
-know the key (docs/adr/0002): knowing the key is what membership means. A client proves the key by
-owning the client pair, a server by owning the server pair, and traffic has forward secrecy.
+A cluster key is 32 random bytes that every process of a deployment has. For each mesh name and
+purpose, HKDF-SHA256 derives one server and one client key pair from it. All processes with the key
+share these pairs (docs/adr/0002): to know the key is to be a member. A client proves that it knows
+the key by owning the client pair, a server by owning the server pair. Traffic has forward secrecy.
 
-CURVE alone admits any client that knows the server's public key, so a ZAP handler with an
-allow-list stands behind it, and the domain is enforced: without a running handler nobody gets in.
+CURVE alone admits any client that knows the server's public key. So a ZAP handler checks clients
+against an allow-list, and the domain is enforced: nobody gets in without a running handler.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from netmesh.settings import MeshSettings
 
 KEY_BYTES = 32
 MAX_KEYS = 4
-"""Keys accepted at once: rotation needs two, a muddled one three."""
+"""Keys accepted at once: a rotation needs two, a rotation that went wrong three."""
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 SECRET = "(secret)"
@@ -43,7 +43,7 @@ def generate_key() -> str:
 
 
 def parse_key(text: str, program: Program) -> bytes:
-    """The 32 bytes behind a key as text. Raises SettingsError that never shows the key."""
+    """The 32 bytes of a key given as text. Raises a SettingsError that never shows the key."""
     text = text.strip()
     allowed = f"{_FORMAT} (make one: {program.keygen})"
     try:
@@ -62,7 +62,7 @@ def parse_key(text: str, program: Program) -> bytes:
 
 
 def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
-    """The cluster keys of *settings*, current one first; empty when there is none.
+    """The cluster keys of `settings`, the current one first; empty if there are none.
 
     Raises SettingsError when a key or its file cannot be used.
     """
@@ -74,7 +74,7 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
         except (OSError, UnicodeError) as error:
             raise SettingsError("MESH_KEY_FILE", str(path), f"cannot read it ({error})") from None
         if state.st_mode & stat.S_IWOTH:
-            raise SettingsError("MESH_KEY_FILE", str(path), "anybody may write it: chmod 600")
+            raise SettingsError("MESH_KEY_FILE", str(path), "anybody may write to it: chmod 600")
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         origin, shown = "MESH_KEY_FILE", str(path)
     elif settings.key is not None:
@@ -90,7 +90,7 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True, slots=True)
 class CurvePair:
-    """A Curve25519 key pair as the 40 Z85 characters ZeroMQ wants."""
+    """A Curve25519 key pair, each key as the 40 Z85 characters that ZeroMQ wants."""
 
     public: bytes
     secret: bytes = field(repr=False)
@@ -98,17 +98,17 @@ class CurvePair:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """What one cluster key means for one mesh and purpose."""
+    """The key pairs that one cluster key gives for one mesh and purpose."""
 
     server: CurvePair
     client: CurvePair
 
     @classmethod
     def derive(cls, key: bytes, mesh: str, purpose: str) -> KeyRing:
-        """Independent pairs for every (key, mesh name, purpose): none helps to guess another."""
+        """Independent pairs for every (key, mesh name, purpose). None helps to guess another."""
         pairs = []
         for side in ("server", "client"):
-            # Lengths in front keep ("ab", "c") and ("a", "bc") apart.
+            # Length prefixes keep ("ab", "c") and ("a", "bc") apart.
             info = b"".join(
                 len(part).to_bytes(2, "big") + part
                 for part in (b"netmesh curve 1", mesh.encode(), purpose.encode(), side.encode())
@@ -119,17 +119,17 @@ class KeyRing:
 
 
 def hkdf_sha256(key: bytes, *, salt: bytes, info: bytes) -> bytes:
-    """32 bytes by HKDF (RFC 5869) with SHA-256: one expansion block is all we need."""
+    """32 bytes from HKDF (RFC 5869) with SHA-256. One expansion block is enough for them."""
     extracted = hmac.digest(salt, key, hashlib.sha256)
     return hmac.digest(extracted, info + b"\x01", hashlib.sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class SocketSecurity:
-    """Applies one mesh's keys to sockets of one purpose; does nothing when there is no key.
+    """Applies one mesh's keys to sockets of one purpose. Does nothing if there is no key.
 
-    A server also needs a ZapHandler on its context, polled by the thread that owns it, or CURVE
-    refuses everybody.
+    A server also needs a ZapHandler on its context, polled by the thread that owns the handler.
+    Without a handler, CURVE refuses everybody.
     """
 
     rings: tuple[KeyRing, ...]
@@ -140,8 +140,11 @@ class SocketSecurity:
 
     @classmethod
     def from_settings(cls, settings: MeshSettings, purpose: str = "mesh") -> SocketSecurity:
-        """Keys for *purpose* ("mesh" is the gossip itself; give each other channel a name of its
-        own, so that its traffic can never be replayed elsewhere). Raises SettingsError."""
+        """Keys for `purpose`. Raises SettingsError.
+
+        "mesh" is the gossip itself. Give each other channel a name of its own, so that nobody can
+        replay its traffic elsewhere.
+        """
         return cls.from_keys(load_keys(settings), settings.name, purpose)
 
     @classmethod
@@ -151,22 +154,24 @@ class SocketSecurity:
 
     @property
     def enabled(self) -> bool:
-        """False: everybody who reaches the port is let in."""
+        """False if everybody who reaches the port is let in."""
         return bool(self.rings)
 
     def apply_server(self, socket: zmq.Socket[bytes]) -> None:
-        """Make *socket* a CURVE server of the current key. Call before bind."""
+        """Make `socket` a CURVE server of the current key. Call before bind."""
         if not self.rings:
             return
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.rings[0].server.secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, self.domain)
-        # Without this a missing handler would mean "let everybody in".
+        # Without this option, a missing handler would let everybody in.
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def apply_client(self, socket: zmq.Socket[bytes], ring: int = 0) -> None:
-        """Make *socket* a CURVE client by the key number *ring* (modulo their number). Call
-        before connect. A server that still uses another key does not answer: try the next one."""
+        """Make `socket` a CURVE client with key number `ring` (modulo the number of keys).
+
+        Call before connect. A server that uses another key does not answer; try the next one.
+        """
         if not self.rings:
             return
         keys = self.rings[ring % len(self.rings)]
@@ -176,10 +181,10 @@ class SocketSecurity:
 
 
 class ZapHandler:
-    """Answers ZeroMQ's authentication requests (RFC 27) of one context from an allow-list.
+    """Answers the ZeroMQ authentication requests (RFC 27) of one context from an allow-list.
 
-    Bind it before any server socket of that context; register ``socket`` for POLLIN in the poll
-    loop and call ``handle`` when it is readable. Belongs to the thread that made it.
+    Make it before any server socket of that context is bound. Register `socket` for POLLIN in the
+    poll loop, and call `handle` when it is readable. Belongs to the thread that made it.
     """
 
     def __init__(
@@ -196,12 +201,12 @@ class ZapHandler:
         self.socket.bind(ZAP_ENDPOINT)
 
     def allow(self, security: SocketSecurity) -> None:
-        """Replace the allow-list of the domain of *security*."""
+        """Replace the allow-list of the domain of `security`."""
         clients = frozenset(z85.decode(ring.client.public) for ring in security.rings)
         self._allowed[security.domain.encode()] = clients
 
     def handle(self) -> None:
-        """Answer every request that waits."""
+        """Answer all waiting requests."""
         while True:
             try:
                 request = self.socket.recv_multipart(zmq.DONTWAIT)

@@ -1,8 +1,8 @@
 """Incoming connections: one listening port, one ROUTER on it, the ZAP handler behind it.
 
-The listening socket is ours and ZeroMQ gets a duplicate of it. So the port stays open without a gap
-while the ROUTER is replaced by one with other keys: a gap would be a refused connection, and a
-refused connection means "dead" to everybody else.
+The listening socket is ours, and ZeroMQ gets a duplicate. So the port stays open without a gap
+while a ROUTER with other keys replaces the present one. In a gap, connections would be refused, and
+to all others a refused connection means that this member is dead.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity, ZapHandler
 
 BACKLOG = 1024
-"""Connections waiting to be accepted. A cold start of 2,000 brings many at once."""
+"""Connections that wait to be accepted. A cold start of 2,000 members brings many at once."""
 
 _BATCH = 64
-"""Messages taken before other sockets have their turn."""
+"""Messages read before other sockets have their turn."""
 
 
 class Server:
-    """The inbound side of one shell. Belongs to the shell's thread once that runs."""
+    """The inbound side of one shell. Belongs to the shell's thread once that thread runs."""
 
     def __init__(
         self,
@@ -47,9 +47,10 @@ class Server:
         self._zap: ZapHandler | None = None
 
     def listen(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
-        """Listen on *host* and *port*; returns the port.
+        """Listen on `host` and `port`; returns the port.
 
-        With *port* None on *fallback_port* or, when that is taken, on a free one. Raises BindError.
+        If `port` is None, listens on `fallback_port` or, when that is taken, on a free port. Raises
+        BindError.
         """
         wanted = [port] if port is not None else [fallback_port or 0, 0]
         for number in wanted:
@@ -62,7 +63,7 @@ class Server:
                 break
         assert self._listener is not None
         if self._security.enabled:
-            # Before the ROUTER: a client that finds no handler is refused and has to come again.
+            # Before the ROUTER, because a client that meets no handler is refused and must retry.
             self._zap = ZapHandler(self._context, self._security, self._counters)
             self._reactor.add(self._zap.socket, self._zap.handle)
         self._router = self._make_router()
@@ -70,8 +71,11 @@ class Server:
         return bound
 
     def rekey(self, security: SocketSecurity) -> None:
-        """Serve by other keys from now on. Everybody is disconnected and has to prove a key of
-        *security*: a key that was taken out of it opens nothing any more."""
+        """Serve with other keys from now on.
+
+        All clients are disconnected and must prove a key of `security`. A key that was removed
+        opens no connection any more.
+        """
         assert self._zap is not None and self._router is not None
         self._security = security
         self._zap.allow(security)
@@ -80,7 +84,7 @@ class Server:
         old.close(linger=0)
 
     def reply(self, to: bytes, frames: list[bytes]) -> None:
-        """Queue *frames* for the connection *to*; drops when it is gone or its queue is full."""
+        """Queue `frames` for the connection `to`; drop them if it is gone or its queue is full."""
         assert self._router is not None
         try:
             self._router.send_multipart([to, *frames], zmq.DONTWAIT)
@@ -94,7 +98,7 @@ class Server:
             self._counters["dropped.reply_peer_gone"] += 1
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close; *linger_s* bounds how long the context waits for answers to be sent."""
+        """Close; `linger_s` bounds how long the context waits for answers to be sent."""
         if self._listener is not None:
             self._listener.close()
         if self._router is not None:
@@ -120,7 +124,7 @@ class Server:
     def _readable(self, router: zmq.Socket[bytes]) -> None:
         for _ in range(_BATCH):
             if router is not self._router:
-                return  # replaced by what the last message caused
+                return  # the last message led to a replacement
             try:
                 connection, *frames = router.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -131,6 +135,6 @@ class Server:
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    # Two ROUTERs share it for a moment: the one that finds the queue empty must not wait.
+    # Two ROUTERs share the socket for a moment. The one that finds its queue empty must not wait.
     made.setblocking(False)
     return made

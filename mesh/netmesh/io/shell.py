@@ -1,8 +1,8 @@
-"""The thread between the sans-IO core and the network. It carries things and decides nothing.
+"""The thread between the sans-IO core and the network. It carries messages and decides nothing.
 
-Events go into the core (messages, finished dials, broken links, time), effects come out and are
-carried out. Everything ZeroMQ is made, used and closed by this one thread, in a context of its
-own; other threads leave their wishes under a lock and wake it through an inproc pair.
+Events go into the core (messages, finished dials, broken links, time); effects come out, and the
+shell carries them out. This one thread makes, uses and closes all ZeroMQ objects, in a context of
+its own. Other threads leave their requests under a lock and wake it through an inproc pair.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from netmesh.io.security import SocketSecurity
 from netmesh.io.server import Server
 
 FAREWELL_S = 0.3
-"""How long messages of a graceful leave may take to get out after the core is done."""
+"""How long the goodbyes of a graceful leave may take to go out after the core is done."""
 
 ERROR_PAUSE_S = 0.05
-"""A timer that raises is still due afterwards: without a pause it would take a whole core."""
+"""A timer that raises is due again at once. Without a pause it would use a whole CPU core."""
 
 _WAKE = "inproc://wake"
 _OWN_LINK = b"\x01"
-"""Starts the token of a message that came over a link of ours: replies go to ``Send``, so a
-``Reply`` to it is a mistake of the core. ROUTER's own ids start with a zero byte."""
+"""First byte of the token of a message that came over one of our links. The core must answer such
+a message with `Send`, not `Reply`. The ids that a ROUTER makes start with a zero byte."""
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 
 class Core(Protocol):
-    """What the shell needs of ``netmesh.core.engine.Engine``."""
+    """What the shell needs from `netmesh.core.engine.Engine`."""
 
     @property
     def revision(self) -> int: ...
@@ -66,20 +66,20 @@ class Core(Protocol):
 
 
 class Wire(Protocol):
-    """What the shell needs of ``netmesh.core.wire.Codec``."""
+    """What the shell needs from `netmesh.core.wire.Codec`."""
 
     def encode(self, message: Message) -> tuple[bytes, bytes]: ...
     def decode(self, frames: Sequence[bytes]) -> Message: ...
 
 
 class Shell:
-    """Sockets and the thread that owns them. ``bind``, then ``start``, then ``stop``."""
+    """Sockets and the thread that owns them. Call `bind`, then `start`, then `stop`."""
 
     def __init__(self, wire: Wire, security: SocketSecurity, log: logging.Logger) -> None:
         self.counters: Counter[str] = Counter()
-        """What happened how often; ``dropped.*`` and ``error.*`` are what operators watch."""
+        """How often each thing happened. Operators watch `dropped.*` and `error.*`."""
         self.departed = threading.Event()
-        """Set when a graceful leave is said."""
+        """Set when the goodbyes of a graceful leave are sent."""
         self._wire = wire
         self._log = log
         self._core: Core | None = None
@@ -115,7 +115,7 @@ class Shell:
         self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
 
     def bind(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
-        """Listen (see ``Server.listen``); returns the port. Raises BindError."""
+        """Listen (see `Server.listen`); returns the port. Raises BindError."""
         try:
             return self._server.listen(host, port, fallback_port)
         except BindError:
@@ -123,13 +123,13 @@ class Shell:
             raise
 
     def start(self, core: Core, changed: Callable[[tuple[Member, ...], bool], None]) -> None:
-        """Run *core* on the shell's thread; *changed* gets each new (members, joined) there."""
+        """Run `core` on the shell's thread; `changed` gets each new (members, joined) there."""
         self._core = core
         self._changed = changed
         self._thread.start()
 
     def publish(self, advert: JsonObject) -> None:
-        """Any thread: the advert is now this. Only the latest one counts."""
+        """Any thread: replace the advert. Only the latest one counts."""
         with self._lock:
             self._advert = advert
             self._wake()
@@ -138,24 +138,25 @@ class Shell:
         """Any thread: bootstrap found these."""
         with self._lock:
             if len(self._contacts) == self._contacts.maxlen:
-                self.counters["dropped.contacts"] += 1  # the oldest; the next round brings it again
+                # The oldest is dropped; the next round brings it again.
+                self.counters["dropped.contacts"] += 1
             self._contacts.append(members)
             self._wake()
 
     def rekey(self, security: SocketSecurity) -> None:
-        """Any thread: talk by these keys from now on. Only when there was a key from the start."""
+        """Any thread: use these keys from now on. Only for a shell that started with a key."""
         with self._lock:
             self._new_keys = security
             self._wake()
 
     def leave(self) -> None:
-        """Any thread: say goodbye; ``departed`` is set when that is done."""
+        """Any thread: say goodbye; `departed` is set when that is done."""
         with self._lock:
             self._leaving = True
             self._wake()
 
     def stop(self, timeout_s: float) -> bool:
-        """Any thread: end the thread and close everything; False when that takes longer."""
+        """Any thread: end the thread and close everything; False if that takes longer."""
         with self._lock:
             self._stopping = True
             self._wake()
@@ -216,7 +217,7 @@ class Shell:
         self._links.rekey(security, time.monotonic())
 
     def _step(self, event: Event) -> bool:
-        """Let the core handle *event* and carry out what it wants; False when it raised."""
+        """Let the core handle `event` and carry out its effects; False if the core raised."""
         core = self._core
         assert core is not None
         effects: list[Effect] = []
@@ -276,7 +277,7 @@ class Shell:
         self._step(Dialled(member, outcome))
 
     def _show_due(self, now: float) -> float:
-        """When ``_show`` wants to run: now, after a pause, or (infinity) when something changes."""
+        """When `_show` should run: now, after a pause, or (infinity) only after a change."""
         assert self._core is not None
         if (self._core.revision, self._core.joined) == self._shown:
             return float("inf")
@@ -291,8 +292,8 @@ class Shell:
             return
         self._shown = state
         changed(core.members(), core.joined)
-        # Snapshots of a large table while everything changes (a cold start) take at most a
-        # fifth of this thread's time.
+        # While everything changes (a cold start), snapshots of a large table take at most a fifth
+        # of this thread's time.
         now = time.monotonic()
         self._show_after = now + 4 * (now - started)
 

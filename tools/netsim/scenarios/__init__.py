@@ -1,4 +1,4 @@
-"""What can be done to a mesh, by the name on the command line."""
+"""The scenarios, by their names on the command line."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SCENARIOS: Mapping[str, Callable[[PlayStage], None]] = {
 
 
 def run(options: RunOptions, trace: Trace | None = None) -> RunReport:
-    """Play one scenario; ValueError for a scenario, protocol or size that does not exist."""
+    """Play one scenario. ValueError for an unknown scenario or protocol, or a wrong size."""
     for value, allowed in (
         (options.scenario, list(SCENARIOS)),
         (options.protocol, list(PROTOCOLS)),
     ):
         if value not in allowed:
-            raise ValueError(f"{value!r} is none of {', '.join(allowed)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
     if options.members < 4:
         raise ValueError(f"{options.members} members are too few for a scenario: at least 4")
     stage = PlayStage(options, PROTOCOLS[options.protocol](), trace or Trace())

@@ -7,7 +7,7 @@ from netsim.scenarios.stage import PlayStage, is_bad, is_dead
 
 
 def crash(stage: PlayStage) -> None:
-    """Processes are killed one after another; sample: until a survivor holds one for dead."""
+    """Processes are killed one after another. Sample: until a survivor takes one for dead."""
     stage.populate()
     world = stage.world
     victims = stage.pick(stage.faults(4))
@@ -22,7 +22,7 @@ def crash(stage: PlayStage) -> None:
 
 
 def host_crash(stage: PlayStage) -> None:
-    """A host loses power with all its workers; sample: until a survivor holds one for dead."""
+    """A host loses power with all its workers. Sample: until a survivor takes one for dead."""
     stage.populate()
     world = stage.world
     victim = stage.pick(1)[0]
@@ -38,8 +38,8 @@ def host_crash(stage: PlayStage) -> None:
 
 
 def stall(stage: PlayStage) -> None:
-    """Processes stop for `duration_s` (60) while their kernels go on; sample: until another
-    member shows one as not selectable. Nobody may die of it."""
+    """Processes stop for `duration_s` (60) while their kernels go on. Sample: until another
+    member shows one as not selectable. No member may be declared dead."""
     stage.populate()
     world = stage.world
     seconds = stage.duration(60.0)
@@ -67,7 +67,7 @@ def stall(stage: PlayStage) -> None:
 
 
 def leave(stage: PlayStage) -> None:
-    """Members say goodbye; sample: until another member knows that one is gone."""
+    """Members say goodbye. Sample: until another member knows that one is gone."""
     stage.populate()
     world = stage.world
     leavers = stage.pick(stage.faults(4))

@@ -14,8 +14,8 @@ SPREAD_S = 1.0
 
 
 def join(stage: PlayStage) -> None:
-    """All members start cold and know one seed; sample: from the first start until a member sees
-    all. The seed starts with the others, at a random moment."""
+    """All members start cold and know one seed. Sample: from the first start until a member sees
+    all. The seed starts among the others, at a random moment."""
     world, options = stage.world, stage.options
     began = world.now
     seen: dict[int, float] = {}
@@ -43,8 +43,8 @@ def _start(stage: PlayStage, index: int) -> None:
 
 
 def churn(stage: PlayStage) -> None:
-    """Every second one member crashes, leaves, restarts or comes new, for `duration_s` (120);
-    sample: until another member knows of it."""
+    """Every second one member crashes, leaves, restarts or is new, for `duration_s` (120). Sample:
+    until another member knows of the change."""
     stage.populate()
     world, rng, options = stage.world, stage.rng, stage.options
     points: list[tuple[Watchpoint, Process]] = []
@@ -88,7 +88,7 @@ def _come(stage: PlayStage, member: MemberId, index: int) -> tuple[Watchpoint, P
 
 
 def _collect_churn(stage: PlayStage, points: list[tuple[Watchpoint, Process]]) -> None:
-    """Only those that ran all the time from the change on are asked."""
+    """Collect the samples of observers that ran all the time since the change."""
     world = stage.world
     world.run(10.0)
     missing = 0
@@ -106,8 +106,8 @@ def _collect_churn(stage: PlayStage, points: list[tuple[Watchpoint, Process]]) -
 
 
 def quiet(stage: PlayStage) -> None:
-    """Nothing happens for `duration_s` (60): what membership costs. With `faults`, so many adverts
-    change, spread over that time; sample: until another member has the new one."""
+    """Nothing happens for `duration_s` (60), which shows the cost of membership. With `faults`, so
+    many adverts change, spread over the time. Sample: until another member has the new advert."""
     stage.populate()
     world = stage.world
     seconds = stage.duration(60.0)
@@ -124,7 +124,7 @@ def quiet(stage: PlayStage) -> None:
 
 
 def publish(stage: PlayStage, process: Process, edition: int) -> Watchpoint:
-    """The advert of that member changes."""
+    """Change the advert of that member."""
     before = process.machine.record(process.id)
     assert before is not None
     version = before.version + 1

@@ -15,8 +15,8 @@ FLAP_S = 20.0
 
 
 def loss(stage: PlayStage) -> None:
-    """Messages get lost (5 %), some twice or late, for `duration_s` (600); sample: until another
-    member has an advert that changed meanwhile. Nobody may die."""
+    """Messages are lost (5 %), and some come twice or late, for `duration_s` (600). Sample: until
+    another member has an advert that changed meanwhile. No member may be declared dead."""
     world = stage.world
     share = 0.05 if stage.options.loss is None else stage.options.loss
     world.network.link = replace(
@@ -40,10 +40,11 @@ def loss(stage: PlayStage) -> None:
 
 
 def flap(stage: PlayStage) -> None:
-    """One direction of some members' links works 20 s, fails 20 s, and so on for `duration_s`
-    (200). Of every four such members two can be heard by nobody or hear nobody, and may be called
-    dead while it lasts; two lose one direction to half of the mesh only and must live throughout.
-    Sample: from the end of a failure until another member holds a flapping one for alive."""
+    """One direction of some members' links works for 20 s, fails for 20 s, and so on for
+    `duration_s` (200). Of every four such members, two are heard by nobody or hear nobody, and may
+    be called dead meanwhile. The other two lose one direction to half of the mesh only, and must
+    live throughout. Sample: from the end of a failure until another member takes a flapping one
+    for alive."""
     stage.populate()
     world = stage.world
     flapping = stage.pick(stage.faults(max(4, stage.options.members // 64)))
@@ -62,7 +63,7 @@ def flap(stage: PlayStage) -> None:
     on = False
 
     def excused(observer: Process, subject: Process) -> bool:
-        # Who is cut off cannot know about others either.
+        # Members that are cut off cannot know about others either.
         return on and (subject.id in cut_off or observer.id in cut_off)
 
     world.witness.excused = excused
@@ -84,7 +85,7 @@ def flap(stage: PlayStage) -> None:
             back = [pair for pair in missing if _sees(*pair)]
             stage.samples += [world.now - began] * len(back)
             missing = [pair for pair in missing if pair not in back]
-            # Verdicts of the cut off about others still travel for a moment.
+            # For a moment, verdicts of members that were cut off still travel.
             on = world.now < began + 1.0
         stage.require(not missing, f"{len(missing)} views lack members {FLAP_S:g} s after a flap")
         on = False
@@ -100,8 +101,8 @@ def _sees(observer: Process, subject: Process) -> bool:
 
 
 def partition(stage: PlayStage) -> None:
-    """The mesh is cut into halves for `duration_s` (600); meanwhile two members of each half
-    crash. Sample: from the healing until a member sees all that live. The crashed stay dead."""
+    """The mesh is cut into halves for `duration_s` (600), while two members of each half crash.
+    Sample: from the healing until a member sees all living members. Crashed members stay dead."""
     stage.populate()
     world = stage.world
     running = world.running()
@@ -142,7 +143,7 @@ def partition(stage: PlayStage) -> None:
 
     world.witness.on_view = on_view
     world.until(lambda: len(seen) == alive, 300.0)
-    # Suspicions about the other half that were under way at the healing are still excused.
+    # Suspicions about the other half that were still running at the healing are excused.
     cut = False
     stage.samples = [at - began for at in seen.values()]
     stage.require(len(seen) == alive, f"{len(seen)} of {alive} see all again")

@@ -1,4 +1,4 @@
-"""Lifeguard's experiment: some members are slow, and the others pay for it."""
+"""Lifeguard's experiment: slow members make others look dead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from netsim.scenarios.stage import PlayStage
 
 
 def slow(stage: PlayStage) -> None:
-    """An eighth of the members stands still for `spell_s` at a time, all at once, and works for
-    `pause_s` in between, during `duration_s` (300). Counted: deaths of members that were never
-    slow, in every view. No samples: a slow member that is called dead is no mistake."""
+    """An eighth of the members stands still together for `spell_s` at a time, and works for
+    `pause_s` in between, during `duration_s` (300). Counts deaths of members that were never slow,
+    in every view. Takes no samples, because it is not a mistake to call a slow member dead."""
     stage.may_die_falsely = True
     stage.populate()
     world, options = stage.world, stage.options

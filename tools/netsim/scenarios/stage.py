@@ -1,4 +1,4 @@
-"""What all scenarios share: a populated world, samples, and the final judgement."""
+"""The common part of all scenarios: a populated world, samples, and the final judgement."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from netsim.world import START_S, World
 
 PORT = 17946
 SETTLED_S = 60.0
-"""After the last fault everybody must agree within this time; the comparison needs most of it."""
+"""After the last fault, all members must agree within this time. The comparison protocols need most
+of it."""
 
 
 def address(index: int, per_host: int) -> MemberId:
-    """Address of the worker with that number: `per_host` neighbours share a host."""
+    """Address of the worker with that number; `per_host` neighbours share a host."""
     host, worker = divmod(index, per_host)
     return MemberId(f"10.{host // 65536}.{host // 256 % 256}.{host % 256}:{PORT + worker}")
 
 
 def is_dead(record: Record) -> bool:
-    """The view of a member that is gone."""
+    """How a view shows a member that is gone."""
     return not record.status.live
 
 
 def is_bad(record: Record) -> bool:
-    """The view of a member that is not selectable."""
+    """How a view shows a member that is not selectable."""
     return record.status is not Status.ALIVE
 
 
 class PlayStage:
-    """One run in the making."""
+    """One run in progress."""
 
     def __init__(self, options: RunOptions, species: Species, trace: Trace) -> None:
         self.options = options
@@ -56,13 +57,13 @@ class PlayStage:
         self.details: dict[str, float] = {}
         self.problems: list[str] = []
         self.may_die_falsely = False
-        """False deaths are counted and reported, not called a broken run."""
+        """False deaths are counted and reported, and do not break the run."""
         self._metered_s = 0.0
 
     # Population
 
     def advert(self, index: int, edition: int = 0) -> JsonObject:
-        """What that member publishes: `advert_bytes` long once packed."""
+        """The advert of that member: `advert_bytes` long once packed."""
         fixed: JsonObject = {"edition": edition, "rank": index, "text": ""}
         used = len('{"edition":,"rank":,"text":""}') + len(f"{edition}{index}")
         fixed["text"] = "w" * max(0, self.options.advert_bytes - used)
@@ -73,7 +74,7 @@ class PlayStage:
         return address(index, self.options.workers_per_host)
 
     def populate(self) -> None:
-        """All members run and know each other; the traffic window begins after a quiet time."""
+        """Start all members; they know each other. The traffic window begins after a quiet time."""
         world, options = self.world, self.options
         for index in range(options.members):
             world.start(self.id(index), None, self.advert(index))
@@ -104,7 +105,7 @@ class PlayStage:
     def expect(
         self, process: Process, holds: Callable[[Record], bool], *, sticky: bool = False
     ) -> Watchpoint:
-        """Note from now on who comes to believe this about that member."""
+        """From now on, note which observers come to believe this about that member."""
         point = Watchpoint(process.id, self.world.now, holds, sticky)
         return self.world.witness.watch(point)
 
@@ -115,7 +116,7 @@ class PlayStage:
         horizon_s: float,
         what: str,
     ) -> list[float]:
-        """Wait until all observers reached all points; returns the delays."""
+        """Wait until all observers have reached all points; return the delays."""
 
         def missing() -> int:
             there = list(observers())
@@ -137,12 +138,12 @@ class PlayStage:
         return delays
 
     def require(self, holds: bool, text: str) -> None:
-        """Without this the run does not count."""
+        """Note a problem unless this holds: the run does not count then."""
         if not holds:
             self.problems.append(text)
 
     def agree(self, within_s: float = SETTLED_S) -> float:
-        """Everybody comes to the same, right view; returns how long that took."""
+        """Wait until all members have the same, right view; return how long that took."""
         world = self.world
         began = world.now
         if not world.until(world.converged, within_s):
@@ -189,7 +190,7 @@ class PlayStage:
         )
 
     def _nobody_is_mistaken(self) -> None:
-        """At the end nobody takes the living for dead or the dead for living."""
+        """Check that at the end no member takes the living for dead or the dead for living."""
         world = self.world
         if world.converged():
             return
