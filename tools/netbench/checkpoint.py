@@ -13,8 +13,8 @@ HIDDEN = 512
 
 
 def write(folder: Path, nbytes: int, *, hidden: int = HIDDEN) -> Path:
-    """Write a bfloat16 checkpoint of about `nbytes` into `folder`: as many layers as that takes,
-    each of the size that `hidden`, a multiple of 64, gives them."""
+    """Write a bfloat16 checkpoint of about `nbytes` into `folder`. It has as many layers as that
+    takes; `hidden`, a multiple of 64, gives their size."""
     # Only this benchmark needs them, and they take seconds to import.
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,7 +30,7 @@ def write(folder: Path, nbytes: int, *, hidden: int = HIDDEN) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
-    make_tokenizer: Any = PreTrainedTokenizerFast  # Their annotations are partial.
+    make_tokenizer: Any = PreTrainedTokenizerFast  # These libraries are only partly annotated.
     make_model: Any = LlamaForCausalLM
     fast = make_tokenizer(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     inner = hidden * 11 // 4

@@ -1,8 +1,8 @@
-"""Processes of the benchmark's own, each asked one thing at a time.
+"""Child processes of a benchmark, which carry out one command at a time.
 
-A child is `python -m netbench.<module> <JSON>`. It reads a command a line from its standard input
-and answers each with a line of JSON; when the input ends, so does the child. So a benchmark that
-dies, however it dies, leaves nobody behind.
+A child is `python -m netbench.<module> <JSON>`. It reads one command a line from its standard input
+and answers each with a line of JSON. When the input ends, so does the child. So a benchmark leaves
+no process behind, however it dies.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _END_TIMEOUT_S = 5.0
 
 
 class ChildError(Exception):
-    """A child ended, or did not answer."""
+    """A child ended or did not answer."""
 
 
 class Child:
-    """A process of the benchmark, seen from the one that started it."""
+    """A child process, as its parent sees it."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Child:
         core: int | None = None,
     ) -> None:
         """Start `netbench.<module>` with `spec`. `prefix` is a command that runs it elsewhere;
-        `core` the only one it may use."""
+        `core` is the only core that it may use."""
         command = [*prefix, sys.executable, "-m", f"netbench.{module}", json.dumps(spec)]
         if nice:
             command = ["nice", "-n", str(nice), *command]
@@ -59,7 +59,7 @@ class Child:
             | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         if core is not None:
-            # While it has one thread, whose affinity the others inherit.
+            # Now, while the child has a single thread, whose affinity the others inherit.
             os.sched_setaffinity(self._process.pid, {core})
 
     @property
@@ -67,7 +67,7 @@ class Child:
         return self._process.pid
 
     def tell(self, command: str, **arguments: object) -> None:
-        """Give a command, without waiting for its answer."""
+        """Send a command without waiting for its answer."""
         assert self._process.stdin is not None
         line = json.dumps({"command": command, **arguments}) + "\n"
         try:
@@ -76,7 +76,7 @@ class Child:
             raise ChildError(self._obituary()) from None
 
     def hear(self, timeout_s: float = _ANSWER_TIMEOUT_S) -> Json:
-        """The next line it says. Raises `ChildError`."""
+        """The child's next answer. Raises `ChildError`."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._unread:
@@ -92,16 +92,16 @@ class Child:
         return answer
 
     def ask(self, command: str, **arguments: object) -> Json:
-        """Give a command and wait for its answer. Raises `ChildError`."""
+        """Send a command and wait for its answer. Raises `ChildError`."""
         self.tell(command, **arguments)
         return self.hear()
 
     def kill(self) -> None:
-        """End it at once by SIGKILL, as a crash would."""
+        """End the child at once with SIGKILL, as a crash would."""
         self._process.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """End it, politely at first, and wait until it is gone. Idempotent."""
+        """End the child, politely at first, and wait until it is gone. Idempotent."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class Child:
 
 def obey(commands: Mapping[str, Callable[..., Json | None]]) -> None:
     """A child's life: carry out commands until the input ends."""
-    # Ctrl-C goes to every process of a terminal: what happens then is the parent's decision.
+    # Ctrl-C goes to every process of a terminal, and the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
         request = json.loads(line)
@@ -140,13 +140,13 @@ def obey(commands: Mapping[str, Callable[..., Json | None]]) -> None:
 
 
 def say(answer: Json) -> None:
-    """A child's word to its parent."""
+    """Send an answer from a child to its parent."""
     print(json.dumps(answer), flush=True)
 
 
 @contextlib.contextmanager
 def starting(children: Sequence[Child]) -> Iterator[list[Json]]:
-    """Wait until all have said their first word, and end all of them afterwards."""
+    """Wait until all have given their first answer; end all of them afterwards."""
     try:
         yield [child.hear(START_TIMEOUT_S) for child in children]
     finally:

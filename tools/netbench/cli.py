@@ -3,8 +3,8 @@
 exit status   0     measured and printed
               1     something failed on the way
               64    the command line cannot be used
-              77    this machine does not let the benchmark do what it has to
-              130   interrupted; 143 when by SIGTERM
+              77    this machine does not allow what the benchmark needs
+              130   interrupted; 143 if by SIGTERM
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class BenchExit(IntEnum):
 
 
 class _Stop(BaseException):
-    """A signal asked for the end: everything that was made is taken away on the way out."""
+    """A signal asked for the end. Everything that was made is removed on the way out."""
 
     def __init__(self, status: BenchExit) -> None:
         self.status = status
@@ -60,12 +60,12 @@ class _BenchParser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one benchmark and return the exit status; leaves by SystemExit on a usage error."""
+    """Run one benchmark and return the exit status. A usage error raises SystemExit."""
     options = _parser().parse_args(argv)
     logging.basicConfig(format=f"{PROGRAM}: %(message)s", level=logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    # Transfers do not compute. A pool of threads here would only stand in their way.
+    # Transfers do not compute, and a pool of threads would only disturb them.
     torch.set_num_threads(1)
     try:
         write(options.run(options), as_json=options.json)
@@ -123,8 +123,8 @@ def _add_pair(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         choices=COLD,
         const="prepared",
         metavar="unprepared",
-        help="into memory that was never touched, new each time; unprepared: after a pause, in "
-        "which a virtual machine's host takes back what is free, and without fetching it before",
+        help="into untouched memory, new each time; unprepared: after a pause in which a virtual "
+        "machine's host takes back free memory, which is then not fetched first",
     )
     _add_common(command, repeat=5)
     command.set_defaults(run=_pair)
@@ -143,10 +143,14 @@ def _add_sources(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--sources", type=_count, default=4, metavar="K", help="at most (default: 4)"
+        "--sources", type=_count, default=4, metavar="K", help="most sources (default: 4)"
     )
     command.add_argument(
-        "--rate", type=_rate, default="400mbit", metavar="RATE", help="default: 400mbit"
+        "--rate",
+        type=_rate,
+        default="400mbit",
+        metavar="RATE",
+        help="of each link (default: 400mbit)",
     )
     _add_task(command, "llama", "400MB")
     _add_common(command, repeat=3)
@@ -163,8 +167,8 @@ def _add_kill(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     command = commands.add_parser(
         "kill",
         help="a source is killed in the middle of a load",
-        description="Source processes on loopback, one of which is killed by SIGKILL at a random "
-        "moment of a load.",
+        description="Source processes on loopback. SIGKILL ends one of them at a random moment of "
+        "a load.",
         allow_abbrev=False,
     )
     command.add_argument(
@@ -212,8 +216,8 @@ def _add_serving(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         "--executor",
         choices=EXECUTORS,
         default="uni",
-        help="vLLM's: mp, its default on CPU, keeps the core beside the model busy too; uni leaves "
-        "it free (default: uni)",
+        help="vLLM's executor: mp, its default on CPU, keeps the core beside the model busy too; "
+        "uni leaves that core free (default: uni)",
     )
     _add_common(command, repeat=12)
     command.set_defaults(run=_serving)
@@ -235,7 +239,7 @@ def _add_starts(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         help="seconds in load_model of vLLM's loader and of Netloader (needs vLLM)",
         description="Seconds in load_model of real servers that start one after the other: with "
         "--load-format auto, with Netloader alone, and with Netloader beside a server of this host "
-        "that has the weights. Files in the page cache, memory not prepared.",
+        "that has the weights. Files are in the page cache, and memory is not prepared.",
         allow_abbrev=False,
     )
     command.add_argument(
@@ -245,7 +249,8 @@ def _add_starts(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         "--executor",
         choices=EXECUTORS,
         default="mp",
-        help="vLLM's: mp, its default on CPU, binds the thread that loads to a core (default: mp)",
+        help="vLLM's executor: mp, its default on CPU, binds the loading thread to a core "
+        "(default: mp)",
     )
     _add_common(command, repeat=5)
     command.set_defaults(run=_starts)
@@ -257,7 +262,7 @@ def _starts(options: argparse.Namespace) -> Json:
 
 def _task(options: argparse.Namespace) -> Task:
     task = Task(options.shape, options.bytes, options.chunk_bytes)
-    _ = task.rows  # An error in it is found before anything starts.
+    _ = task.rows  # Raises an error before anything starts.
     return task
 
 
@@ -283,7 +288,7 @@ def _add_task(command: argparse.ArgumentParser, default: str, nbytes: str | None
         type=size,
         default=CHUNK_BYTES,
         metavar="N",
-        help=f"of the unit that is asked for and verified (default: {CHUNK_BYTES})",
+        help=f"size of a chunk, the unit of requests and digests (default: {CHUNK_BYTES})",
     )
 
 
@@ -330,7 +335,7 @@ def _rate(text: str) -> str:
 def _several(text: str) -> int:
     value = _count(text)
     if value < kill.MIN_SOURCES:
-        raise argparse.ArgumentTypeError("with a single source there is none left to go on with")
+        raise argparse.ArgumentTypeError("with a single source, none would be left to go on with")
     return value
 
 

@@ -1,8 +1,8 @@
-"""The seconds a loader takes, measured inside vLLM's worker by a plugin of vLLM's.
+"""The seconds that a loader takes, measured by a plugin inside vLLM's worker.
 
-Every load format is measured alike: the same clock around the same call, whoever answers it. A
-server whose `PYTHONPATH` begins with the folder that `install` has filled runs the plugin in each
-of its processes; only the one that loads has something to say.
+Every load format is measured alike: the same clock around the same call. If a server's `PYTHONPATH`
+begins with the folder that `install` has filled, the server runs the plugin in each of its
+processes. Only the process that loads writes a result.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, Final
 import netbench
 
 ENVIRONMENT: Final = "NETBENCH_CLOCK"
-"""Names the file to write. Without it the plugin does nothing."""
+"""Variable that names the file to write. Without it the plugin does nothing."""
 
 _GROUP: Final = "vllm.general_plugins"
 _NAME: Final = "netbench_clock"
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Make `folder` one that brings the plugin along; the variables a server needs for it."""
+    """Put the plugin into `folder`; return the variables that a server needs to run it."""
     about = folder / f"{_NAME}-0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {_NAME}\nVersion: 0\n")
@@ -35,7 +35,7 @@ def install(folder: Path) -> dict[str, str]:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes. Idempotent."""
+    """vLLM calls this in each of its processes. Idempotent."""
     path = os.environ.get(ENVIRONMENT)
     if not path:
         return

@@ -1,4 +1,4 @@
-"""What source and replica of a benchmark have agreed on before."""
+"""Values that source and replica of a benchmark share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from netmesh import SocketSecurity
 GENERATION = 1
 
 TIMEOUT_S = 30.0
-"""Of a transfer without progress."""
+"""Limit for a transfer without progress."""
 
 SETTINGS = PullSettings(timeout_s=TIMEOUT_S, source_timeout_s=0.0)
-"""Of every pull: a source that is lost in a benchmark is not waited for."""
+"""Settings of every pull. A benchmark does not wait for a source that is lost."""
 
 OPEN = SocketSecurity.from_keys((), "netbench", "netloader")
 """No key."""

@@ -1,4 +1,4 @@
-"""Numbers as they are reported."""
+"""Numbers in the form in which they are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mib(nbytes: int) -> float:
 
 
 def rounded(value: object) -> object:
-    """Four significant digits, all the way down: no figure here is better than that."""
+    """Four significant digits in all nested values, because no figure here is more exact."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Hosts of their own on one machine: a network namespace each, joined by a bridge.
+"""Separate hosts on one machine: network namespaces, joined by a bridge.
 
-What a host sends can be limited to a rate, as a network card would. Everything has a name with this
-process's id in it and is removed when the context ends. Needs root, and iproute2.
+A host's sending can be limited to a rate, as by a network card. All names contain this process's
+id, and everything is removed when the context ends. Needs root and iproute2.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from types import TracebackType
 from typing import Self
 
 _BURST = "256kb"
-"""What may leave at once: a few segments as large as the kernel hands down."""
+"""Bytes that may leave at once: a few segments of the size that the kernel hands down."""
 
 _LATENCY = "100ms"
-"""Of the queue: TCP finds the rate without losing much."""
+"""Latency of the queue, at which TCP finds the rate without much loss."""
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-"""iproute2 is where root looks for programs, and not everybody else."""
+"""Folders of root's search path, where iproute2 is. Other users may not have them."""
 
 _RATE = re.compile(r"([0-9]{1,6})([kmg])bit")
 _BITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class HostsError(Exception):
-    """This machine does not let us make hosts."""
+    """This machine does not allow us to make hosts."""
 
 
 class RateError(ValueError):
@@ -35,7 +35,7 @@ class RateError(ValueError):
 
 
 def bits_per_second(rate: str) -> int:
-    """Of a rate as `tc` writes it: 400mbit. Raises `RateError`."""
+    """Bits per second of a rate in `tc`'s notation: 400mbit. Raises `RateError`."""
     match = _RATE.fullmatch(rate)
     if match is None or int(match[1]) == 0:
         raise RateError(f"{rate!r} is not a rate like 400mbit or 1gbit")
@@ -46,12 +46,12 @@ class Hosts:
     """Hosts numbered from 1, each with an address."""
 
     def __init__(self, count: int) -> None:
-        """Make them. Raises `HostsError`, and leaves nothing behind then."""
+        """Make the hosts. Raises `HostsError`, and then leaves nothing behind."""
         for tool in ("ip", "tc"):
             if shutil.which(tool, path=_PATH) is None:
                 raise HostsError(f"`{tool}` is not installed: it is part of iproute2")
         if os.geteuid() != 0:
-            raise HostsError("hosts of their own are network namespaces: making them needs root")
+            raise HostsError("separate hosts are network namespaces: making them needs root")
         self._tag = f"nb{os.getpid()}"
         self._hub = f"{self._tag}hub"
         self._made: list[str] = []
@@ -65,7 +65,7 @@ class Hosts:
         return f"10.99.0.{number}"
 
     def inside(self, number: int) -> tuple[str, ...]:
-        """What to put before a command to run it on this host."""
+        """Prefix that runs a command on this host."""
         ip = shutil.which("ip", path=_PATH) or "ip"
         return (ip, "netns", "exec", self._name(number))
 
@@ -75,11 +75,11 @@ class Hosts:
         _run("tc", "-n", self._name(number), *f"qdisc add dev eth0 {shape}".split())
 
     def cut(self, number: int) -> None:
-        """Unplug the host: nothing comes from it or reaches it, and nobody is told."""
+        """Unplug the host without notice: nothing leaves or reaches it any more."""
         self._ip(self._hub, f"link set p{number} down")
 
     def remove(self) -> None:
-        """Take everything away again. Idempotent."""
+        """Remove everything. Idempotent."""
         while self._made:
             subprocess.run(
                 ["ip", "netns", "del", self._made.pop()],
@@ -117,7 +117,7 @@ class Hosts:
         return f"{self._tag}n{number}"
 
     def _namespace(self, name: str) -> None:
-        # Noted first: a signal may come between the two.
+        # Noted first, because a signal may come between the two.
         self._made.append(name)
         _run("ip", "netns", "add", name)
 

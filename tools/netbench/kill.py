@@ -1,15 +1,15 @@
-"""A source dies in the middle of a load, and another is left: what becomes of the load.
+"""What becomes of a load when one source dies in the middle and another is left.
 
-Source processes on loopback. Each trial loads once undisturbed and once while one of them, drawn by
-lot, is killed by SIGKILL at a moment drawn from the time that an undisturbed load takes; then it is
-started again. Plain Gloo and upstream, undisturbed and from one source, run in turns with these.
-What upstream does about a dead source needs no clock: its load fails, and the model comes from
-storage.
+The sources are processes on loopback. Each trial loads once undisturbed, and once while a random
+source is killed with SIGKILL. The moment is drawn from the time that an undisturbed load takes.
+Then the source is started again. Plain Gloo and upstream, undisturbed and from one source, run in
+turns with these. Upstream's answer to a dead source is not timed: its load fails, and the model
+comes from storage.
 
-`refetched_chunks` counts chunks verified a second time, `surplus_bytes` what arrived beyond the
-weights, in messages that arrived whole. `digests_ok` compares the SHA-256 of every tensor with the
-source's, after every disturbed load into memory that had been zeroed. `extra_s` is the median of
-the disturbed loads' seconds above the median of the undisturbed.
+`refetched_chunks` counts chunks that were verified a second time. `surplus_bytes` counts bytes
+beyond the weights, in messages that arrived whole. `digests_ok` compares the SHA-256 of every
+tensor with the source's, after every disturbed load into zeroed memory. `extra_s` is the median
+time of disturbed loads minus that of undisturbed ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _HOST: Final = "127.0.0.1"
 _LANES: Final = 1
 
 MIN_SOURCES: Final = 2
-"""One dies."""
+"""One source dies, so another must be left."""
 
 
 def measure(task: Task, *, sources: int, trials: int, seed: int | None = None) -> Json:
@@ -56,9 +56,9 @@ def measure(task: Task, *, sources: int, trials: int, seed: int | None = None) -
     with _SourceProcesses(task, sources) as alive:
         raw = RawReceiver(task.nbytes)
         clear(weights)
-        pull(weights, alive.endpoints)  # Once before it counts.
+        pull(weights, alive.endpoints)  # A first load, which does not count.
         for _ in range(trials):
-            # A killed source takes its link with it: each trial has one of its own.
+            # A killed source takes its link with it, so each trial has a link of its own.
             seconds["raw"].append(alive.raw(raw))
             clear(weights)
             seconds["undisturbed"].append(pull(weights, alive.endpoints).seconds)
@@ -147,7 +147,7 @@ class _SourceProcesses:
         return [ready["endpoint"] for ready in self._ready]
 
     def raw(self, raw: RawReceiver) -> float:
-        """Seconds of a plain transfer from the first, over a new link."""
+        """Seconds of a plain transfer from the first source, over a new link."""
         source = self._children[0]
         raw.open(_LANES, _HOST, source.ask("raw_open", lanes=_LANES)["port"], _HOST)
         source.hear()
@@ -156,7 +156,7 @@ class _SourceProcesses:
         return seconds
 
     def upstream(self, model: nn.Module) -> float:
-        """Seconds of upstream's load from the first."""
+        """Seconds of upstream's load from the first source."""
         started = time.perf_counter()
         upstream.load(self._ready[0]["upstream"], model)
         return time.perf_counter() - started

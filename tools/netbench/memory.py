@@ -1,4 +1,4 @@
-"""How much memory a process has at most, over a stretch of time, and whose memory it is."""
+"""Peak memory of a process over a stretch of time, and memory that the host has taken back."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-"""See proc(5): makes VmHWM begin anew."""
+"""Value that resets VmHWM; see proc(5)."""
 
 MIB = 1 << 20
 
 _SPARE: Final = 1.25
-"""Of memory taken back: the kernel hands out some for other things as well."""
+"""Margin when memory is fetched back, because the kernel also hands some out for other things."""
 
 
 def mark() -> int:
-    """Bytes resident now; the peak is counted from here on."""
+    """Bytes resident now. The peak is counted from here on."""
     _CLEAR.write_text(_RESET_PEAK)
     return _kib("VmRSS") * 1024
 
 
 def peak() -> int:
-    """The most bytes that were resident since the mark."""
+    """Peak of resident bytes since the mark."""
     return _kib("VmHWM") * 1024
 
 
@@ -36,17 +36,17 @@ def resident() -> int:
 
 
 def take_back(nbytes: int) -> None:
-    """See to it that the next so many bytes that are new here are not new to the machine.
+    """Make sure that the machine has memory for the next new bytes of this process.
 
-    A virtual machine's host takes memory that is free for some seconds, and to get it again costs
-    several times what the kernel's own first touch does: then the host is measured. So as much is
-    touched and freed right before.
+    A virtual machine's host takes back memory that is free for some seconds. Getting that memory
+    again costs several times as much as the kernel's own first touch, and a benchmark would then
+    measure the host. So this function touches and frees as much memory right before.
     """
     with mmap.mmap(-1, int(nbytes * _SPARE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as spare:
         spare.madvise(mmap.MADV_HUGEPAGE)
         pages = np.frombuffer(spare, dtype=np.uint8)
         pages[:: mmap.PAGESIZE] = 1
-        del pages  # Else it could not be unmapped.
+        del pages  # Otherwise it could not be unmapped.
 
 
 def _kib(key: str) -> int:

@@ -16,7 +16,7 @@ _M_MMAP_THRESHOLD = -3
 
 
 def empty_model(rows: Sequence[TensorRow]) -> nn.Module:
-    """Parameters as `torch.empty` makes them: no byte of them was touched."""
+    """Parameters from `torch.empty`, with no byte touched."""
     model = nn.Module()
     for row in rows:
         *path, name = row.name.split(".")
@@ -31,7 +31,7 @@ def empty_model(rows: Sequence[TensorRow]) -> nn.Module:
 
 
 def fill(weights: Weights, seed: int) -> None:
-    """Random bytes: equal seeds give equal bytes."""
+    """Fill with random bytes. Equal seeds give equal bytes."""
     generator = np.random.Generator(np.random.SFC64(seed))
     for data in weights.tensors:
         words = generator.integers(0, 1 << 64, -(-data.numel() // 8), dtype=np.uint64)
@@ -39,16 +39,16 @@ def fill(weights: Weights, seed: int) -> None:
 
 
 def clear(weights: Weights) -> None:
-    """Zeros: nothing that was there before can pass for something that arrived."""
+    """Fill with zeros, so that former contents cannot pass for bytes that arrived."""
     for data in weights.tensors:
         data.numpy().fill(0)
 
 
 def fresh_memory_only() -> None:
-    """From now on memory that is freed goes back to the kernel, and new memory is new.
+    """Give freed memory back to the kernel from now on, so that new memory is really new.
 
-    glibc otherwise raises the size from which it maps memory to the largest that was freed, up to
-    32 MiB, and hands out pages again that are already there. That cannot be undone in a process.
+    Otherwise glibc maps memory only from the largest freed size on, up to 32 MiB, and reuses pages
+    that it already has. A process cannot undo this call.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_THRESHOLD, 64 * 1024)

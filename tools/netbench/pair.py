@@ -1,20 +1,19 @@
-"""One source, one replica, two processes, loopback: how near a load comes to what Gloo can do.
+"""How near a load comes to what Gloo can do: one source and one replica, two processes, loopback.
 
 Each repetition runs, one after the other: plain Gloo on one group and on two; Netloader's whole
-load; upstream's whole load; Netloader's once more without verification. Warm: into memory that is
-in use. Cold: into memory that nobody has touched, new for each transfer, beside a plain receive
-into `torch.empty`. Prepared, that memory is touched and freed right before, so that a virtual
-machine has it; unprepared, each transfer is preceded by a pause in which the host takes it back.
+load; upstream's whole load; Netloader's once more without verification. Warm loads go into memory
+that is in use. Cold loads go into untouched memory, new for each transfer, beside a plain receive
+into `torch.empty`. If prepared, as much memory is touched and freed right before, so that a virtual
+machine has it. If unprepared, each transfer follows a pause in which the host takes memory back.
 
-A whole load begins with the model's empty tensors and ends when all are filled: on our side the
-chunk table, hello, rendezvous, process group, transfer, verification and goodbye, when cold also
-the layout of small tensors; on upstream's the join, store, group, transfer and barrier.
+A whole load begins with the model's empty tensors and ends when all are filled. Ours includes chunk
+table, hello, rendezvous, process group, transfer, verification and goodbye, and when cold also the
+layout of small tensors. Upstream's includes join, store, group, transfer and barrier.
 
-`setup_ms` is the time until the source starts to send the first chunk: all that happens before
-bytes can flow.
-`digest_overhead` is the share of a load's time that goes away without verification.
-`extra_*_mib` is the peak of resident memory during our loads, above what was resident before and,
-when cold, above the weights themselves.
+`setup_ms` is the time until the source starts to send the first chunk.
+`digest_overhead` is the share of a load's time that verification takes.
+`extra_*_mib` is the peak of resident memory during our loads, beyond what was resident before and,
+when cold, beyond the weights themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _HOST: Final = "127.0.0.1"
 
 
 def measure(task: Task, *, cold: Memory | None, repeat: int) -> Json:
-    """`cold`: whether new memory is prepared; None: warm, into the same memory again and again.
+    """`cold` says whether new memory is prepared; None means warm, into the same memory each time.
 
     Raises `ChildError`, `TransferError`, `UpstreamError`.
     """

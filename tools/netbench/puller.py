@@ -1,7 +1,7 @@
-"""A replica without a model: pulls what some server holds, again and again.
+"""A replica without a model, which pulls the weights of some server again and again.
 
-It learns from the mesh who holds what, and from a refusal which tensors: a source that is asked
-with another manifest answers with its own.
+It learns from the mesh who holds weights, and from a refusal which tensors these are: a source that
+is asked with another manifest answers with its own.
 
     python -m netbench.puller '{"directory": the mesh's same-host directory}'
 """
@@ -36,7 +36,7 @@ _FIND_TIMEOUT_S = 60.0
 
 
 class PullerError(Exception):
-    """Nobody there, or not what was expected."""
+    """No source answered, or an answer was unexpected."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     request = Request(_identity_of(holding), GlooBackend(), lambda: OPEN, "netbench")
 
     def pull_for(seconds: float) -> Json:
-        """Pull everything, and again, until the time is over; the last one is finished."""
+        """Pull everything again and again until the time is over. The last pull is finished."""
         started = time.perf_counter()
         pulls = 0
         while time.perf_counter() - started < seconds:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _find(directory: Path) -> Holding:
-    """What the first member that is ready holds."""
+    """The holding of the first member that is ready."""
     settings = MeshSettings.load({"MESH_DIRECTORY": str(directory)}, program=PROGRAM)
     deadline = time.monotonic() + _FIND_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -104,12 +104,12 @@ def _ask_manifest(holding: Holding) -> manifest.Manifest:
 
 
 def _weights_of(found: manifest.Manifest) -> Weights:
-    """Memory for these tensors, in use already."""
+    """Memory for these tensors, already touched."""
     return Weights(found, tuple(torch.zeros(t.nbytes, dtype=torch.uint8) for t in found.tensors))
 
 
 def _identity_of(holding: Holding) -> Identity:
-    # They came over the network; the source compares them with its own.
+    # These came over the network; the source compares them with its own.
     rest = dict(holding.fields)
     return Identity(
         Names(**holding.names),

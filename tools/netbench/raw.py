@@ -1,8 +1,8 @@
-"""The raw limit: plain Gloo between two processes, nothing verified, nothing else done.
+"""The raw limit: plain Gloo between two processes, without verification or any other work.
 
-64 MiB messages through groups that are open already, with torch's own classes and none of ours, so
-that it stays a limit whatever our transport does. Several single-lane groups take the messages in
-turn.
+Messages of 64 MiB travel through groups that are already open, with torch's own classes and none of
+ours, so that it stays a limit whatever our transport does. Several single-lane groups take the
+messages in turn.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class RawLink:
     """One end of some groups between two processes."""
 
     def __init__(self, store: TCPStore, rank: int, host: str, lanes: int) -> None:
-        """Blocks until the other end is there. `host` is this end's own address."""
+        """Block until the other end is there. `host` is the address of this end."""
         self._peer = 1 - rank
         self._groups: list[Any] = [_open(store, rank, host, lane) for lane in range(lanes)]
         self._store = store
 
     def send(self, data: torch.Tensor) -> None:
-        """Send a flat uint8 tensor; returns when all of it has left."""
+        """Send a flat uint8 tensor. Returns when all of it has left."""
         self._all(data, lambda group, part, tag: group.send([part], self._peer, tag))
 
     def receive(self, data: torch.Tensor, ready: Callable[[], object]) -> None:
-        """Fill a flat uint8 tensor. `ready` is called when all receives are posted."""
+        """Fill a flat uint8 tensor. Calls `ready` when all receives are posted."""
         self._all(data, lambda group, part, tag: group.recv([part], self._peer, tag), ready)
 
     def _all(
@@ -55,12 +55,12 @@ class RawLink:
 
 
 def listen(host: str) -> TCPStore:
-    """The store of a link to come: the other end needs its `port`."""
+    """The store for a new link. The other end needs its `port`."""
     return TCPStore(host, 0, 2, True, timeout=_TIMEOUT, wait_for_workers=False)
 
 
 def meet(host: str, port: int) -> TCPStore:
-    """The other end of `listen`."""
+    """Connect to the store that the other end made with `listen`."""
     return TCPStore(host, port, 2, False, timeout=_TIMEOUT)
 
 

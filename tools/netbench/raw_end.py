@@ -19,11 +19,11 @@ class RawReceiver:
         self._warm: torch.Tensor | None = None
 
     def open(self, lanes: int, host: str, port: int, mine: str) -> None:
-        """Join the link that the source listens for at `host:port`. `mine`: this end's address."""
+        """Join the link of the source that listens at `host:port`; `mine` is our address."""
         self._links[lanes] = raw.RawLink(raw.meet(host, port), raw.RECEIVER, mine, lanes)
 
     def warm(self, lanes: int, ready: Callable[[], object]) -> float:
-        """Seconds to receive into memory that is in use. `ready`: the source may send."""
+        """Seconds to receive into memory that is in use. Calls `ready` when the source may send."""
         if self._warm is None:
             self._warm = torch.zeros(self._nbytes, dtype=torch.uint8)
         return self._receive(self._warm, lanes, ready)

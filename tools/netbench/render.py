@@ -1,4 +1,4 @@
-"""Reports for a reader: every figure with its name, the long lists left to `--json`."""
+"""Reports for people: every figure with its name. Long lists are left to `--json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from netbench.figures import rounded
 
 
 def write(report: Json, *, as_json: bool, out: TextIO = sys.stdout) -> None:
-    """Print a report, as one JSON document or as a table."""
+    """Print a report as one JSON document or as a table."""
     report = {key: rounded(value) for key, value in report.items()}
     if as_json:
         print(json.dumps(report, indent=2), file=out)
@@ -36,7 +36,7 @@ def write(report: Json, *, as_json: bool, out: TextIO = sys.stdout) -> None:
 
 
 def _table(name: str, rows: Json) -> Table:
-    """A figure a column, a case a row."""
+    """A table with a column for each figure and a row for each case."""
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     shown = [key for key in columns if not any(isinstance(r.get(key), list) for r in rows.values())]
     table = Table(name, *shown, box=None, pad_edge=False)

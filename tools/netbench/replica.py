@@ -17,18 +17,18 @@ from netloader.weights.capture import Weights
 
 @dataclass(frozen=True, slots=True)
 class TimedPull:
-    """What was seen of one pull."""
+    """Measurements of one pull."""
 
     seconds: float
-    """From tensors that are there to tensors that are filled, sessions and all."""
+    """From existing tensors to filled ones, including sessions."""
     started: float
     """By `time.perf_counter`."""
     chunks: int
     """In the manifest."""
     verified: int
-    """Chunks that the pull reported as verified, however often each."""
+    """Chunks that the pull reported as verified, repeats included."""
     surplus_bytes: int
-    """Received beyond what each chunk has."""
+    """Bytes received beyond the size of each chunk."""
     sources: dict[str, int]
     """Bytes by endpoint."""
     failures: tuple[str, ...]
@@ -42,7 +42,7 @@ def pull(
     source_timeout_s: float = 0.0,
     progress: Callable[[int], object] = lambda nbytes: None,
 ) -> TimedPull:
-    """Fill `weights` from these sources, from all at once. Raises `TransferError`."""
+    """Fill `weights` from all of these sources at once. Raises `TransferError`."""
     verified = 0
 
     def count(nbytes: int) -> None:

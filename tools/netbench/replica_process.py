@@ -37,7 +37,7 @@ def main() -> None:
         return {"seconds": time.perf_counter() - started}
 
     def receive(lanes: int) -> Json:
-        """Says "ready" when the source may send."""
+        """Receive, and answer "ready" when the source may send."""
         return {"seconds": raw.warm(lanes, lambda: say({"ready": True}))}
 
     say({})

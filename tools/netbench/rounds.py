@@ -1,4 +1,4 @@
-"""The repetitions of `pair`: everything once, in turns, into warm memory or into new memory."""
+"""The repetitions of `pair`. Each runs every transfer once, into warm memory or into new memory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from netbench.task import Task
 from netloader.weights.capture import Weights, capture
 
 _TOUCHED: Final = 0.05
-"""Share of new memory that may be there before anything was received: allocators' own notes."""
+"""Share of new memory that may be touched before anything is received: allocators' own data."""
 
 _IDLE_S: Final = 15.0
-"""After this long a virtual machine's host has most of what was freed (docs/benchmarks.md)."""
+"""After this long, a virtual machine's host has most of the freed memory (docs/benchmarks.md)."""
 
 Memory = Literal["prepared", "unprepared"]
 COLD: Final[tuple[Memory, ...]] = ("prepared", "unprepared")
 
 _OBJECT_BYTES: Final = 16 * 1024
-"""Of a tensor's Python objects, generously."""
+"""Size of a tensor's Python objects, rounded up generously."""
 
 
 @dataclass
 class Seen:
-    """What was seen, in order of repetition."""
+    """Measurements, in order of repetition."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     setup_s: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Seen:
 
 
 class _TransferRounds:
-    """What both kinds share."""
+    """The common part of warm and cold rounds."""
 
     def __init__(self, task: Task, source: Child, ready: Json, raw: RawReceiver) -> None:
         self.seen = Seen()
@@ -66,9 +66,9 @@ class _TransferRounds:
         self._source.hear()
 
     def _pull(self, weights: Weights, before: int) -> TimedPull:
-        """One verified pull, with an eye on memory: `before` bytes were resident here."""
+        """One verified pull, with its peak of memory; `before` bytes were resident at the start."""
         there = self._source.ask("mark_memory")["bytes"]
-        self._source.ask("first_send")  # Of somebody before.
+        self._source.ask("first_send")  # Left from an earlier transfer.
         pulled = pull(weights, [self._endpoint])
         self.seen.replica_bytes.append(memory.peak() - before)
         self.seen.source_bytes.append(self._source.ask("peak_memory")["bytes"] - there)
@@ -90,7 +90,7 @@ class _TransferRounds:
 
 
 class Warm(_TransferRounds):
-    """Into the same memory again and again."""
+    """Rounds into the same memory again and again."""
 
     def __init__(self, task: Task, source: Child, ready: Json, raw: RawReceiver) -> None:
         super().__init__(task, source, ready, raw)
@@ -100,7 +100,8 @@ class Warm(_TransferRounds):
         theirs = capture(self._model)
         for weights in (self._weights, theirs):
             clear(weights)
-        # Once before it counts: both touch what they will use again, and show that they deliver.
+        # A first round, which does not count: both touch the memory they use again, and show that
+        # they deliver.
         pull(self._weights, [self._endpoint])
         self._check(self._weights)
         self._load_upstream(self._model)
@@ -117,12 +118,12 @@ class Warm(_TransferRounds):
 
 
 def _as_new(weights: Weights) -> Weights:
-    """The same tensors, with nothing computed yet of what a load has to: hash, chunk table."""
+    """The same tensors, before a load computes anything (hash, chunk table)."""
     return replace(weights, manifest=replace(weights.manifest))
 
 
 class Cold(_TransferRounds):
-    """Into memory that was never touched; `prepare`: the machine has as much of it."""
+    """Rounds into memory that was never touched. With `prepare`, the machine has enough of it."""
 
     def __init__(
         self, task: Task, source: Child, ready: Json, raw: RawReceiver, *, prepare: bool
@@ -144,7 +145,7 @@ class Cold(_TransferRounds):
     def _ours(self, name: str, *, verify: bool) -> None:
         model, before = self._new()
         if not self._prepare:
-            self._ready_memory()  # The layout is part of what is measured, and touches some.
+            self._ready_memory()  # The measured time includes the layout, which touches some.
         weights, layout_s = self._lay_out(model)
         if self._prepare:
             self._ready_memory()
@@ -163,7 +164,8 @@ class Cold(_TransferRounds):
         self._check(capture(model))
 
     def _ready_memory(self) -> None:
-        """Right before memory is touched: the host is quick. What is taken here is no peak."""
+        """Prepare right before memory is touched, because the host is quick to take it. This memory
+        does not count for the peak."""
         if self._prepare:
             memory.take_back(self._task.nbytes)
         else:
@@ -171,8 +173,8 @@ class Cold(_TransferRounds):
         memory.mark()
 
     def _new(self) -> tuple[nn.Module, int]:
-        """A model of which no byte is there yet, and how much memory was there before it."""
-        gc.collect()  # What the last transfer left must not lend its pages.
+        """A model with no byte touched, and the bytes that were resident before it."""
+        gc.collect()  # Otherwise the new model could reuse pages of the last transfer.
         before = memory.resident()
         model = self._task.model()
         touched = memory.resident() - before

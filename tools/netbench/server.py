@@ -1,4 +1,4 @@
-"""A real `vllm serve` that serves its weights too, and how long its tokens take."""
+"""A real `vllm serve` that also serves its weights, and the time between its tokens."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _STOP_TIMEOUT_S: Final = 20.0
 _NAME: Final = "bench"
 
 EXECUTORS: Final = ("mp", "uni")
-"""vLLM's names. `mp`, its default on CPU: the worker is a process of its own, and while it infers
+"""vLLM's names. `mp`, its default on CPU: the worker is a process of its own, and while it infers,
 the engine's process spins on the core that vLLM leaves free. `uni`, as on CUDA: the engine's
-process infers itself, here with a thread less than there are cores (`bind` keeps them apart)."""
+process infers itself, here with one thread fewer than cores (`bind` keeps them apart)."""
 
 _BUSY: Final = 0.5
-"""What a thread computes, as a share of what the busiest one does, for it to count as inferring."""
+"""A thread counts as inferring if it computes at least this share of what the busiest one does."""
 
 _TOKENS: Final = 200
 
 
 class ServerError(Exception):
-    """The server did not come up, or does not answer."""
+    """The server did not come up or does not answer."""
 
 
 class VllmServer:
-    """One server in a process group of its own, ended with the context."""
+    """One server in a process group of its own, which ends with the context."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class VllmServer:
         load_format: str = "netloader",
         variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`extra` is the loader's config, `executor` one of `EXECUTORS`, `variables` are added to
-        its environment. Raises `ServerError`."""
+        """`extra` is the loader's config, and `executor` is one of `EXECUTORS`. `variables` are
+        added to the server's environment. Raises `ServerError`."""
         home.mkdir()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -94,11 +94,11 @@ class VllmServer:
                 raise ServerError("`vllm` is not installed") from None
 
     def wait_ready(self) -> None:
-        """Block until it is healthy. Raises `ServerError` with the end of its log."""
+        """Block until the server is healthy. Raises `ServerError` with the end of its log."""
         self._wait(self._healthy)
 
     def wait_for(self, file: Path) -> None:
-        """Block until it has written `file`. Raises `ServerError` with the end of its log."""
+        """Block until the server has written `file`. Raises `ServerError` with its log's end."""
         self._wait(file.exists)
 
     def _healthy(self) -> bool:
@@ -118,7 +118,7 @@ class VllmServer:
         raise ServerError(f"the server did not come up:\n{end}")
 
     def token_gaps(self, seconds: float) -> list[float]:
-        """Stream completions for about this long; the seconds between consecutive tokens."""
+        """Stream completions for about this long; return the seconds between consecutive tokens."""
         gaps: list[float] = []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -146,8 +146,8 @@ class VllmServer:
         return [later - earlier for earlier, later in pairwise(seen)]
 
     def bind(self, cores: Collection[int], seconds: float) -> None:
-        """Keep the threads that infer to `cores`: those that are busy while it makes tokens for
-        this long. vLLM does so itself with `mp`."""
+        """Bind the threads that infer to `cores`: those that are busy while the server makes tokens
+        for this long. With `mp`, vLLM does so itself."""
         before = self._computed()
         self.token_gaps(seconds)
         spent = {thread: ns - before.get(thread, 0) for thread, ns in self._computed().items()}
@@ -156,17 +156,17 @@ class VllmServer:
                 os.sched_setaffinity(thread, cores)
 
     def _computed(self) -> dict[int, int]:
-        """CPU time in ns of each thread of its processes."""
+        """CPU time in ns of each thread of the server's processes."""
         found: dict[int, int] = {}
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # It has ended.
+            with contextlib.suppress(OSError):  # The process has ended.
                 if os.getpgid(int(process.name)) == self._process.pid:
                     for task in (process / "task").iterdir():
                         found[int(task.name)] = int((task / "schedstat").read_text().split()[0])
         return found
 
     def close(self) -> None:
-        """End it and all it started: politely, then not."""
+        """End the server and all its processes: first with SIGTERM, then with SIGKILL."""
         group = self._process.pid
         for number, patience in ((signal.SIGTERM, _STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):

@@ -1,18 +1,19 @@
-"""What serving weights costs those whom the model serves: time between tokens.
+"""What serving weights costs the users of the model: time between tokens.
 
-Two real servers of one random model on CPU, one without and one with `RATE_LIMIT`. Each round has a
-phase of every kind, in an order of its own: both servers idle; a replica that pulls from one or the
-other over and over; the raw limit, which is plain Gloo moving as many bytes as `RATE_LIMIT` allows
-between strangers to the server, who cost it cycles and memory bandwidth as well; and the second
-server idle once more, which counts as idle too, and what it differs from the first time is noise.
-Short phases and many of them, because machines get faster and slower within a minute.
+Two real servers have one random model on CPU, one without and one with `RATE_LIMIT`. Each round has
+a phase of every kind, in random order: each server is idle; a replica pulls from one or the other
+over and over; plain Gloo, as the raw limit, moves as many bytes as `RATE_LIMIT` allows. The two
+ends of that transfer are strangers to the server, but cost it cycles and memory bandwidth as well.
+The second server is idle once more, which counts as idle too; its difference from the first time is
+noise. Phases are short and many, because machines get faster and slower within a minute.
 
-The replica runs without a model and at the lowest priority, so that what it computes itself does
-not count as the source's; it moves no more than the source lets it.
+The replica runs without a model and at the lowest priority, so that its own work does not count as
+the source's. It moves no more than the source allows.
 
-With `uni` the model is bound to all cores but the last, and replica and strangers to that one: they
-stand for other machines. With `mp` vLLM binds it by itself, and its engine's process spins on the
-core that is left: on two cores none is free, and whatever runs costs tokens time.
+With `uni` the model is bound to all cores but the last, and replica and strangers to that one,
+because they stand for other machines. With `mp` vLLM binds the model itself, and the engine's
+process spins on the remaining core. So with two cores none is free, and anything that runs slows
+down tokens.
 
 Upstream's algorithm serves no model and has no place here.
 """
@@ -38,7 +39,7 @@ _LOWEST: Final = 19
 _SETTLE_S: Final = 3.0
 
 _SESSIONS: Final = 8
-"""That a server may have, model and draft, if nothing else is set: it decides on the size of
+"""Sessions that a server may have by default, for model and draft. They determine the size of
 messages."""
 
 _PHASES: Final = ("idle_uncapped", "uncapped", "idle_capped", "raw", "capped", "idle_again")
@@ -68,7 +69,7 @@ def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repe
         movers: dict[str, Child] = {}
         for name, extra in limits.items():
             mesh = {"MESH_DIRECTORY": str(folder / f"{name}-mesh")}
-            # One after the other: both at once would wait for each other's cores.
+            # One after the other, because both at once would wait for each other's cores.
             server = VllmServer(model, folder / name, extra | mesh, executor=executor)
             servers[name] = stack.enter_context(server)
             server.wait_ready()
@@ -101,7 +102,7 @@ def measure(*, nbytes: int, rate_limit: int, executor: str, seconds: float, repe
 
 
 class _ServingRounds:
-    """One phase of each kind at a time."""
+    """Rounds of one phase of each kind."""
 
     def __init__(
         self, servers: Mapping[str, VllmServer], movers: Mapping[str, Child], seconds: float
@@ -160,5 +161,5 @@ def _phase(ordered: Sequence[float]) -> Json:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that this share of `ordered` does not exceed. Not for an empty list."""
+    """The value that this share of `ordered` does not exceed. The list must not be empty."""
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,7 +1,7 @@
-"""What is transferred: lists of tensors, made up or read from a file.
+"""The lists of tensors to transfer, made up or read from a file.
 
-A row list has a tensor a line: name, dtype and shape, separated by blanks. The shape's dimensions
-are joined by `x`; a scalar's is `-`. Empty lines and what follows a `#` are ignored.
+A row list has one tensor a line: name, dtype and shape, separated by blanks. The shape's dimensions
+are joined with `x`; a scalar's shape is `-`. Empty lines and text after a `#` are ignored.
 
     # two layers of something
     model.embed_tokens.weight      bfloat16  32000x4096
@@ -46,7 +46,7 @@ _DTYPES = {
 }
 
 _MAX_BYTES = 1 << 44
-"""Of one list. A typing error must not become a request for all memory there is."""
+"""Limit for one list. A typing error must not become a request for all memory."""
 
 
 class ShapeError(Exception):
@@ -69,16 +69,16 @@ class TensorRow:
 def rows_of(shape: str, nbytes: int | None) -> tuple[TensorRow, ...]:
     """The tensors of `llama`, of `moe`, or of the row list in a file.
 
-    `nbytes` scales the first two, roughly; a file has the sizes it has. Raises `ShapeError`.
+    `nbytes` scales the first two, roughly; it does not apply to a file. Raises `ShapeError`.
     """
     if nbytes is not None and nbytes <= 0:
-        raise ShapeError(f"--bytes {nbytes}: has to be above 0")
+        raise ShapeError(f"--bytes {nbytes}: must be above 0")
     if shape == "llama":
         return llama(nbytes or LLAMA_BYTES)
     if shape == "moe":
         return moe(nbytes or MOE_BYTES)
     if nbytes is not None:
-        raise ShapeError("--bytes scales llama and moe only: a row list says its own sizes")
+        raise ShapeError("--bytes only scales llama and moe: a row list has its own sizes")
     path = Path(shape)
     try:
         text = path.read_text()
@@ -92,7 +92,7 @@ def rows_of(shape: str, nbytes: int | None) -> tuple[TensorRow, ...]:
 def llama(nbytes: int) -> tuple[TensorRow, ...]:
     """171 bfloat16 tensors as vLLM holds a Llama of 28 layers, about `nbytes` together.
 
-    At 1 GiB the largest has 54 MB; at half a gigabyte more it would have 80.
+    At 1 GiB the largest tensor has 54 MB; with half a gigabyte more it would have 80.
     """
     # A layer of hidden size h has 13 h^2 parameters: qkv 1.5, o 1, gate and up 7, down 3.5.
     hidden = max(32, int(math.sqrt(0.9 * nbytes / 2 / _LLAMA_LAYERS / 13)) // 32 * 32)
@@ -165,6 +165,6 @@ def _dimensions(text: str, place: str) -> tuple[int, ...]:
 
 
 def _above(name: str) -> list[str]:
-    """The modules a parameter of this name lies in."""
+    """The modules that contain a parameter of this name."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts))]

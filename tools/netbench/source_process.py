@@ -37,7 +37,7 @@ class _RawSender:
     _data: torch.Tensor | None = None
 
     def open(self, lanes: int) -> Json:
-        """Answers with the port to meet at, and again when the other end is there."""
+        """Answer with the port to meet at, and answer again when the other end is there."""
         store = raw.listen(self.host)
         say({"port": store.port})
         self._links[lanes] = raw.RawLink(store, raw.SENDER, self.host, lanes)
@@ -62,7 +62,7 @@ def main() -> None:
     source = Source(listener, lambda: GENERATION, settings)
     chunks = weights.manifest.chunks()
     source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
-    # Upstream sends a model from where torch has put it.
+    # Upstream sends a model from the memory where torch has put it.
     model = task.model()
     fill(capture(model), SEED)
     upstream = UpstreamSource(spec["host"], model)

@@ -1,11 +1,11 @@
-"""What every further source adds: each on a host of its own, whose link is the bottleneck.
+"""What every further source adds. Each is on a host of its own, whose link is the bottleneck.
 
-Each source may send no faster than `--rate`, the replica may receive without limit. Runs with 1, 2,
-4, ... sources up to `--sources`, beside plain Gloo and upstream through one of the links, in turns.
-`share` is the part of all k links' capacity that a load from k sources used, measured by the load
-from one: T1 / (k * Tk). `added_share` is the same of the links that the case before did not have:
-1.0 says that each of them added all it had. `digest_overhead` is the share of the load from one
-that goes away without verification.
+Each source may send no faster than `--rate`; the replica may receive without limit. The benchmark
+runs with 1, 2, 4, ... sources up to `--sources`, in turns with plain Gloo and upstream through one
+of the links. `share` is the part of all k links' capacity that a load from k sources used, relative
+to the load from one: T1 / (k * Tk). `added_share` is the same for the links that the previous case
+did not have; 1.0 means that each of them added all its capacity. `digest_overhead` is the share of
+the load from one source that verification takes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
             seconds["raw"].append(_raw(children[0], replica))
             for count in counts:
                 for child in children[:count]:
-                    child.ask("first_send")  # Of somebody before.
+                    child.ask("first_send")  # Left from an earlier transfer.
                 answer = replica.ask("pull", endpoints=endpoints[:count])
                 seconds[str(count)].append(answer["seconds"])
                 first = min(child.ask("first_send")["at"] for child in children[:count])
@@ -103,8 +103,8 @@ def measure(task: Task, *, sources: int, rate: str, repeat: int) -> Json:
 
 
 def _added(links: Mapping[int, float], count: int) -> float | None:
-    """Of the links that `count` sources have more than the case before, the share that is used.
-    `links` says how many links' worth each number of sources moves."""
+    """Share that is used of the links that `count` sources have beyond the previous case. `links`
+    says how many links' worth each number of sources moves."""
     before = max((fewer for fewer in links if fewer < count), default=None)
     return None if before is None else (links[count] - links[before]) / (count - before)
 

@@ -1,18 +1,18 @@
 """What a start costs in `load_model`: vLLM's own loader, Netloader alone, Netloader with a peer.
 
-Real servers of one random model, started one after the other; each round has one of every case, in
-an order of its own: `--load-format auto`; Netloader when nobody else is in its mesh, so that it
-reads storage; and Netloader beside a server of the same host that has the weights and stays up.
-Beside them the raw limit: the bytes of the files, read from the page cache into new memory.
+Real servers of one random model start one after the other. Each round has one start of every case,
+in random order: `--load-format auto`; Netloader alone in its mesh, so that it reads storage; and
+Netloader beside a server of the same host that has the weights and stays up. The raw limit stands
+beside them: the bytes of the files, read from the page cache into new memory.
 
-A plugin (`netbench.clock`) measures `load_model` inside the worker, the same for every loader: from
-the call that builds the model until vLLM has it, post-processed. What Netloader then still does, in
-threads of its own, to offer the weights to others is not in it. `cpu_s` is what all threads of the
-worker computed meanwhile, which tells more than the time where others use the machine; `filled_s`
-the step that filled the tensors, as Netloader reports it.
+A plugin (`netbench.clock`) measures `load_model` inside the worker, alike for every loader: from
+the call that builds the model until vLLM has the post-processed model. The time does not include
+what Netloader then still does, in threads of its own, to offer the weights to others. `cpu_s` is
+the CPU time of all threads of the worker meanwhile, which says more if others use the machine.
+`filled_s` is the step that filled the tensors, as Netloader reports it.
 
-All files are in the page cache. Nothing prepares the memory that the model comes to lie in: a
-virtual machine may have to get it back from its host first, in every case.
+All files are in the page cache. Nothing prepares the memory for the model: in every case a virtual
+machine may have to get it back from its host first.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def measure(*, nbytes: int, executor: str, repeat: int) -> Json:
 
 
 def report(seen: dict[str, list[Json]]) -> Json:
-    """Medians of every case, and how they compare, of what `once` told in each repetition."""
+    """Medians of every case, and their ratios, from what `once` returned in each repetition."""
     cases = {
         case: {
             column: median([one[key] for one in rounds])
@@ -94,7 +94,7 @@ def report(seen: dict[str, list[Json]]) -> Json:
 
 
 def read_into_new_memory(files: list[Path]) -> float:
-    """Seconds to read these files, one after the other, into memory that nobody has touched."""
+    """Seconds to read these files, one after the other, into untouched memory."""
     nbytes = sum(file.stat().st_size for file in files)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     with mmap.mmap(-1, nbytes, flags=flags) as mapping, memoryview(mapping) as memory:
@@ -108,7 +108,7 @@ def read_into_new_memory(files: list[Path]) -> float:
 
 
 class _Starts:
-    """Servers of one model, each new."""
+    """Starts new servers of one model."""
 
     def __init__(self, folder: Path, model: Path, executor: str) -> None:
         self.files = sorted(model.glob("*.safetensors"))
@@ -120,7 +120,7 @@ class _Starts:
         self._count = 0
 
     def once(self, case: str) -> Json:
-        """One start, or one plain read: how long it took. Raises `ServerError`."""
+        """Times of one start or of one plain read. Raises `ServerError`."""
         if case == "raw":
             return {"seconds": read_into_new_memory(self.files)}
         self._count += 1
@@ -129,7 +129,7 @@ class _Starts:
             server.wait_for(self._clock(name))
             written = self._folder / f"{name}.report0.json"
             if case in _ORIGINS:
-                server.wait_for(written)  # Netloader may go on when vLLM has its model.
+                server.wait_for(written)  # Netloader may still be at work when vLLM has its model.
         found: Json = json.loads(self._clock(name).read_text())
         if case in _ORIGINS:
             report = json.loads(written.read_text())
@@ -141,13 +141,13 @@ class _Starts:
         return found
 
     def server(self, case: str, name: str) -> VllmServer:
-        """A new server; those of the case `peer` meet in one mesh, any other is alone."""
+        """A new server. Servers of the case `peer` meet in one mesh; any other is alone."""
         extra: Json = {}
         if case != "auto":
             mesh = "shared" if case == "peer" else name
             extra = {
                 "MESH_DIRECTORY": f"{self._folder / mesh}-mesh",
-                # Also by name: a member's address soon belongs to the next server of this host.
+                # Different names, too: the next server here may soon get a member's address.
                 "MESH_NAME": mesh,
                 "REPORT_PREFIX": f"{self._folder / name}.report",
             }

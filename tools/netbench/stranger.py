@@ -1,5 +1,5 @@
-"""What any transfer of a rate costs others on this machine: plain Gloo on loopback, from this
-process to itself, a message at a time.
+"""What any transfer at some rate costs others on this machine: plain Gloo on loopback, from this
+process to itself, one message at a time.
 
     python -m netbench.stranger '{"rate": bytes per second, "message_bytes": N}'
 """
@@ -20,7 +20,7 @@ from netbench.child import Json, obey, say
 _HOST: Final = "127.0.0.1"
 
 _MEMORY_BYTES: Final = 100_000_000
-"""At either end: far more than a cache holds."""
+"""Size of the buffer at either end: far more than a cache holds."""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         receiver = joining.result()
 
         def move(seconds: float) -> Json:
-            """Keep to the rate for about this long."""
+            """Transfer at the rate for about this long."""
             started = time.perf_counter()
             messages = nbytes = 0
             while (passed := time.perf_counter() - started) < seconds:

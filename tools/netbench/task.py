@@ -1,4 +1,4 @@
-"""What is to be loaded, as every process of a benchmark has to know it."""
+"""The task of a benchmark, which all its processes must know: what to load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from netloader.weights.coalesce import arrange
 from netloader.weights.manifest import CHUNK_BYTES
 
 SEED = 1
-"""Of the weights that sources hold."""
+"""Seed of the weights that sources hold."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A list of tensors, and the chunks they travel in."""
+    """A list of tensors, and the chunks in which they travel."""
 
     shape: str
     nbytes_wanted: int | None = None
@@ -40,11 +40,11 @@ class Task:
         return empty_model(self.rows)
 
     def lay_out(self, model: nn.Module) -> Weights:
-        """The model's weights, laid out as the loader does it before it fills them."""
+        """The model's weights, laid out as the loader does before it fills them."""
         return arrange(model, self.chunk_bytes, leave_empty=True)
 
     def spec(self, **more: object) -> Json:
-        """For a child process."""
+        """The task as JSON, for a child process."""
         return {"task": [self.shape, self.nbytes_wanted, self.chunk_bytes], **more}
 
     @classmethod
@@ -52,7 +52,7 @@ class Task:
         return cls(*spec["task"])
 
     def report(self) -> Json:
-        """What every report begins with."""
+        """The first entries of every report."""
         return {
             "shape": self.shape,
             "tensors": len(self.rows),

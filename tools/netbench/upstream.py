@@ -1,20 +1,21 @@
-"""Upstream's algorithm, on Gloo: what Netloader of vLLM Ascend does to load a model from a peer.
+"""Upstream's algorithm, on Gloo: how vLLM Ascend's Netloader loads a model from a peer.
 
-Written anew after vLLM Ascend's `model_loader/netloader`; no line is taken from it. Reproduced:
+This is our own code for the algorithm of vLLM Ascend's `model_loader/netloader`, with no line taken
+from it. Reproduced:
 
 - a TCP connection, `JOIN` with device, model, parallel sizes and a port that was free a moment ago,
   `JOIN_ACK` with the name `ip:port` under which the source sees the replica, and the shape of every
   tensor (`transfer_shapes`, as with the default `INT8_CACHE` "no"), both as plain JSON;
-- then both make a process group: the replica, rank 0, hosts the TCPStore on the port it named, the
-  source, rank 1, connects to it, and begins to as soon as its answer is written: whoever comes
-  first waits or, the source, tries again with torch's pauses;
-- parameters, then buffers, each memory once, in the model's order, one `send` and one `recv` per
-  tensor with tag 0, each waited for before the next begins;
-- a barrier, and the group is thrown away;
-- the source serves one replica at a time, in the thread that accepts.
+- a process group: the replica, rank 0, hosts the TCPStore on the port that it named. The source,
+  rank 1, begins to connect as soon as it has written its answer. If the replica comes first, it
+  waits; if the source does, it tries again with torch's pauses;
+- parameters, then buffers, each memory once, in the model's order: one `send` and one `recv` per
+  tensor, with tag 0, one after the other;
+- a barrier, after which the group is closed;
+- one replica at a time, served in the thread that accepts.
 
 Not reproduced: HCCL. There `wait` orders a stream and blocks no thread, so the processor queues the
-next tensor meanwhile; on Gloo a wait is a wait. Casts to and from FRACTAL_NZ and copies of int8
+next tensor meanwhile; on Gloo `wait` blocks. Casts to and from FRACTAL_NZ and copies of int8
 originals have no counterpart on a CPU. Attributes of modules that hold derived tensors do not exist
 in the models here. Registration in torch's global tables (a few dict entries) is left out, and
 the barrier is called on the group itself for that.
@@ -44,7 +45,7 @@ _JOIN_BYTES: Final = 1024
 
 
 class UpstreamError(Exception):
-    """The source declined, or is another model's."""
+    """The source declined, or has another model."""
 
 
 class UpstreamSource:
@@ -142,7 +143,7 @@ def _group(host: str, port: int, rank: int, mine: str) -> Any:
 
 
 def _free_port() -> int:
-    """As upstream finds one: free when asked, with luck still free when used."""
+    """A free port, found as upstream does: with luck it is still free when used."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

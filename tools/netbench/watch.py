@@ -1,4 +1,4 @@
-"""A transport with a clock and a counter on it, which changes nothing of what it does."""
+"""A transport with a clock and a counter, which behaves like the transport that it wraps."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from netloader.transport import Backend, Group, Pending
 
 @dataclass
 class ChunkWatch:
-    """What has been seen so far. Several groups may report to one."""
+    """Observations so far. Several groups may report to one."""
 
     first_send: float | None = None
-    """When the first send began, by `time.perf_counter`, which on Linux all processes share."""
+    """When the first send began, in `time.perf_counter`, which on Linux all processes share."""
     received: Counter[int] = field(default_factory=Counter)
     """Bytes of receives that completed, by chunk."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -29,7 +29,7 @@ class ChunkWatch:
             self.first_send = time.perf_counter()
 
     def take_first_send(self) -> float | None:
-        """When the first send since the last time began."""
+        """When the first send since the last call began."""
         found, self.first_send = self.first_send, None
         return found
 

@@ -59,7 +59,7 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("pair", "--repeat", "0"), "is not a whole number above 0"),
         (("sources", "--rate", "fast"), "is not a rate like 400mbit"),
         (("pair", "--cold", "frozen"), "invalid choice: 'frozen'"),
-        (("kill", "--sources", "1"), "there is none left"),
+        (("kill", "--sources", "1"), "none would be left"),
         (("starts", "--bytes", "0"), "is not a size like 512MB"),
         (("starts", "--executor", "ray"), "invalid choice: 'ray'"),
         (("fly",), "invalid choice"),

@@ -73,7 +73,7 @@ def test_an_unknown_shape_is_told_what_there_is() -> None:
 
 def test_a_row_list_is_not_scaled(tmp_path: Path) -> None:
     (tmp_path / "rows").write_text("a int8 1\n")
-    with pytest.raises(ShapeError, match="says its own sizes"):
+    with pytest.raises(ShapeError, match="has its own sizes"):
         rows_of(str(tmp_path / "rows"), 1000)
 
 
