@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.loader.support import Stuck, cut_after, wrong_byte_in
+from tests.loader.support import OnSend, Stuck, cut_after, wrong_byte_in
 from tests.loader.worker.loading.whole_load import FakeEngine, load, one_file, sources
 from torch import nn
 
@@ -22,20 +22,21 @@ def honest(tag: int, data: torch.Tensor) -> torch.Tensor:
 
 
 def test_max_sources() -> None:
-    begun = threading.Event()
+    begun = {"first": threading.Event(), "second": threading.Event()}
 
-    def first(tag: int, data: torch.Tensor) -> torch.Tensor:
-        begun.set()
-        return data
+    def sends(name: str, other: str) -> OnSend:
+        def send(tag: int, data: torch.Tensor) -> torch.Tensor:
+            begun[name].set()
+            # Neither may be done with everything before the other was asked for something.
+            assert begun[other].wait(30)
+            return data
 
-    def second(tag: int, data: torch.Tensor) -> torch.Tensor:
-        assert begun.wait(10)
-        return data
+        return send
 
-    with sources(first, second) as endpoints:
+    with sources(sends("first", "second"), sends("second", "first")) as endpoints:
         many = load(endpoints)
         assert many.right
-        assert many.delivered.keys() == set(endpoints)
+        assert all(event.is_set() for event in begun.values())
         one = load(endpoints, MAX_SOURCES=1)
         assert one.right
         assert [*one.delivered] == endpoints[:1]
