@@ -22,7 +22,7 @@ from netloader.model.fingerprint import (
     Fingerprint,
     Method,
     Name,
-    Node,
+    ObjectNode,
     State,
     TensorState,
     fingerprint,
@@ -72,11 +72,11 @@ def _sha256(tensor: torch.Tensor) -> str:
 
 
 def _lines(found: Fingerprint) -> Iterator[tuple[str, str]]:
-    todo: list[tuple[str, Node]] = []
-    seen: dict[Node, str] = {}
+    todo: list[tuple[str, ObjectNode]] = []
+    seen: dict[ObjectNode, str] = {}
 
     def text(path: str, state: State) -> str:
-        if isinstance(state, Node):
+        if isinstance(state, ObjectNode):
             if state not in seen:
                 seen[state] = path
                 todo.append((path, state))

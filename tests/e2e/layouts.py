@@ -35,6 +35,7 @@ from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
+from netloader.engine import parallel
 from netloader.weights.capture import capture
 
 _COMMON = {
@@ -166,15 +167,15 @@ def main() -> None:
 def _load(common: VllmConfig, one: Layout, rank: int) -> dict[str, Any]:
     """Build and fill the model as `rank` of the whole layout."""
     config = copy.deepcopy(common)
-    parallel = config.parallel_config
-    parallel.tensor_parallel_size = one.tp
-    parallel.pipeline_parallel_size = one.pp
-    parallel.prefill_context_parallel_size = one.pcp
-    parallel.data_parallel_size = one.dp
-    parallel.enable_expert_parallel = one.expert_parallel
-    parallel.expert_placement_strategy = one.placement
-    parallel.world_size = one.engine
-    parallel.data_parallel_rank = parallel.data_parallel_index = rank // one.engine
+    sizes = config.parallel_config
+    sizes.tensor_parallel_size = one.tp
+    sizes.pipeline_parallel_size = one.pp
+    sizes.prefill_context_parallel_size = one.pcp
+    sizes.data_parallel_size = one.dp
+    sizes.enable_expert_parallel = one.expert_parallel
+    sizes.expert_placement_strategy = one.placement
+    sizes.world_size = one.engine
+    sizes.data_parallel_rank = sizes.data_parallel_index = rank // one.engine
     if one.setting:
         SETTINGS[one.setting](config)
     with set_current_vllm_config(config):
