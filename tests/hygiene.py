@@ -64,6 +64,39 @@ def named(source: str) -> set[str]:
     }
 
 
+def imported(source: str) -> set[str]:
+    """Our modules, and what is imported from one, by the statements of a text."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if _is_ours(name) and name.partition(".")[0] != "tests"}
+
+
+def defined(source: str) -> set[str]:
+    """The names that a module of this text has, those in its functions and classes left out."""
+    found: set[str] = set()
+    todo: list[ast.stmt] = list(ast.parse(source).body)
+    while todo:
+        match todo.pop():
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                found.add(name)
+            case ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found |= {alias.asname or alias.name.partition(".")[0] for alias in names}
+            case ast.stmt() as other:
+                todo += [node for node in ast.walk(other) if isinstance(node, ast.stmt)][1:]
+                found |= {
+                    node.id
+                    for node in ast.walk(other)
+                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                }
+    return found
+
+
 def faults(source: str) -> list[Fault]:
     """What a test with this text does and should not, in the order of its lines."""
     tree = ast.parse(source)

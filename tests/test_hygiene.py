@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.hygiene import REMAINING, SLOW_THINGS, Fault, Kind, faults, named
+from tests.hygiene import (
+    REMAINING,
+    SLOW_THINGS,
+    Fault,
+    Kind,
+    defined,
+    faults,
+    imported,
+    named,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
@@ -38,8 +46,15 @@ def test_scripts_in_strings_name_modules_that_exist(file: str) -> None:
     assert missing == set()
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_names_that_are_imported_exist(file: str) -> None:
+    """Files that need vLLM are collected without it, and run minutes later."""
+    missing = {name for name in imported((ROOT / file).read_text()) if not exists(name)}
+    assert missing == set()
+
+
 def exists(name: str) -> bool:
-    """Whether a full name is that of a module of this tree, or may be defined in one."""
+    """Whether a full name is that of a module of this tree, or is defined in one."""
     module, _, last = name.rpartition(".")
     for root in ("mesh", "loader", "tools"):
         path = ROOT / root / name.replace(".", "/")
@@ -47,7 +62,7 @@ def exists(name: str) -> bool:
             return True
         inside = ROOT / root / module.replace(".", "/")
         text = inside / "__init__.py" if inside.is_dir() else inside.with_suffix(".py")
-        if module and text.exists() and re.search(rf"\b{last}\b", text.read_text()):
+        if module and text.exists() and last in defined(text.read_text()):
             return True
     return False
 
@@ -57,6 +72,19 @@ def test_names_in_scripts_are_found() -> None:
     assert named(f"code = {script!r}") == {"netloader.gone.one"}
     assert exists("netloader.system.affinity.remember") and exists("netmesh.Mesh")
     assert not exists("netloader.gone") and not exists("netloader.system.affinity.forget")
+
+
+def test_names_in_statements_are_found() -> None:
+    lines = (
+        "def f():\n    from netmesh.core.wire import Codec, mesh_tag\nimport netloader.plain, os"
+    )
+    assert imported(lines) == {
+        "netmesh.core.wire.Codec",
+        "netmesh.core.wire.mesh_tag",
+        "netloader.plain",
+    }
+    text = "if X:\n    A: int = 1\nelse:\n    from b import C as D\ndef e():\n    f = 1"
+    assert defined(text) == {"A", "D", "e"}
 
 
 def test_the_tables_name_files_that_exist_and_counts_above_zero() -> None:
