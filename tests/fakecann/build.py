@@ -28,11 +28,9 @@ ONLY_TO_LOAD: Final = ("ge_runner", "graph", "acl_tdt_channel")
 """Libraries that torch_npu names and takes nothing from."""
 
 _COMPILE: Final = (
-    "g++ -std=c++17 -O1 -fPIC -Wall -Wextra -Werror -pthread".split(),
-    [
-        *("-isystem", str(SITE / "torch_npu/include/third_party/acl/inc")),
-        *("-isystem", str(SITE / "torch_npu/include")),
-    ],
+    *("g++", "-std=c++17", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror"),
+    *("-isystem", str(SITE / "torch_npu/include/third_party/acl/inc")),
+    *("-isystem", str(SITE / "torch_npu/include")),
 )
 
 _REFUSING: Final = """// Made by build.py: what torch_npu links to and the emulation does not have.
@@ -60,16 +58,18 @@ def main() -> None:
     except BuildError as error:
         raise SystemExit(str(error)) from None
     stamp.touch()
-    print(f"built the emulated CANN in {time.monotonic() - started:.0f} s; {refused} refusing stubs")
+    took = time.monotonic() - started
+    print(f"built the emulated CANN in {took:.0f} s; {refused} functions only refuse")
 
 
 def build() -> int:
     """Make all libraries. Returns how many functions are only there to refuse."""
     objects = LIBRARIES / "objects"
     objects.mkdir(parents=True, exist_ok=True)
-    sources = [*HERE.glob("src/acl/*.cpp"), *HERE.glob("src/hccl/*.cpp"), HERE / "src/compiler.cpp"]
+    sources = [*HERE.glob("src/*/*.cpp"), HERE / "src/compiler.cpp"]
     with ThreadPoolExecutor(2) as pool:
-        made = dict(zip(sources, pool.map(lambda source: _compile(source, objects), sources)))
+        compiled = pool.map(lambda source: _compile(source, objects), sources)
+        made = dict(zip(sources, compiled, strict=True))
     acl = [made[source] for source in sources if source.parent.name == "acl"]
     hccl = [made[source] for source in sources if source.parent.name == "hccl"]
 
@@ -110,9 +110,7 @@ def _return_types() -> dict[str, str]:
     }
 
 
-def _refusing(
-    name: str, functions: Sequence[str], returns: dict[str, str], objects: Path
-) -> Path:
+def _refusing(name: str, functions: Sequence[str], returns: dict[str, str], objects: Path) -> Path:
     """An object with functions that say their names and fail, as their return types allow."""
     source = objects / f"{name}.cpp"
     lines = []
@@ -133,7 +131,7 @@ def _refusing(
 
 def _compile(source: Path, objects: Path) -> Path:
     made = objects / f"{source.parent.name}_{source.stem}.o"
-    _run([*_COMPILE[0], *_COMPILE[1], "-c", str(source), "-o", str(made)])
+    _run([*_COMPILE, "-c", str(source), "-o", str(made)])
     return made
 
 
@@ -152,7 +150,9 @@ def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise BuildError(f"{command[0]} is not installed: the emulation needs a C++ compiler") from None
+        raise BuildError(
+            f"{command[0]} is not installed, which the emulation is built with"
+        ) from None
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)}\n{done.stderr}")
 

@@ -16,6 +16,8 @@ namespace fakecann {
 constexpr int kDeviceInvalid = 107001;
 constexpr int kNoContext = 107002;
 constexpr int kStreamInvalid = 107003;
+// What the runtime says of a feature that a device does not have: torch_npu then does without.
+constexpr int kNotSupported = 207000;
 constexpr int kOutOfMemory = 207001;
 constexpr int kStreamTimeout = 507046;
 // What a stream reports after one of its tasks failed.

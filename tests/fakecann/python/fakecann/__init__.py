@@ -1,4 +1,6 @@
-"""The operators of the emulated CANN. `tests/fakecann/README.md` says what they prove, and what not.
+"""The operators of the emulated CANN.
+
+`tests/fakecann/README.md` says what they are evidence for, and what not.
 
 Device memory is host memory, so an operator that computes needs no kernel of its own: torch's CPU
 kernel runs over the same bytes.
@@ -8,6 +10,7 @@ kernel runs over the same bytes.
     aten        torch's own operators
     npu         operators that torch_npu and ATB add: a few, and the refusal of all others
     for_vllm    one Triton kernel
+    vision      what lets torchvision be imported
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ def install() -> None:
         return
     _installed = True
     # Heavy, and torch_npu must not be imported before torch is.
-    from fakecann import aten, npu
+    from fakecann import aten, npu, vision
 
     aten.install()
     npu.install()
+    vision.declare()

@@ -11,19 +11,20 @@ from typing import Any, Final
 import torch
 
 from fakecann.fallback import KEY, run
-from fakecann.hostview import host_view, is_fractal, is_on_device
+from fakecann.hostview import is_fractal, is_on_device
 
 Implementation = Callable[..., Any]
 
 STAY: Final = frozenset(
-    """
-    empty.memory_format empty_strided empty_like new_empty_strided empty_with_format
-    unsafe_empty_with_format empty_with_swapped_memory
-    as_strided as_strided_ view _reshape_alias unfold view_as_real view_as_complex _lazy_clone
-    set_ set_.source_Storage set_.source_Tensor set_.source_Storage_storage_offset is_set_to
-    resize_ resize_as_ is_pinned _pin_memory record_stream
-    _local_scalar_dense _copy_from_and_resize copy_memory_
-    """.split()
+    [
+        *("empty.memory_format", "empty_strided", "empty_like", "new_empty_strided"),
+        *("empty_with_format", "unsafe_empty_with_format", "empty_with_swapped_memory"),
+        *("as_strided", "as_strided_", "view", "_reshape_alias", "unfold", "_lazy_clone"),
+        *("view_as_real", "view_as_complex", "set_", "set_.source_Storage", "set_.source_Tensor"),
+        *("set_.source_Storage_storage_offset", "is_set_to", "resize_", "resize_as_"),
+        *("is_pinned", "_pin_memory", "record_stream", "_local_scalar_dense"),
+        *("_copy_from_and_resize", "copy_memory_"),
+    ]
 )
 """Operators that compute nothing. torch_npu implements them on CANN's memory and streams."""
 
@@ -54,15 +55,16 @@ def install() -> None:
         packet = getattr(torch.ops.aten, base, None)
         operator = getattr(packet, overload or "default", None)
         if operator is not None:
-            implementation = special.get(name) or _by_cpu(operator)
+            implementation = special.get(name) or _by_cpu(operator, base, overload)
             _library.impl(name, implementation, KEY, allow_override=True)
 
 
-def _by_cpu(operator: torch._ops.OpOverload) -> Implementation:
+def _by_cpu(operator: torch._ops.OpOverload, base: str, overload: str = "") -> Implementation:
     """An implementation by the CPU kernel of the same operator."""
-    arguments = operator._schema.arguments
-    writes = [argument.alias_info is not None and argument.alias_info.is_write for argument in arguments]
-    mixes = operator.__name__.startswith(_MIX)
+    arguments = torch._C._get_schema(f"aten::{base}", overload).arguments
+    aliases = [argument.alias_info for argument in arguments]
+    writes = [alias is not None and alias.is_write for alias in aliases]
+    mixes = base.startswith(_MIX)
 
     def implementation(*args: Any, **kwargs: Any) -> Any:
         _check(operator, args, writes, mixes)
@@ -105,7 +107,7 @@ def _stays_if(name: str, is_plain: Callable[..., bool]) -> Implementation:
     """torch_npu's own kernel for what `is_plain` says is no computation."""
     kernel = torch.library.get_kernel(f"aten::{name}", KEY)
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, KEY))
-    by_cpu = _by_cpu(getattr(torch.ops.aten, name).default)
+    by_cpu = _by_cpu(getattr(torch.ops.aten, name).default, name)
 
     def implementation(*args: Any, **kwargs: Any) -> Any:
         if is_plain(*args, **kwargs):

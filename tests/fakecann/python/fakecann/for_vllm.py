@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class SlotMapping:
         ) -> None:
             slots[num_tokens:max_num_tokens] = PAD_ID
             bounds = starts.tolist()
-            for request, (first, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            for request, (first, end) in enumerate(pairwise(bounds)):
                 place = places[first:end].long()
                 blocks = table[request].long()[place // block_size]
                 slots[first:end] = blocks * block_size + place % block_size

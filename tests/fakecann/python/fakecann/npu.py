@@ -149,13 +149,16 @@ def fused_infer_attention_score(
         raise NotImplementedError(
             f"fakecann: attention with layout {input_layout} and sparse mode {sparse_mode}"
         )
-    unknown = sorted(name for name, given in others.items() if name not in _ATTENTION_IGNORES and given is not None)
+    given = {name for name, value in others.items() if value is not None}
+    unknown = sorted(given - _ATTENTION_IGNORES)
     if unknown:
         raise NotImplementedError(f"fakecann: attention with {', '.join(unknown)}")
     assert actual_seq_lengths is not None and actual_seq_lengths_kv is not None
     out = torch.zeros_like(query)
     start = start_kv = 0
-    for number, (end, end_kv) in enumerate(zip(actual_seq_lengths, actual_seq_lengths_kv, strict=False)):
+    # There may be more lengths than sequences: a batch is padded.
+    ends = zip(actual_seq_lengths, actual_seq_lengths_kv, strict=False)
+    for number, (end, end_kv) in enumerate(ends):
         if block_table is None:
             keys, values = key[start_kv:end_kv], value[start_kv:end_kv]
             start_kv = end_kv
@@ -171,8 +174,11 @@ def fused_infer_attention_score(
 
 
 _ATTENTION_IGNORES: Final = frozenset(
-    """atten_mask block_size pre_tokens next_tokens inner_precise softmax_lse_flag
-    antiquant_mode key_antiquant_mode value_antiquant_mode query_quant_mode""".split()
+    [
+        *("atten_mask", "block_size", "pre_tokens", "next_tokens", "inner_precise"),
+        *("softmax_lse_flag", "antiquant_mode", "key_antiquant_mode", "value_antiquant_mode"),
+        "query_quant_mode",
+    ]
 )
 """Arguments that the sparse modes above make meaningless, or that are numbers with a default."""
 

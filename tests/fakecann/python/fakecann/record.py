@@ -1,4 +1,4 @@
-"""Which operators ran by fallback: a test prints them, so that nobody takes them for NPU kernels."""
+"""Which operators ran by fallback: tests print them, lest anybody takes them for NPU kernels."""
 
 from __future__ import annotations
 

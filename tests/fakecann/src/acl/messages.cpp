@@ -44,7 +44,7 @@ void trace(const char *format, ...) {
 
 int refuse_function(const char *name) {
   complain("%s is not emulated", name);
-  return ACL_ERROR_FEATURE_UNSUPPORTED;
+  return kNotSupported;
 }
 
 void stop_at_function(const char *name) {
