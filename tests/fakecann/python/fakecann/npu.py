@@ -20,9 +20,10 @@ STAY: Final = (
     "get_storage_size",
     "copy_memory_",
     "npu_change_data_ptr",
+    "npu_reshape",
     "set_op_timeout_ms",
 )
-"""First words of operators of torch_npu that compute nothing, or of which Identity is all."""
+"""First words of operators of torch_npu that compute nothing: they copy, and Identity converts."""
 
 _libraries: list[torch.library.Library] = []
 

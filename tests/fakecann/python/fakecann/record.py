@@ -8,6 +8,11 @@ from pathlib import Path
 _seen: set[str] = set()
 
 
+def start_again() -> None:
+    """Note every operator once more, in another file perhaps: a test begins."""
+    _seen.clear()
+
+
 def ran(name: str) -> None:
     """Note an operator. A line goes to the file `FAKECANN_RECORD` at its first run in a process.
 

@@ -1,0 +1,148 @@
+"""One rank of a ProcessGroupHCCL that a test moves command by command.
+
+The group is made like upstream's Netloader makes its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch_npu
+from torch.distributed import PrefixStore, ReduceOp, TCPStore
+from torch_npu._C._distributed_c10d import ProcessGroupHCCL
+
+from tests.ascend.commands import arguments, serve
+
+
+def pattern(count: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """Elements of which no two ranks have the same; exact in every dtype."""
+    return ((torch.arange(count, dtype=torch.int64) * 7 + seed * 13) % 61).to(dtype)
+
+
+def sha256(tensor: torch.Tensor) -> str:
+    """Of the bytes of a host tensor."""
+    # numpy does not know every dtype.
+    address, nbytes = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+    return hashlib.sha256(ctypes.string_at(address, nbytes) if nbytes else b"").hexdigest()
+
+
+class Rank:
+    """The commands. Tensors have names; an operation is over once `wait` was said."""
+
+    def __init__(self, port: int, rank: int, ranks: int, timeout_s: float) -> None:
+        torch.npu.set_device(f"npu:{rank}")
+        self.rank, self.ranks = rank, ranks
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.pending: list[Any] = []
+        timeout = timedelta(seconds=timeout_s)
+        self.store = TCPStore("127.0.0.1", port, ranks, rank == 0, timeout=timeout)
+        options = ProcessGroupHCCL.Options()
+        options._timeout = timeout
+        options.global_ranks_in_group = list(range(ranks))
+        options.group_id = "test"
+        prefixed = PrefixStore("test/", self.store)
+        self.group = ProcessGroupHCCL(prefixed, rank, ranks, options)
+
+    def run(self, name: str, **arguments: Any) -> Any:
+        return getattr(self, name)(**arguments)
+
+    def fill(self, name: str, count: int, dtype: str, seed: int) -> None:
+        self.tensors[name] = pattern(count, getattr(torch, dtype), seed).to(f"npu:{self.rank}")
+
+    def put(self, name: str, values: list[float], dtype: str) -> None:
+        made = torch.tensor(values, dtype=getattr(torch, dtype))
+        self.tensors[name] = made.to(f"npu:{self.rank}")
+
+    def send(self, name: str, to: int) -> None:
+        self.pending.append(self.group.send([self.tensors[name]], to, 0))
+
+    def receive(self, name: str, source: int) -> None:
+        self.pending.append(self.group.recv([self.tensors[name]], source, 0))
+
+    def wait(self) -> None:
+        """Make the current stream wait for all that was begun, and this thread for the stream."""
+        pending, self.pending = self.pending, []
+        for work in pending:
+            work.wait()
+        torch.npu.current_stream().synchronize()
+
+    def timed_wait(self) -> dict[str, Any]:
+        """`wait`, with how long it took and the error that it ended with."""
+        started = time.monotonic()
+        try:
+            self.wait()
+            error = ""
+        except RuntimeError as raised:
+            error = str(raised) or "no text"
+        return {"seconds": time.monotonic() - started, "error": error}
+
+    def digest(self, name: str) -> str:
+        return sha256(self.tensors[name].cpu())
+
+    def differs_at(self, name: str, dtype: str, seed: int) -> list[int]:
+        """Which bytes are not the pattern's."""
+        tensor = self.tensors[name].cpu().view(torch.uint8)
+        wanted = pattern(self.tensors[name].numel(), getattr(torch, dtype), seed).view(torch.uint8)
+        return torch.nonzero(tensor != wanted).flatten().tolist()
+
+    def values(self, name: str) -> list[float]:
+        return self.tensors[name].cpu().double().tolist()
+
+    def exchange(self, outgoing: str, incoming: str, peer: int) -> None:
+        """A batch of a send and a receive."""
+        tensors = [self.tensors[outgoing], self.tensors[incoming]]
+        work = self.group.batch_isend_irecv(["isend", "irecv"], tensors, [peer, peer])
+        self.pending.append(work)
+
+    def all_reduce(self, name: str, how: str) -> None:
+        options = torch.distributed.AllreduceOptions()
+        options.reduceOp = getattr(ReduceOp, how)
+        self.pending.append(self.group.allreduce([self.tensors[name]], options))
+
+    def broadcast(self, name: str, root: int) -> None:
+        options = torch.distributed.BroadcastOptions()
+        options.rootRank = root
+        self.pending.append(self.group.broadcast([self.tensors[name]], options))
+
+    def all_gather(self, name: str, out: str) -> None:
+        mine = self.tensors[name]
+        self.tensors[out] = torch.empty(
+            mine.numel() * self.ranks, dtype=mine.dtype, device=mine.device
+        )
+        self.pending.append(self.group._allgather_base(self.tensors[out], mine))
+
+    def reduce_scatter(self, name: str, out: str) -> None:
+        mine = self.tensors[name]
+        self.tensors[out] = torch.empty(
+            mine.numel() // self.ranks, dtype=mine.dtype, device=mine.device
+        )
+        self.pending.append(self.group._reduce_scatter_base(self.tensors[out], mine))
+
+    def free_memory(self) -> int:
+        return torch.npu.mem_get_info()[0]
+
+    def write_past_the_end(self) -> None:
+        """As host code with a wrong length would; nobody comes back from it."""
+        tensor = torch_npu.empty_with_format((512,), dtype=torch.uint8, device="npu")
+        ctypes.memset(tensor.untyped_storage().data_ptr(), 0, 64 << 20)
+
+    def abort_group(self) -> None:
+        self.group.abort_hccl_comm("test")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def main() -> None:
+    channel, given = arguments()
+    serve(channel, Rank(**given).run)
+
+
+if __name__ == "__main__":
+    main()
