@@ -1,4 +1,4 @@
-"""Two ranks of a ProcessGroupHCCL in processes of their own, and what the bytes of theirs should be."""
+"""Two ranks of a ProcessGroupHCCL, each in a process, and what their bytes should be."""
 
 from __future__ import annotations
 
@@ -44,15 +44,27 @@ class Pair:
         for rank in self._ranks:
             rank.answer()
 
-    def begin(self, source: int, replica: int, *, count: int, dtype: str, seed: int) -> None:
-        """Fill `out` at the source, begin to send it and to receive it as `in`."""
+    def begin(
+        self,
+        source: int,
+        replica: int,
+        *,
+        count: int,
+        dtype: str,
+        seed: int,
+        dies: int | None = None,
+    ) -> None:
+        """Fill `out` at the source, begin to send it and to receive it as `in`.
+
+        The rank that `dies` in it may not even come to say that it began.
+        """
         self[source].ask("fill", name="out", count=count, dtype=dtype, seed=seed)
         self[replica].ask("fill", name="in", count=count, dtype=dtype, seed=seed + 1)
         # The first operation of all makes the communicator: it waits for the other side's.
         self[source].say(do="send", name="out", to=replica)
         self[replica].say(do="receive", name="in", source=source)
-        self[source].answer()
-        self[replica].answer()
+        for rank in {source, replica} - {dies}:
+            self[rank].answer()
 
     def transfer(self, source: int, replica: int, *, count: int, dtype: str, seed: int) -> None:
         """`begin`, and wait for the end."""

@@ -49,8 +49,8 @@ class Rank:
         prefixed = PrefixStore("test/", self.store)
         self.group = ProcessGroupHCCL(prefixed, rank, ranks, options)
 
-    def run(self, name: str, **arguments: Any) -> Any:
-        return getattr(self, name)(**arguments)
+    def run(self, do: str, /, **arguments: Any) -> Any:
+        return getattr(self, do)(**arguments)
 
     def fill(self, name: str, count: int, dtype: str, seed: int) -> None:
         self.tensors[name] = pattern(count, getattr(torch, dtype), seed).to(f"npu:{self.rank}")

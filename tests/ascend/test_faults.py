@@ -21,7 +21,7 @@ def test_death_is_told_as_an_error(tmp_path: Path, killed: str) -> None:
     faults = {f"{killed}_env": {fault: str(AT)}}
     dead, alive = (0, 1) if killed == "source" else (1, 0)
     with started(tmp_path, env=SURVIVE, **faults) as pair:
-        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1)
+        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1, dies=dead)
         assert "507048" in pair[alive].ask("timed_wait")["error"]
         assert pair[dead].status() == -9
         assert f"killed with {AT} bytes" in pair[dead].output()
@@ -31,7 +31,7 @@ def test_death_is_told_as_an_error(tmp_path: Path, killed: str) -> None:
 def test_death_as_silence_lasts_for_the_execution_timeout(tmp_path: Path) -> None:
     env = SURVIVE | {"FAKECANN_PEER_DEATH": "silence", "HCCL_EXEC_TIMEOUT": "4"}
     with started(tmp_path, env=env, source_env={"FAKECANN_KILL_AT_SENT": str(AT)}) as pair:
-        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1)
+        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1, dies=0)
         ended = pair[1].ask("timed_wait")
         assert "507048" in ended["error"]
         assert ended["seconds"] > 2
@@ -40,7 +40,7 @@ def test_death_as_silence_lasts_for_the_execution_timeout(tmp_path: Path) -> Non
 
 def test_by_default_the_watchdog_ends_the_survivor(tmp_path: Path) -> None:
     with started(tmp_path, source_env={"FAKECANN_KILL_AT_SENT": str(AT)}) as pair:
-        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1)
+        pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1, dies=0)
         assert "507048" in pair[1].ask("timed_wait")["error"]
         # The error was caught, and the process ends all the same.
         assert pair[1].status() == -6

@@ -57,6 +57,7 @@ struct Float16 {
     const uint16_t sign = static_cast<uint16_t>((bits_of(value) >> 16) & 0x8000);
     if (std::isnan(value)) return static_cast<Stored>(sign | 0x7E00);
     const float size = std::fabs(value);
+    if (size == 0.0F) return sign;
     // 65520 lies halfway between the largest number, 65504, and what the next one would be.
     if (size >= 65520.0F) return static_cast<Stored>(sign | 0x7C00);
     int exponent = 0;
