@@ -1,4 +1,4 @@
-"""The unmodified vllm-ascend over the emulation: workers, a model, upstream's Netloader, two ranks."""
+"""Unmodified vllm-ascend over the emulation: workers, a model, upstream's Netloader, two ranks."""
 
 from __future__ import annotations
 
