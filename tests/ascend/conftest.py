@@ -22,8 +22,6 @@ else:
     # torch_npu's default, a queue. Read when torch is imported.
     os.environ["TASK_QUEUE_ENABLE"] = "0"
 
-_FALLBACK = pytest.StashKey[str]()
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test of this folder its marker."""

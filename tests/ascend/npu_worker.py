@@ -81,7 +81,9 @@ class Worker:
 
     def profile(self) -> float:
         """Run the model once on made-up tokens; the sum of what comes out."""
-        hidden, _ = self.wrapper.worker.model_runner._dummy_run(16)
+        from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
+
+        hidden, _ = NPUModelRunner._dummy_run(self.wrapper.worker.model_runner, 16)
         return float(hidden.float().abs().sum())
 
 

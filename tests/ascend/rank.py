@@ -1,7 +1,4 @@
-"""One rank of a ProcessGroupHCCL that a test moves command by command.
-
-The group is made like upstream's Netloader makes its own.
-"""
+"""One rank of a ProcessGroupHCCL that a test moves command by command."""
 
 from __future__ import annotations
 
@@ -42,12 +39,8 @@ class Rank:
         self.pending: list[Any] = []
         timeout = timedelta(seconds=timeout_s)
         self.store = TCPStore("127.0.0.1", port, ranks, rank == 0, timeout=timeout)
-        options = ProcessGroupHCCL.Options()
-        options._timeout = timeout
-        options.global_ranks_in_group = list(range(ranks))
-        options.group_id = "test"
         prefixed = PrefixStore("test/", self.store)
-        self.group = ProcessGroupHCCL(prefixed, rank, ranks, options)
+        self.group = ProcessGroupHCCL(prefixed, rank, ranks, timeout)
 
     def run(self, do: str, /, **arguments: Any) -> Any:
         return getattr(self, do)(**arguments)
@@ -72,15 +65,21 @@ class Rank:
             work.wait()
         torch.npu.current_stream().synchronize()
 
-    def timed_wait(self) -> dict[str, Any]:
-        """`wait`, with how long it took and the error that it ended with."""
-        started = time.monotonic()
+    def error_of_wait(self) -> str:
+        """The text of the error that `wait` ends with; empty for none."""
         try:
             self.wait()
-            error = ""
-        except RuntimeError as raised:
-            error = str(raised) or "no text"
-        return {"seconds": time.monotonic() - started, "error": error}
+        except RuntimeError as error:
+            return str(error) or "no text"
+        return ""
+
+    def timed_sends(self, name: str, to: int, times: int) -> float:
+        """How long it takes to send a tensor so many times, in seconds."""
+        started = time.monotonic()
+        for _ in range(times):
+            self.send(name, to)
+        self.wait()
+        return time.monotonic() - started
 
     def digest(self, name: str) -> str:
         return sha256(self.tensors[name].cpu())
@@ -111,18 +110,16 @@ class Rank:
         self.pending.append(self.group.broadcast([self.tensors[name]], options))
 
     def all_gather(self, name: str, out: str) -> None:
-        mine = self.tensors[name]
-        self.tensors[out] = torch.empty(
-            mine.numel() * self.ranks, dtype=mine.dtype, device=mine.device
-        )
-        self.pending.append(self.group._allgather_base(self.tensors[out], mine))
+        """`out` gets every rank's tensor, in the order of ranks."""
+        whole = self.tensors[out] = self.tensors[name].repeat(self.ranks)
+        work = ProcessGroupHCCL._allgather_base(self.group, whole, self.tensors[name])
+        self.pending.append(work)
 
     def reduce_scatter(self, name: str, out: str) -> None:
-        mine = self.tensors[name]
-        self.tensors[out] = torch.empty(
-            mine.numel() // self.ranks, dtype=mine.dtype, device=mine.device
-        )
-        self.pending.append(self.group._reduce_scatter_base(self.tensors[out], mine))
+        """`out` gets this rank's part of the sum."""
+        part = self.tensors[out] = torch.empty_like(self.tensors[name].chunk(self.ranks)[0])
+        work = ProcessGroupHCCL._reduce_scatter_base(self.group, part, self.tensors[name])
+        self.pending.append(work)
 
     def free_memory(self) -> int:
         return torch.npu.mem_get_info()[0]

@@ -53,7 +53,13 @@ class SlotMapping:
 
 
 def install() -> None:
-    """Put it where vLLM and vllm-ascend look for the kernel."""
+    """Put it where vLLM and vllm-ascend look for the kernel.
+
+    And the operators, in a process that turned off what torch loads by itself.
+    """
+    import fakecann
+
+    fakecann.install()
     import vllm.v1.worker.block_table  # noqa: F401
 
     for name in _MODULES:
