@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ HERE = Path(__file__).parent
 
 if importlib.util.find_spec("torch_npu") is None:
     collect_ignore_glob = ["test_*.py"]
-else:
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settings that torch_npu reads when torch is imported, and a file for all processes."""
     # An operator that fails says so at its own call, in this process. Those that tests start keep
-    # torch_npu's default, a queue. Read when torch is imported.
+    # torch_npu's default, a queue.
     os.environ["TASK_QUEUE_ENABLE"] = "0"
+    descriptor, path = tempfile.mkstemp(prefix="fallback-")
+    os.close(descriptor)
+    os.environ["FAKECANN_RECORD"] = path
+    config.add_cleanup(Path(path).unlink)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,26 +38,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ascend)
 
 
-@pytest.fixture(autouse=True)
-def _fallback_record(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Collects the operators of this process and of all that the test starts."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Print which operators ran by fallback in a test, here or in a process that it started.
+
+    A process that serves several tests tells each operator once, in the first of them.
+    """
     from fakecann import record
 
-    path = tmp_path / "fallback"
-    monkeypatch.setenv("FAKECANN_RECORD", str(path))
     record.start_again()
-    yield
-    if path.exists():
-        names = sorted(set(path.read_text().split()))
-        print(f"by fallback, so no NPU kernel: {', '.join(names)}")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Print that line also for a test that passed."""
-    if report.when == "teardown":
-        for line in report.capstdout.splitlines():
-            if line.startswith("by fallback"):
-                print(f"\n    {line}", flush=True)
+    path = Path(os.environ["FAKECANN_RECORD"])
+    before = len(path.read_text())
+    outcome = yield
+    names = sorted(set(path.read_text()[before:].split()))
+    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+    if names and reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(f"    by fallback, so no NPU kernel: {', '.join(names)}")
+    return outcome

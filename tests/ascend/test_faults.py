@@ -67,12 +67,15 @@ def test_faults_wait_until_they_are_armed(tmp_path: Path) -> None:
         assert pair[1].ask("differs_at", name="in", dtype="uint8", seed=2) == [0]
 
 
-def test_a_silent_peer_lives_on_and_says_nothing_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("silent", ["source", "replica"])
+def test_a_silent_peer_lives_on_and_says_nothing_more(tmp_path: Path, silent: str) -> None:
     env = SURVIVE | {"ACL_STREAM_TIMEOUT": "3000"}
-    fault = {"FAKECANN_STALL_AT_SENT": str(AT)}
-    with started(tmp_path, env=env, source_env=fault) as pair:
+    fault = "FAKECANN_STALL_AT_SENT" if silent == "source" else "FAKECANN_STALL_AT_RECEIVED"
+    faults = {f"{silent}_env": {fault: str(AT)}}
+    with started(tmp_path, env=env, **faults) as pair:
         pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1)
-        assert "507046" in pair[1].ask("error_of_wait")
+        other = pair[1] if silent == "source" else pair[0]
+        assert "507046" in other.ask("error_of_wait")
         assert pair[0].is_alive() and pair[1].is_alive()
         pair[1].ask("abort_group")
         pair[0].ask("abort_group")

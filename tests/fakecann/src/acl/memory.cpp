@@ -51,7 +51,8 @@ void *take(size_t bytes, bool on_device) {
     return nullptr;
   }
   const size_t mapped = body + 2 * page;
-  void *mapping = mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void *mapping = mmap(nullptr, mapped, PROT_NONE, how, -1, 0);
   if (mapping == MAP_FAILED) return nullptr;
   const uintptr_t base = reinterpret_cast<uintptr_t>(mapping);
   if (mprotect(reinterpret_cast<void *>(base + page), body, PROT_READ | PROT_WRITE) != 0) {

@@ -206,8 +206,9 @@ EventPtr &event_of(aclrtEvent handle) { return *static_cast<EventPtr *>(handle);
 
 uint64_t microseconds(const EventPtr &event) {
   const std::lock_guard<std::mutex> guard(event->lock);
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(event->when.time_since_epoch()).count());
+  const auto since = event->when.time_since_epoch();
+  const auto count = std::chrono::duration_cast<std::chrono::microseconds>(since).count();
+  return static_cast<uint64_t>(count);
 }
 
 }  // namespace
