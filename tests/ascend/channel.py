@@ -1,6 +1,6 @@
-"""A line of JSON at a time between a test and a process that it started.
+"""Messages between a test and a process that it started: one line of JSON each.
 
-A socket of its own: what vLLM prints goes elsewhere.
+They travel over a socket of their own, because vLLM prints to stdout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Ended(Exception):
 
 
 class Channel:
-    """One end. Waits have a limit; `TimeoutError` says that it passed."""
+    """One end of it. A wait that exceeds its limit raises `TimeoutError`."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end

@@ -1,4 +1,4 @@
-"""The other end of `processes.Process`: runs the commands that a test says, one after the other."""
+"""The other end of `processes.Process`: runs a test's commands one after the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def arguments() -> tuple[Channel, dict[str, Any]]:
 def serve(channel: Channel, run: Callable[..., Any]) -> None:
     """Answer each command by `run(name, **arguments)` until the test is gone. Never returns.
 
-    An error is an answer as well.
+    An error is an answer too.
     """
     try:
         while True:

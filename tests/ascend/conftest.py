@@ -1,4 +1,4 @@
-"""Tests of the Ascend stack over the emulated CANN, and which operators each ran by fallback.
+"""Tests of the Ascend stack over the emulated CANN. Each prints which operators ran by fallback.
 
 Nothing here is collected in an environment without torch_npu: `make test-unit` and `make test-e2e`
 see no test of this folder, `make test-ascend` runs them all.
@@ -22,8 +22,8 @@ if importlib.util.find_spec("torch_npu") is None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Settings that torch_npu reads when torch is imported, and a file for all processes."""
-    # An operator that fails says so at its own call, in this process. Those that tests start keep
-    # torch_npu's default, a queue.
+    # In this process an operator raises at its own call. The processes that tests start keep
+    # torch_npu's default, a queue that reports errors later.
     os.environ["TASK_QUEUE_ENABLE"] = "0"
     descriptor, path = tempfile.mkstemp(prefix="fallback-")
     os.close(descriptor)
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Print which operators ran by fallback in a test, here or in a process that it started.
 
-    A process that serves several tests tells each operator once, in the first of them.
+    A process that serves several tests records each operator once, in the first of them.
     """
     from fakecann import record
 

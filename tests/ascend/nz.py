@@ -1,4 +1,4 @@
-"""FRACTAL_NZ, once more: an independent model in numpy, to check the emulation's bytes against."""
+"""FRACTAL_NZ in numpy: an independent model that the emulation's bytes are checked against."""
 
 from __future__ import annotations
 

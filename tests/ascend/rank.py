@@ -18,7 +18,7 @@ from tests.ascend.commands import arguments, serve
 
 
 def pattern(count: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """Elements of which no two ranks have the same; exact in every dtype."""
+    """Elements that depend on the seed and are exact in every dtype."""
     return ((torch.arange(count, dtype=torch.int64) * 7 + seed * 13) % 61).to(dtype)
 
 
@@ -30,7 +30,7 @@ def sha256(tensor: torch.Tensor) -> str:
 
 
 class Rank:
-    """The commands. Tensors have names; an operation is over once `wait` was said."""
+    """The commands. Tensors have names. An operation is finished after `wait`."""
 
     def __init__(self, port: int, rank: int, ranks: int, timeout_s: float) -> None:
         torch.npu.set_device(f"npu:{rank}")
@@ -59,7 +59,7 @@ class Rank:
         self.pending.append(self.group.recv([self.tensors[name]], source, 0))
 
     def wait(self) -> None:
-        """Make the current stream wait for all that was begun, and this thread for the stream."""
+        """Let the current stream wait for all operations, and this thread for the stream."""
         pending, self.pending = self.pending, []
         for work in pending:
             work.wait()
@@ -125,7 +125,7 @@ class Rank:
         return torch.npu.mem_get_info()[0]
 
     def write_past_the_end(self) -> None:
-        """As host code with a wrong length would; nobody comes back from it."""
+        """Write like host code with a wrong length. The process does not survive it."""
         tensor = torch_npu.empty_with_format((512,), dtype=torch.uint8, device="npu")
         ctypes.memset(tensor.untyped_storage().data_ptr(), 0, 64 << 20)
 

@@ -42,7 +42,7 @@ def test_death_as_silence_lasts_for_the_execution_timeout(tmp_path: Path) -> Non
 def test_by_default_the_watchdog_ends_the_survivor(tmp_path: Path) -> None:
     with started(tmp_path, source_env={"FAKECANN_KILL_AT_SENT": str(AT)}) as pair:
         pair.begin(0, 1, count=COUNT, dtype="uint8", seed=1, dies=0)
-        # The process has no say in it, whether it catches an error or not.
+        # Catching the error would not help: the watchdog ends the process.
         assert pair[1].status() == -6
 
 
@@ -51,7 +51,7 @@ def test_one_byte_is_wrong_and_the_sender_keeps_the_right_one(tmp_path: Path) ->
         pair.transfer(0, 1, count=COUNT, dtype="uint8", seed=1)
         assert pair[1].ask("differs_at", name="in", dtype="uint8", seed=1) == [AT]
         assert pair[0].ask("digest", name="out") == digest(COUNT, "uint8", 1)
-        # Bytes are counted over all transfers: the next is right.
+        # The fault names one byte of all transfers, so the next transfer is right.
         pair.transfer(0, 1, count=COUNT, dtype="uint8", seed=2)
         assert pair[1].ask("digest", name="in") == digest(COUNT, "uint8", 2)
 

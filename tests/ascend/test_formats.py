@@ -1,4 +1,4 @@
-"""FRACTAL_NZ: bytes in memory are those of the format, and the way back gives what was there."""
+"""FRACTAL_NZ: memory holds the bytes of the format, and the conversion back restores a tensor."""
 
 from __future__ import annotations
 

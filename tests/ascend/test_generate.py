@@ -16,7 +16,7 @@ from tests.e2e.models import make_llama
 pytestmark = pytest.mark.timeout(600)
 
 NEAR = 0.05
-"""How far below the best a chosen token's logit may lie: bfloat16 decides between near ones."""
+"""How far a chosen token's logit may lie below the best: bfloat16 decides between close ones."""
 
 
 def test_an_engine_chooses_the_tokens_that_transformers_would(tmp_path: Path) -> None:

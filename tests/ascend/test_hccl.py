@@ -13,7 +13,7 @@ from tests.ascend.pairs import DTYPES, Pair, digest, started
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Two ranks for all tests of this file: each leaves them in order."""
+    """Two ranks for all tests of this file. Each test finishes what it began."""
     with started(tmp_path_factory.mktemp("pair")) as pair:
         yield pair
 
@@ -34,7 +34,7 @@ def test_transfers_keep_their_order(pair: Pair) -> None:
     for number in range(20):
         pair[0].ask("fill", name=f"out{number}", count=64, dtype="int64", seed=number)
         pair[1].ask("fill", name=f"in{number}", count=64, dtype="int64", seed=99)
-    # HCCL has no tags: what is received first is what was sent first.
+    # HCCL has no tags: the first receive gets the first send.
     for number in range(20):
         pair[0].ask("send", name=f"out{number}", to=1)
         pair[1].ask("receive", name=f"in{number}", source=0)
@@ -47,7 +47,7 @@ def test_a_receive_is_not_over_before_somebody_waited(pair: Pair) -> None:
     pair[0].ask("fill", name="out", count=1000, dtype="float32", seed=1)
     pair[1].ask("fill", name="in", count=1000, dtype="float32", seed=2)
     pair[1].ask("receive", name="in", source=0)
-    # Read in the current stream, which nobody told to wait: still the old bytes.
+    # The current stream was not told to wait, so it still reads the old bytes.
     assert pair[1].ask("digest", name="in") == digest(1000, "float32", 2)
     pair[0].ask("send", name="out", to=1)
     pair.wait()

@@ -15,7 +15,7 @@ LIMIT_S = 30.0
 
 @contextmanager
 def held(stream: torch.npu.Stream) -> Iterator[None]:
-    """Keep a stream from doing what is put on it, until the end of the block."""
+    """Hold a stream back until the end of the block."""
     go = Event()
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -85,7 +85,7 @@ def test_an_operator_waits_for_its_own_stream_only(side: torch.npu.Stream) -> No
     with held(side):
         with torch.npu.stream(side):
             target.copy_(torch.ones(1000).pin_memory(), non_blocking=True)
-        # Not synchronised with `side`: a program that forgot to wait reads old bytes here.
+        # A program that forgets to wait for `side` reads old bytes here.
         assert float(target.sum()) == 0
     assert float(target.sum()) == 1000
 

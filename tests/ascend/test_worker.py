@@ -20,7 +20,7 @@ UPSTREAM = {
     "VLLM_PLUGINS": "a_fakecann,ascend,ascend_kv_connector,ascend_model,ascend_model_loader,"
     "ascend_service_profiling"
 }
-"""Everything but our plugin: what is tested here is what others wrote, over our emulation."""
+"""All plugins except ours: these tests run other people's code over our emulation."""
 
 NZ = {"VLLM_ASCEND_ENABLE_NZ": "2"}
 """vllm-ascend converts the weights of linear layers after it loaded them."""
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What vLLM finds out once about a model's class."""
+    """VLLM_CACHE_ROOT: vLLM inspects a model's class once."""
     return tmp_path_factory.mktemp("vllm")
 
 
@@ -96,7 +96,7 @@ def test_upstreams_netloader_pulls_from_upstreams(
 
 
 def test_without_its_file_a_model_does_not_load(model: Path, cache: Path, tmp_path: Path) -> None:
-    """That a hidden file stops a worker is what the test above stands on."""
+    """The test above relies on this: no worker loads from a file that was renamed."""
     weights, hidden = model / "model.safetensors", model / "hidden"
     given = {"model": str(model), "load_format": "auto"}
     with worker(tmp_path, "worker", cache, **given) as process:

@@ -1,7 +1,7 @@
 """Builds the emulated CANN into the environment that runs this: `python tests/fakecann/build.py`.
 
 The libraries go to `site-packages/torch_npu.libs`, where the loader looks for what torch_npu needs:
-no variable has to be set. What is up to date stays.
+no variable has to be set. An up-to-date build is kept.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def build() -> int:
     acl = [made[source] for source in sources if source.parent.name == "acl"]
     hccl = [made[source] for source in sources if source.parent.name == "hccl"]
 
-    # Linked twice: only the libraries themselves tell what is missing in them.
+    # Linked twice: the first libraries tell which functions are still missing.
     _link("ascendcl", acl)
     _link("hccl", hccl, needs=("ascendcl",))
     _link("acl_op_compiler", [made[HERE / "src/compiler.cpp"]], needs=("ascendcl",))

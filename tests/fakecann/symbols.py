@@ -1,6 +1,7 @@
-"""Which symbols the wheel of torch_npu wants from CANN: what it names and nothing else defines.
+"""The symbols that torch_npu's wheel needs from CANN.
 
-Read from the wheel's own libraries with `nm`, so another version of torch_npu needs no list here.
+The wheel's libraries refer to them and no other library defines them. `nm` lists them, so another
+version of torch_npu needs no change here.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ _COMPILER: Final = ("libstdc++.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2")
 
 
 def wanted_by_torch_npu(site: Path) -> set[str]:
-    """What has to be there when torch_npu is imported."""
+    """Symbols that must exist when torch_npu is imported."""
     package = site / "torch_npu"
     core = [*package.glob("_C*.so"), *(package / "lib").glob("*.so")]
     return _wanted([path for path in core if path.name != _ATB], core, site)
 
 
 def wanted_by_atb(site: Path) -> set[str]:
-    """What has to be there when torch_npu's plugin for ATB is loaded, which is C++."""
+    """C++ symbols that must exist when torch_npu's plugin for ATB is loaded."""
     package = site / "torch_npu"
     core = [*package.glob("_C*.so"), *(package / "lib").glob("*.so")]
     wanted = _wanted([package / "lib" / _ATB], core, site)

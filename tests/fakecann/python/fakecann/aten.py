@@ -92,7 +92,7 @@ def _by_cpu(operator: torch._ops.OpOverload, base: str, overload: str = "") -> I
 def _check(
     operator: torch._ops.OpOverload, args: tuple[Any, ...], writes: list[bool], mixes: bool
 ) -> None:
-    """Refuse what would be wrong on an NPU and pass unseen here."""
+    """Refuse calls that would fail on an NPU and would work here."""
     tensors = [value for value in args if isinstance(value, torch.Tensor)]
     if not mixes and any(is_on_device(tensor) for tensor in tensors):
         for tensor in tensors:

@@ -1,7 +1,7 @@
 """Runs a function of CPU tensors on device tensors.
 
-It runs when its stream has done what was put there before, and is over when the call returns. So an
-operator sees what an NPU's would: nothing that another stream is still to do.
+The function runs once the current stream has finished its earlier work, and ends before the call
+returns. Like an operator on an NPU, it does not wait for other streams.
 """
 
 from __future__ import annotations

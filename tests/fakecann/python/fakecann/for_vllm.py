@@ -53,9 +53,9 @@ class SlotMapping:
 
 
 def install() -> None:
-    """Put it where vLLM and vllm-ascend look for the kernel.
+    """Replace the kernel where vLLM and vllm-ascend look for it.
 
-    And the operators, in a process that turned off what torch loads by itself.
+    Also register the operators, for a process that turned torch's autoload off.
     """
     import fakecann
 

@@ -1,4 +1,4 @@
-"""Which operators ran by fallback: tests print them, lest anybody takes them for NPU kernels."""
+"""Which operators ran by fallback. Tests print them, because they are no NPU kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def start_again() -> None:
 def ran(name: str) -> None:
     """Note an operator. A line goes to the file `FAKECANN_RECORD` at its first run in a process.
 
-    Not at the end of the process: many of ours are killed.
+    It is written at once, because tests kill many of their processes.
     """
     if name in _seen:
         return

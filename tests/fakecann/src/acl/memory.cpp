@@ -136,7 +136,7 @@ struct sigaction before_us;
 
 // Says which allocation a wild access left, then lets the signal do what it did before.
 void on_wild_access(int number, siginfo_t *info, void *) {
-  // Written to by a thread that may hold the lock: then the plain crash has to do.
+  // The crashing thread may hold the lock itself. Then the plain crash has to do.
   if (lock.try_lock()) {
     for (const auto &[start, allocation] : allocations) {
       const uintptr_t at = reinterpret_cast<uintptr_t>(info->si_addr);

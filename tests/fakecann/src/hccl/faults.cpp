@@ -28,7 +28,7 @@ constexpr Plan kPlans[] = {
 std::atomic<uint64_t> sent{0};
 std::atomic<uint64_t> received{0};
 
-// Faults wait for a file where FAKECANN_ARMED_BY names one: what a process sends before counts not.
+// Where FAKECANN_ARMED_BY names a file, faults and counts begin once the file exists.
 bool armed() {
   const std::string file = text_setting("FAKECANN_ARMED_BY", "");
   return file.empty() || access(file.c_str(), F_OK) == 0;

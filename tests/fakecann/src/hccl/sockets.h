@@ -24,7 +24,7 @@ class Socket {
   // Give up once `stop` is set, which may be null.
   Outcome send(const void *data, size_t bytes, Deadline deadline, const std::atomic<bool> *stop);
   Outcome receive(void *data, size_t bytes, Deadline deadline, const std::atomic<bool> *stop);
-  // Lets go everybody who waits, here and at the other end.
+  // Wakes everybody who waits, here and at the other end.
   void shut();
 
  private:
