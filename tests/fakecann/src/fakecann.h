@@ -31,7 +31,7 @@ bool flag_setting(const char *name);
 
 // --- messages.cpp
 
-// Writes a line to stderr and keeps it for this thread's aclGetRecentErrMsg. Every refusal calls it.
+// Writes a line to stderr and keeps it for this thread's aclGetRecentErrMsg. Every refusal does.
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 // Writes a line to stderr where FAKECANN_TRACE is set.
 void trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
