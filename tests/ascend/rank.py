@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch_npu
 from torch.distributed import PrefixStore, ReduceOp, TCPStore
 from torch_npu._C._distributed_c10d import ProcessGroupHCCL
 
@@ -126,8 +125,8 @@ class Rank:
 
     def write_past_the_end(self) -> None:
         """Write like host code with a wrong length. The process does not survive it."""
-        tensor = torch_npu.empty_with_format((512,), dtype=torch.uint8, device="npu")
-        ctypes.memset(tensor.untyped_storage().data_ptr(), 0, 64 << 20)
+        tensor = torch.empty(512, dtype=torch.uint8, device="npu")
+        ctypes.memset(tensor.untyped_storage().data_ptr(), 0, 512 + 4096)
 
     def abort_group(self) -> None:
         self.group.abort_hccl_comm("test")
