@@ -5,10 +5,17 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCK   := tests/env/requirements.lock
 
+# The Ascend stack wants other versions, so it has an environment of its own.
+ASCEND      := .venv-ascend
+ASCEND_BIN  := $(ASCEND)/bin
+ASCEND_PIP  := $(ASCEND_BIN)/python -m pip --disable-pip-version-check
+ASCEND_LOCK := tests/ascend/env/requirements.lock
+ASCEND_PARTS := ./tests/ascend/env/vllm-shim -e ./tests/fakecann/python -e .
+
 # A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test test-unit test-e2e check flaky format soak sim sim-day fuzz clean
+.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check flaky format soak sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -22,6 +29,19 @@ $(VENV)/.ready: $(LOCK) pyproject.toml tests/env/vllm-shim/pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	touch $@
 
+venv-ascend: $(ASCEND)/.ready  ## make the pinned Ascend environment, over an emulated CANN
+	$(ASCEND_BIN)/python tests/fakecann/build.py
+
+$(ASCEND)/.ready: $(ASCEND_LOCK) pyproject.toml tests/ascend/env/vllm-shim/pyproject.toml tests/fakecann/python/pyproject.toml
+	test -x $(ASCEND_BIN)/python || $(PYTHON) -m venv $(ASCEND)
+	$(ASCEND_PIP) install -q --no-deps --no-compile -r $(ASCEND_LOCK) || $(NO_WHEEL)
+	rm -f $(ASCEND)/lib/python3.*/site-packages/vllm/_C*.so
+	$(ASCEND_PIP) install -q --no-deps --no-build-isolation $(ASCEND_PARTS)
+	touch $@
+
+NO_WHEEL = { echo "test-ascend: pip could not get every package of $(ASCEND_LOCK): its last line above \
+	names the one. The wheels are for Linux on x86-64 with Python 3.11." >&2; exit 1; }
+
 demo: venv  ## two real vLLM servers: the second takes its weights from the first
 	$(BIN)/python -m tests.e2e.demo
 
@@ -32,6 +52,10 @@ test-unit: venv  ## every part without vLLM, two files at a time, in random orde
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
 	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
+
+# One process at a time: a worker that starts keeps one core busy, and most tests start two.
+test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -m ascend tests/ascend
 
 flaky: venv  ## the unit tests ten times in random order, ten times beside a busy machine, ten times on one core (hours)
 	$(BIN)/python -m tests.flaky
@@ -63,4 +87,4 @@ format: venv  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff format .
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .flaky
+	rm -rf $(VENV) $(ASCEND) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .flaky

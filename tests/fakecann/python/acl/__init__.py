@@ -1,0 +1,1 @@
+"""pyACL, as far as vllm-ascend imports it: `acl.rt.memcpy`."""
