@@ -1,1 +1,1 @@
-"""What knows vLLM: nothing else imports it."""
+"""The rooms that know vLLM: no other part imports vLLM."""

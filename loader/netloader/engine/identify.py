@@ -1,8 +1,8 @@
 """Which weights does this vLLM worker need? Reads vLLM's configuration into an `Identity`.
 
-Made before anything is built or loaded: post-processing rewrites `hf_config.quantization_config`.
-What only the built model knows is added afterwards (`parallel.py`), and so is what the checkpoint's
-files hold (`wanted`), which is read when a peer makes it worth knowing.
+The identity is made before anything is built or loaded, because post-processing rewrites
+`hf_config.quantization_config`. `parallel.py` later adds what only the built model knows. `wanted`
+adds the content of the checkpoint's files, which is read only when a peer makes it worth knowing.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def role_of(model_config: ModelConfig) -> Role:
 
 
 def names_of(model_config: ModelConfig, config: Config) -> Names:
-    """What this model is called."""
+    """The names of this model."""
     # MODEL names the target; a draft keeps the name vLLM knows it by.
     chosen = config.model if role_of(model_config) == "target" else None
     return Names(chosen or "", known_as(model_config.model), model_config.model)
 
 
 def known_as(model: str) -> str:
-    """The name that people know: `org/name` for what lies in a Hub cache, else the path itself.
+    """The name that people know: `org/name` for a snapshot in a Hub cache, else the path itself.
 
-    With HF_HUB_OFFLINE vLLM puts a snapshot's path in the place of the repository's id.
+    With HF_HUB_OFFLINE vLLM replaces the repository's id by the snapshot's path.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -74,7 +74,7 @@ def identity_of(vllm_config: VllmConfig, model_config: ModelConfig, names: Names
 
 
 def _added_quantization(model_config: ModelConfig) -> object:
-    """How the operator has weights quantised, beside what the checkpoint says."""
+    """The quantisation that the operator adds to what the checkpoint says."""
     added = getattr(model_config, "quantization_config", None)
     return None if added is None else normalize_value(added)
 
@@ -88,8 +88,8 @@ def wanted(
 ) -> Wanted:
     """What the checkpoint of a built model holds, as vLLM would read it.
 
-    Reads nothing yet but directories. Raises `IdentityError` when vLLM cannot be asked which files
-    it reads, `NotAtHand` when nothing at all is known of their content.
+    Reads only directories so far. Raises `IdentityError` when vLLM cannot be asked which files it
+    reads, `NotAtHand` when nothing at all is known about their content.
     """
     files: Files | None = None
     absent = ""
@@ -110,10 +110,10 @@ def wanted(
 
 
 def commit_of(model: nn.Module, model_config: ModelConfig, load_config: LoadConfig) -> str | None:
-    """`org/name@commit` of the snapshot that this checkpoint is, when it is all of it.
+    """`org/name@commit` of the snapshot, when this checkpoint is exactly one whole snapshot.
 
-    The Hub's cache tells, for this repository: the config may come from another one. A model that
-    takes weights from further repositories or revisions has no commit that stands for all.
+    The Hub's cache gives the commit of this repository; the config may come from another one. A
+    model that takes weights from further repositories or revisions has no single commit.
     """
     secondary = getattr(model, "secondary_weights", None) or ()
     here = (model_config.model, model_config.revision)
@@ -128,14 +128,15 @@ def commit_of(model: nn.Module, model_config: ModelConfig, load_config: LoadConf
 
 
 def host_cache() -> HostCache:
-    """What has been read of checkpoints on this host, for all workers of this user."""
+    """A cache of what this user's workers have read from checkpoints on this host."""
     return HostCache(user_directory("netloader"))
 
 
 def host_memory(vllm_config: VllmConfig, model_config: ModelConfig) -> tuple[Available | None, int]:
-    """What host memory this worker may still take, and how much of it vLLM takes besides weights.
+    """The host memory that this worker may still take, and how much of it vLLM needs besides
+    weights.
 
-    On accelerators the KV cache is elsewhere.
+    On accelerators the KV cache lies in device memory.
     """
     if vllm_config.device_config.device_type != "cpu":
         return memory.available(), 0
@@ -143,7 +144,8 @@ def host_memory(vllm_config: VllmConfig, model_config: ModelConfig) -> tuple[Ava
     sharers = layout.tensor_parallel_size * layout.pipeline_parallel_size
     if cache.kv_cache_memory_bytes is not None:
         return memory.available(sharers=sharers), cache.kv_cache_memory_bytes
-    # vLLM takes what its share of the machine leaves, and starts with no less than one request.
+    # vLLM takes what is left of its share of the machine, and starts only with room for one
+    # request.
     row = 2 * model_config.get_num_kv_heads(layout) * model_config.get_head_size()
     tokens = model_config.get_num_layers(layout) * model_config.max_model_len
     utilization = cache.gpu_memory_utilization

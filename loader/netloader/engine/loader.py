@@ -6,10 +6,9 @@
     apply       vLLM's own post-processing, on either
     serve       become a source for the next replica
 
-Nothing that goes wrong on the way to a peer stops the start: it costs that peer, and when none is
-left storage is read. The model is built once, by vLLM; peers and storage fill the same tensors, so
-a pull that was given up leaves nothing behind in vLLM's registries (docs/adr/0003, with the one
-exception).
+No failure of a peer stops the start: the loader gives up that peer, and reads storage when no peer
+is left. vLLM builds the model once. Peers and storage fill the same tensors, so an abandoned pull
+leaves nothing behind in vLLM's registries (docs/adr/0003 has the one exception).
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _log = logging.getLogger(__name__)
 _NAME = "netloader"
 
 _SOME_VALUES: tuple[object, ...] = (True, 1, None, "", {})
-"""One of them is no error, whatever kind of value a setting takes."""
+"""At least one of them is valid, whatever type of value a setting takes."""
 
 
 class NetLoader(BaseModelLoader):
@@ -62,7 +61,7 @@ class NetLoader(BaseModelLoader):
     def __init__(self, load_config: LoadConfig) -> None:
         """Raises `ConfigError` when a setting is unknown or bad: better now than after minutes.
 
-        What vLLM's loader for storage says of its own settings is raised as it is.
+        Errors that vLLM's storage loader raises about its own settings pass through unchanged.
         """
         super().__init__(load_config)
         self.config = Config.load(
@@ -95,7 +94,8 @@ class NetLoader(BaseModelLoader):
             )
         )
         if type(storage).load_model is not BaseModelLoader.load_model:
-            # It makes models in a way of its own: there is no moment for peers to fill them.
+            # This loader makes models in its own way, without a moment in which peers could fill
+            # them.
             model: nn.Module = storage.load_model(vllm_config, model_config, prefix)
             reason = f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
             serve(filled_elsewhere(planned, reason), model)
@@ -118,15 +118,14 @@ class NetLoader(BaseModelLoader):
         try:
             with contextlib.suppress(LeftoverError):
                 return super().load_model(vllm_config, model_config, prefix), steps.result()
-            # Outside of its handler: the error refers to the first model, and there may not be
-            # memory for two.
+            # Outside the handler: the error refers to the first model, and memory may not hold two.
             registries.restore()
             return super().load_model(vllm_config, model_config, prefix), steps.result()
         finally:
             self._steps = None
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
-        """Fill `model`; called by `load_model`, or by vLLM to load again in place from storage."""
+        """Fill `model`. Called by `load_model`, or by vLLM to reload in place from storage."""
         if self._steps is not None:
             self._steps.fill(model)
             return
@@ -142,16 +141,16 @@ class NetLoader(BaseModelLoader):
 
     @contextlib.contextmanager
     def _reloading(self, model_config: ModelConfig) -> Iterator[None]:
-        """While the weights that peers are served are written to."""
+        """Covers the time in which the weights that peers are served are overwritten."""
         sources = WORKER.get(self.config, _global_rank()).sources
         role = identify.role_of(model_config)
         sources.withdraw(role, "its weights are being reloaded")
         yield
-        # Not when it failed: nobody knows then what the model holds.
+        # Not after a failure: nobody knows then what the model holds.
         sources.resume(role, model_config.model)
 
     def storage_config(self) -> LoadConfig:
-        """What vLLM's loader for storage is configured with: the operator's, without ours."""
+        """The configuration of vLLM's storage loader: the operator's settings without ours."""
         return dataclasses.replace(
             self.load_config,
             load_format=self.config.storage_format,
@@ -159,7 +158,7 @@ class NetLoader(BaseModelLoader):
         )
 
     def _storage(self) -> BaseModelLoader:
-        """vLLM's loader for files. Raises what it says of its settings."""
+        """vLLM's loader for files. Raises that loader's own errors about its settings."""
         return self._storage_class(self.config.storage_format)(self.storage_config())
 
     def _storage_class(self, load_format: str) -> type[BaseModelLoader]:
@@ -171,8 +170,8 @@ class NetLoader(BaseModelLoader):
         return StorageLoader if found is DefaultModelLoader else found
 
     def _is_for_storage(self, key: str) -> bool:
-        """Whether vLLM's loader for storage has a setting of this name. It is asked: it refuses
-        what it does not know, whatever the value."""
+        """Whether vLLM's storage loader has a setting of this name. The loader itself is asked: it
+        refuses unknown names, whatever the value."""
         extra = self.load_config.model_loader_extra_config
         load_format = os.environ.get("NETLOADER_STORAGE_FORMAT") or "auto"
         if isinstance(extra, Mapping):
@@ -195,14 +194,14 @@ class NetLoader(BaseModelLoader):
 
 class _Steps:
     """Hands the value of one step to the next through vLLM's `load_model`, which calls
-    `load_weights` in its middle and returns nothing of it."""
+    `load_weights` halfway and does not return its result."""
 
     def __init__(self, planned: Planned | Unshared) -> None:
         self._planned = planned
         self._filled: Filled | None = None
 
     def fill(self, model: nn.Module) -> None:
-        """Raises `LeftoverError` when the model must be built again: call it once more then."""
+        """Raises `LeftoverError` when the model must be built again; call `fill` once more then."""
         built = build(self._planned, model)
         filled = built if isinstance(built, BuildAgain) else fill(built, model)
         if isinstance(filled, BuildAgain):
@@ -212,7 +211,7 @@ class _Steps:
         self._filled = filled
 
     def result(self) -> Filled:
-        """What became of it."""
+        """How the model was filled."""
         assert self._filled is not None, "vLLM has loaded a model without calling load_weights"
         return self._filled
 

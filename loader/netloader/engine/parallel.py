@@ -1,7 +1,7 @@
 """Where this worker stands in the parallel layout of its model, in parts that peers must share.
 
-`planned` says what vLLM's groups say before a model is built; `built` adds what the model says once
-it is there, and is what decides. A part that only one of two workers has differs.
+`planned` reads vLLM's groups before a model is built. `built` adds what the built model says, and
+its result decides. A part that only one of two workers has counts as different.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ _GROUPS: Final = {
 """vLLM's groups beyond tensor and pipeline parallelism. Not every version has each of them."""
 
 _OVER_EXPERTS: Final = frozenset({"dp", "pcp"})
-"""Groups over which experts are sharded, with and without expert parallelism."""
+"""Groups that shard experts, with and without expert parallelism."""
 
 
 def planned(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, str | int]:
     """Ranks and sizes in vLLM's groups: `tp_size`, `tp_rank`, and likewise pp and ep.
 
-    What a worker can say before its model is built. Not enough to share weights by: see `built`.
+    A worker knows these before its model is built. They do not suffice to share weights: see
+    `built`.
     """
     tp, pp = parallel_state.get_tp_group(), parallel_state.get_pp_group()
     ep = _group("ep") if _has_expert_parallelism(vllm_config, model_config) else None
@@ -62,12 +63,12 @@ def built(
 
     `planned`, and: `shards` and `shard.CLASS` of the built modules; `code.PACKAGE`, versions of the
     packages that define them; `byte_order`; for a model with experts, how they are placed; and rank
-    and size in each further group over which this model may be sharded: those its modules know a
-    rank in or refer to, and for experts data and prefill-context parallelism. Of a dense model,
-    data-parallel ranks have equal parts.
+    and size in each further group over which this model may be sharded. Those are the groups that
+    its modules refer to or know a rank in, and for experts data and prefill-context parallelism.
+    Data-parallel ranks of a dense model have equal parts.
 
-    Call it when `model` is built and still empty. Raises `IdentityError` when an expert map given
-    by file cannot be read.
+    Call `built` when `model` is built and still empty. Raises `IdentityError` when an expert map
+    given by file cannot be read.
     """
     read = shards(model)
     parts = planned(vllm_config, model_config)
@@ -96,12 +97,12 @@ def _group(name: str) -> GroupCoordinator | None:
     try:
         return get() if get is not None else None
     except AssertionError:
-        # How vLLM says that a group was not made: EP for dense models.
+        # vLLM raises this for a group that was not made, such as EP for dense models.
         return None
 
 
 def _engram() -> Iterator[str]:
-    """Groups that exist beside TP only for models whose embedding tables are sharded over them."""
+    """Groups beside TP that exist only for models that shard their embedding tables over them."""
     if _group("edp") is not None:
         yield "edp"
     if _group("etp") is not None and _group("etp") is not parallel_state.get_tp_group():
@@ -109,12 +110,12 @@ def _engram() -> Iterator[str]:
 
 
 def _referred(model: nn.Module) -> set[str]:
-    """Groups that modules hold on to; all of them when one of these is none that we know."""
+    """Groups that modules hold a reference to; all groups when a module holds an unknown one."""
     shared = parallel_state.get_tp_group(), parallel_state.get_pp_group()
     ordinary = {id(part) for group in (*shared, _world()) for part in _parts(group)}
     known = {id(part): name for name in _GROUPS for part in _parts(_group(name))}
     found: set[str] = set()
-    # By type, each once: a model has tens of thousands of attributes of some fifty types.
+    # Each type is looked at once: a model has tens of thousands of attributes of some fifty types.
     types: dict[type, bool] = {}
     for module in model.modules():
         for value in vars(module).values():
@@ -134,7 +135,7 @@ def _world() -> GroupCoordinator | None:
 
 
 def _parts(group: GroupCoordinator | None) -> tuple[object, ...]:
-    """A group, and the groups of torch in it."""
+    """A group, and the torch groups in it."""
     if group is None:
         return ()
     return tuple(
@@ -145,7 +146,7 @@ def _parts(group: GroupCoordinator | None) -> tuple[object, ...]:
 
 
 def _placement(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, str | int]:
-    """Which experts land on which rank, as far as it was chosen."""
+    """Which experts land on which rank, as far as the configuration chooses."""
     parallel = vllm_config.parallel_config
     if not _has_expert_parallelism(vllm_config, model_config):
         return {"expert_placement": "none", "redundant_experts": 0, "expert_map_file": "none"}
@@ -160,11 +161,11 @@ def _placement(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, 
 def expert_map_file(additional_config: object) -> str:
     """Digest of the file that vLLM Ascend's `additional_config` takes an expert map from.
 
-    `none` when it names none. Raises `IdentityError` when it cannot be read.
+    `none` when it names no file. Raises `IdentityError` when the file cannot be read.
     """
     if not isinstance(additional_config, Mapping):
         return "none"
-    # Older versions have it at the top.
+    # Older versions have the map at the top level.
     inner = additional_config.get("eplb_config")
     path = inner.get("expert_map_path") if isinstance(inner, Mapping) else None
     path = path or additional_config.get("expert_map_path")
@@ -177,7 +178,7 @@ def expert_map_file(additional_config: object) -> str:
 
 
 def _code(model: nn.Module) -> dict[str, str]:
-    """Versions of the packages that define the classes of `model`: vLLM's, and every other."""
+    """Versions of all packages that define classes of `model`: vLLM's, and every other."""
     packages = {
         base.__module__.partition(".")[0]
         for kind in {type(module) for module in model.modules()}
@@ -191,10 +192,11 @@ def _code(model: nn.Module) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _version(package: str) -> str:
-    """Of the distribution that has a top-level package; `unknown` where none says so."""
+    """Version of the distribution that provides a top-level package; `unknown` where none does."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        # Its distribution has another name. Asked last: this reads what every distribution holds.
+        # Its distribution has another name. This comes last, because it reads the file list of
+        # every distribution.
         names = importlib.metadata.packages_distributions().get(package, ())
     return importlib.metadata.version(names[0]) if names else "unknown"

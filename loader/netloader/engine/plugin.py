@@ -1,8 +1,9 @@
 """vLLM's way in: registers the loader in every process of an engine.
 
 vLLM calls `register` in the API server, the engine core and each worker, sometimes more than once.
-It must be cheap and idempotent: nothing starts here, the mesh is joined when a model is loaded.
-In the API server it comes before vLLM binds workers to cores, so that is noted here.
+So `register` must be cheap and idempotent: it starts nothing, and the mesh is joined when a model
+is loaded. In the API server the call comes before vLLM binds workers to cores, so `register` notes
+the cores.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Make `--load-format netloader` mean this package's loader."""
+    """Register this package's loader as `--load-format netloader`."""
     from vllm.model_executor import model_loader
 
     from netloader.engine.loader import NetLoader
@@ -27,13 +28,14 @@ def register() -> None:
     if model_loader._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT) is NetLoader:
         return
     _share_logging()
-    # vLLM Ascend registers a loader of this name when its module is imported. The last one wins, so
-    # it has to have happened before.
+    # vLLM Ascend registers a loader of this name when its module is imported. The last registration
+    # wins, so theirs has to come before ours.
     if importlib.util.find_spec("vllm_ascend") is not None:
         try:
             importlib.import_module("vllm_ascend.model_loader.netloader.netloader")
         except (ImportError, OSError) as error:
-            # Too old to have one, or its shared libraries are missing: nothing of it to win over.
+            # It is too old to have one, or its shared libraries are missing: no registration
+            # competes.
             _log.warning(
                 "vllm_ascend is installed, but its netloader cannot be imported: %s", error
             )
@@ -41,7 +43,7 @@ def register() -> None:
 
 
 def _share_logging() -> None:
-    """Let our loggers speak where vLLM's do: it sets up handlers for its own name only."""
+    """Send our log lines where vLLM's go: vLLM sets up handlers for its own name only."""
     theirs = logging.getLogger("vllm")
     for name in ("netloader", "netmesh"):
         ours = logging.getLogger(name)

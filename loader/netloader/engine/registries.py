@@ -1,7 +1,7 @@
 """What building a model leaves in vLLM's process-wide tables, and how to take it back.
 
-Needed once: when a pull died inside a tensor that storage does not fill completely, the model has
-to be built again, and layers of the first one would collide with those of the second.
+One case needs this. When a pull died inside a tensor that storage does not fill completely, the
+model must be built again. Layers of the first model would then collide with those of the second.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Registries:
     """The tables as they were before a model was built."""
 
     tables: tuple[tuple[MutableMapping[Any, Any], frozenset[Any]], ...]
-    """Each beside the keys it had."""
+    """Each table, with the keys that it had."""
     moe_layers: tuple[list[str], int]
-    """The list beside the length it had."""
+    """The list, with the length that it had."""
 
     @classmethod
     def before(cls, vllm_config: VllmConfig) -> Registries:
-        """Remember the present state."""
+        """Remember the current state."""
         compilation = vllm_config.compilation_config
         tables = (compilation.static_forward_context, rotary_embedding._ROPE_DICT)
         moe_layers = compilation.static_all_moe_layers
@@ -34,7 +34,7 @@ class Registries:
         )
 
     def restore(self) -> None:
-        """Remove what was added since; what others had registered before stays."""
+        """Remove what was added since; earlier registrations stay."""
         for table, had in self.tables:
             for key in table.keys() - had:
                 del table[key]

@@ -1,12 +1,12 @@
-"""Which files does this worker's storage leg read? Asked from vLLM, not guessed.
+"""Which files does this worker read from storage? vLLM is asked; nothing is guessed.
 
 vLLM's loader chooses by load format, index, `consolidated*` files, overrides and secondary weights
 of the model class, filters of the model class, and what happens to lie in the folder. All of that
-is its own code, so its own code is run: the loader is asked for all weights of the built model, and
+is vLLM's own code, so that code is run. The loader is asked for all weights of the built model, and
 where it would open files, their names are taken instead. Nothing is downloaded for that:
 repositories are looked up in the Hub's cache.
 
-The same loader reads storage later, and then notes what it really read (`Reading`).
+The same loader later reads storage, and then notes what it really read (`Reading`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _log = logging.getLogger(__name__)
 NamedTensors = Generator[tuple[str, torch.Tensor], None, None]
 
 _OPENERS = "_weights_iterator"
-"""How the names of vLLM's functions end that open files and yield their tensors."""
+"""Suffix of the names of vLLM's functions that open files and yield their tensors."""
 
 
 _SORTED = frozenset({"safetensors_weights_iterator", "fastsafetensors_weights_iterator"})
-"""Those of them that sort the files they are given. Of two tensors with one name the later one
-stays, and the order in which a folder lists its files says nothing."""
+"""Those functions that sort the files they are given. Of two tensors with one name the later one
+stays, and a folder lists its files in no particular order."""
 
 
 @dataclass
@@ -56,16 +56,16 @@ class _Notes:
 
     files: list[WeightFile] = field(default_factory=list)
     stamps: list[Stamp] = field(default_factory=list)
-    """Of these files, from the moment before they were opened."""
+    """Stamps of these files, taken just before they were opened."""
     folders: set[Path] = field(default_factory=set)
     prefix: str = ""
     candidates: tuple[str, ...] = ()
-    """What it had prepared for the present source, in case it opens them in a way that is not
-    recognised."""
+    """Files that the loader prepared for the current source, in case it opens them in a way that is
+    not recognised."""
     opened: bool = True
-    """Whether the present source's files have been noted."""
+    """Whether the current source's files have been noted."""
     problem: str = ""
-    """Why it is not known what was read."""
+    """Why the files that were read are not known; empty when they are."""
 
     def prepared(self, found: object) -> None:
         """`found`: what vLLM prepared, which begins with the folder and its files."""
@@ -87,7 +87,7 @@ class _Notes:
         self.files += chosen
 
     def settle(self) -> None:
-        """Take what was prepared where nothing was seen to open it."""
+        """Take the prepared files where no call was seen to open them."""
         if not self.opened:
             self.note(self.candidates)
 
@@ -107,7 +107,7 @@ class StorageLoader(DefaultModelLoader):
 
     @property
     def read(self) -> Files | None:
-        """What has been read. None when that is not known."""
+        """The files that have been read. None when they are not known."""
         return self._notes.found()
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> NamedTensors:
@@ -125,19 +125,20 @@ class StorageLoader(DefaultModelLoader):
 
     @contextmanager
     def _noting(self, source: DefaultModelLoader.Source, *, read: bool) -> Iterator[None]:
-        """While vLLM chooses the files of one source. It reads them afterwards."""
+        """Covers the time in which vLLM chooses the files of one source; vLLM reads them
+        afterwards."""
         self._notes.settle()
         self._notes.prefix = source.prefix
-        # To choose it looks into files that it may pass over then.
+        # To choose, vLLM looks into files that it may then pass over.
         with unheeded(), _openers(self._notes, read=read):
             yield
 
 
 class _AskedLoader(StorageLoader):
-    """The same, but it reads no tensors and downloads nothing."""
+    """A `StorageLoader` that reads no tensors and downloads nothing."""
 
     def missing(self) -> str | None:
-        """The first file that was chosen and is not there: a link to nothing, say."""
+        """The first chosen file that does not exist, such as a dangling link."""
         chosen = [str(file.path) for file in self._notes.files] + list(self._notes.candidates)
         return next((file for file in chosen if not Path(file).exists()), None)
 
@@ -154,7 +155,7 @@ class _AskedLoader(StorageLoader):
         try:
             return super()._prepare_weights(*given.args[1:], **given.kwargs)
         except (RuntimeError, FileNotFoundError) as error:
-            # None there, or the index names some that are missing: a download that did not end.
+            # No file is there, or the index names missing ones: a download did not finish.
             raise NotAtHand(str(error)) from None
 
     def _get_weights_iterator(self, source: DefaultModelLoader.Source) -> NamedTensors:
@@ -168,7 +169,7 @@ class _AskedLoader(StorageLoader):
 def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) -> Files:
     """The files that vLLM's loader would read to fill `model`. Reads no tensors.
 
-    Raises `NotAtHand` when not all of them are on this host, `IdentityError` when vLLM cannot be
+    Raises `NotAtHand` when some of them are not on this host, `IdentityError` when vLLM cannot be
     asked.
     """
     plain = copy(load_config)
@@ -184,7 +185,7 @@ def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) ->
         raise
     except Exception as error:
         _not_missing(loader)
-        # A model class may compute its secondary weights, and another vLLM chooses otherwise.
+        # A model class may compute its secondary weights, and another vLLM may choose differently.
         raise IdentityError(f"vLLM does not say which files it reads: {error!r}") from error
     found = loader.read
     if found is None:
@@ -201,8 +202,8 @@ def _not_missing(loader: _AskedLoader) -> None:
 
 def local_folder(model: str, revision: str | None, download_dir: str | None) -> Path | None:
     """Where vLLM would find a checkpoint on this host: the folder itself, or a snapshot in the
-    cache of the hub in use (Hugging Face's or ModelScope's). None when it is not here. Asks no
-    network."""
+    cache of the hub in use (Hugging Face's or ModelScope's). None when this host has neither. Does
+    not use the network."""
     if Path(model).is_dir():
         return Path(model)
     if envs.VLLM_USE_MODELSCOPE:
@@ -217,7 +218,7 @@ def _snapshot(model: str, revision: str | None, download_dir: str | None) -> Pat
         )
         if isinstance(cached, str):
             return Path(cached).parent
-        # Further repositories of a model may hold nothing but weights.
+        # Further repositories of a model may hold weights alone.
         return Path(
             snapshot_download(
                 model, cache_dir=download_dir, revision=revision, local_files_only=True
@@ -230,7 +231,7 @@ def _snapshot(model: str, revision: str | None, download_dir: str | None) -> Pat
 
 
 def _modelscope_folder(model: str, revision: str | None) -> Path | None:
-    """In ModelScope's own cache: vLLM hands it no `download_dir` for weights."""
+    """The folder in ModelScope's own cache: vLLM passes no `download_dir` to it for weights."""
     try:
         from modelscope.hub.snapshot_download import snapshot_download
     except ImportError:
@@ -238,23 +239,23 @@ def _modelscope_folder(model: str, revision: str | None) -> Path | None:
     try:
         found = snapshot_download(model, revision=revision, local_files_only=True)
     except Exception as error:  # noqa: BLE001
-        # For a model that is not in the cache it raises one of several errors.
+        # ModelScope raises one of several errors for a model that is not in the cache.
         _log.debug("%s is not in ModelScope's cache: %s", model, error)
         return None
     return Path(found)
 
 
 _patching = threading.RLock()
-"""One thread at a time has vLLM's functions replaced."""
+"""Only one thread at a time may replace vLLM's functions."""
 
 
 @contextmanager
 def _openers(notes: _Notes, *, read: bool) -> Iterator[None]:
-    """Note the files that this thread calls vLLM's functions with; with `read` they read them, too.
+    """Note the files that this thread passes to vLLM's functions, which also read them with `read`.
 
-    vLLM calls them by their names in the module of its loader. They are replaced for as long as it
-    chooses, not while it reads: who takes tensors from a generator may stop, or load something else
-    in between.
+    vLLM calls these functions by their names in the module of its loader. They are replaced while
+    vLLM chooses, not while it reads: a caller that takes tensors from a generator may stop, or load
+    something else in between.
     """
     with _patching:
         originals = {
@@ -283,7 +284,7 @@ def _noted_opener(
         given = signature(original).bind(*args, **kwargs).arguments
         files = given.get("hf_weights_files")
         if "hf_folder" in given:
-            # It reads what was converted and kept there, not these files (`npcache`).
+            # This function reads converted copies in the folder, not these files (`npcache`).
             notes.problem = f"{name} reads other files of the folder than those it is given"
         if files is not None:
             notes.note(_as_read(name, files))
@@ -293,6 +294,6 @@ def _noted_opener(
 
 
 def _as_read(opener: str, files: Sequence[str]) -> Sequence[str]:
-    """In the order in which their tensors come."""
+    """The files in the order in which their tensors come."""
     key = getattr(weight_utils, "_natural_sort_key", None)
     return sorted(files, key=key) if opener in _SORTED and key is not None else files

@@ -1,1 +1,1 @@
-"""The pulling side: from candidates to verified chunks in place."""
+"""The pulling side, from candidates to verified chunks in place."""

@@ -1,8 +1,8 @@
-"""What a replica says to a source first, what the source promises when it accepts, and what the
+"""The replica's first message to a source, the promise in the source's acceptance, and what the
 sources of a pull agree on. Pure.
 
-A source promises before it sends a byte: a digest for each chunk, and all that no digest covers.
-The first one's promise is what the pull goes by; the others have to promise the same.
+A source makes its promise before it sends a byte: a digest for each chunk, and everything that no
+digest covers. The pull follows the first source's promise; the others must promise the same.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from netloader.weights.digests import DIGEST_BYTES
 from netloader.weights.manifest import Manifest
 
 _MAX_QUOTE = 1024
-"""Characters of what a peer says that end up in an error."""
+"""How many characters of a peer's words an error may quote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a source says it holds."""
+    """What a source promises to hold."""
 
     digests: tuple[bytes, ...]
     """By chunk id."""
     attributes: Mapping[str, Plain]
-    """What its `load_weights` had set besides tensors."""
+    """Attributes other than tensors that the source's `load_weights` set."""
     content: Mapping[str, str] = field(default_factory=dict)
     """Evidence of the checkpoint's content."""
     computed: Mapping[str, str] = field(default_factory=dict)
@@ -39,7 +39,8 @@ class Promise:
 
 
 def hello(request: Request, generation: int | None, mine: Manifest) -> messages.Hello:
-    """The first word to a source whose process is expected to be `generation`; None: any."""
+    """The first message to a source whose process should have this `generation`; None accepts
+    any."""
     identity = request.identity
     return messages.Hello(
         replica=request.replica,
@@ -57,10 +58,10 @@ def hello(request: Request, generation: int | None, mine: Manifest) -> messages.
 def accepted(
     endpoint: str, mine: Manifest, answer: messages.Message, attachment: bytes
 ) -> messages.Accept:
-    """The acceptance that hello was answered with.
+    """The acceptance in an answer to hello.
 
-    Raises `Refused` for a refusal, with the first difference between the manifests where that is
-    why, and `TransferError` for anything else.
+    Raises `Refused` for a refusal, with the first difference between the manifests where they are
+    the reason, and `TransferError` for any other answer.
     """
     match answer:
         case messages.Accept():
@@ -84,7 +85,7 @@ def _difference(mine: Manifest, theirs: bytes) -> str:
 def read(
     endpoint: str, hello: messages.Hello, chunks: int, accept: messages.Accept, attachment: bytes
 ) -> Promise:
-    """The promise in an answer to `hello`, for a manifest of so many chunks.
+    """The promise in an answer to `hello`, for a manifest with the given number of chunks.
 
     Raises `TransferError` for an answer that does not fit the question.
     """
@@ -100,7 +101,8 @@ def read(
             raise TransferError(
                 endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
             )
-    # In order and apart, so that a long list cannot stand for more work than there are chunks.
+    # Ranges must be ordered and disjoint, so that a long list cannot cause more work than there are
+    # chunks.
     bounds = [bound for pair in accept.have for bound in pair]
     if bounds != sorted(bounds) or any(not 0 <= at <= chunks for at in bounds):
         raise TransferError(endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}")
@@ -111,20 +113,22 @@ def read(
 
 
 class Agreement:
-    """The promise that a pull goes by, and the sources that stand for it."""
+    """The promise that a pull follows, and the sources that stand by it."""
 
     def __init__(self) -> None:
         self.promise: Promise | None = None
-        """None until a source has promised anything, and once nobody stands for it any more."""
+        """None until a source has promised anything, and again once no source stands by the
+        promise."""
         self._endpoints: set[str] = set()
 
     def join(self, endpoint: str, promise: Promise) -> str | None:
-        """A source stands for `promise`; how it contradicts those before it, if it does."""
+        """Note that a source makes `promise`. Returns how it contradicts earlier sources, if it
+        does."""
         if self.promise is None:
             self.promise = promise
         if promise.digests != self.promise.digests:
             return "promises other digests than an earlier source"
-        # No digest covers these: what the sources agree on is all there is to go by.
+        # No digest covers these: only the agreement of the sources can vouch for them.
         different = attributes.difference(self.promise.attributes, promise.attributes)
         if different is not None:
             return f"has other attributes than an earlier source ({different})"
@@ -132,7 +136,8 @@ class Agreement:
         return None
 
     def break_off(self, endpoint: str) -> bool:
-        """This source broke its promise. Returns whether nobody else stands for it: it is void."""
+        """Note that this source broke its promise. Returns whether the promise is void: no other
+        source stands by it."""
         if endpoint not in self._endpoints:
             return False
         self._endpoints.remove(endpoint)

@@ -1,8 +1,8 @@
-"""How one thread ends another one's receiving, and knows that nothing is written any more.
+"""How one thread stops another from receiving, and knows that nothing is written any more.
 
 If this side aborts a group halfway through a message, Gloo leaves the waiting thread blocked until
-its timeout. So `cancel` does not wait for that thread. It waits until the thread writes nothing,
-and sees to it that the thread writes nothing once it wakes.
+its timeout. So `cancel` does not wait for that thread to end. It waits until the thread writes
+nothing, and makes sure that the thread writes nothing once it wakes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ class Cancellation:
     """Thread safe. One thread receives; any thread may cancel."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards the two below.
+        self._lock = threading.Lock()  # Guards the two fields below.
         self._reason: str | None = None
         self._group: Group | None = None
         self._writing = threading.Lock()  # Held while the receiving thread writes to tensors.
 
     @property
     def reason(self) -> str | None:
-        """Why it was cancelled; None: it was not."""
+        """Why this was cancelled; None when it was not."""
         return self._reason
 
     def guard(self, group: Group) -> None:
-        """A group that receives into tensors: `cancel` aborts it, at once if it came before."""
+        """Register a group that receives into tensors. `cancel` aborts it; a group registered after
+        `cancel` is aborted at once."""
         with self._lock:
             self._group = group
             reason = self._reason
@@ -38,19 +39,20 @@ class Cancellation:
 
     @contextmanager
     def writing(self) -> Iterator[bool]:
-        """Hold `cancel` up while something is written. False: it came before, write nothing."""
+        """Hold up `cancel` while the caller writes. Yields False when `cancel` came first: write
+        nothing."""
         with self._writing:
             yield self._reason is None
 
     def cancel(self, reason: str) -> None:
-        """The first reason counts. Once this has returned nothing is written any more, neither by
-        the group nor by the thread that receives from it."""
+        """Stop the receiving; the first reason counts. Once this has returned, neither the group
+        nor the thread that receives from it writes anything."""
         with self._lock:
             if self._reason is None:
                 self._reason = reason
             first, group = self._reason, self._group
         if group is not None:
-            # Also by the second who cancels: the group may not be closed yet.
+            # The second caller aborts too: the group may not be closed yet.
             group.abort(first)
         with self._writing:
-            pass  # Whoever was writing is done.
+            pass  # The thread that was writing is done.

@@ -1,7 +1,8 @@
-"""A replica's control connection to one source, which notices at once when it is broken.
+"""A replica's control connection to one source, which notices at once when the link breaks.
 
-ZeroMQ mends connections silently, and a source knows a replica by its connection: one that was
-mended is a stranger's. So a monitor stands beside the DEALER, and the first break is the end.
+ZeroMQ mends connections silently. A source knows a replica by its connection, so a mended
+connection belongs to a stranger. A monitor therefore watches the DEALER, and the first break is the
+end.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from netloader.protocol import messages
 from netmesh import SocketSecurity
 
 _REASON_MS = 1000
-"""How long to wait for the reason of a break that has happened: a millisecond, mostly."""
+"""How long to wait for the reason of a break. It mostly takes a millisecond."""
 
 _LAST_WORDS_MS = 200
-"""How long the last word may take to leave: a source that reads nothing is not waited for."""
+"""How long the last message may take to leave; the replica does not wait for a source that stopped
+reading."""
 
 _MONITORED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -33,7 +35,8 @@ _MONITORED = (
 
 
 _UNREAD = 8
-"""Messages that may wait to be read. A source says little, and large things only in its answer."""
+"""Messages that may wait to be read. A source sends few messages; only its answer to hello is
+large."""
 
 
 class Break(enum.Enum):
@@ -41,7 +44,8 @@ class Break(enum.Enum):
 
     KEY_REFUSED = "refused this worker's key"
     CLOSED_EARLY = "closed the connection before it was let in"
-    """Before both sides had proved their keys: over the keys, or because it was held up."""
+    """Closed before both sides had proved their keys: the keys differ, or the source was held
+    up."""
     CLOSED = "closed the connection"
 
     @property
@@ -67,7 +71,7 @@ class Connection:
         security: SocketSecurity,
         ring: int,
     ) -> None:
-        """Dial `endpoint` by key number `ring`. Returns at once."""
+        """Dial `endpoint` with key number `ring`. Returns at once."""
         self.endpoint = endpoint
         self.authenticated = False
         """Whether both sides have proved their keys (trivially, when there are none)."""
@@ -82,7 +86,7 @@ class Connection:
         ):
             self._dealer.setsockopt(option, value)
         security.apply_client(self._dealer, ring)
-        # A monitor tells changes only: it has to be there before the connection is.
+        # A monitor reports only changes, so it must exist before the connection does.
         self._monitor: zmq.Socket[bytes] = self._dealer.get_monitor_socket(_MONITORED)
         try:
             self._dealer.connect(f"tcp://{endpoint}")
@@ -91,12 +95,12 @@ class Connection:
             raise SourceLost(endpoint, f"cannot connect: {error}") from None
 
     def send(self, message: messages.Message) -> None:
-        """Queue a message. Raises `Broken` when the source has closed the connection already, and
-        `SourceLost` when it cannot be queued for another reason."""
+        """Queue a message. Raises `Broken` when the source has already closed the connection, and
+        `SourceLost` when the message cannot be queued for another reason."""
         try:
             self._dealer.send_multipart(messages.encode(message), zmq.DONTWAIT)
         except zmq.ZMQError as error:
-            # A refused handshake takes the queue away, and says so a moment later.
+            # A refused handshake removes the queue, and the monitor reports it a moment later.
             self._monitor.poll(_REASON_MS)
             self._observe()
             if self._how is not None:
@@ -104,17 +108,18 @@ class Connection:
             raise SourceLost(self.endpoint, f"no way to send {message.type}: {error}") from None
 
     def receive(self, timeout_s: float) -> tuple[messages.Message, bytes] | None:
-        """The next message and its attachment; None when there is none in time.
+        """The next message and its attachment; None when none arrives in time.
 
-        Raises `Broken`, once what arrived before the break is read, and `TransferError` for what
-        is no message.
+        Raises `Broken` once everything that arrived before the break has been read, and
+        `TransferError` for bytes that are not a message.
         """
         poller = zmq.Poller()
         poller.register(self._dealer, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         deadline = time.monotonic() + timeout_s
         while True:
-            # Read the events first: what came before a break is in the queue once the break is.
+            # Read the events first: once a break is reported, everything that came before it is
+            # queued.
             self._observe()
             if self._dealer.poll(0, zmq.POLLIN):
                 try:
@@ -126,16 +131,17 @@ class Connection:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            # Rounded up: the last millisecond is slept through and not spun through.
+            # Rounded up, so that the thread sleeps through the last millisecond instead of
+            # spinning.
             poller.poll(int(left * 1000) + 1)
 
     def close(self, *, unsaid: bool = False) -> None:
-        """Let the last word leave and be gone; with `unsaid` what has not left never does.
+        """Let the last message leave, then close; with `unsaid`, drop whatever has not left.
 
         A hello that still waits would otherwise leave by the mended connection, and open a session
         for nobody.
         """
-        # In this order: libzmq may abort the process the other way round.
+        # In this order: the reverse may make libzmq abort the process.
         self._dealer.disable_monitor()
         self._monitor.close(linger=0)
         self._dealer.close(linger=0 if unsaid else _LAST_WORDS_MS)

@@ -13,7 +13,7 @@ from netloader.replica.connection import Connection
 _log = logging.getLogger(__name__)
 
 _MAX_REASON = 2048
-"""Characters of a reason that is sent."""
+"""How many characters of a reason are sent."""
 
 
 class Conversation:
@@ -24,14 +24,14 @@ class Conversation:
         self._session = session
 
     def want(self, chunks: Sequence[int]) -> None:
-        """Ask for chunks, in the order in which they are received. Raises `SourceLost`."""
+        """Ask for chunks, in the order in which they will be received. Raises `SourceLost`."""
         self._connection.send(messages.Want(session=self._session, chunks=tuple(chunks)))
 
     def hear(self, timeout_s: float) -> tuple[int, ...]:
-        """Chunks that the source has now besides those it had; none, when it says nothing in time.
+        """Chunks that the source has gained; empty when the source says nothing in time.
 
-        Raises `SourceLost` when it has ended the session or is gone, `TransferError` for what does
-        not belong here.
+        Raises `SourceLost` when the source has ended the session or is gone, `TransferError` for a
+        message that does not belong here.
         """
         heard = self._connection.receive(timeout_s)
         match heard:
@@ -45,7 +45,7 @@ class Conversation:
                 raise TransferError(self._connection.endpoint, f"sent {message.type} in a session")
 
     def last_words(self, timeout_s: float) -> str | None:
-        """Why the source has ended the session, if it says so in time."""
+        """Why the source ended the session, if it says so in time."""
         deadline = time.monotonic() + timeout_s
         try:
             while (left := deadline - time.monotonic()) > 0:
@@ -57,11 +57,12 @@ class Conversation:
         return None
 
     def done(self) -> None:
-        """Say that nothing more is needed. Raises `SourceLost`."""
+        """Tell the source that nothing more is needed. Raises `SourceLost`."""
         self._connection.send(messages.Done(session=self._session))
 
     def bye(self, reason: str, bad_chunk: int | None = None) -> None:
-        """Give the session up; `bad_chunk` is one that was not what the source had promised."""
+        """Give up the session; `bad_chunk` is a chunk that differs from what the source had
+        promised."""
         try:
             self._connection.send(
                 messages.Bye(

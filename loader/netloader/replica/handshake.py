@@ -1,13 +1,13 @@
-"""The first words with a source: who answers there, by which key, and what it says to hello.
+"""The first exchange with a source: who answers, by which key, and with what answer to hello.
 
-An operator who reads why a pull failed has to know what to change. So a peer that speaks no
-ZeroMQ, one that has a key where this worker has none (or the other way round), a wrong key and a
-source that died are told apart, each in well under two seconds. What is left is a source whose
-Python thread is busy: its connection stands, and it gets `hello_timeout_s`.
+An operator who reads why a pull failed has to know what to change. So the handshake tells four
+failures apart, each in well under two seconds: a peer that does not speak ZeroMQ, a key on one side
+only, a wrong key, and a source that died. The remaining case is a source whose Python thread is
+busy: its connection stands, and the replica waits `hello_timeout_s`.
 
-While cluster keys are being replaced, a source serves by one of the keys that this worker has, not
-necessarily by the first, and it may cut a connection to change its own. Neither fails a pull: all
-keys are tried, and all of it `rounds` times.
+While cluster keys are being replaced, a source serves by one of this worker's keys, not necessarily
+the first. The source may also cut a connection to change its own key. Neither fails a pull: the
+replica tries all keys, up to `rounds` times.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def greet(
     hello: messages.Hello,
     settings: PullSettings,
 ) -> tuple[Connection, messages.Message, bytes]:
-    """Get an answer to hello. The connection it came by is the caller's to close.
+    """Get an answer to hello. The caller closes the connection that brought the answer.
 
-    `security` is asked in each round: keys may change meanwhile. Raises `SourceLost` when nobody
-    answers, `TransferError` when the answer is none.
+    `security` is called in each round, because keys may change meanwhile. Raises `SourceLost` when
+    nobody answers, `TransferError` for a message that is not an answer.
     """
     limits = settings.handshake
     timeout_s = settings.hello_timeout_s
@@ -63,7 +63,7 @@ def greet(
                 return _ask(context, endpoint, keys, ring, hello, deadline, settings)
             except Broken as error:
                 breaks.append(error.how)
-        # That one key was accepted says more than that others were not.
+        # One accepted key says more than several refused ones.
         last = Break.CLOSED if Break.CLOSED in breaks else breaks[-1]
     raise _explain(endpoint, last, security(), limits.rounds)
 
@@ -77,7 +77,8 @@ def _ask(
     deadline: float,
     settings: PullSettings,
 ) -> tuple[Connection, messages.Message, bytes]:
-    """Say hello by one key. Raises `Broken` when the source closes the connection over it."""
+    """Say hello with one key. Raises `Broken` when the source closes the connection over the
+    key."""
     timeout_s, held_up_s = settings.hello_timeout_s, settings.handshake.held_up_s
     while True:
         connection = Connection(context, endpoint, keys, ring)
@@ -116,12 +117,12 @@ def _silent(endpoint: str, timeout_s: float) -> SourceLost:
 
 
 def _after(last: Break, now: SourceLost) -> SourceLost:
-    """A source that was there a moment ago."""
+    """The error for a source that was there a moment ago."""
     return SourceLost(now.source, f"ended before it answered: {last.reason}; now {now.reason}")
 
 
 def _explain(endpoint: str, last: Break, keys: SocketSecurity, rounds: int) -> SourceLost:
-    """Why nobody answered although somebody listens."""
+    """Why no answer came although somebody listens at the endpoint."""
     if keys.enabled and last is not Break.CLOSED:
         return SourceLost(
             endpoint,

@@ -1,4 +1,4 @@
-"""What is in flight from one source, and how much of it there should be. Pure.
+"""What is in flight from one source, and how much should be. Pure.
 
 Time is passed in, in seconds of any monotonic clock.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from netloader.replica.settings import WindowSettings
 
 _RECENT = 0.3
-"""Weight of the last chunk in the estimate of a source's rate. High, because a rate of a few
-seconds ago decides nothing here."""
+"""Weight of the last chunk in the estimate of a source's rate. The weight is high, because a rate
+from a few seconds ago no longer matters here."""
 
 
 def request_window(
     seconds_per_byte: float | None, chunk_bytes: int, limits: WindowSettings
 ) -> float:
-    """Bytes that a source may have in flight; None: it has not delivered anything yet."""
+    """Bytes that a source may have in flight; None when it has not delivered anything yet."""
     if seconds_per_byte is None:
         return limits.first_chunks * chunk_bytes
     most = limits.max_chunks * chunk_bytes
@@ -25,16 +25,16 @@ def request_window(
 
 
 class InFlight:
-    """The chunks that were asked for from one source and have not arrived, oldest first."""
+    """The chunks that were asked of one source and have not arrived, oldest first."""
 
     def __init__(self, now: float) -> None:
         self.nbytes = 0
-        """Of all of them together."""
+        """Bytes of all these chunks together."""
         self.staged = 0
-        """How many of them need staging memory."""
+        """How many of these chunks need staging memory."""
         self.seconds_per_byte: float | None = None
-        """As the source delivered lately; None before its first chunk."""
-        self._moved_at = now  # When it last delivered or, having nothing to do, was asked.
+        """The source's recent pace; None before its first chunk."""
+        self._moved_at = now  # When the source last delivered or, when idle, was asked.
         self._chunks: dict[int, tuple[int, bool]] = {}  # Bytes, and whether staged.
 
     def __len__(self) -> int:
@@ -46,11 +46,11 @@ class InFlight:
         return tuple(self._chunks)
 
     def within(self, available: set[int]) -> bool:
-        """Whether all of them are among those that another source has."""
+        """Whether another source has all of these chunks."""
         return self._chunks.keys() <= available
 
     def ask(self, chunk: int, nbytes: int, staged: bool, now: float) -> None:
-        """A chunk was asked for."""
+        """Note that a chunk was asked for."""
         if not self._chunks:
             self._moved_at = now
         self._chunks[chunk] = (nbytes, staged)
@@ -58,7 +58,7 @@ class InFlight:
         self.staged += staged
 
     def arrived(self, chunk: int, now: float) -> None:
-        """A chunk is here."""
+        """Note that a chunk has arrived."""
         nbytes, staged = self._chunks.pop(chunk)
         self.nbytes -= nbytes
         self.staged -= staged
@@ -68,13 +68,13 @@ class InFlight:
         self._moved_at = now
 
     def silent_for(self, now: float) -> float:
-        """Seconds since it last delivered or, having nothing to do, was asked."""
+        """Seconds since the source last delivered or, when idle, was asked."""
         return now - self._moved_at
 
     def expected(self, now: float) -> float | None:
-        """Seconds per byte to expect of what is asked next; None: nothing is known yet.
+        """Seconds per byte to expect of the next request; None when nothing is known yet.
 
-        Silence counts: a chunk that has taken long will take as long yet.
+        Silence counts: a chunk that has already taken long is expected to take as long again.
         """
         if self.seconds_per_byte is None or not self._chunks:
             return self.seconds_per_byte

@@ -72,10 +72,10 @@ class Corrupt:
     reason: str
     chunk: int
     accused: Process
-    """Whoever opened the session."""
+    """The process that opened the session."""
     void: bool
-    """Whether no other source stands for the same promise: all that has come is worth nothing, and
-    who contradicted this source may have been right."""
+    """Whether no other source stands by the same promise. Then everything that has come is
+    worthless, and a source that contradicted this one may have been right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Brought:
     nbytes: int = 0
     """Bytes of weights, verified."""
     seconds: float = 0.0
-    """From the first word to the source until its last verified chunk."""
+    """From the first message to the source until its last verified chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Ended:
 
 
 def of(error: TransferError) -> Outcome:
-    """What an error means for the stream that it ends. Wrong bytes are not told by an error alone:
+    """What an error means for the stream that it ends. An error alone does not settle wrong bytes:
     `PullState.corrupt` knows what else they mean."""
     match error:
         case Refused(retry_after_s=float() as after_s):

@@ -1,7 +1,7 @@
-"""Which chunks are to be asked for, are on their way, have arrived. Pure.
+"""Which chunks are still wanted, which are on their way, and which have arrived. Pure.
 
-A chunk is in one of three states: wanted, asked of one source, done. It is asked of one source at a
-time, so that nothing travels twice.
+A chunk is in one of three states: wanted, asked of one source, done. Each chunk is asked of one
+source at a time, so that nothing travels twice.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 class PiecePicker:
-    """Picks the next chunk to ask for: those that were given back first, then by id."""
+    """Picks the next chunk to ask for: first the chunks that were given back, then by id."""
 
     def __init__(self, sizes: Sequence[int], staged: Collection[int]) -> None:
         """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory."""
         self.sizes = tuple(sizes)
         self.staged = frozenset(staged)
-        # A dict, because it keeps order and finds a member at once.
+        # A dict, because it keeps the order and finds a member at once.
         self._wanted: dict[int, None] = dict.fromkeys(range(len(self.sizes)))
         self.wanted_bytes = sum(self.sizes)
-        """Bytes of the chunks that nobody has been asked for."""
+        """Bytes of the chunks that no source has been asked for."""
         self._done: set[int] = set()
 
     @property
@@ -32,8 +32,8 @@ class PiecePicker:
         return frozenset(self._done)
 
     def next_of(self, available: Collection[int], *, staging: bool) -> int | None:
-        """The next chunk for a source that has `available`; None: it has none that is wanted.
-        Without `staging` none that needs staging memory."""
+        """The next chunk for a source that has `available`; None when it has no wanted chunk.
+        Without `staging`, chunks that need staging memory are skipped."""
         return next(
             (
                 chunk
@@ -44,27 +44,27 @@ class PiecePicker:
         )
 
     def interested(self, available: set[int]) -> bool:
-        """False: chunks are to be asked for, and a source that has `available` has none of them
+        """False when chunks are wanted and a source that has `available` has none of them
         (BitTorrent's word)."""
         return not self._wanted or not available.isdisjoint(self._wanted)
 
     def ask(self, chunk: int) -> None:
-        """A wanted chunk is asked of a source."""
+        """Note that a wanted chunk is asked of a source."""
         del self._wanted[chunk]
         self.wanted_bytes -= self.sizes[chunk]
 
     def arrived(self, chunk: int) -> None:
-        """A chunk that was asked for is done."""
+        """Note that a chunk that was asked for is done."""
         self._done.add(chunk)
 
     def give_back(self, chunks: Iterable[int]) -> None:
-        """Chunks that were asked for will not arrive: they are next."""
+        """Note that chunks that were asked for will not arrive; they are picked next."""
         returned = sorted(chunks)
         self._wanted = dict.fromkeys((*returned, *self._wanted))
         self.wanted_bytes += sum(self.sizes[chunk] for chunk in returned)
 
     def invalidate(self) -> None:
-        """What verified the chunks that are done is void: fetch them again."""
+        """Fetch the done chunks again: the promise that verified them is void."""
         for chunk in sorted(self._done):
             self._wanted[chunk] = None
             self.wanted_bytes += self.sizes[chunk]

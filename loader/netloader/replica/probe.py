@@ -1,7 +1,7 @@
 """A look at who listens at an endpoint, over a plain connection, before ZeroMQ dials.
 
-ZeroMQ keeps to itself why it does not get through. The first 32 bytes of what the other side greets
-with say it: another service, a cluster key on one side only, or a source.
+ZeroMQ does not tell why it fails to get through. The first 32 bytes of the other side's greeting
+show the cause: another service, a cluster key on one side only, or a source.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ GREETED: Final = 32
 
 
 class Unreachable(SourceLost):
-    """There is no source at this endpoint that this worker could talk to."""
+    """The endpoint has no source that this worker could talk to."""
 
 
 def probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: float) -> None:
     """Look who is there; `enabled` says whether this worker has a cluster key.
 
-    Raises `Unreachable` when it is no source for this worker, `Broken` when it hangs up.
+    Raises `Unreachable` when the peer is not a source for this worker, `Broken` when it hangs up.
     """
     host, _, port = endpoint.rpartition(":")
     try:
-        # The endpoint is whatever a peer or a list says: it may be no address at all.
+        # A peer or a list gave the endpoint, so it may not be an address at all.
         plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
     except (OSError, ValueError, OverflowError) as error:
         raise Unreachable(endpoint, f"cannot connect: {error}") from None
@@ -54,12 +54,13 @@ def probe(endpoint: str, enabled: bool, timeout_s: float, greeting_timeout_s: fl
 
 
 def _greeting(plain: socket.socket, timeout_s: float) -> bytes:
-    """What the other side says first; less than `GREETED` bytes where that is enough, or all.
+    """The other side's first bytes: fewer than `GREETED` where these suffice, or where no more
+    come.
 
-    Raises `OSError`, also for one that says nothing in time.
+    Raises `OSError`, also for a peer that says nothing in time.
     """
     until = time.monotonic() + timeout_s
-    # Just so much that the other side says its mechanism and does not yet judge ours.
+    # Just enough to make the other side send its mechanism before it judges ours.
     plain.sendall(_SIGNATURE + _VERSION[:1])
     greeting = b""
     while len(greeting) < GREETED and may_be_zeromq(greeting):
@@ -72,12 +73,12 @@ def _greeting(plain: socket.socket, timeout_s: float) -> bytes:
 
 
 def may_be_zeromq(greeting: bytes) -> bool:
-    """Whether this can be how a greeting begins. Bytes 1 to 8 are free to the sender."""
+    """Whether a ZeroMQ greeting can begin like this. The sender may choose bytes 1 to 8 freely."""
     return greeting[:1] in (b"", b"\xff") and (len(greeting) < 10 or greeting[9:10] == b"\x7f")
 
 
 def complaint(greeting: bytes, enabled: bool) -> str | None:
-    """Why there is nothing to be had from whoever greets so; None: it may be a source."""
+    """Why a peer with this greeting cannot be a source; None when it may be one."""
     if not may_be_zeromq(greeting):
         return (
             f"does not speak ZeroMQ, it begins with {greeting!r}: another service has this port; "

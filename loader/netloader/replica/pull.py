@@ -1,9 +1,9 @@
-"""Bringing a model's weights from as many sources as are good for it.
+"""Fetching a model's weights from as many sources as help.
 
 A `Pull` outlives its sources. It opens streams to the best candidates, replaces those that end,
-takes in members that appear while it runs, and drops a source that keeps the others waiting. What
-one delivered stays; the model is never built again. When no source is left it waits for one, for a
-bounded time, and then leaves the rest to storage.
+takes in members that appear while it runs, and drops a source that keeps the others waiting. Chunks
+that a source delivered stay; the model is never built again. When no source is left, the pull waits
+for one for a bounded time, and then leaves the rest to storage.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Delivery:
     endpoint: str
     nbytes: int
     seconds: float
-    """From the first word to the source until its last verified chunk."""
+    """From the first message to the source until its last verified chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A source that did not deliver, or not to the end, and why."""
+    """A source that delivered nothing or stopped early, and why."""
 
     source: Candidate
     how: Outcome
@@ -53,20 +53,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PullObserver:
-    """Who is told what happens in a pull. Each is called by one thread at a time."""
+    """Callbacks that are told what happens in a pull. Each is called by one thread at a time."""
 
     progress: Callable[[int], object] = lambda nbytes: None
-    """Told the bytes of each chunk that is verified and in place, by the streams' threads."""
+    """Told the bytes of each chunk once it is verified and in place, by the streams' threads."""
     accused: Callable[[Process], object] = lambda process: None
-    """Told of a process whose bytes were not what it had promised."""
+    """Told about a process whose bytes were not what it had promised."""
     sources: Callable[[int], object] = lambda count: None
-    """Told the number of sources being pulled from whenever it changes."""
+    """Told the number of sources being pulled from, whenever that changes."""
 
 
 class Pull:
     """Brings a model's weights from peers into its tensors, chunk by chunk.
 
-    One thread runs it. Any thread may read what has come of it so far.
+    One thread runs the pull. Any thread may read its results so far.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Pull:
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()
         self._failures: tuple[Failure, ...] = ()
         self._deliveries: dict[str, Delivery] = {}
-        self._had_one = False  # Whether a source ever had something, were it only a busy line.
+        self._had_one = False  # Whether any source ever was there, even a busy one.
         self._told_sources = 0
         self._progress_lock = threading.Lock()
 
@@ -109,13 +109,13 @@ class Pull:
 
     @property
     def attributes(self) -> Mapping[str, Plain]:
-        """What the sources' `load_weights` had set besides tensors."""
+        """Attributes other than tensors that the sources' `load_weights` set."""
         promise = self._state.promise
         return promise.attributes if promise is not None else {}
 
     @property
     def content(self) -> Mapping[str, str]:
-        """Evidence of the content of what has come, as the sources say it."""
+        """Evidence of the content that has come, as the sources state it."""
         promise = self._state.promise
         return promise.content if promise is not None else {}
 
@@ -127,8 +127,8 @@ class Pull:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Sources that did not deliver, or not to the end, in the order in which they ended. One
-        that fails again in the same way is told once."""
+        """Sources that delivered nothing or stopped early, in the order in which they ended. A
+        source that fails again in the same way is listed once."""
         return self._failures
 
     @property
@@ -137,15 +137,15 @@ class Pull:
         return tuple(self._deliveries.values())
 
     def unverified(self) -> tuple[Piece, ...]:
-        """Parts of tensors that may hold bytes which nobody has verified."""
+        """Parts of tensors that may hold unverified bytes."""
         return self._state.unverified()
 
     def run(self, find: Callable[[], Sequence[Candidate]], *, wait_for_one: bool = False) -> None:
-        """Fetch what is missing. `find` gives the candidates as they are now, best first.
+        """Fetch what is missing. `find` gives the current candidates, best first.
 
-        Raises `NoSourceLeft` when, for `source_timeout_s` after the last source ended, there was
-        none to go on with; at once when there never was one, unless `wait_for_one`. When it returns
-        or raises, nothing writes to the tensors any more.
+        Raises `NoSourceLeft` when no source came within `source_timeout_s` after the last one
+        ended, or at once when there never was one, unless `wait_for_one`. Once `run` returns or
+        raises, nothing writes to the tensors any more.
         """
         limits = self._settings
         alone_since = time.monotonic()
@@ -160,7 +160,7 @@ class Pull:
                     alone_since = now
                 waited = alone and now - alone_since >= limits.source_timeout_s
                 if len(self._streams) < limits.max_sources:
-                    # Busy sources could otherwise be greeted in turns for ever.
+                    # Otherwise the pull could greet busy sources in turn for ever.
                     self._start_streams(find(), again=not waited)
                 hopeful = self._had_one or wait_for_one
                 if not self._streams and (waited or not hopeful):
@@ -172,8 +172,8 @@ class Pull:
             self._stop()
 
     def _start_streams(self, candidates: Sequence[Candidate], *, again: bool) -> None:
-        """Fill the free places with the best that may be asked now; without `again` only with those
-        that were never asked."""
+        """Fill the free places with the best candidates that may be asked now; without `again`,
+        only with those that were never asked."""
         in_use = {stream.source.endpoint for stream in self._streams.values()}
         free = self._settings.max_sources - len(self._streams)
         eligible = self._retry.eligible(candidates, in_use, time.monotonic(), again=again)
@@ -190,10 +190,10 @@ class Pull:
             stream.start()
 
     def _drop_snubbed(self) -> None:
-        """Drop a source whose chunks others would bring sooner."""
+        """Drop a source if others would bring its chunks sooner."""
         name = self._state.snubbed()
         if name is not None and name in self._streams:
-            # Its thread may hang for a while: for this pull it has ended.
+            # The stream's thread may hang for a while, but for this pull the stream has ended.
             ended = self._streams[name].abandon("others deliver its last chunks sooner")
             self._end(name, ended)
 
@@ -214,7 +214,7 @@ class Pull:
         self._state.changed.set()
 
     def _settle(self) -> None:
-        """Note what became of the streams that have ended by themselves."""
+        """Note how the streams ended that ended by themselves."""
         while True:
             try:
                 name, ended = self._ended.get_nowait()
@@ -228,7 +228,7 @@ class Pull:
         self._retry.ended(source, ended, time.monotonic())
         self._had_one = self._had_one or ended.accepted or isinstance(ended.how, AskLater)
         if isinstance(ended.how, Corrupt) and ended.how.void:
-            # All was brought under the promise that this source has broken.
+            # Everything came under the promise that this source has broken.
             self._deliveries.clear()
         self._credit(source.endpoint, ended.brought)
         self._note_failure(source, ended.how)
@@ -252,10 +252,10 @@ class Pull:
         self._failures = (*self._failures, failure)
 
     def _stop(self) -> None:
-        """See to it that nothing writes to the tensors any more, and let the streams end.
+        """Make sure that nothing writes to the tensors any more, and let the streams end.
 
-        When everything has arrived there is nothing under way: the streams say goodbye by
-        themselves, which nobody has to wait for. Nor for one that still greets its source: it will
+        When everything has arrived, nothing is under way, and the streams say goodbye by themselves
+        without anyone waiting. A stream that still greets its source needs no wait either: it will
         find the pull over before it receives anything.
         """
         complete = self.complete
@@ -267,7 +267,7 @@ class Pull:
                     del self._streams[name]
                     self._credit(stream.source.endpoint, ended.brought)
                 else:
-                    # It had ended before, and its thread may not have said so yet.
+                    # The stream had already ended, and its thread may not have reported that yet.
                     self._on_end(name, ended)
         self._settle()
         for stream in self._streams.values():

@@ -1,4 +1,4 @@
-"""Chunks on their way through one group: receives are posted, waited for in order, verified."""
+"""Chunks on their way through one group: receives are posted, awaited in order, then verified."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from netloader.weights import digests
 class _Arriving:
     assignment: Assignment
     pending: tuple[Pending, ...]
-    """One for each message that the chunk travels in."""
+    """One receive for each message of the chunk."""
 
 
 class Receiver:
-    """Belongs to one thread; its group may be aborted by any."""
+    """Belongs to one thread; any thread may abort its group."""
 
     def __init__(self, group: Group, message_bytes: int, timeout_s: float) -> None:
         """Chunks travel in messages of `message_bytes`, the last of which may be shorter.
@@ -32,30 +32,31 @@ class Receiver:
         self._arriving: deque[_Arriving] = deque()
 
     def __len__(self) -> int:
-        """Chunks that were posted and not yet waited for."""
+        """The number of chunks that were posted and not yet waited for."""
         return len(self._arriving)
 
     def post(self, assignment: Assignment) -> None:
-        """Be ready to receive a chunk, before it is asked for. Raises `TransportError`."""
+        """Post the receives of a chunk before it is asked for. Raises `TransportError`."""
         parts = torch.split(assignment.data, self._message_bytes)
         pending = tuple(self._group.recv(part, assignment.chunk.id) for part in parts)
         self._arriving.append(_Arriving(assignment, pending))
 
     def wait(self) -> Assignment:
-        """The chunk that was posted first, once all its bytes are here. Raises `TransportError`."""
+        """Wait for the chunk that was posted first until all its bytes are here. Raises
+        `TransportError`."""
         arriving = self._arriving.popleft()
         for pending in arriving.pending:
             pending.wait(self._timeout_s)
         return arriving.assignment
 
     def close(self) -> None:
-        """Abort the group. Nothing is written to tensors any more when this returns."""
+        """Abort the group. Once this returns, nothing is written to tensors any more."""
         self._group.abort()
         self._arriving.clear()
 
 
 def verify(endpoint: str, assignment: Assignment, promised: bytes) -> None:
-    """Raises `DigestMismatch` when a chunk's bytes are not what its source has promised."""
+    """Raises `DigestMismatch` when a chunk's bytes are not what its source promised."""
     got = digests.of_bytes(assignment.data)
     if got != promised:
         raise DigestMismatch(endpoint, assignment.chunk.id, promised.hex(), got.hex())

@@ -1,4 +1,4 @@
-"""Who pulls, and what for."""
+"""Who pulls, and which weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Request:
     """What a pull asks every source for."""
 
     identity: Identity
-    """Of the weights that are wanted."""
+    """Identity of the wanted weights."""
     backend: Backend
-    """What carries their bytes."""
+    """Carries the bytes of the weights."""
     security: Callable[[], SocketSecurity]
-    """The keys as they are now: they may be replaced while a pull runs."""
+    """Returns the current keys, which may be replaced while a pull runs."""
     replica: str
-    """What this worker calls itself in the source's log."""
+    """Name of this worker in the source's log."""

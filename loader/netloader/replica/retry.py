@@ -1,11 +1,11 @@
-"""Which candidates may be asked now, by what became of earlier tries. Pure.
+"""Which candidates may be asked now, given the outcomes of earlier tries. Pure.
 
-A source that is busy said when to come again. One that was lost may be back, from a link that was
-cut or a process that was held up: it is asked again after a backoff, and again if it has delivered
-since. One that was dropped may always come back: the others may yet be lost. One that sent wrong
-bytes or refused for good is not asked again. One that contradicted an earlier source is asked again
-only if that earlier one breaks its promise. Sources that the operator listed go before the mesh: as
-long as one of them can be used, only they are.
+A busy source said when to come again. A lost source may be back, after a cut link or a process that
+was held up: it is asked again after a backoff, and again whenever it has delivered since. A dropped
+source may always come back, because the others may still be lost. A source that sent wrong bytes or
+refused for good is not asked again. A source that contradicted an earlier one is asked again only
+if the earlier one breaks its promise. Sources that the operator listed go before the mesh: while
+one of them can be used, only listed ones are used.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NEVER = float("inf")
 
 @dataclass
 class _History:
-    """What became of the tries of one candidate."""
+    """The outcomes of the tries of one candidate."""
 
     tried: bool = False
-    """Whether a try has ended, however."""
+    """Whether a try has ended, in any way."""
     losses: int = 0
-    """Since it last delivered something."""
+    """Losses since the candidate last delivered something."""
     not_before: float = 0.0
     contradicted: bool = False
-    """Whether it promised other weights than the source that the pull goes by."""
+    """Whether it promised other weights than the source that the pull follows."""
 
 
 class RetryPolicy:
-    """Remembers what became of each candidate. Time is passed in, in seconds."""
+    """Remembers the outcomes of each candidate. Time is passed in, in seconds."""
 
     def __init__(self, settings: RetrySettings) -> None:
         self._settings = settings
@@ -48,8 +48,8 @@ class RetryPolicy:
         *,
         again: bool = True,
     ) -> list[Candidate]:
-        """Those that may be asked now, in the order given, without the endpoints in `in_use`; those
-        that have been tried before only with `again`."""
+        """Candidates that may be asked now, in the given order, without the endpoints in `in_use`.
+        Candidates that were tried before are included only with `again`."""
         ready = [
             candidate
             for candidate in candidates
@@ -63,7 +63,7 @@ class RetryPolicy:
         return ready
 
     def ended(self, candidate: Candidate, ended: Ended, now: float) -> None:
-        """A try of `candidate` is over."""
+        """Note how a try of `candidate` ended."""
         limits, history = self._settings, self._of(candidate)
         history.tried = True
         if ended.brought.nbytes:
@@ -89,12 +89,13 @@ class RetryPolicy:
                 history.not_before = _NEVER
 
     def _forgive_contradictions(self) -> None:
-        """The promise that the pull went by is void: who contradicted it may have been right."""
+        """Give sources that contradicted the void promise another chance: they may have been
+        right."""
         for history in self._histories.values():
             if history.contradicted:
                 history.contradicted = history.tried = False
                 history.not_before = 0.0
 
     def _of(self, candidate: Candidate) -> _History:
-        # Another generation is another process: what its predecessor did says nothing about it.
+        # Another generation is another process, and its predecessor's record says nothing about it.
         return self._histories.setdefault((candidate.endpoint, candidate.generation), _History())

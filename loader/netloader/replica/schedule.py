@@ -1,8 +1,8 @@
 """Which chunk from which source next: decisions of a pull from many sources. Pure.
 
-Every source has a window of chunks in flight and gets the next one when it has delivered one, so
-that each contributes what it really delivers: work is not dealt out beforehand. Two rules keep the
-slowest source from deciding when the pull ends:
+Every source has a window of chunks in flight, and gets the next chunk when it has delivered one. So
+each source contributes what it really delivers; work is not dealt out beforehand. Two rules keep
+the slowest source from deciding when the pull ends:
 
     pick       a chunk is not asked of a source that would deliver it later than the others would
                be done with it and with everything else that is left
@@ -10,8 +10,8 @@ slowest source from deciding when the pull ends:
                unfinished chunks the idle ones could bring in less than half the time that it will
                still need
 
-A chunk is in flight from one source at a time. What a source leaves unfinished, because it was lost
-or dropped, goes back and is asked for first; what it delivered stays.
+A chunk is in flight from one source at a time. Chunks that a lost or dropped source leaves
+unfinished go back and are asked for first; chunks that it delivered stay.
 
 Time is passed in, in seconds of any monotonic clock.
 """
@@ -31,17 +31,18 @@ class _Peer:
     """A source that is being pulled from."""
 
     available: set[int]
-    """Chunks that it has."""
+    """Chunks that the source has."""
     in_flight: InFlight
 
     def delivers(self, nbytes: int, now: float) -> float | None:
-        """Seconds until it has delivered so many bytes more; None: nothing is known yet."""
+        """Seconds until the source has delivered `nbytes` more bytes; None when nothing is known
+        yet."""
         expected = self.in_flight.expected(now)
         return None if not expected else (self.in_flight.nbytes + nbytes) * expected
 
 
 class Schedule:
-    """Hands out chunks to sources and remembers what became of them."""
+    """Hands out chunks to sources and keeps track of them."""
 
     def __init__(
         self,
@@ -72,17 +73,18 @@ class Schedule:
         return self._picker.done
 
     def join(self, source: str, available: Iterable[int], now: float) -> None:
-        """A source is ready to be asked for the chunks in `available`."""
+        """Add a source that is ready to be asked for the chunks in `available`."""
         self._peers[source] = _Peer(set(available), InFlight(now))
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
-        """A source has more chunks than it had."""
+        """Note that a source has more chunks than before."""
         peer = self._peers.get(source)
         if peer is not None:
             peer.available.update(chunks)
 
     def pick(self, source: str, now: float) -> int | None:
-        """The chunk to ask `source` for next; None: nothing now, or it has left."""
+        """The chunk to ask `source` for next; None when there is nothing now, or the source has
+        left."""
         peer = self._peers.get(source)
         if peer is None or len(peer.in_flight) >= self._window.max_chunks:
             return None
@@ -104,19 +106,19 @@ class Schedule:
         return request_window(in_flight.seconds_per_byte, self._chunk_bytes, self._window)
 
     def interested(self, source: str) -> bool:
-        """False: chunks are to be asked for, and `source` has none of them (BitTorrent's word)."""
+        """False when chunks are wanted and `source` has none of them (BitTorrent's word)."""
         peer = self._peers.get(source)
         return peer is None or self._picker.interested(peer.available)
 
     def arrived(self, source: str, chunk: int, now: float) -> None:
-        """`source` has delivered a chunk, and it was verified."""
+        """Note that `source` has delivered a chunk, which was verified."""
         self._peers[source].in_flight.arrived(chunk, now)
         self._picker.arrived(chunk)
 
     def leave(self, source: str) -> tuple[int, ...]:
-        """`source` delivers nothing more. Returns its unfinished chunks: others get them next.
+        """Remove `source`. Returns its unfinished chunks, which others get next.
 
-        Only once nothing of it can still be written to where they belong.
+        Call this only once nothing from `source` can still be written to where these chunks belong.
         """
         peer = self._peers.pop(source, None)
         if peer is None:
@@ -126,13 +128,13 @@ class Schedule:
         return unfinished
 
     def invalidate(self) -> None:
-        """What verified the chunks that have arrived is void: fetch them again."""
+        """Fetch the arrived chunks again: the promise that verified them is void."""
         self._picker.invalidate()
 
     def snubbed(self, now: float) -> str | None:
-        """A source to drop, because idle ones would bring what it has in flight much sooner.
+        """A source to drop, because idle sources would bring its chunks in flight much sooner.
 
-        None while there is none, or while there is still something else to ask for.
+        None when there is no such source, or while there is still something else to ask for.
         """
         idle = [peer for peer in self._peers.values() if not peer.in_flight]
         if any(self._next_of(peer) is not None for peer in idle):
@@ -155,9 +157,10 @@ class Schedule:
         return self._picker.next_of(peer.available, staging=staging)
 
     def _worth_it(self, peer: _Peer, chunk: int, now: float) -> bool:
-        """Whether the others would not be done with everything before `peer` with this chunk.
+        """Whether `peer` would deliver this chunk before the others are done with everything.
 
-        The source that can deliver it first always gets it, so something is always given out.
+        The source that can deliver the chunk first always gets it, so something is always handed
+        out.
         """
         size = self._picker.sizes[chunk]
         its = peer.delivers(size, now)
@@ -172,21 +175,22 @@ class Schedule:
             return True
         in_flight = sum(nbytes for nbytes, _ in others)
         together = (self._picker.wanted_bytes + in_flight) / sum(1 / each for _, each in others)
-        # Together they are quick, but a chunk comes from one of them.
+        # Together the others are quick, but a chunk comes from one of them.
         soonest = min((nbytes + size) * expected for nbytes, expected in others)
         return its <= max(together, soonest)
 
     def _much_sooner(self, idle: list[_Peer], slow: _Peer, now: float) -> bool:
-        """Whether `idle` sources would bring what `slow` has in flight much sooner than it will."""
+        """Whether `idle` sources would bring the chunks in flight from `slow` much sooner than
+        `slow` will."""
         limits, owed = self._end_game, slow.in_flight
         silent_s = owed.silent_for(now)
-        # A source that has shown nothing yet counts as fast as the one to be replaced.
+        # A source that has not delivered yet counts as being as fast as the one to be replaced.
         rates = [peer.in_flight.seconds_per_byte or owed.seconds_per_byte for peer in idle]
         known = [seconds_per_byte for seconds_per_byte in rates if seconds_per_byte]
         if not known:
             if silent_s <= self._patience_s:
                 return False
-            self._patience_s *= 2  # Perhaps all are slow: one must be given the time.
+            self._patience_s *= 2  # Perhaps all are slow, and one needs the time.
             return True
         theirs = owed.nbytes / sum(1 / each for each in known)
         delivers = slow.delivers(0, now)

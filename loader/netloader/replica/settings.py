@@ -18,38 +18,39 @@ _FORBID = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class HandshakeSettings:
-    """The first words with a source."""
+    """The first exchange with a source."""
 
     hello_timeout_s: Seconds = 10.0
     """Seconds that a source may take to answer hello; `PullSettings.timeout_s` where that is less.
     The answer comes from a Python thread, which waits while another one holds the interpreter: a
-    compilation or a graph capture does so for seconds. A replica that has other sources, and
-    storage, gains nothing by waiting longer."""
+    compilation or a graph capture does so for seconds. A replica with other sources and storage
+    gains nothing by waiting longer."""
 
     connect_timeout_s: Seconds = 5.0
-    """Seconds that a source may take to accept a TCP connection: a few round trips, and one SYN
-    that was lost."""
+    """Seconds that a source may take to accept a TCP connection: a few round trips, and one lost
+    SYN."""
 
     greeting_timeout_s: Seconds = 1.0
     """Seconds that an accepted connection may stay without a greeting. ZeroMQ greets within a
-    millisecond, from a thread of its own, even when Python is held up: what does not greet is no
-    source."""
+    millisecond, from a thread of its own, even when Python is held up. A peer that does not greet
+    is not a source."""
 
     rounds: Count = 5
-    """How often all keys are tried. A source cuts a connection that it lets in no more or meets
-    between two keys: once for each step of a rotation, and two steps can fall into one handshake.
-    As long as earlier sessions keep the source's earlier socket, that one may accept as well."""
+    """How often all keys are tried. A source cuts a connection whose key it no longer accepts, or
+    that arrives between two keys: once for each step of a rotation, and two steps can fall into one
+    handshake. While earlier sessions keep the source's earlier socket, that socket may accept
+    too."""
 
     round_pause_s: Seconds = 0.1
-    """Seconds between rounds, so that a source that is going down is down."""
+    """Seconds between rounds, so that a source that is going down has gone."""
 
     held_up_s: Seconds = 1.0
-    """Seconds after which a cut handshake means that the source was held up: it is asked again by
-    the same key. A source that refuses a key does so at once."""
+    """Seconds after which a cut handshake means that the source was held up; the replica then tries
+    the same key again. A source that refuses a key does so at once."""
 
     rendezvous_timeout_s: Seconds = 10.0
     """Seconds that opening the process group may take; `PullSettings.timeout_s` where that is less.
-    It needs milliseconds, or seconds when a host is busy."""
+    Opening needs milliseconds, or seconds when a host is busy."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -57,40 +58,40 @@ class WindowSettings:
     """How much is in flight. All counts are chunks, from one source."""
 
     seconds: Seconds = 0.25
-    """A source has as much in flight as it delivers in so many seconds. A deep window costs no
-    memory, mostly, and a sender must find its next receives posted: with a third of it a fast pair
-    moved an eighth less. But what one source has in flight no other can bring."""
+    """A source has as much in flight as it delivers in this many seconds. A deep window mostly
+    costs no memory, and a sender must find its next receives posted: with a third of this window a
+    fast pair moved an eighth less. But no other source can bring what one has in flight."""
 
     min_chunks: Count = 4
-    """However slow the source is. Of four, one arrives, one follows at once, and two bridge the
-    round trip until the next are asked for."""
+    """The least in flight, however slow the source is. Of four, one arrives, one follows at once,
+    and two bridge the round trip until the next are asked for."""
 
     max_chunks: Count = 32
-    """However fast it is, so that the others get a share of what is left. At most as many are in
-    flight even where `min_chunks` is more."""
+    """The most in flight, however fast the source is, so that the others get a share of what is
+    left. This limit holds even where `min_chunks` is larger."""
 
     first_chunks: Count = 3
-    """Before the source has delivered anything, so that the first to answer does not take all of a
-    small model."""
+    """The most in flight before the source has delivered anything, so that the first source to
+    answer does not take all of a small model."""
 
     staging_bytes: Count = 384 * 1024 * 1024
-    """Bytes of staging memory, for the chunks in flight from all sources; room for `min_chunks` of
-    the model's chunks where that is more. A third of a GiB is what a start can spare."""
+    """Bytes of staging memory for the chunks in flight from all sources, or room for `min_chunks`
+    of the model's chunks where that is more. A start can spare a third of a GiB."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class EndGameSettings:
-    """When a source is dropped because idle ones would bring sooner what it has in flight."""
+    """When a source is dropped because idle ones would bring its chunks in flight sooner."""
 
     times_sooner: Annotated[float, Field(ge=1, le=1000)] = 2.0
-    """So many times sooner, because rates are estimates ..."""
+    """Idle sources must be this many times sooner, because rates are estimates ..."""
 
     seconds_sooner: Seconds = 0.1
-    """... and by so many seconds more, because a new request costs a round trip."""
+    """... and by this many seconds more, because a new request costs a round trip."""
 
     first_patience_s: Seconds = 1.0
     """Seconds that a source may be silent when neither it nor the idle ones have ever delivered.
-    Each time twice as long: perhaps all are slow, and a chunk takes what it takes."""
+    The time doubles with each drop: perhaps all are slow, and a chunk takes its time."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -98,15 +99,16 @@ class RetrySettings:
     """When a source is asked again."""
 
     max_losses: Count = 2
-    """Times that a source may be lost without having delivered anything in between. A second time
-    is no accident."""
+    """How often a source may be lost without delivering anything in between. A second loss is not
+    an accident."""
 
     backoff_s: Seconds = 1.0
     """Seconds before a lost source is asked again, doubled with each loss. A restart or a cut link
-    takes as long at least."""
+    takes at least as long."""
 
     min_pause_s: Seconds = 0.1
-    """Seconds before a busy source is asked again, whatever it said: a refusal costs it time."""
+    """Least seconds before a busy source is asked again, whatever it said: a refusal costs the
+    source time."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -114,33 +116,33 @@ class PullSettings:
     """Raises `pydantic.ValidationError` for a value out of its bounds or an unknown name."""
 
     timeout_s: TransferTimeout = TRANSFER_TIMEOUT_S
-    """After which a source is given up."""
+    """Seconds without progress after which a source is given up."""
 
     max_sources: Annotated[int, Field(ge=1, le=64)] = 4
-    """Sources at once (`MAX_SOURCES`). Two fill a link; the others take over at once when one is
-    slow or dies, and spread the load of a fan-out. Each costs two threads and some descriptors at
-    either end."""
+    """Sources in use at once (`MAX_SOURCES`). Two fill a link. The others take over at once when a
+    source is slow or dies, and spread the load of a fan-out. Each costs two threads and some
+    descriptors at either end."""
 
     source_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """Seconds that a pull without a source waits for one, before storage fills the rest
-    (`SOURCE_TIMEOUT`). Long enough for a busy source to have a session free, or for a restarted one
-    to be back."""
+    (`SOURCE_TIMEOUT`). Long enough for a busy source to free a session, or for a restarted one to
+    be back."""
 
     verify: bool = True
-    """Whether the digest of what arrives is compared with the promised one (`VERIFY`). Off saves a
-    read of every byte, and lets damaged bytes into the model."""
+    """Whether the digest of each arriving chunk is compared with the promised one (`VERIFY`).
+    Turning it off saves a read of every byte, and lets damaged bytes into the model."""
 
     look_s: Seconds = 0.25
-    """Seconds between two looks at the candidates while there is room for one more, and at sources
-    that could be dropped. Both are cheap, and what they find is worth seconds."""
+    """Seconds between two looks at the candidates, while there is room for one more, and at sources
+    that could be dropped. Both looks are cheap, and can save seconds."""
 
     idle_s: Seconds = 0.02
-    """Seconds after which a stream without work asks for some. Other sources may be lost, or its
-    own get more chunks; a pull ends within this time of its last chunk."""
+    """Seconds after which a stream without work asks for some: another source may be lost, or its
+    own may gain chunks. A pull ends within this time of its last chunk."""
 
     last_words_s: Seconds = 0.2
-    """Seconds in which a source that broke the process group may say why. Unless it died, it says
-    so at once."""
+    """Seconds in which a source that broke the process group may say why. Unless the source died,
+    its reason comes at once."""
 
     handshake: HandshakeSettings = field(default_factory=HandshakeSettings)
     window: WindowSettings = field(default_factory=WindowSettings)

@@ -1,8 +1,8 @@
-"""What a pull has and goes by, shared by the streams that bring it.
+"""The state of a pull, shared by the streams that bring its chunks.
 
-Streams run in threads of their own, one a source. Everything that they share is here, behind one
-lock: the schedule, the promise that the sources agree on, the staging memory, and which parts of
-tensors hold bytes that nobody has verified.
+Streams run in threads of their own, one for each source. Everything that they share is here, behind
+one lock: the schedule, the promise that the sources agree on, the staging memory, and which parts
+of tensors hold bytes that nobody has verified.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from netloader.weights.manifest import Chunk, Piece
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A chunk that a stream is to ask for, and where it is received."""
+    """A chunk for a stream to ask for, and where to receive it."""
 
     chunk: Chunk
     data: torch.Tensor
     """Shape [chunk.nbytes], uint8: part of a tensor of the model, or of `staging`."""
     staging: torch.Tensor | None
-    """Staging memory, to be given back; None where the chunk is received in place."""
+    """Staging memory to give back; None where the chunk is received in place."""
 
 
 class PullState:
@@ -42,8 +42,8 @@ class PullState:
         self.weights = weights
         self.chunks = weights.manifest.chunks()
         self.changed = threading.Event()
-        """Wakes whoever runs the pull: all has arrived, or a stream has ended."""
-        self._lock = threading.Lock()  # Guards all that follows.
+        """Wakes the thread that runs the pull: everything has arrived, or a stream has ended."""
+        self._lock = threading.Lock()  # Guards everything below.
         self._schedule = Schedule(
             [chunk.nbytes for chunk in self.chunks],
             weights.manifest.chunk_bytes,
@@ -58,7 +58,8 @@ class PullState:
 
     @property
     def promise(self) -> Promise | None:
-        """What the sources promise; None until one has, and when none stands for it any more."""
+        """What the sources promise; None until one has promised, and when no source stands by it
+        any more."""
         with self._lock:
             return self._agreement.promise
 
@@ -70,7 +71,7 @@ class PullState:
 
     @property
     def over(self) -> bool:
-        """Whether the streams should end: nothing more may be received."""
+        """Whether the streams should end, because nothing more may be received."""
         with self._lock:
             return self._closed or self._complete
 
@@ -81,7 +82,7 @@ class PullState:
             return sum(self.chunks[chunk].payload for chunk in self._schedule.done)
 
     def unverified(self) -> tuple[Piece, ...]:
-        """Parts of tensors that may hold bytes which nobody has verified."""
+        """Parts of tensors that may hold unverified bytes."""
         with self._lock:
             return tuple(
                 piece for number in sorted(self._unverified) for piece in self.chunks[number].pieces
@@ -90,8 +91,8 @@ class PullState:
     def enter(
         self, source: str, endpoint: str, promise: Promise, available: Iterable[int]
     ) -> Contradicted | Dropped | None:
-        """A source is ready to send. `source` is what it is called from now on: another name each
-        time that one comes. Returns why it may not, if it may not."""
+        """Let in a source that is ready to send. It is called `source` from now on, by a new name
+        each time it comes. Returns the reason if the source is not let in."""
         with self._lock:
             if self._closed:
                 return Dropped("came when the pull was over")
@@ -102,17 +103,17 @@ class PullState:
             return None
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
-        """A source has more chunks than it had."""
+        """Note that a source has more chunks than before."""
         with self._lock:
             self._schedule.have(source, (number for number in chunks if number < len(self.chunks)))
 
     def interested(self, source: str) -> bool:
-        """False: chunks are to be asked for, and `source` has none of them."""
+        """False when chunks are wanted and `source` has none of them."""
         with self._lock:
             return self._schedule.interested(source)
 
     def pick(self, source: str) -> Assignment | None:
-        """The next chunk to ask `source` for. None: nothing now."""
+        """The next chunk to ask `source` for; None when there is nothing now."""
         with self._lock:
             if self._closed:
                 return None
@@ -128,7 +129,7 @@ class PullState:
             return Assignment(chunk, staging[: chunk.nbytes], staging)
 
     def arrived(self, source: str, assignment: Assignment) -> None:
-        """A chunk is verified and in place; its staging memory, if any, is free again."""
+        """Note that a chunk is verified and in place; its staging memory, if any, is free again."""
         with self._lock:
             self._unverified.discard(assignment.chunk.id)
             if assignment.staging is not None:
@@ -138,15 +139,16 @@ class PullState:
                 self.changed.set()
 
     def leave(self, source: str) -> None:
-        """Nothing more comes from `source`, and nothing of it is written to any more."""
+        """Remove `source`: nothing more comes from it, and its unfinished chunks are no longer
+        written to."""
         with self._lock:
             self._schedule.leave(source)
 
     def corrupt(self, process: Process, error: DigestMismatch) -> Corrupt:
-        """This process sent other bytes than it had promised. Call before `leave`.
+        """Note that this process sent other bytes than it had promised. Call this before `leave`.
 
-        When no other source stands for that promise it is void, and so is what was verified by it:
-        the pull starts over with the next source.
+        When no other source stands by that promise, the promise is void, and so is everything
+        verified by it: the pull starts over with the next source.
         """
         endpoint, _ = process
         with self._lock:
@@ -162,19 +164,19 @@ class PullState:
             return None if self._closed else self._schedule.snubbed(time.monotonic())
 
     def open(self) -> None:
-        """Let streams enter, after a `close` as well: what has arrived stays."""
+        """Let streams enter, also after a `close`: chunks that have arrived stay."""
         with self._lock:
             self._closed = False
 
     def close(self) -> None:
-        """Let nobody begin anything any more."""
+        """Let no stream begin anything more."""
         with self._lock:
             self._closed = True
             self._staging.clear()
 
     @property
     def _complete(self) -> bool:
-        # A model without chunks is complete once a source has told the rest.
+        # A model without chunks is complete once a source has promised the rest.
         return self._agreement.promise is not None and self._schedule.complete
 
     def _new_staging(self) -> torch.Tensor:

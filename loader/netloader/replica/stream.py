@@ -1,8 +1,8 @@
 """The replica's end of one session: a thread that brings chunks from one source.
 
-A stream has a thread of its own, because receives block. The pull's state says which chunks it asks
-for. However it ends, its group is gone before its unfinished chunks go to others: nothing of them
-is written to any more.
+A stream has a thread of its own, because receives block. The pull's state says which chunks the
+stream asks for. However a stream ends, its group is gone before its unfinished chunks go to others,
+so the stream no longer writes to them.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Stream:
         on_end: Callable[[str, Ended], object],
     ) -> None:
         """`progress` is told the bytes of each chunk that is in place, from the stream's thread.
-        `on_end` is told the stream's name and its end, once, from the same thread, when nothing of
-        it is left."""
+        `on_end` is told the stream's name and its end, once, from the same thread, when the stream
+        holds nothing any more."""
         self.source = source
-        # Of this stream, not of its source: an abandoned one may end when the next has begun.
+        # The name is the stream's, not its source's: an abandoned stream may end after the next has
+        # begun.
         self.name = f"{source.endpoint}#{next(_numbers)}"
-        """By which the pull's state knows it."""
+        """The name by which the pull's state knows the stream."""
         self._endpoint = source.endpoint
         self._request = request
         self._settings = settings
@@ -64,9 +65,9 @@ class Stream:
         self._on_end = on_end
         self._cancellation = Cancellation()
         self._started = 0.0
-        self._process: Process | None = None  # Who opened a session at the endpoint.
+        self._process: Process | None = None  # The process that opened a session.
         self._brought = Brought()
-        self._ending = threading.Lock()  # Guards the end: this thread and `abandon` may meet.
+        self._ending = threading.Lock()  # Guards the end: this thread may meet `abandon`.
         self._ended: Ended | None = None
         self._thread = TransferThread(
             self._run,
@@ -81,17 +82,17 @@ class Stream:
 
     @property
     def brought(self) -> Brought:
-        """What it has brought so far."""
+        """What the stream has brought so far."""
         return self._brought
 
     def start(self) -> None:
         self._thread.start()
 
     def abandon(self, reason: str) -> Ended:
-        """End it from any thread. Returns how it ended, which may have happened before.
+        """End the stream from any thread. Returns how it ended, which may have happened before.
 
-        When this returns nothing of it is written to any more, then or later. Its thread is not
-        waited for: if a message has arrived in part, that may hang until its timeout.
+        Once `abandon` returns, the stream writes to no tensor, then or later. `abandon` does not
+        join the thread: if a message has arrived in part, the thread may hang until its timeout.
         """
         self._cancellation.cancel(reason)
         self._state.leave(self.name)
@@ -99,7 +100,7 @@ class Stream:
 
     def _run(self) -> None:
         affinity.step_aside(background=False)
-        # No error is kept: its frames would keep the group and tensors alive.
+        # No error is kept, because its frames would keep the group and tensors alive.
         try:
             ended = self._end(self._pull())
         except DigestMismatch as error:
@@ -107,14 +108,15 @@ class Stream:
         except TransferError as error:
             ended = self._end(outcome.of(error))
         except Exception as error:  # noqa: BLE001
-            # A fault of ours must cost this source, not the start: there are others, and storage.
+            # A fault of ours must cost this source, not the start: other sources and storage
+            # remain.
             _log.exception("pulling from %s failed", self._endpoint)
             ended = self._end(Faulty(repr(error)))
         self._state.leave(self.name)
         self._on_end(self.name, ended)
 
     def _end(self, how: Outcome | DigestMismatch) -> Ended:
-        """The end, which is the first one that is told."""
+        """Record the end. The first one counts, and is returned."""
         with self._ending:
             if self._ended is None:
                 brought = self._brought
@@ -156,7 +158,7 @@ class Stream:
         accept: messages.Accept,
         attachment: bytes,
     ) -> Outcome:
-        """Take up the session that the source has opened, and tell it how that ended."""
+        """Use the session that the source has opened, and tell the source how it ended."""
         receiver = None
         try:
             promise = acceptance.read(
@@ -211,7 +213,7 @@ class Stream:
         while True:
             if broken is None:
                 broken = self._ask(conversation, receiver)
-            # What was asked for before the group broke may be here: it is as good as ever.
+            # Chunks asked for before the group broke may be here, and they are still good.
             if receiver:
                 how = self._receive(conversation, receiver, promise)
                 if how is not None:
@@ -246,7 +248,7 @@ class Stream:
         self, conversation: Conversation, receiver: Receiver, promise: Promise
     ) -> Outcome | None:
         """Wait for the chunk that was asked for first, verify it and put it in place. Returns how
-        the stream ends, if it does. Raises `DigestMismatch`."""
+        the stream ends, if it ends. Raises `DigestMismatch`."""
         try:
             assignment = receiver.wait()
         except TransportError as error:
@@ -267,7 +269,7 @@ class Stream:
         return None
 
     def _lost(self, conversation: Conversation, broken: str) -> Outcome:
-        """Why the group broke: we broke it, or the source says why, if it has time for that."""
+        """Why the group broke: this side broke it, or the source says why, if it has time to."""
         if self._cancellation.reason is not None:
             return Dropped(self._cancellation.reason)
         said = conversation.last_words(self._settings.last_words_s)

@@ -1,1 +1,1 @@
-"""What a worker process has once, and the steps of a load."""
+"""What a worker process has once, and the steps of loading a model."""

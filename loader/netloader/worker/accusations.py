@@ -10,13 +10,15 @@ from netloader.identity.identity import Role
 
 
 class Accusations:
-    """Whom this worker accuses: it asks them no more, and says so to the mesh. Thread safe.
+    """The processes that this worker accuses: it no longer asks them, and tells the mesh. Thread
+    safe.
 
-    A process that the operator lists is avoided by the pull alone: the operator wants it.
+    Only the pull itself avoids an accused process that the operator lists, because the operator
+    wants that process used.
     """
 
     def __init__(self, publish: Callable[[Role, tuple[object, ...]], object]) -> None:
-        """`publish` is told all that are accused on behalf of one model, oldest first, as
+        """`publish` is told all processes accused on behalf of one model, oldest first, as
         `Holding.accuses` takes them."""
         self._publish = publish
         self._lock = threading.Lock()
@@ -24,18 +26,18 @@ class Accusations:
 
     @property
     def processes(self) -> frozenset[Process]:
-        """All that were ever accused."""
+        """All processes that were ever accused."""
         with self._lock:
             return frozenset(process for found in self._by_role.values() for process in found)
 
     def add(self, role: Role, process: Process) -> None:
-        """Accuse a process that was to deliver the model of `role`."""
+        """Accuse a process that should have delivered the model of `role`."""
         with self._lock:
             before = self._by_role.get(role, ())
             if process in before:
                 return
             self._by_role[role] = (*before, process)
-            # Within the lock: else an earlier list could be published last.
+            # Within the lock, because an earlier list could otherwise be published last.
             self._publish(
                 role,
                 tuple(

@@ -1,4 +1,5 @@
-"""This worker as a member of the mesh: what it says of its models, and who else is there."""
+"""This worker as a member of the mesh: what it announces about its models, and who else is
+there."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 class Membership:
     """The mesh, as one worker uses it. Thread safe: sources report from threads of their own.
 
-    Without a mesh everything works alike, but nobody hears of it and nobody is there.
+    Without a mesh all calls still work, but they reach nobody and find nobody.
     """
 
     def __init__(self, config: Config, rank: int) -> None:
@@ -37,14 +38,14 @@ class Membership:
             self.host = own_host(config.mesh_settings)
             """Where replicas reach this worker: an address literal, without brackets."""
             self.name = f"{self.host} rank {rank}"
-            """What this worker calls itself towards others."""
+            """The name by which this worker introduces itself to others."""
         else:
             self.host = str(self._mesh.id).rpartition(":")[0].strip("[]")
             self.name = str(self._mesh.id)
 
     @property
     def generation(self) -> int:
-        """Random per process start; the mesh's where there is one."""
+        """Random for each process start; the mesh's own where there is a mesh."""
         return self._mesh.generation if self._mesh is not None else self._generation
 
     @property
@@ -55,48 +56,48 @@ class Membership:
         return "could not be joined" if self._is_wanted else "off"
 
     def members(self) -> tuple[Member, ...]:
-        """Everybody that is known, this worker included; nobody without a mesh."""
+        """All known members, including this worker; empty without a mesh."""
         return self._mesh.members() if self._mesh is not None else ()
 
     def wait_joined(self, timeout_s: float) -> bool:
-        """Whether somebody else has answered, `timeout_s` from now at the latest."""
+        """Whether another member has answered. Waits for `timeout_s` at most."""
         return self._mesh is not None and self._mesh.wait_joined(timeout_s)
 
     def holding(self, role: Role) -> Holding | None:
-        """What this worker says of one of its models."""
+        """What this worker announces about one of its models."""
         with self._lock:
             return self._holdings.get(role)
 
     def announce(self, **values: object) -> None:
-        """Say what is held, replacing what was said about the same role.
+        """Announce what is held, replacing earlier announcements for the same role.
 
-        `values` are fields of `Holding`. Texts are cut to what readers accept.
+        `values` are fields of `Holding`. Texts are cut to the length that readers accept.
         """
         holding = Holding.fitted(values)
         with self._lock:
             self._say(holding)
 
     def update(self, role: Role, **changes: object) -> None:
-        """Say which fields have changed; nothing when nothing was announced yet."""
+        """Announce changed fields. Does nothing when nothing was announced yet."""
         with self._lock:
             holding = self._holdings.get(role)
             if holding is not None:
                 self._say(holding.changed(**changes))
 
     def leave(self) -> None:
-        """Tell the others. Takes about a second at most."""
+        """Tell the others that this worker leaves. Takes about a second at most."""
         if self._mesh is not None:
             self._mesh.leave()
 
     def _say(self, holding: Holding) -> None:
-        """For who holds the lock: what is said first is sent first."""
+        """The caller holds the lock, so that announcements are sent in the order they were made."""
         self._holdings[holding.role] = holding
         if self._mesh is None:
             return
         try:
             self._mesh.publish(advert.encode(tuple(self._holdings.values())))
         except MeshError as error:
-            # Others then know less of this worker; it serves its own requests all the same.
+            # Others then know less about this worker, but it still serves its own requests.
             _log.warning("could not publish what this worker holds: %s", error)
 
 

@@ -1,4 +1,5 @@
-"""Whom this worker can ask for weights: the sources that its operator lists, then the mesh."""
+"""The peers that this worker can ask for weights: sources that its operator lists, then the
+mesh."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Peers:
         accusations: Accusations,
         own_endpoint: Callable[[Role], str | None],
     ) -> None:
-        """`own_endpoint`: where this worker's own source of a role listens, if it does."""
+        """`own_endpoint` tells where this worker's own source for a role listens, if there is
+        one."""
         self._config = config
         self._rank = rank
         self._membership = membership
@@ -43,8 +45,8 @@ class Peers:
     ) -> tuple[tuple[Candidate, ...], list[str]]:
         """Sources for these weights, best first, and why others were skipped.
 
-        In order: `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Waits for the
-        mesh to answer, for `DISCOVERY_TIMEOUT` at most. May read the checkpoint to compare it.
+        The order is `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Waits at
+        most `DISCOVERY_TIMEOUT` for the mesh to answer. May read the checkpoint to compare it.
         """
         static = self._static(identity.role)
         skipped: list[str] = []
@@ -64,18 +66,18 @@ class Peers:
         return static + choice.candidates, skipped
 
     def find(self, identity: Identity, backend: str) -> tuple[Candidate, ...]:
-        """The same sources as they are known at this moment. Never waits."""
+        """The same sources as they are known right now. Never waits."""
         static = self._static(identity.role)
         return static + self._choose(identity, backend, explain=False).candidates
 
     @property
     def may_come(self) -> bool:
-        """Whether there is any way to hear of a source that is not there yet."""
+        """Whether this worker can hear about sources that appear later."""
         return not self._membership.absent or bool(self._config.sources_of(self._rank))
 
     def offers(self, identity: Identity) -> list[str]:
-        """What can be had in the mesh that fits `identity` in everything but content: in words,
-        with the content ids that `CONTENT` takes."""
+        """Holdings in the mesh that fit `identity` in everything but content, in words, with the
+        content ids that `CONTENT` takes."""
         fields = identity.fields()
         return [
             f"{member.id} has {holding.model} as CONTENT={content_id(holding.content)}"
@@ -84,8 +86,9 @@ class Peers:
         ]
 
     def alike(self, identity: Identity) -> list[Holding]:
-        """What members hold that may turn out to be these weights once the model is built: all that
-        is known before is equal. Waits for the mesh to answer, for `DISCOVERY_TIMEOUT` at most."""
+        """Holdings of members that may turn out to be these weights once the model is built:
+        everything known so far is equal. Waits at most `DISCOVERY_TIMEOUT` for the mesh to
+        answer."""
         if not self._membership.wait_joined(self._config.discovery_timeout_s):
             return []
         mine = replace(identity, built={}).fields().items()
@@ -96,7 +99,7 @@ class Peers:
         return tuple(
             Candidate(endpoint, origin)
             for endpoint, origin in self._config.sources_of(self._rank, draft=role == "draft")
-            # One list for all hosts names this worker too.
+            # A list shared by all hosts names this worker too.
             if endpoint != own
         )
 
@@ -113,7 +116,7 @@ class Peers:
         )
 
     def _ready(self) -> Iterator[tuple[Member, Holding]]:
-        """What others hold that they can hand out and know the content of."""
+        """Holdings of others that are ready to be served and whose content is known."""
         for member, holdings in self._everybody():
             if member.me or not member.selectable:
                 continue
@@ -122,8 +125,8 @@ class Peers:
                     yield member, holding
 
     def _everybody(self) -> Sequence[tuple[Member, tuple[Holding, ...]]]:
-        """All members and what they hold. Each version of an advert is read once: a pull asks
-        several times a second. A member that is gone is forgotten."""
+        """All members and what they hold. Each version of an advert is read once, because a pull
+        asks several times a second. Members that are gone are forgotten."""
         before, now = self._read, dict[MemberId, tuple[_Version, tuple[Holding, ...]]]()
         members = self._membership.members()
         for member in members:

@@ -18,7 +18,7 @@ from netloader.worker.sources import Sources
 from netmesh import KeyWatch, SocketSecurity
 
 PURPOSE = "netloader"
-"""Keys of the control channel are derived for this purpose: not those of the gossip."""
+"""Keys of the control channel are derived for this purpose; gossip has keys of its own."""
 
 
 class Worker:
@@ -38,7 +38,7 @@ class Worker:
         )
         self.sources = Sources(config, rank, self.membership, security)
         self.peers = Peers(config, rank, self.membership, self.accusations, self.sources.endpoint)
-        # Of its own, and not the mesh's: static sources have keys without a mesh as well.
+        # A watch of its own, not the mesh's: static sources need keys without a mesh too.
         self._keys = KeyWatch(
             config.mesh_settings,
             security,
@@ -74,7 +74,8 @@ class OneWorker:
     def get(self, config: Config, rank: int) -> Worker:
         """This process's worker.
 
-        Later calls keep the first one's settings: vLLM hands every loader of a process the same.
+        Later calls keep the settings of the first: vLLM gives every loader of a process the same
+        ones.
         """
         with self._lock:
             if self._made is None or self._made[0] != self._process_id():
@@ -82,9 +83,10 @@ class OneWorker:
             return self._made[1]
 
     def swap(self, worker: Worker | None) -> Worker | None:
-        """Let `worker` be this process's; None: the next `get` makes one. Returns the one before.
+        """Make `worker` this process's worker; with None the next `get` makes one. Returns the
+        previous one.
 
-        For a program that stands for several processes, and loads a model for each.
+        For a program that plays several processes, and loads a model for each.
         """
         with self._lock:
             before = self._made[1] if self._made is not None else None
@@ -93,4 +95,4 @@ class OneWorker:
 
 
 WORKER = OneWorker()
-"""Of this process."""
+"""This process's worker."""

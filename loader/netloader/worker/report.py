@@ -26,15 +26,15 @@ class Report:
     endpoint: str = ""
     """Where this rank serves these weights to others; empty when it does not."""
     deliveries: tuple[Delivery, ...] = ()
-    """What each source contributed, also those of a pull that was given up."""
+    """What each source contributed, including sources of a pull that was given up."""
     skipped: tuple[str, ...] = ()
-    """Sources that were not used or failed, in order, each with its reason."""
+    """Sources that failed or were not used, in order, each with its reason."""
     content: dict[str, str] = field(default_factory=dict)
-    """What is known of the checkpoint's content, by kind of evidence."""
+    """What is known about the checkpoint's content, by kind of evidence."""
     not_a_source: str = ""
-    """Why this rank serves nobody; empty when it does."""
+    """Why this rank is not a source; empty when it is one."""
     tensors: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of every tensor, when asked for."""
+    """SHA-256 of every tensor, if `REPORT_TENSORS` asks for it."""
 
     @property
     def gigabytes_per_second(self) -> float:

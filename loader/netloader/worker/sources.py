@@ -32,15 +32,15 @@ class _Model:
 
     source: Source | None = None
     offer: Offer | None = None
-    """What was served last."""
+    """The last offer that was served."""
     withdrawals: int = 0
 
 
 class Sources:
-    """Listens, serves, withdraws and serves again, and publishes each of it. Thread safe.
+    """Listens, serves, withdraws and serves again, and publishes every change. Thread safe.
 
-    Sources call `Membership` from threads of their own, and nothing here: what is held while one is
-    spoken to cannot keep it waiting.
+    Sources call `Membership` from threads of their own, but never this object, so a lock held here
+    cannot block a source.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Sources:
 
     @property
     def security(self) -> SocketSecurity:
-        """The keys of the control channel as they are now: ask anew for each connection."""
+        """The current keys of the control channel: ask again for each connection."""
         with self._lock:
             return self._security
 
     def endpoint(self, role: Role) -> str | None:
-        """Where the source of a model listens; None when there is none."""
+        """Where the source of a model listens; None when it has no source."""
         with self._lock:
             source = self._models[role].source
             return source.endpoint if source is not None else None
@@ -73,9 +73,8 @@ class Sources:
     def listen(self, role: Role) -> Source | None:
         """The source for one of this worker's models, refusing replicas until it has an offer.
 
-        None, with the reason logged, when its port cannot be listened on: the worker then serves
-        its own requests all the same. Raises `ConfigError` for a `LISTEN_PORT` that leaves the
-        range.
+        None, with the reason logged, when its port cannot be listened on; the worker still serves
+        its own requests. Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
         """
         port = self._config.port_of(self._rank, draft=role == "draft")
         with self._lock:
@@ -106,10 +105,10 @@ class Sources:
             return self._models[role].withdrawals
 
     def serve(self, role: Role, offer: Offer, withdrawals: int | None = None) -> bool:
-        """Hand out `offer`, say so in the mesh and in `OUTPUT_PREFIX`'s file.
+        """Hand out `offer`, and announce it in the mesh and in `OUTPUT_PREFIX`'s file.
 
-        False, and nothing done, when nothing listens, or when the weights of this role were
-        withdrawn since there had been `withdrawals` of them.
+        Returns False and does nothing when no source listens, or when these weights were withdrawn
+        since the count was `withdrawals`.
         """
         with self._lock:
             model = self._models[role]
@@ -127,7 +126,7 @@ class Sources:
     def withdraw(self, role: Role, reason: str) -> None:
         """Stop being a source of one model, and say why.
 
-        When this returns nothing reads the weights any more: they may be changed.
+        Once this returns, nothing reads the weights any more: they may be changed.
         """
         with self._lock:
             model = self._models[role]
@@ -138,10 +137,10 @@ class Sources:
             source.withdraw(reason)
 
     def resume(self, role: Role, model: str) -> None:
-        """After `withdraw`, once the weights are being loaded anew from `model`: be a source again
-        when they are what was promised. Does not wait for it.
+        """Become a source again once the reloaded weights match the promised digests. Call this
+        after `withdraw`, while they are loaded again from `model`. Does not wait for the match.
 
-        Weights from elsewhere are other weights, whatever bytes of the promised ones are left.
+        Weights from elsewhere count as different weights, even if some promised bytes are left.
         """
         with self._lock:
             offer, withdrawals = self._models[role].offer, self._models[role].withdrawals
@@ -163,7 +162,7 @@ class Sources:
         TransferThread(wait, f"{affinity.OURS}resume", stop=self._closing.set).start()
 
     def rekey(self, security: SocketSecurity) -> None:
-        """Let replicas in by these keys from now on."""
+        """Accept replicas by these keys from now on."""
         with self._lock:
             self._security = security
             for model in self._models.values():
@@ -179,7 +178,7 @@ class Sources:
             source.close()
 
     def _write_address(self, endpoint: str) -> None:
-        """Where upstream's tools look for it."""
+        """Write the address where upstream's tools look for it."""
         prefix = self._config.output_prefix
         if prefix is None:
             return

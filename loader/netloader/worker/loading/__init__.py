@@ -1,4 +1,4 @@
-"""The steps of a load. Each takes what the one before returned: no other order type-checks.
+"""The steps of a load. Each takes what the previous one returned, so no other order type-checks.
 
     plan    LoadRequest               -> Planned or Unshared         before there is a model
     build   that, and the model       -> Built, Unshared, BuildAgain once vLLM has built it

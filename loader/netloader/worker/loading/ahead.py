@@ -1,4 +1,4 @@
-"""While vLLM builds the model: read what will be compared with a peer, for the host's cache."""
+"""While vLLM builds the model, read the evidence to compare with a peer into the host's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from netloader.worker.loading.request import LoadRequest
 
 
 def read_ahead(request: LoadRequest, identity: Identity) -> None:
-    """Begin to read evidence, if there is anybody to compare it with. Does not wait for it."""
+    """Begin to read evidence if there is a peer to compare it with. Does not wait for the
+    result."""
     TransferThread(
         lambda: attempt(Step.AHEAD, lambda: _read_evidence(request, identity)),
         f"{affinity.OURS}evidence",

@@ -25,11 +25,12 @@ class Arrangement:
     """How the empty tensors of a model lie in memory."""
 
     weights: Weights
-    """As they will travel. What little they hold must be put back before storage fills them."""
+    """The tensors as they will travel. The little that they hold must be put back before storage
+    fills them."""
     retention: retain.Plan
-    """What will be kept of them for peers."""
+    """What will be kept of the tensors for peers."""
     buffers: buffers.Digests
-    """Of the buffers, as the model was built."""
+    """Digests of the buffers, taken when the model was built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Built:
 
     request: LoadRequest
     identity: Identity
-    """With all that the built model tells, and the content that it needs."""
+    """Includes all that the built model tells, and the content that it needs."""
     backend: Backend
     wanted: Wanted
     arrangement: Arrangement
@@ -48,10 +49,10 @@ class Built:
 
 
 def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | BuildAgain:
-    """Complete what is known of `model`, and lay its tensors out.
+    """Complete what is known about `model`, and lay out its tensors.
 
-    vLLM builds models under a default device, and its parameters have classes of their own. Where a
-    model is looked through, torch is told not to go through Python for both.
+    vLLM builds models under a default device, and its parameters have classes of their own. Both
+    make torch go through Python, so they are disabled while a model is searched.
     """
     if isinstance(planned, Unshared):
         return planned
@@ -121,8 +122,8 @@ def _unshared(
 
 
 def _arrange(request: LoadRequest, model: nn.Module) -> Arrangement:
-    """Raises `ManifestError` when the tensors cannot travel: what has no bytes of its own yet
-    (online quantisation) has others afterwards."""
+    """Raises `ManifestError` when the tensors cannot travel: a tensor without bytes of its own yet
+    (online quantisation) has different ones afterwards."""
     config = request.worker.config
     left, reserve = request.engine.host_memory()
     retention = retain.plan(model, config.int8_cache, config.int8_cache_name, left, reserve)

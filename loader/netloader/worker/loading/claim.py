@@ -1,5 +1,5 @@
-"""Claiming the commit that the files are said to be, once they were checked against the hashes by
-which the Hub's cache names them."""
+"""Claiming the commit that the files are said to be, once they match the hashes by which the Hub's
+cache names them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from netloader.worker.loading.provenance import Provenance
 _log = logging.getLogger(__name__)
 
 _SHARE: Final = 0.25
-"""Part of the time in which files are read for this. Only replicas without files wait for the
-claim, and the model wants the core and the disk."""
+"""Share of the time that may be spent on reading files for this. Only replicas without files wait
+for the claim, and the model needs the core and the disk."""
 
 
 def checked_commit(
     provenance: Provenance, cache: HostCache | None, stopping: threading.Event
 ) -> str | None:
-    """The commit that the weights are proven to be. None, with the reason logged, where they are
-    not. Takes minutes; ends soon when `stopping` is set."""
+    """The commit that the weights are proven to match. None, with the reason logged, where there is
+    no proof. Takes minutes; ends soon after `stopping` is set."""
     files, commit = provenance.files, provenance.commit
     if files is None or commit is None or Evidence.BLOBS not in provenance.content.known:
         return None

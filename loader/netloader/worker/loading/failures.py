@@ -64,25 +64,25 @@ class Step(StrEnum):
     PLAN = "plan"
     """Identifying the weights, and announcing them."""
     BUILD = "build"
-    """Asking the built model what it needs."""
+    """Asking the built model which content it needs."""
     ARRANGE = "arrange"
     """Laying the empty tensors out as chunks travel."""
     FIND = "find"
-    """Looking for peers, for the first time."""
+    """Looking for peers for the first time."""
     PULL = "pull"
     """Filling the model from peers."""
     READ = "read"
     """Filling it from storage."""
     INSPECT = "inspect"
-    """Finding out what storage has filled it with."""
+    """Finding out what storage has filled the model with."""
     KEEP = "keep"
     """Holding what peers will be served."""
     SETTLE = "settle"
-    """Finding out what survived post-processing."""
+    """Finding out which originals survived post-processing."""
     OFFER = "offer"
-    """Checking it once more, and serving it."""
+    """Checking the weights once more, and serving them."""
     CLAIM = "claim"
-    """Checking the files against the commit that they are said to be."""
+    """Checking the files against the commit that they are said to come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class Rule:
     own: tuple[type[Exception], ...]
     """Errors that this step raises on purpose."""
     cost: Cost
-    """Of these."""
+    """Cost of these errors."""
     surprise: Cost
-    """Of any other."""
+    """Cost of any other error."""
     saying: str
-    """What has failed, in words for the operator, when the error is a surprise."""
+    """What failed, in words for the operator, when the error is a surprise."""
 
 
 RULES: Final[Mapping[Step, Rule]] = {
@@ -115,7 +115,7 @@ RULES: Final[Mapping[Step, Rule]] = {
         Cost.PEERS | Cost.SOURCE,
         "cannot tell which weights it needs",
     ),
-    # Some of what the model held may be lost when that fails half-way.
+    # Some of the model's values may be lost when this fails halfway.
     Step.ARRANGE: Rule(
         (ManifestError,),
         Cost.PEERS | Cost.SOURCE,
@@ -125,7 +125,7 @@ RULES: Final[Mapping[Step, Rule]] = {
     Step.FIND: Rule((), Cost.NOTHING, Cost.PEERS, "looking for peers failed"),
     Step.PULL: Rule((NoSourceLeft, ManifestError), Cost.PEERS, Cost.PEERS, "pulling failed"),
     Step.READ: Rule((LeftoverError,), Cost.PEERS | Cost.MODEL, Cost.START, ""),
-    # From here on the weights are in place: what fails only keeps them from others.
+    # From here on the weights are in place: a failure only keeps them from others.
     Step.INSPECT: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot tell what was loaded"),
     Step.KEEP: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot prepare to serve peers"),
     Step.SETTLE: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot serve peers"),
@@ -142,12 +142,13 @@ _ALWAYS_STOP = (ConfigError, NothingToLoadError)
 class Failed:
     """A step that failed at a price other than the start.
 
-    Without the error itself, which refers to all that the step had in hand: a model, say.
+    It does not hold the error itself, which refers to everything the step had in hand, such as a
+    model.
     """
 
     cost: Cost
     kind: type[Exception]
-    """Of the error."""
+    """The error's class."""
     reason: str
 
 
@@ -162,7 +163,7 @@ def price(step: Step, error: Exception) -> Cost:
 def attempt(step: Step, action: Callable[[], _T]) -> _T | Failed:
     """What `action` returns, or what its failure costs. Raises an error that costs the start.
 
-    A surprise is logged with its traceback: it is a fault of ours, or another vLLM than we know.
+    A surprise is logged with its traceback: it is our fault, or this vLLM is one we do not know.
     """
     try:
         return action()
@@ -171,11 +172,11 @@ def attempt(step: Step, action: Callable[[], _T]) -> _T | Failed:
         if Cost.START in cost:
             raise
         if isinstance(error, NoSourceLeft):
-            # Its text repeats why each source failed.
+            # The error's text repeats why each source failed.
             return Failed(cost, NoSourceLeft, error.reason)
         if isinstance(error, RULES[step].own):
             return Failed(cost, type(error), str(error))
-        # An error that costs nothing is met again where it counts.
+        # An error that costs nothing here comes up again where it counts.
         level = logging.ERROR if cost else logging.DEBUG
         _log.log(level, "%s", RULES[step].saying, exc_info=True)
         return Failed(cost, type(error), f"{RULES[step].saying}: {error!r}")

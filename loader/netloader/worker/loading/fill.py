@@ -1,4 +1,4 @@
-"""The model gets its weights: from peers, else from storage. What peers will be served is kept."""
+"""Fill the model from peers, else from storage, and keep what peers will be served."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class LoadRecord:
     request: LoadRequest
     origin: Literal["storage", "peers"]
     nbytes: int = 0
-    """Of weights; 0 where nobody could count them."""
+    """Bytes of weights; 0 where they could not be counted."""
     seconds: float = 0.0
-    """Of the step that filled the tensors."""
+    """Seconds that filling the tensors took."""
     tried: Tried = field(default_factory=Tried)
     content: LazyContent = field(default_factory=lambda: LazyContent({}))
-    """Evidence of what it was filled with."""
+    """Evidence of the content that filled the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servable:
-    """What can be served of a filled model if it survives post-processing, or was kept."""
+    """The weights of a filled model that can be served if they survive post-processing or were
+    kept."""
 
     identity: Identity
     backend: Backend
@@ -46,9 +47,9 @@ class Servable:
     digests: tuple[bytes, ...]
     """By chunk id, of the weights as they were loaded."""
     kept: retain.Kept
-    """Let go of it after post-processing: it holds the originals."""
+    """Holds the originals: release it after post-processing."""
     not_kept: str
-    """Why originals are not kept although the settings ask for it."""
+    """Why originals are not kept although the settings ask for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,14 @@ class Filled:
 
     record: LoadRecord
     servable: Servable | str
-    """What peers may be served; or why they are served nothing."""
+    """What peers may be served, or why they are served nothing."""
 
 
 def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
-    """Fill `model`, and hold on to what peers will be served.
+    """Fill `model`, and keep what peers will be served.
 
     Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
-    the weights, and what vLLM raises.
+    the weights, and whatever vLLM raises.
     """
     if isinstance(built, Unshared):
         return _fill_unshared(built, model)
@@ -80,7 +81,7 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
 
 
 def filled_elsewhere(planned: Planned | Unshared, reason: str) -> Filled:
-    """A model that was built and filled in a way that leaves no moment for peers."""
+    """A model that was built and filled in one go, with no moment in which peers could fill it."""
     return Filled(LoadRecord(planned.request, "storage", tried=planned.tried), reason)
 
 
@@ -121,13 +122,13 @@ def _filled(built: Built, model: nn.Module, by: Pulled | Stored, tried: Tried) -
 def _keep(
     built: Built, model: nn.Module, by: Pulled | Stored
 ) -> tuple[retain.Kept, tuple[bytes, ...]]:
-    """Between loading and post-processing: take what peers will be served, and its digests.
+    """Between loading and post-processing, take what peers will be served, and its digests.
 
-    Raises `ManifestError` when the tensors cannot travel any more.
+    Raises `ManifestError` when the tensors can no longer travel.
     """
     config = built.request.worker.config
     if isinstance(by, Pulled):
-        # The model is as the pull has left it: its tensors are where they were laid out.
+        # The model is as the pull left it: its tensors still lie where they were laid out.
         weights, promised = built.arrangement.weights, by.digests
     else:
         weights = capture(model, chunk_bytes=config.chunk_bytes)
@@ -137,6 +138,6 @@ def _keep(
 
 
 def _nbytes(model: nn.Module) -> int:
-    """For the report."""
+    """Bytes of the model's weights, for the report."""
     counted = attempt(Step.KEEP, lambda: capture(model).manifest.nbytes)
     return 0 if isinstance(counted, Failed) else counted

@@ -1,4 +1,4 @@
-"""Before there is a model: which weights are needed, and whether they can be shared at all."""
+"""Before the model exists: which weights it needs, and whether they can be shared at all."""
 
 from __future__ import annotations
 
@@ -15,35 +15,34 @@ from netloader.worker.loading.request import LoadRequest
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What has been tried so far, also with a model that had to be built again."""
+    """What has been tried so far, including tries with a model that had to be built again."""
 
     skipped: tuple[str, ...] = ()
-    """Sources that were not used or failed, in order, each with its reason."""
+    """Sources that failed or were not used, in order, each with its reason."""
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed."""
 
     def but(self, *reasons: str) -> Tried:
-        """The same and more reasons."""
+        """A copy with more reasons."""
         return Tried(self.skipped + reasons, self.deliveries)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Weights that can be shared, as far as is known before the model is built."""
+    """Weights that can be shared, as far as the worker knows before the model is built."""
 
     request: LoadRequest
     identity: Identity
     backend: Backend
-    """What carries their bytes."""
+    """Carries the bytes of the weights."""
     tried: Tried = Tried()
     from_peers: bool = True
-    """Whether peers may fill the model. Not once that has spoilt one."""
+    """Whether peers may fill the model. False once a pull has spoilt a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unshared:
-    """A model that is neither filled from peers nor served to them, and what is known all the
-    same."""
+    """A model that is neither filled from peers nor served to them, with what is known about it."""
 
     request: LoadRequest
     reason: str
@@ -56,14 +55,15 @@ class Unshared:
 
 @dataclass(frozen=True, slots=True)
 class BuildAgain:
-    """A model that has lost some of what it held: it must be built again, for another plan."""
+    """A model that lost some of its values: it must be built again, for another plan."""
 
     plan: Planned | Unshared
     reason: str
 
 
 def plan(request: LoadRequest) -> Planned | Unshared:
-    """Say in the mesh that these weights are being loaded, and listen for those who want them.
+    """Announce in the mesh that these weights are being loaded, and listen for replicas that want
+    them.
 
     Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
     """
@@ -80,7 +80,7 @@ def plan(request: LoadRequest) -> Planned | Unshared:
 
 
 def _announce(request: LoadRequest) -> tuple[Identity, str]:
-    """Returns what was announced, and the type of the device that it is for."""
+    """Returns the announced identity, and the type of the device that the model is for."""
     worker, role = request.worker, request.role
     identity, device_type = request.engine.identity(), request.engine.device_type()
     backend = backend_for(device_type)

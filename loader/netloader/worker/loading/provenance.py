@@ -1,4 +1,4 @@
-"""What is known of the weights that a model was filled with."""
+"""What is known about the weights that filled a model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from netloader.plain import Plain
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a source tells its replicas besides the bytes."""
+    """What a source tells its replicas in addition to the bytes."""
 
     content: LazyContent
-    """Evidence of the checkpoint's content, as far as it has been made."""
+    """Evidence of the checkpoint's content, as far as it has been computed."""
     attributes: Mapping[str, Plain]
-    """What `load_weights` had set besides tensors, by dotted path."""
+    """Attributes other than tensors that `load_weights` set, by dotted path."""
     computed: Mapping[str, str]
     """Digests of the persistent buffers that no checkpoint filled."""
     files: Files | None = None
-    """What was read; None where it came from peers."""
+    """The files that were read; None where the weights came from peers."""
     commit: str | None = None
-    """The commit that these files are said to be."""
+    """The commit that these files are said to come from."""

@@ -31,7 +31,7 @@ class Pulled:
 
     provenance: Provenance
     digests: tuple[bytes, ...]
-    """By chunk id, as the sources promised them and as they were verified."""
+    """By chunk id, as promised by the sources and verified here."""
     seconds: float
     tried: Tried
 
@@ -41,19 +41,19 @@ class NotPulled:
     """A model that storage must fill."""
 
     unverified: tuple[Piece, ...]
-    """Parts of its tensors that may hold bytes which nobody has verified."""
+    """Parts of its tensors that may hold unverified bytes."""
     tried: Tried
 
 
 def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
-    """Fetch what the peers have."""
+    """Fetch what peers have."""
     if not built.from_peers:
         return NotPulled((), built.tried)
     candidates, tried = _candidates(built)
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
     worker = built.request.worker
-    # A worker without files has nothing better to do than to wait for a peer.
+    # A worker without files can only wait for a peer.
     must_wait = built.wanted.files is None and worker.peers.may_come
     if not candidates and not must_wait:
         return NotPulled((), tried)
@@ -88,7 +88,8 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
         peers = built.request.worker.peers
         candidates, found = peers.candidates(built.identity, built.backend.name)
         if any(candidate.listed for candidate in candidates):
-            # The mesh does not say what a listed source knows of its content: say all that we know.
+            # The mesh does not say what a listed source knows about its content, so say all that we
+            # know.
             built.wanted.content.make_all()
         return candidates, found
 
@@ -133,8 +134,9 @@ def _run(
 
 
 def _learnt(identity: Identity, one: Pull) -> LazyContent:
-    """What a replica knows of what it has pulled: what it has read itself, and what the source
-    says. Its own commit is what it wanted: only a source can have checked it."""
+    """What a replica knows about the content it has pulled: what it read itself, and what the
+    source says. The replica's own commit is only what it wanted: only a source can have checked
+    it."""
     own = {
         Evidence(kind): value
         for kind, value in known(identity.content).items()

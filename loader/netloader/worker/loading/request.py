@@ -1,4 +1,5 @@
-"""What is to be loaded, by whom, and what only the engine can say of it or do with it."""
+"""What to load, for which worker, and what only the engine can say about the model or do with
+it."""
 
 from __future__ import annotations
 
@@ -18,42 +19,41 @@ class EngineModel(Protocol):
     """The engine's side of one load."""
 
     def identity(self) -> Identity:
-        """Which weights are needed, as far as it is known before the model is built. Raises
+        """Which weights are needed, as far as the engine knows before the model is built. Raises
         `IdentityError`."""
 
     def device_type(self) -> str:
-        """Of the device that the model is built on, as torch calls it."""
+        """Type of the device that the model is built on, as torch calls it."""
 
     def built_parts(self, model: nn.Module) -> Fields:
         """Parts of the identity that the built model tells. Raises `IdentityError`."""
 
     def wanted(self, model: nn.Module) -> Wanted:
-        """The content that the built model needs. Raises `IdentityError` when that is not known."""
+        """The content that the built model needs. Raises `IdentityError` when it is not known."""
 
     def wanted_by_class(self) -> Wanted:
-        """The same as the model's class tells before there is a model, which may not be all. Raises
-        `IdentityError`."""
+        """The content that the model's class tells before there is a model, which may be
+        incomplete. Raises `IdentityError`."""
 
     def load_from_storage(self, model: nn.Module) -> None:
-        """Fill the model the ordinary way. Raises what the engine raises."""
+        """Fill the model in the ordinary way. Raises what the engine raises."""
 
     def files_read(self) -> Files | None:
-        """What `load_from_storage` has read; None when that is not known."""
+        """The files that `load_from_storage` has read; None when they are not known."""
 
     def commit(self, model: nn.Module) -> str | None:
-        """The commit that its checkpoint is said to be."""
+        """The commit that the model's checkpoint is said to come from."""
 
     def opened_beyond(self, covered: Files | None) -> list[str]:
-        """Files that were opened since the model was begun, may hold weights, and are not among
-        those that are covered."""
+        """Files opened since the build began that may hold weights and are not in `covered`."""
 
     def host_memory(self) -> tuple[Available | None, int]:
-        """What host memory is left, and how much of it the engine will take besides weights, in
+        """The host memory that is left, and how much of it the engine will need besides weights, in
         bytes."""
 
     @property
     def cache(self) -> HostCache | None:
-        """What is remembered of files on this host."""
+        """What earlier loads on this host remember about files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""After post-processing: the worker becomes a source of what it has loaded, or says why not."""
+"""After post-processing, the worker becomes a source of what it has loaded, or says why not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class NotServed:
-    """The worker is no source of the model."""
+    """The worker is not a source of the model."""
 
     record: LoadRecord
     reason: str
@@ -47,7 +47,7 @@ class NotServed:
 
 @dataclass(frozen=True, slots=True)
 class _Settled:
-    """What survived post-processing, and what is told of it. Holds nothing else."""
+    """What survived post-processing, and what others are told about it. Holds nothing else."""
 
     record: LoadRecord
     identity: Identity
@@ -56,14 +56,15 @@ class _Settled:
     digests: tuple[bytes, ...]
     originals: retain.Originals
     withdrawals: int
-    """How often the worker had withdrawn these weights before."""
+    """How often the worker had already withdrawn these weights."""
 
 
 def serve(filled: Filled, model: nn.Module) -> Future[Served | NotServed]:
     """Become a source of the post-processed `model`, or say why not.
 
-    A thread does what needs to read all weights or files, while vLLM goes on. The result comes when
-    all is said and written. Let go of `filled`, which may hold originals that nobody needs.
+    A thread does the work that reads all weights or files, while vLLM goes on. The future completes
+    when everything is announced and written. Release `filled`, which may hold originals that nobody
+    needs.
     """
     done: Future[Served | NotServed] = Future()
     settled = _settle(filled, model)
@@ -99,7 +100,7 @@ def _settle(filled: Filled, model: nn.Module) -> _Settled | NotServed:
 
 
 def _originals(record: LoadRecord, servable: Servable, model: nn.Module) -> retain.Originals:
-    """What can be served of the model. Raises `ManifestError`."""
+    """The weights of the model that can be served. Raises `ManifestError`."""
     if record.request.worker.sources.endpoint(record.request.role) is None:
         raise ManifestError("its port cannot be listened on")
     try:
@@ -109,7 +110,7 @@ def _originals(record: LoadRecord, servable: Servable, model: nn.Module) -> reta
 
 
 def _become_source(settled: _Settled, stopping: threading.Event) -> Served | NotServed:
-    """Check what is held once more, say what it is, and serve it."""
+    """Check the held weights once more, say what they are, and serve them."""
     affinity.step_aside(background=False)
     content = LazyContent({})
     result = attempt(Step.OFFER, lambda: _check(settled) or _offer(settled, content))
@@ -125,13 +126,13 @@ def _become_source(settled: _Settled, stopping: threading.Event) -> Served | Not
 
 
 def _check(settled: _Settled) -> str:
-    """Why this cannot be served after all; empty when it can."""
+    """Why these weights cannot be served after all; empty when they can."""
     changed = retain.changed(settled.originals.weights, settled.digests)
     if changed:
         return f"post-processing rewrote {len(changed)} tensors in place ({changed[0]} first)"
     content, files = settled.provenance.content, settled.provenance.files
     if files is not None:
-        # All of it, while the files are still warm: peers may know any of it.
+        # All evidence, while the files are still warm: peers may know any kind of it.
         content.make_all()
         moved = evidence.changed_since(files.stamps)
         if moved is not None:
@@ -142,8 +143,8 @@ def _check(settled: _Settled) -> str:
 
 
 def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
-    """Hand it out, and say so everywhere. `content` is what replicas are told of the checkpoint:
-    what is known by now is added to it."""
+    """Hand out the weights, and announce it everywhere. `content` is what replicas are told about
+    the checkpoint; what is known by now is added to it."""
     record, provenance, weights = settled.record, settled.provenance, settled.originals.weights
     request = record.request
     worker, role = request.worker, request.role
@@ -159,7 +160,7 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
     worker.membership.update(role, origin=record.origin, content=known(content))
     endpoint = worker.sources.endpoint(role)
     if endpoint is None or not worker.sources.serve(role, offer, settled.withdrawals):
-        # `Sources` publishes why, and whether it comes back.
+        # `Sources` publishes the reason, and whether the source comes back.
         not_served = NotServed(record, "its weights were withdrawn before they could be served")
         _report(record, not_served.reason)
         return not_served
@@ -178,7 +179,7 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
 
 
 def _claim(settled: _Settled, content: LazyContent, stopping: threading.Event) -> None:
-    """Tell replicas the commit as well, once it is proven."""
+    """Tell replicas the commit too, once it is proven."""
     request = settled.record.request
     commit = checked_commit(settled.provenance, request.engine.cache, stopping)
     if commit is None:

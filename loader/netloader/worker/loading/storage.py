@@ -1,4 +1,4 @@
-"""Filling the model from storage, and finding out with what."""
+"""Filling the model from storage, and finding out what it was filled with."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Stored:
     """A model that storage has filled."""
 
     provenance: Provenance | str
-    """Of its weights, or why others cannot be told of them."""
+    """Provenance of the weights, or why others cannot be told about it."""
     seconds: float
 
 
 def read_unshared(unshared: Unshared, model: nn.Module, tried: Tried) -> Stored | Failed:
-    """Fill a model that only this worker will use. Raises what costs the start."""
+    """Fill a model that only this worker will use. Raises errors that cost the start."""
     seconds = attempt(Step.READ, lambda: _read(unshared, model, tried))
     return seconds if isinstance(seconds, Failed) else Stored(unshared.reason, seconds)
 
@@ -40,9 +40,9 @@ def read_unshared(unshared: Unshared, model: nn.Module, tried: Tried) -> Stored 
 def read_storage(
     built: Built, model: nn.Module, unverified: tuple[Piece, ...], tried: Tried
 ) -> Stored | Failed:
-    """Fill a model that a pull may have left something in: in `unverified` parts of its tensors.
+    """Fill a model in which a pull may have left bytes, in the `unverified` parts of its tensors.
 
-    Raises what costs the start.
+    Raises errors that cost the start.
     """
     built.arrangement.weights.put_back_all()
 
@@ -65,10 +65,10 @@ def read_storage(
 
 
 def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
-    """Fill `model`. Returns the seconds that it took.
+    """Fill `model`. Returns the seconds that this took.
 
     Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
-    the weights, and what the engine raises.
+    the weights, and whatever the engine raises.
     """
     engine, wanted = step.request.engine, step.wanted
     _log.info(
