@@ -1,4 +1,4 @@
-"""What a setting may be, in words, read from the field that checks it."""
+"""The values that a setting may have, in words, read from the field that checks it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "rate_limit": "bytes per second"}
-"""By how a field's name ends."""
+"""Units by the ending of a field's name."""
 
 
 def allowed(name: str, field: FieldInfo) -> str:
-    """The values that a field takes: `seconds, 0..3600`. Empty when its type does not tell."""
+    """The values that a field takes: `seconds, 0..3600`. Empty if its type does not say."""
     kinds = set(_kinds(field.annotation))
     choices = [str(choice) for kind in kinds for choice in _choices(kind)]
     if choices:
@@ -30,7 +30,7 @@ def allowed(name: str, field: FieldInfo) -> str:
 
 
 def limits(field: FieldInfo) -> str:
-    """The bounds of a number: `1..64`, `at least 5`. Empty where there are none."""
+    """The bounds of a number: `1..64`, `at least 5`. Empty if there are none."""
     found = {
         name: value
         for mark in (*field.metadata, *_marks(field.annotation))
@@ -50,7 +50,7 @@ def limits(field: FieldInfo) -> str:
 
 
 def _kinds(annotation: object) -> Iterator[object]:
-    """The types behind an annotation, without what may be absent."""
+    """The types behind an annotation, without None."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _kinds(get_args(annotation)[0])
@@ -62,7 +62,7 @@ def _kinds(annotation: object) -> Iterator[object]:
 
 
 def _marks(annotation: object) -> Iterator[object]:
-    """What is written beside the types behind an annotation, pydantic's constraints among it."""
+    """Metadata beside the types of an annotation, including pydantic's constraints."""
     if get_origin(annotation) is Annotated:
         for mark in get_args(annotation)[1:]:
             yield from (mark.metadata if isinstance(mark, FieldInfo) else (mark,))

@@ -1,15 +1,15 @@
 """Plain data: what may travel beside tensors, how it is written as JSON, and how much of it.
 
-Scalars, and lists, tuples, sets and dicts of plain data, of exactly these types: a subclass has
-behaviour that the other side might not share. In JSON scalars and lists are themselves; the rest is
-an object of one key that says the type:
+Plain data is scalars, and lists, tuples, sets and dicts of plain data. The types must match
+exactly: a subclass has behaviour that the other side might not share. In JSON, scalars and lists
+stand for themselves; each other type is an object whose one key names the type:
 
     (1, 2)        {"tuple": [1, 2]}
     {"b", "a"}    {"set": ["a", "b"]}           in an order that depends on the contents alone
     {"a": 1}      {"dict": [["a", 1]]}          keys may be anything hashable
 
-Equal data is written alike, and other data otherwise: True is not 1, 1 is not 1.0, minus zero is
-not zero, a list is no tuple, and the order of a dict counts.
+Equal data is written the same way, and different data differently: True is not 1, 1 is not 1.0,
+minus zero is not zero, a list is not a tuple, and the order of a dict counts.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SCALARS: Final = frozenset({bool, int, float, str, type(None)})
 MAX_VALUES: Final = 10_000
 """Scalars and containers, nested ones and keys included, in everything that one model sends."""
 MAX_BYTES: Final = 1 << 20
-"""Of all of it as JSON. It travels with every `Accept`, whose frame has 4 MiB."""
+"""Most bytes of JSON in all. They travel with every `Accept`, whose frame has 4 MiB."""
 MAX_DEPTH: Final = 8
-"""Containers inside one another."""
+"""Levels of nested containers."""
 MAX_TEXT: Final = 2048
-"""Characters of one string."""
+"""Characters in one string."""
 MAX_COMPUTED: Final = 10_000
-"""Digests of persistent buffers that a checkpoint leaves alone. Models have a handful."""
+"""Digests of persistent buffers that a checkpoint does not fill. Models have a handful."""
 MAX_BITS: Final = 4096
-"""Of one integer: Python refuses to read one of more than 4,300 digits."""
+"""Bits in one integer: Python refuses to parse more than 4,300 digits."""
 
 _ABSENT: Final = object()
 _SEQUENCES: Final[Mapping[str, Callable[[Iterable[Plain]], Plain]]] = {
@@ -61,8 +61,8 @@ def is_plain(value: object) -> bool:
 def copied(value: object, path: str) -> Plain:
     """A copy of plain data that shares no container with `value`.
 
-    `path`: where it is, for errors. Raises `ManifestError` naming the first part that is no plain
-    data or beyond a bound.
+    `path`: where the value is, for errors. Raises `ManifestError` naming the first part that is not
+    plain data or exceeds a bound.
     """
     return _copied(value, path, 0)
 
@@ -73,7 +73,7 @@ def encode(values: Mapping[str, Plain]) -> dict[str, Json]:
 
 
 def decode(values: object) -> dict[str, Plain]:
-    """Read what `encode` wrote. Raises `ManifestError` for anything else, and beyond a bound."""
+    """Read what `encode` wrote. Raises `ManifestError` for other input or beyond a bound."""
     if not isinstance(values, dict):
         raise ManifestError(f"attributes are a {type(values).__name__}, not an object")
     found = {str(path): _decode(value, 0) for path, value in values.items()}
@@ -82,7 +82,7 @@ def decode(values: object) -> dict[str, Plain]:
 
 
 def check(values: Mapping[str, Plain]) -> None:
-    """Raises `ManifestError` when all values together are beyond `MAX_VALUES` or `MAX_BYTES`."""
+    """Raises `ManifestError` when the values together exceed `MAX_VALUES` or `MAX_BYTES`."""
     count = sum(1 + _count(value) for value in values.values())
     if count > MAX_VALUES:
         raise ManifestError(f"attributes hold {count} values, {MAX_VALUES} can travel")
@@ -95,7 +95,7 @@ def check(values: Mapping[str, Plain]) -> None:
 
 
 def spell(value: Plain) -> str:
-    """`value` as Python would write it, sets in order. Two values are the same if this is."""
+    """`value` as Python would write it, with sets sorted. Equal texts mean equal values."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{spell(key)}: {spell(held)}" for key, held in value.items())
         return f"{{{pairs}}}"
@@ -113,7 +113,7 @@ def spell(value: Plain) -> str:
 def difference(one: Mapping[str, Plain], other: Mapping[str, Plain]) -> str | None:
     """The first attribute in which two sources differ, by path; None when there is none.
 
-    By type and spelling: True is not 1, minus zero is not zero, and NaN is NaN.
+    Compares types and spelling: True is not 1, minus zero is not zero, and NaN equals NaN.
     """
     for path in sorted(one.keys() | other.keys()):
         first, second = (
@@ -166,7 +166,7 @@ def _encode(value: Plain) -> Json:
 
 
 def _order(value: Plain) -> tuple[str, int | float, str]:
-    """Numbers by size, and everything else by how it is written."""
+    """Sort key: numbers by value, everything else by how it is written."""
     name = type(value).__name__
     if isinstance(value, (int, float)) and value == value:
         return name, value, ""
@@ -179,7 +179,7 @@ def _decode(value: object, depth: int) -> Plain:
     if isinstance(value, list):
         return [_decode(held, depth + 1) for held in _bounded(value)]
     if not isinstance(value, dict):
-        # Text and numbers have bounds of their own.
+        # Text and numbers have their own bounds.
         return copied(value, "an attribute")
     if len(value) != 1:
         raise ManifestError("an attribute is an object that names no type")
@@ -207,7 +207,7 @@ def _bounded(values: list[object]) -> list[object]:
 
 
 def _all_told(make: Callable[..., Plain], items: list[Plain] | list[tuple[Plain, Plain]]) -> Plain:
-    """A container of `items`, of which none may be lost because it equals another."""
+    """A container of `items`. No item may be lost for being equal to another."""
     try:
         made = make(items)
     except TypeError:

@@ -1,1 +1,1 @@
-"""What a checkpoint holds, as its files and the reads of this process tell."""
+"""What a checkpoint holds, judged by its files and by what this process reads."""

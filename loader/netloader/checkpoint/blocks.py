@@ -1,8 +1,7 @@
-"""Many small places of many files, read in few and parallel reads.
+"""Reads many small places of many files, in few reads and in parallel.
 
-On network storage a read costs half a millisecond or more, whatever its length. So places that lie
-near each other are read together, and many threads wait at once: `os.pread` releases the
-interpreter.
+On network storage a read costs half a millisecond or more, whatever its length. So places near each
+other are read together, and many threads wait at once: `os.pread` releases the interpreter.
 """
 
 from __future__ import annotations
@@ -23,38 +22,39 @@ from netloader.checkpoint.files import Stamp, opened, reported
 from netloader.errors import IdentityError
 
 BLOCK: Final = 1024
-"""Bytes of one block of a sample."""
+"""Bytes in one block of a sample."""
 
 WHOLE: Final = 4096
-"""A tensor of so many bytes or fewer is read whole: a page costs no more than a part of one."""
+"""Tensors up to this many bytes are read whole: a page costs no more than a part of one."""
 
 MOST_BLOCKS: Final = 8
-"""Blocks of one tensor, where there are few tensors."""
+"""Blocks per tensor, at most, when there are few tensors."""
 
 BUDGET: Final = 1 << 15
-"""Blocks of all tensors together, unless there are more tensors: a quarter of a second of waiting
-for 64 threads at 0.5 ms a read, and a quarter of a second of computing."""
+"""Blocks of all tensors together, unless there are more tensors than that. This is a quarter of a
+second of waiting for 64 threads at 0.5 ms a read, and a quarter of a second of computing."""
 
 PIECE: Final = 1 << 20
-"""Bytes of one read when everything is read, and of several blocks read together."""
+"""Bytes in one read when everything is read, or when several blocks are read together."""
 
 GAP: Final = 16 * 1024
-"""Bytes between two blocks that are worth reading over. With 64 reads under way at 0.5 ms, another
-one costs 8 us of waiting and about as much of computing: the time in which 1 GB/s brings 16 KiB."""
+"""Largest gap, in bytes, worth reading to join two blocks. With 64 reads under way at 0.5 ms,
+another read costs 8 us of waiting and about as much computing. In that time 1 GB/s brings 16 KiB.
+"""
 
 DIGEST_BYTES: Final = 16
 
 _MOST_THREADS: Final = 64
 _SMALL: Final = GAP
-"""Mean bytes of a read up to which waiting is what it costs, not copying."""
+"""Mean bytes per read up to which the cost is waiting, not copying."""
 
 _FEWEST_RUNS: Final = 8
 _MOST_RUNS: Final = 256
-"""Runs of one task. A thread is not worth starting for fewer; an error ends the others after their
-tasks."""
+"""Runs in one task. A thread is not worth starting for fewer. After an error, the other threads
+stop at the end of their task."""
 
 Run = tuple[int, int, int, int]
-"""Index of the first block of one read and of the one behind the last, offset and bytes to read."""
+"""One read: index of its first block, index after its last block, offset, bytes to read."""
 
 Pread = Callable[[int, int, int], bytes]
 _T = TypeVar("_T")
@@ -63,22 +63,22 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How files are read. What is found does not depend on it."""
+    """How files are read. The result does not depend on it."""
 
     threads: int = _MOST_THREADS
-    """At most. Memory is bounded by `PIECE` bytes for each."""
+    """At most this many. Each takes up to `PIECE` bytes of memory."""
     pread: Pread | None = None
     """None: `os.pread`."""
 
     def over(
         self, work: Callable[[_T], _R], items: Sequence[_T], *, small: bool = False
     ) -> list[_R]:
-        """Do `work` for every item, several at a time. Raises what the first failure raised.
+        """Do `work` for every item, several at a time. Raises the first failure's exception.
 
-        small: the work is waiting for storage, thousands of times, and next to nothing else. Then
-        all threads share one core. Only one of them has the interpreter anyway, and to hand it from
-        core to core after each read costs more than the reads: 100,000 took 1.4 s on one core, and
-        2.3 s to 3.0 s on two.
+        small: the work is thousands of waits for storage and little else. Then all threads share
+        one core. Only one of them holds the interpreter anyway, and handing it from core to core
+        after each read costs more than the reads. 100,000 reads took 1.4 s on one core and 2.3 s to
+        3.0 s on two.
         """
         done: dict[int, _R] = {}
         failures: list[BaseException] = []
@@ -98,7 +98,7 @@ class Reading:
 
         def help_out() -> None:
             if core is not None:
-                # Threads stay where they are on other systems, or where it is forbidden.
+                # On other systems, or where this is forbidden, threads stay where they are.
                 with suppress(OSError, AttributeError):
                     os.sched_setaffinity(0, {core})
             work_off()
@@ -111,7 +111,7 @@ class Reading:
                 try:
                     helper.start()
                 except RuntimeError:
-                    # A container's bound on threads.
+                    # The container limits the number of threads.
                     break
                 helpers.append(helper)
             for helper in helpers:
@@ -119,7 +119,7 @@ class Reading:
             # Nothing is left to do, unless no thread could be started.
             work_off()
         finally:
-            # Interrupted: nobody wants the rest.
+            # After an interrupt nobody wants the rest.
             todo.clear()
         if failures:
             raise failures[0]
@@ -128,13 +128,13 @@ class Reading:
     def exactly(self, file: int, seen: Stamp, size: int, offset: int) -> bytes:
         """`size` bytes at `offset`.
 
-        Raises `IdentityError` when the file ends before or cannot be read.
+        Raises `IdentityError` when the file ends too early or cannot be read.
         """
         pread = self.pread or os.pread
         with reported(seen):
             data = pread(file, size, offset)
             while len(data) < size:
-                # A network file system may answer in parts.
+                # A network file system may return fewer bytes than asked for.
                 more = pread(file, size - len(data), offset + len(data))
                 if not more:
                     raise IdentityError(
@@ -153,7 +153,7 @@ class Places:
     sizes: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, begin: int, blocks: Iterable[tuple[int, int]]) -> int:
-        """Append blocks, given relative to `begin`; returns how many there are now."""
+        """Append blocks, given relative to `begin`, and return how many there are now."""
         begins, sizes = self.begins, self.sizes
         for offset, size in blocks:
             begins.append(begin + offset)
@@ -161,7 +161,7 @@ class Places:
         return len(begins)
 
     def runs(self) -> Iterator[Run]:
-        """What is read together."""
+        """The reads, each covering blocks that are near each other."""
         if not self.begins:
             return
         first = 0
@@ -176,16 +176,16 @@ class Places:
 
 
 def blocks_each(tensors: int) -> int:
-    """Blocks of each tensor, when there are so many tensors in all."""
+    """Blocks per tensor, for this many tensors in all."""
     return max(1, min(MOST_BLOCKS, BUDGET // max(1, tensors)))
 
 
 def sampled(about: bytes, size: int, blocks: int) -> list[tuple[int, int]]:
-    """Offset and length of what is read of a tensor of `size` bytes, ascending.
+    """Offset and length of each part to read of a tensor of `size` bytes, ascending.
 
-    The places follow from `about`, so that equal tensors are read at equal places wherever they
-    lie. Small tensors are read whole. Of larger ones three blocks or more have the first and the
-    last bytes among them; the others lie one in each of as many equal sections.
+    The places follow from `about`, so equal tensors are read at equal places wherever they lie.
+    Small tensors are read whole. Three blocks or more include the first and the last bytes; the
+    other blocks lie one in each of as many equal sections.
     """
     if blocks == 1 and size > WHOLE:
         return [(xxhash.xxh3_64_intdigest(about) % (size - BLOCK + 1), BLOCK)]
@@ -206,7 +206,7 @@ def sampled(about: bytes, size: int, blocks: int) -> list[tuple[int, int]]:
 
 
 def entire(about: bytes, size: int, blocks: int) -> list[tuple[int, int]]:
-    """Like `sampled`, for everything."""
+    """Like `sampled`, but covers all bytes."""
     return [(at, min(PIECE, size - at)) for at in range(0, size, PIECE)]
 
 
@@ -220,13 +220,13 @@ def read_blocks(
     take: Callable[[bytes], bytes] = xxhash.xxh3_128_digest,
     width: int = DIGEST_BYTES,
 ) -> list[bytearray]:
-    """For each file `take` of every block, `width` bytes each, in the order of the blocks.
+    """For each file, `take` of every block, `width` bytes each, in the order of the blocks.
 
-    Raises `IdentityError`, which names the file, when one cannot be read or has changed.
+    Raises `IdentityError`, naming the file, when a file cannot be read or has changed.
     """
     taken = [bytearray(width * len(places.begins)) for _, places in files]
     runs = [list(places.runs()) for _, places in files]
-    # Several tasks a thread, so that all end at about the same time.
+    # Several tasks per thread, so that all threads end at about the same time.
     many = max(_FEWEST_RUNS, min(_MOST_RUNS, sum(map(len, runs)) // (4 * max(1, reading.threads))))
     tasks = [
         (which, runs[which][at : at + many])
@@ -257,10 +257,10 @@ def read_blocks(
 
 
 def _core_here() -> int | None:
-    """The core on which the calling thread runs, which waits from now on."""
+    """The core that the calling thread runs on. The thread only waits from here on."""
     try:
         state = Path("/proc/thread-self/stat").read_text()
-        # Field 39; the second, a name in brackets, may have blanks in it.
+        # Field 39. Field 2, a name in brackets, may contain blanks.
         return int(state.rpartition(")")[2].split()[36])
     except (OSError, ValueError, IndexError):
         return None

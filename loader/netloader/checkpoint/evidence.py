@@ -1,24 +1,23 @@
 """Evidence of what a checkpoint's files hold, cheapest first.
 
-Content is tensors, not files. `sample` and `full` speak of names, types, shapes and bytes of
-tensors, whatever the files are called and however the tensors are cut into them; metadata and the
-order within a file do not count. Which files count says the caller, in the order in which they are
-loaded.
+Content is tensors, not files. `sample` and `full` cover names, types, shapes and bytes of tensors.
+File names, the split of tensors into files, metadata and the order within a file do not count. The
+caller passes the files that count, in the order in which they are loaded.
 
-- `blobs`: the Hugging Face cache names files by a hash of their content. A name is a claim: equal
-  names with another size or other bytes at a few places give other evidence, and `wrong_blob`
-  reads everything. Costs the header and 16 blocks of each file.
-- `sample`: a few KiB out of *every* tensor, at places that follow from its name, type and shape.
-  Two fine-tunes of one model have the same headers and sizes, but training moves all of a tensor.
-  An edit of a few rows of one large matrix a sample can miss; who makes such edits asks for `full`.
-  Costs one read or several of each tensor, many at once.
+- `blobs`: the Hugging Face cache names files by a hash of their content. A name is only a claim:
+  equal names with different sizes, or different bytes at a few places, give different evidence.
+  `wrong_blob` reads everything. Costs the header and 16 blocks of each file.
+- `sample`: a few KiB of *every* tensor, at places that follow from its name, type and shape. Two
+  fine-tunes of one model have the same headers and sizes, but training changes all of a tensor. A
+  sample can miss an edit to a few rows of one large matrix; operators who make such edits ask for
+  `full`. Costs one or several reads per tensor, many at once.
 - `full`: every byte.
 
-Files of torch's own format (`.bin`, `.pt`) are archives of one record for each tensor's storage.
-Nothing is unpickled: the archive's table names the records, and each is sampled like a tensor,
-beside the pickle that says what they are. Equal tensors in a `.bin` and in a `.safetensors` are not
-equal evidence. A file of another format (a legacy pickle, GGUF) has no table that is read here:
-`sample` reads all of it, which costs what loading it costs.
+Files in torch's own format (`.bin`, `.pt`) are archives with one record per tensor storage. Nothing
+is unpickled: the archive's table names the records, and each is sampled like a tensor, beside the
+pickle that describes them. Equal tensors in a `.bin` and in a `.safetensors` are not equal
+evidence. This module reads no table from other formats (a legacy pickle, GGUF): `sample` reads such
+a file whole, which costs as much as loading it.
 """
 
 from __future__ import annotations
@@ -80,14 +79,14 @@ __all__ = [
 ]
 
 _VERSION: Final = 1
-"""Of everything below that decides which bytes are digested, and how."""
+"""Version of everything below that decides which bytes are digested, and how."""
 
 _PATTERNS: Final = ("*.safetensors", "*.bin", "*.pt")
 
 _BLOB_BLOCKS: Final = 16
 _HASH_BYTES: Final = 4 * 1024 * 1024
 _SLOWEST_BYTES_PER_S: Final = 100e6
-"""Who waits for another process to read files gives it a second for so many bytes."""
+"""A process that waits for another to read files allows it one second per this many bytes."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -96,9 +95,9 @@ _DEFAULT: Final = Reading()
 
 
 def sample(files: Files, cache: HostCache | None = None, *, reading: Reading = _DEFAULT) -> str:
-    """Digest over every tensor's name, type and shape, and some of its bytes; 32 hex digits.
+    """Digest over every tensor's name, type, shape and some of its bytes; 32 hex digits.
 
-    Raises `IdentityError`, naming the file, when one is malformed, cannot be read or changes.
+    Raises `IdentityError`, naming the file, when a file is malformed, cannot be read or changes.
     """
     return _evidence("sample", sampled, files, cache, reading)
 
@@ -111,8 +110,8 @@ def full(files: Files, cache: HostCache | None = None, *, reading: Reading = _DE
 def blobs(files: Files, *, reading: Reading = _DEFAULT) -> str | None:
     """Digest over the hashes by which the Hub's cache names these files; 32 hex digits.
 
-    None when it does not name every one. Raises `IdentityError` when a file is not as long as its
-    header says: half a download, or something else under the name of a blob.
+    None unless the cache names every file. Raises `IdentityError` when a file is not as long as its
+    header says: half a download, or something else under a blob's name.
     """
     seen = stamps(files)
     names = [_blob_name(stamp) for stamp in seen]
@@ -129,7 +128,7 @@ def blobs(files: Files, *, reading: Reading = _DEFAULT) -> str | None:
     taken = read_blocks(places, reading)
     entries = [claim + block for claim, block in zip(claims, taken, strict=True)]
     if _told_apart(found):
-        # Nothing depends on the order, and names of files decide it.
+        # The order follows from file names; where no tensor occurs twice, it changes nothing.
         entries.sort()
     return _digest([b"blobs", *entries])
 
@@ -140,11 +139,12 @@ def wrong_blob(
     *,
     on_read: Callable[[int], object] = lambda _: None,
 ) -> str | None:
-    """Words for the first file whose bytes are not what the Hub's cache names them by.
+    """Words for the first file whose bytes do not match the hash the Hub's cache names it by.
 
-    None when all are right. Reads every byte, one file after the other. `on_read` is called with
-    the number of bytes read, after at most 4 MiB, and with 0 while another process of this host
-    reads the same file: what it raises ends this. Raises `IdentityError` for what cannot be read.
+    None when all match. Reads every byte, one file after the other. Calls `on_read` with the number
+    of bytes read, after at most 4 MiB. The number is 0 while another process on this host reads the
+    same file. An exception from `on_read` ends the check. Raises `IdentityError` for an unreadable
+    file.
     """
     for stamp in stamps(files):
         name = _blob_name(stamp)
@@ -171,8 +171,8 @@ def cache_commit(folder: Path) -> str | None:
 def local_evidence(model: str, *, full: bool = False) -> dict[Evidence, str]:
     """Evidence for a folder of weights, without vLLM: for tools, tests and a quick look.
 
-    Takes all weight files of the first of its formats, where vLLM may choose others. Empty when
-    `model` is no folder with weights. No sample where the Hub's cache names the files. Raises
+    Takes all weight files of the first format found; vLLM may choose others. Empty when `model` is
+    not a folder with weights. Gives no sample when the Hub's cache names the files. Raises
     `IdentityError` when files are malformed or cannot be read.
     """
     folder = Path(model)
@@ -202,7 +202,7 @@ class _FileTable:
     header: str = ""
     """Digest of a safetensors header."""
     data: int = 0
-    """Where the bytes behind the header begin."""
+    """Offset of the bytes after the header."""
 
 
 def _evidence(
@@ -231,8 +231,8 @@ def _remembered(
     compute: Callable[[], str],
     waiting: Callable[[], object] = lambda: None,
 ) -> str:
-    """One entry for all files: a checkpoint has 100,000 tensors, and their digests one by one
-    would be megabytes."""
+    """One cache entry for all files: a checkpoint may have 100,000 tensors, and a digest for each
+    would take megabytes."""
     if cache is None:
         return compute()
     facts = [
@@ -255,8 +255,8 @@ def _content(
 ) -> str:
     """Digest over tables and bytes of all files.
 
-    Neighbouring files of tensors count as one: how tensors are cut into files does not matter.
-    Tensors are sorted by name, and those of one name stay in the order in which they are read.
+    Neighbouring files of tensors count as one, so the split into files does not matter. Tensors are
+    sorted by name; tensors with equal names stay in reading order.
     """
     found = _records_found(_look_at(files, seen, reading), seen, reading)
     total = sum(len(table.parts.names) for table in found)
@@ -264,7 +264,7 @@ def _content(
     places, ends = [], []
     for table, stamp in zip(found, seen, strict=True):
         mine, behind = Places(), [0]
-        # A file without a table says nothing; a pickle says what the records beside it are.
+        # A file without a table is read whole, and so is the pickle that describes the records.
         of = entire if table.kind == "bytes" else choice
         pickle = PICKLE if table.kind == "records" else None
         for name, about, begin, size in table.parts.rows():
@@ -274,7 +274,7 @@ def _content(
         ends.append(behind)
     taken = read_blocks(places, reading)
     digested = [kind.encode(), b"%d" % total]
-    # Neighbours that are all tensors are one group.
+    # Neighbouring files that hold only tensors form one group.
     numbered = [
         (table.kind, at if table.kind != "tensors" else -1) for at, table in enumerate(found)
     ]
@@ -296,7 +296,7 @@ def _content(
 
 
 def _digest(entries: Sequence[bytes]) -> str:
-    # Each with its length: no two sequences give the same bytes.
+    # With the lengths, no two sequences give the same bytes.
     lengths = array("Q", map(len, entries))
     if sys.byteorder == "big":
         lengths.byteswap()
@@ -319,7 +319,7 @@ def _look_at(files: Files, seen: Sequence[Stamp], reading: Reading) -> list[_Fil
                 return tables.records(stream, stamp.size, file.prefix)
 
     pairs = list(zip(files, seen, strict=True))
-    # Only waiting is done in parallel: parsing would be many threads' quarrel for the interpreter.
+    # Only the waiting runs in parallel: parsing threads would compete for the interpreter.
     return [
         _table(file, stamp, read)
         for (file, stamp), read in zip(pairs, reading.over(start, pairs, small=True), strict=True)
@@ -340,7 +340,7 @@ def _table(file: WeightFile, seen: Stamp, read: bytes | Parts | None) -> _FileTa
 
 @contextmanager
 def _named(seen: Stamp) -> Iterator[None]:
-    """Say in which file something is wrong."""
+    """Name the file in errors raised inside."""
     try:
         yield
     except ValueError as error:
@@ -350,7 +350,7 @@ def _named(seen: Stamp) -> Iterator[None]:
 def _records_found(
     found: Sequence[_FileTable], seen: Sequence[Stamp], reading: Reading
 ) -> list[_FileTable]:
-    """Where the bytes of archives' records begin: only their local headers say so."""
+    """Read where the bytes of archives' records begin: only their local headers say so."""
     which = [index for index, table in enumerate(found) if table.kind == "records"]
     asked = []
     for index in which:
@@ -369,7 +369,7 @@ def _records_found(
 
 
 def _told_apart(found: Sequence[_FileTable]) -> bool:
-    """True when no tensor occurs twice, as far as tables tell."""
+    """True when no tensor occurs twice, as far as the tables show."""
     names = [name for table in found for name in table.parts.names]
     tensors = all(table.kind == "tensors" for table in found)
     return tensors and len(set(names)) == len(names)

@@ -1,4 +1,4 @@
-"""The files that a checkpoint is read from, and whether they are still what they were."""
+"""The files that a checkpoint is read from, and whether they have changed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class WeightFile:
 
     path: Path
     prefix: str = ""
-    """What the loader puts before the names of this file's tensors."""
+    """Put by the loader before the names of this file's tensors."""
 
 
 Files = Sequence[WeightFile]
-"""In the order in which the loader reads them: of two tensors with one name the later one stays."""
+"""In the order in which the loader reads them: of two tensors with one name, the later one wins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a file looked like from outside. Equal stamps: nobody has written to it in between."""
+    """What a file looked like from outside. Equal stamps mean nobody wrote to it in between."""
 
     path: str
     """As the loader names it, links and all."""
@@ -42,13 +42,13 @@ class Stamp:
 
 
 def stamps(files: Files) -> tuple[Stamp, ...]:
-    """Look at each file. Raises `IdentityError` for one that is missing or no regular file."""
+    """Look at each file. Raises `IdentityError` for one that is missing or not a regular file."""
     folders: dict[str, str] = {}
     return tuple(_stamp(os.fspath(file.path), folders) for file in files)
 
 
 def changed_since(before: Sequence[Stamp]) -> str | None:
-    """Words for the first file that is not the same any more; None when all are."""
+    """Words for the first file that has changed; None when none has."""
     folders: dict[str, str] = {}
     for old in before:
         try:
@@ -66,10 +66,10 @@ def changed_since(before: Sequence[Stamp]) -> str | None:
 def opened(seen: Stamp) -> Iterator[int]:
     """A descriptor of the very file that was seen.
 
-    Raises `IdentityError`, which names the file, when it cannot be opened or is another one by now.
+    Raises `IdentityError`, naming the file, when it cannot be opened or has been replaced.
     """
     with reported(seen):
-        # A pipe that has been put there must not block this thread.
+        # A pipe put in its place must not block this thread.
         file = os.open(seen.real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         state = os.fstat(file)
@@ -93,7 +93,7 @@ def reported(seen: Stamp) -> Iterator[None]:
 def _stamp(path: str, folders: dict[str, str]) -> Stamp:
     try:
         real = _real(os.fspath(Path(path).absolute()), folders)
-        state = os.stat(real)  # noqa: PTH116 - a text, by the hundred
+        state = os.stat(real)  # noqa: PTH116 - a string path, called by the hundred
     except OSError as error:
         raise _unreadable(path, error) from error
     if not stat.S_ISREG(state.st_mode):
@@ -110,8 +110,8 @@ def _stamp(path: str, folders: dict[str, str]) -> Stamp:
 
 
 def _real(path: str, folders: dict[str, str]) -> str:
-    """`os.path.realpath`, which asks for every folder on the way anew, for many files of few
-    folders: on network storage each question costs a round trip."""
+    """`os.path.realpath` for many files in few folders. The original asks again for every folder
+    on the way, and on network storage each question costs a round trip."""
     for _ in range(_MOST_LINKS):
         folder, name = os.path.split(path)
         if name in ("", ".", ".."):
@@ -126,7 +126,7 @@ def _real(path: str, folders: dict[str, str]) -> str:
 
 
 _MOST_LINKS = 40
-"""Linux's own bound."""
+"""The limit that Linux itself uses."""
 
 
 def _unreadable(path: str, error: OSError) -> IdentityError:

@@ -1,8 +1,8 @@
-"""What one worker of a host has read of a checkpoint, the others need not read.
+"""Saves the workers of one host from reading the same checkpoint several times.
 
-Small files in a folder that only this user can enter, one for each result. A key names everything
-that a result depends on, so that nothing is ever out of date, only no longer asked for. Of several
-processes that ask at once, one computes and the others wait for it.
+Each result is a small file in a folder that only this user can enter. A key names everything that a
+result depends on, so entries never go out of date; they are only no longer asked for. When several
+processes ask at once, one computes and the others wait for it.
 
 The cache only ever saves work: whatever is wrong with its folder, the result is computed.
 """
@@ -30,19 +30,19 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile(r"evidence-[0-9a-f]{32}")
 _MAGIC: Final = b"netloader evidence 1\n"
 _MOST_BYTES: Final = 4096
-"""Of an entry: a few hundred are used."""
+"""Size limit of an entry; a few hundred bytes are used."""
 
 _WHAT: Final = "the cache directory"
-"""In the mesh's words for a folder that cannot be trusted: it is no setting."""
+"""How the mesh's errors name a folder that cannot be trusted: the folder is not a setting."""
 
 _POLL_S: Final = 0.02
-"""Between two looks whether another process is done: file locks have no timeout."""
+"""Pause between two checks whether another process is done: file locks have no timeout."""
 
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class HostCache:
-    """Results in a folder of this user's own."""
+    """Results in a private folder of this user."""
 
     def __init__(
         self,
@@ -53,15 +53,15 @@ class HostCache:
         wait_s: float = 30.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Nothing is touched yet.
+        """Touches nothing yet.
 
         directory: made when it is missing, mode 0700.
-        entries: when there are more, the oldest go. The folder then holds 4 KiB for each at most.
-        settle_s: a file that was changed so recently may change again without a trace, within one
-            tick of its file system's clock: nothing is remembered of it. Two seconds is the
-            coarsest tick there is (FAT).
-        wait_s: how long to wait for another process before computing anyway; a process that is
-            stopped keeps its lock.
+        entries: when there are more, the oldest go. The folder holds at most 4 KiB for each.
+        settle_s: results from files that changed more recently than this are not remembered. Such
+            a file may change again without a trace, within one tick of its file system's clock.
+            Two seconds is the coarsest tick there is (FAT).
+        wait_s: how long to wait for another process before computing anyway; a stopped process
+            keeps its lock.
         clock: seconds since 1970, as file systems count them.
         """
         self._directory = directory
@@ -79,12 +79,12 @@ class HostCache:
         patience_s: float = 0.0,
         waiting: Callable[[], object] = lambda: None,
     ) -> str:
-        """The result of `compute`, from whoever on this host was first to have it.
+        """The result of `compute`, from the first process on this host that had it.
 
         key: everything that the result depends on, hashed; 32 hex digits or more.
-        newest_ns: when the youngest of the files behind it changed last.
+        newest_ns: latest change of any file behind the result.
         patience_s: added to `wait_s`, for a result that takes long.
-        waiting: called again and again while another process computes; what it raises ends this.
+        waiting: called repeatedly while another process computes; its exception ends the wait.
 
         Raises what `compute` and `waiting` raise.
         """
@@ -105,13 +105,13 @@ class HostCache:
                     self._sweep()
             return value
         finally:
-            # Not left to `close`: a child that was forked meanwhile holds the lock as well.
+            # `close` is not enough: a child that was forked meanwhile holds the lock as well.
             with suppress(OSError):
                 fcntl.flock(entry, fcntl.LOCK_UN)
             os.close(entry)
 
     def _entry(self, name: str) -> int | None:
-        """A descriptor of an entry's file; None when there can be none."""
+        """A descriptor of an entry's file; None when the file cannot be opened or made."""
         try:
             with private_directory(self._directory, create=True, key=_WHAT) as directory:
                 return _opened_entry(name, directory, os.O_CREAT)
@@ -120,7 +120,7 @@ class HostCache:
             return None
 
     def _sweep(self) -> None:
-        """Remove the oldest entries of ours when there are too many. Never anything else."""
+        """Remove our oldest entries when there are too many, and never anything else."""
         try:
             with private_directory(self._directory, create=False, key=_WHAT) as directory:
                 found = []
@@ -151,7 +151,7 @@ def _opened_entry(name: str, directory: int, flags: int = 0) -> int:
 
 
 def _content(entry: int) -> bytes:
-    """What an entry holds; one byte more than it may have is enough to tell."""
+    """What an entry holds. One byte beyond the limit is enough to see that it is too long."""
     try:
         return os.pread(entry, _MOST_BYTES + 1, 0)
     except OSError as error:
@@ -160,7 +160,7 @@ def _content(entry: int) -> bytes:
 
 
 def _parsed(content: bytes, key: str) -> str | None:
-    """The value of an entry; None when it is empty, torn, another key's or not ours."""
+    """The value of an entry; None when it is empty, torn, for another key or not ours."""
     if not content.startswith(_MAGIC) or len(content) > _MOST_BYTES:
         return None
     body, newline, check = content[len(_MAGIC) :].partition(b"\n")
@@ -181,14 +181,14 @@ def _check(body: bytes) -> bytes:
 
 
 def _is_ours(content: bytes) -> bool:
-    """True also for the beginning of an entry: its writer was killed."""
+    """Whether this is our entry. True also for the start of one, whose writer was killed."""
     return _MAGIC.startswith(content[: len(_MAGIC)]) and len(content) <= _MOST_BYTES
 
 
 def _write(entry: int, key: str, value: str) -> bool:
-    """Keep a result, under the lock.
+    """Store a result while holding the lock.
 
-    In place: a process that reads meanwhile finds a wrong check, and waits for the lock.
+    Writes in place: a process that reads meanwhile finds a wrong checksum and waits for the lock.
     """
     body = orjson.dumps({"key": key, "value": value})
     content = _MAGIC + body + b"\n" + _check(body)
@@ -204,7 +204,7 @@ def _write(entry: int, key: str, value: str) -> bool:
 
 
 def _lock(entry: int, wait_s: float, waiting: Callable[[], object]) -> bool:
-    """Whether this process is the one to compute; False when another takes too long over it."""
+    """Whether this process holds the lock; False when another process takes too long."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -222,7 +222,7 @@ def _lock(entry: int, wait_s: float, waiting: Callable[[], object]) -> bool:
 
 
 def _remove(name: str, directory: int) -> None:
-    """Unless somebody is at work on it, or it is not ours after all."""
+    """Remove an entry, unless a process is working on it or it is not ours after all."""
     with suppress(OSError):
         entry = _opened_entry(name, directory)
         try:

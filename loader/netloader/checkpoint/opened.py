@@ -1,13 +1,13 @@
-"""Which files does this process open? Noted while a model is built and filled.
+"""Notes which files this process opens while a model is built and filled.
 
 A model class may read weights that no loader knows of: adapters, projections, tokenizers with
-weights of their own. No evidence covers those, and nothing says beforehand that they exist; but
-Python opens files through two functions, and `safe_open` is the one door to safetensors. While
-somebody watches, these have a keeper before them.
+weights of their own. No evidence covers those, and nothing announces them. But Python opens files
+through two functions, and `safe_open` is the one door to safetensors. While somebody watches, a
+keeper stands in front of each.
 
-An audit hook would see more, and could never be taken away: from then on it would cost the model a
-call of Python for whatever the interpreter audits. What native code opens by itself is not seen,
-nor what is opened relative to a directory's descriptor.
+An audit hook would see more but could never be removed: every event that the interpreter audits
+would then cost the model a Python call. Files opened by native code itself, or relative to a
+directory's descriptor, are not seen.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ TEXT: Final = frozenset(
         ".metadata",
     }
 )
-"""Endings of files beside a checkpoint that hold configs, tokenizers and code. Whatever else is
-opened there may be weights."""
+"""Endings of config, tokenizer and code files beside a checkpoint. Any other file opened there may
+hold weights."""
 
 WEIGHTS: Final = frozenset(
     {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".gguf", ".onnx", ".h5"}
 )
-"""Endings by which weights are recognised that lie somewhere else."""
+"""Endings of weight files, by which they are recognised in other folders."""
 
 
 @dataclass(eq=False)
 class Opened:
-    """Files that were opened for reading, by their absolute names, links and all."""
+    """Files that were opened for reading, by absolute path with links unresolved."""
 
     paths: set[str] = field(default_factory=set)
 
     def beyond(self, covered: Iterable[Path], folders: Iterable[Path]) -> list[Path]:
-        """Those that may be weights and are none of `covered` by whatever link, sorted.
+        """Files that may be weights and are not in `covered` under any link, sorted.
 
         `folders`: where the checkpoint lies.
         """
@@ -82,7 +82,7 @@ class Opened:
 
 
 def _file(path: Path) -> tuple[int, int] | None:
-    """The file behind all links; None when there is none."""
+    """Device and inode of the file behind all links; None when there is none."""
     try:
         state = path.stat()
     except OSError:
@@ -91,7 +91,7 @@ def _file(path: Path) -> tuple[int, int] | None:
 
 
 def _beside(folders: Iterable[Path]) -> Iterator[Path]:
-    """`folders` without links, and the folders that the Hub's cache links from there to."""
+    """`folders` with links resolved, and the Hub cache's blob folders that they link to."""
     for folder in folders:
         real = folder.resolve()
         yield real
@@ -100,7 +100,7 @@ def _beside(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """All folders that a file is in: those of its name and those of what is behind it."""
+    """All folders above a file: those of its path and those of its link target."""
     named = path.parent.resolve()
     yield named
     yield from named.parents
@@ -108,17 +108,17 @@ def _places(path: Path) -> Iterator[Path]:
 
 
 _watchers: tuple[Opened, ...] = ()
-"""Those that are being told. Mostly none."""
+"""The watchers that note opened files. Mostly empty."""
 
 _changing = threading.Lock()
-"""Held while watchers come and go, and `safe_open` with them."""
+"""Held while watchers come and go and `safe_open` is replaced or restored."""
 
 _unheeded = threading.local()
 
 
 @contextmanager
 def watching(opened: Opened) -> Iterator[None]:
-    """Note what this process opens while it lasts, in whatever thread: loaders start their own."""
+    """Note what this process opens meanwhile, in any thread: loaders start their own."""
     global _watchers
     with _changing:
         if not _watchers:
@@ -137,7 +137,7 @@ def watching(opened: Opened) -> Iterator[None]:
 
 @contextmanager
 def unheeded() -> Iterator[None]:
-    """Do not note what this thread opens while it lasts."""
+    """Do not note what this thread opens meanwhile."""
     before = getattr(_unheeded, "depth", 0)
     _unheeded.depth = before + 1
     try:
@@ -151,7 +151,7 @@ def _note(path: object) -> None:
         return
     try:
         text = os.fsdecode(path)  # type: ignore[arg-type]
-        # The working directory may be another one when somebody asks.
+        # The working directory may have changed by the time somebody asks.
         absolute = text if text.startswith(os.sep) else str(Path.cwd() / text)
     except (TypeError, OSError):
         return
@@ -179,12 +179,12 @@ _DOORS: Final[tuple[tuple[ModuleType, str, Any, Any], ...]] = (
     (io, "open", _REAL_OPEN, _open_noted),
     (os, "open", _REAL_OS_OPEN, _os_open_noted),
 )
-"""Module, name, function and keeper. Callers look them up there when they open a file."""
+"""Module, name, function and keeper. Callers look the function up there to open a file."""
 
 
 def _guard_open() -> None:
     for module, name, real, keeper in _DOORS:
-        # Somebody else's keeper stays, and what is opened through it is not seen.
+        # Another party's keeper stays; files opened through it are not seen.
         if getattr(module, name) is real:
             setattr(module, name, keeper)
 
@@ -196,7 +196,7 @@ def _release_open() -> None:
 
 
 class _Keeper:
-    """Stands in the place of `safe_open`, a class, and notes what is opened through it."""
+    """Replaces `safe_open`, a class, and notes the files opened through it."""
 
     def __init__(self, real: Any) -> None:
         self.real = real
@@ -205,7 +205,7 @@ class _Keeper:
         _note(filename)
         return self.real(filename, *args, **kwargs)
 
-    # What is imported in the meantime may use it as the class that it is.
+    # Modules imported meanwhile may use this as the class that it replaces.
 
     def __instancecheck__(self, instance: object) -> bool:
         return isinstance(instance, self.real)
@@ -219,15 +219,15 @@ class _Keeper:
 
 @dataclass(frozen=True)
 class _Guard:
-    """A keeper in the place of `safe_open`, under whatever name a module has it."""
+    """A keeper that replaces `safe_open` under every name that modules have for it."""
 
     keeper: _Keeper
     places: tuple[tuple[ModuleType, str], ...]
     modules: frozenset[str]
-    """Those that there were then."""
+    """Names of the modules that were loaded at that time."""
 
     def lift(self) -> None:
-        """Also where a module took the keeper for the real one while it was imported."""
+        """Restore `safe_open`, also in modules that imported the keeper meanwhile."""
         later = [sys.modules[name] for name in sys.modules.keys() - self.modules]
         for module, name in (*self.places, *_places_of(self.keeper, later)):
             if getattr(module, name, None) is self.keeper:
@@ -261,6 +261,6 @@ def _release_safetensors() -> None:
 def _places_of(value: object, modules: Iterable[ModuleType]) -> Iterator[tuple[ModuleType, str]]:
     for module in modules:
         names = dict(getattr(module, "__dict__", {}))
-        # vLLM's process has 200,000 names: a loop of the interpreter's own is three times as fast.
+        # vLLM's process has 200,000 names, and `map` is three times as fast as a Python loop.
         if any(map(is_, names.values(), repeat(value))):
             yield from ((module, name) for name, other in names.items() if other is value)

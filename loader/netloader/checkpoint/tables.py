@@ -16,19 +16,19 @@ from typing import BinaryIO, Final
 from orjson import dumps, loads
 
 MAX_HEADER: Final = 100 * 1000 * 1000
-"""Bytes of a safetensors header at most: the format's own bound."""
+"""Most bytes in a safetensors header: the format's own limit."""
 
 LOCAL_HEADER: Final = 30
-"""Bytes of a zip record's own header, before its name."""
+"""Bytes in a zip record's local header, before the name."""
 
 PICKLE: Final = "data.pkl"
-"""The record of torch's archives that says which tensors there are."""
+"""The record in torch's archives that lists the tensors."""
 
 _METADATA: Final = "__metadata__"
 _LOCAL_MAGIC: Final = b"PK\x03\x04"
 
 _SHOWN: Final = 200
-"""Characters of what an error quotes."""
+"""Characters that an error quotes at most."""
 
 _BITS: Final = {
     "BOOL": 8,
@@ -54,26 +54,26 @@ _BITS: Final = {
     "I64": 64,
     "U64": 64,
 }
-"""Of one element, by safetensors' names. A type that is not here is a later format's: its size is
-not checked against its shape."""
+"""Size of one element, by safetensors' type names. A type not listed here comes from a later
+format: its size is not checked against its shape."""
 
 _NOT_CONTENT: Final = frozenset(
     {".data/serialization_id", ".format_version", ".storage_alignment", "version"}
 )
-"""Records of torch's archives that say how they were written. None of them is in a tensor."""
+"""Records in torch's archives that say how they were written. None belongs to a tensor."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """Tensors, or records of an archive, by their place in a file. As columns: there may be
-    100,000, and an object for each costs more than everything else that is done with it."""
+    """Tensors, or records of an archive, by their place in a file. Kept as columns: there may be
+    100,000, and an object for each would cost more than all other work on them."""
 
     names: list[str] = field(default_factory=list)
     """With the loader's prefix."""
     about: list[bytes] = field(default_factory=list)
-    """Everything but the bytes, as canonical JSON: name, type, shape and size of a tensor."""
+    """All but the bytes, as canonical JSON: name, type, shape and size of a tensor."""
     begins: list[int] = field(default_factory=list)
-    """Offsets in the file. Of records as `records` returns them: of their local headers."""
+    """Offsets in the file. For records as `records` returns them: offsets of local headers."""
     sizes: list[int] = field(default_factory=list)
     """In bytes."""
 
@@ -88,7 +88,7 @@ class Parts:
 
 
 def header_length(start: bytes, size: int) -> int:
-    """Bytes of JSON behind the first eight of a safetensors file of `size` bytes.
+    """Bytes of JSON after the first eight bytes of a safetensors file of `size` bytes.
 
     Raises `ValueError` saying what is wrong.
     """
@@ -103,7 +103,7 @@ def header_length(start: bytes, size: int) -> int:
 def tensors(header: bytes, size: int, prefix: str = "") -> Parts:
     """The tensors of a safetensors file of `size` bytes.
 
-    They fill the file behind its header without gap or overlap, as the format demands. Raises
+    They fill the file after its header without gap or overlap, as the format demands. Raises
     `ValueError` saying what is wrong.
     """
     table = loads(header)
@@ -138,7 +138,7 @@ def _placed(
                 f"before it ends at {at}"
             )
         at = end
-        # Many tensors, few shapes.
+        # Tensors are many, shapes are few.
         kind = (dtype, end - begin, *shape)
         known = checked.get(kind)
         if known is None:
@@ -156,7 +156,7 @@ def _placed(
 
 
 def _checked(name: str, dtype: str, shape: list[int], size: int) -> bytes:
-    """Type, shape and size of a tensor as JSON, when they fit together."""
+    """Type, shape and size of a tensor as JSON, checked to agree with each other."""
     bits = _BITS.get(dtype)
     wrong = bits is not None and prod(shape) * bits != size * 8
     if type(dtype) is not str or min(shape, default=0) < 0 or wrong:
@@ -170,8 +170,8 @@ def _checked(name: str, dtype: str, shape: list[int], size: int) -> bytes:
 def records(file: BinaryIO, size: int, prefix: str = "") -> Parts | None:
     """The records of an archive that `torch.save` wrote, at the places of their local headers.
 
-    None when this is no such archive. Names go without the archive's top folder, which is the name
-    of the file it was saved to. Raises `ValueError` for records outside the file.
+    None when the file is not such an archive. Names omit the archive's top folder, which is named
+    after the file it was saved to. Raises `ValueError` for records outside the file.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -198,10 +198,10 @@ def records(file: BinaryIO, size: int, prefix: str = "") -> Parts | None:
 
 
 def at_their_bytes(parts: Parts, local: Sequence[bytes], size: int) -> Parts:
-    """What `records` found, at the bytes of the records themselves.
+    """The records that `records` found, moved to the offsets of their own bytes.
 
-    local: the first `LOCAL_HEADER` bytes of each. Raises `ValueError` when these are no headers or
-    lead out of a file of `size` bytes, or into another record.
+    local: the first `LOCAL_HEADER` bytes of each. Raises `ValueError` when these are not headers,
+    or lead outside a file of `size` bytes or into another record.
     """
     begins = []
     at = 0

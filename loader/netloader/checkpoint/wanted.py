@@ -1,8 +1,7 @@
-"""What is known of a checkpoint's content: which files hold it, and what evidence they give.
+"""What is known about a checkpoint's content: which files hold it, and what evidence they give.
 
-Evidence is made only when a peer makes it worth reading. What is read then is exactly what this
-worker's storage leg reads (`storage.py` asks vLLM), and files that change in the meantime are
-noticed.
+Evidence is made only when a peer makes it worth reading. It is made from exactly the files that
+this worker's storage leg reads (`storage.py` asks vLLM). Files that change meanwhile are noticed.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from netloader.identity.identity import Evidence, LazyContent
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one checkpoint, as they were when somebody looked."""
+    """The files of one checkpoint, as they were at the last look."""
 
     files: tuple[WeightFile, ...]
-    """In the order in which the loader is given them."""
+    """In the order in which the loader gets them."""
     folders: frozenset[Path]
-    """Where they lie."""
+    """The folders that hold them."""
     stamps: tuple[Stamp, ...]
 
     @property
     def paths(self) -> frozenset[Path]:
-        """Without links."""
+        """Paths of the files, links resolved."""
         return frozenset(file.path.resolve() for file in self.files)
 
     def makers(
         self, cache: HostCache | None, *, full: bool
     ) -> dict[Evidence, Callable[[], str | None]]:
-        """What makes each kind of evidence that these files can give."""
+        """A function for each kind of evidence that these files can give."""
         made: dict[Evidence, Callable[[], str | None]] = {
             Evidence.BLOBS: lambda: evidence.blobs(self.files),
             Evidence.SAMPLE: lambda: evidence.sample(self.files, cache),
@@ -48,19 +47,19 @@ class Files:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The content that a worker needs, as far as it can say."""
+    """The content that a worker needs, as far as the worker knows."""
 
     content: LazyContent
     files: Files | None
-    """None where not all of them are on this host."""
+    """None unless all of them are on this host."""
     absent: str = ""
     """Why there are no files."""
     demanded: Mapping[Evidence, str] = field(default_factory=dict)
-    """What CONTENT says."""
+    """The value of CONTENT."""
 
     def check_demanded(self, cache: HostCache | None) -> None:
-        """Before storage is read: raise `ConfigError` when CONTENT names something else than these
-        files hold, `IdentityError` when they cannot be read."""
+        """Call before storage is read. Raises `ConfigError` when CONTENT differs from what these
+        files hold, and `IdentityError` when they cannot be read."""
         if self.files is None:
             return
         for kind, value in self.demanded.items():
@@ -83,9 +82,9 @@ def want(
     *,
     full: bool,
 ) -> Wanted | None:
-    """Put together what is known; None when that is nothing.
+    """Combine what is known; None when nothing is.
 
-    What an operator demands counts alone: files at hand may be other ones.
+    If an operator demands a content, only that counts: the files at hand may be others.
     """
     if demanded:
         return Wanted(LazyContent({}, demanded), files, absent, demanded)
@@ -99,9 +98,9 @@ def want(
 def held(
     read: Files, before: Wanted | None, cache: HostCache | None, *, full: bool
 ) -> tuple[LazyContent, str | None]:
-    """Evidence for what storage has just been read from, and why there is none.
+    """Evidence for the files that storage was just read from, or why there is none.
 
-    What was made before counts when it was made of the very same files.
+    Earlier evidence counts when it was made from the very same files.
     """
     changed = evidence.changed_since(read.stamps)
     if changed is not None:
@@ -117,9 +116,9 @@ def held(
 
 
 def content_id(known: Mapping[Evidence, str] | Mapping[str, str]) -> str:
-    """The id by which operators hand a content on (`CONTENT`); empty when there is none.
+    """The id that operators pass on to name a content (`CONTENT`); empty when there is none.
 
-    Of the kinds that any copy of the checkpoint has, the strongest: not every host has a Hub cache.
+    Takes the strongest kind that any copy of the checkpoint has: not every host has a Hub cache.
     """
     plain = {str(kind): text for kind, text in known.items()}
     order: Sequence[Evidence] = (

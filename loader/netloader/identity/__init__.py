@@ -1,1 +1,1 @@
-"""Which weights are these, and may two workers share them?"""
+"""Decides which weights these are, and whether two workers may share them."""

@@ -1,18 +1,18 @@
-"""Which weights are these? The one question that decides whether two workers may share.
+"""Which weights are these? The answer decides whether two workers may share.
 
-An identity is a set of named parts that must all be equal (`fields`), what is known of the
-checkpoint's content (`content`), and names. Names are labels: they decide only where operators said
-so on both sides. The parts travel with their digest, so that a mismatch is told in words
-(`tp_size: mine 2, theirs 4`) instead of merely refused.
+An identity consists of named parts that must all be equal (`fields`), evidence of the checkpoint's
+content (`content`), and names. Names are labels: they decide only if operators set them on both
+sides. The parts travel with their digest, so a refusal can name the mismatch in words
+(`tp_size: mine 2, theirs 4`).
 
-Of content there are several kinds of evidence. The strongest kind that both sides know decides
-alone (`STRENGTH`):
+Evidence of content comes in several kinds. The strongest kind that both sides know decides alone
+(`STRENGTH`):
 
     full    every byte of every tensor
     blobs   the content hashes by which the Hub's cache names its files, checked by a sample
     sample  some bytes of every tensor
-    commit  a repository's commit: counts only where bytes cannot be compared, and a source claims
-            it only after it has checked its files against the hashes they are named by
+    commit  a repository's commit: counts only where bytes cannot be compared; a source claims it
+            only after checking its files against the hashes that name them
 
 Nothing in common means no match.
 
@@ -38,28 +38,28 @@ Fields = Mapping[str, str | int]
 """Named parts of an identity, flat, as they travel."""
 
 MAX_FIELDS: Final = 512
-"""Parts of one identity. A large multi-modal config has about 200."""
+"""Most parts in one identity. A large multi-modal config has about 200."""
 
 _DIGEST_BYTES = 16
 _MAX_TEXT = 512
 _MAX_WORDS = 8
-"""Differing parts that are told; the number of the others follows."""
+"""Differing parts named in a message; the rest are only counted."""
 
 SHARDS: Final = "shards"
-"""The part that says which shards all built layers hold (`parallel.py`)."""
+"""The part that covers the shards held by all built layers (`parallel.py`)."""
 
 CONFIG: Final = "config: "
-"""How the names of parts begin that come from the model's config. Their values are JSON."""
+"""Prefix of parts that come from the model's config. Their values are JSON."""
 
 
 class Evidence(StrEnum):
-    """Kinds of knowledge about a checkpoint's content."""
+    """Kinds of evidence about a checkpoint's content."""
 
     BLOBS = "blobs"
-    """Digest over the content hashes that the Hub's cache names its blobs by, and a bounded sample
-    of what they hold."""
+    """Digest over the content hashes that name the blobs in the Hub's cache, and over a bounded
+    sample of what they hold."""
     SAMPLE = "sample"
-    """Digest over name, type, shape and some bytes of every tensor."""
+    """Digest over the name, type, shape and some bytes of every tensor."""
     FULL = "full"
     """Digest over every byte of every tensor."""
     COMMIT = "commit"
@@ -72,30 +72,30 @@ STRENGTH: Final = (Evidence.FULL, Evidence.BLOBS, Evidence.SAMPLE, Evidence.COMM
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a worker's model is called. Labels, all of them."""
+    """What a worker's model is called. All of these are labels."""
 
     model: str = ""
-    """`MODEL`, where the operator set it: two that differ never share."""
+    """`MODEL`, if the operator set it: workers that differ in it never share."""
     known: str = ""
-    """The name that people know: `org/name` for whatever lies in a Hub cache, else the path."""
+    """The name that people know: `org/name` for a model in a Hub cache, else the path."""
     given: str = ""
     """The `--model` argument as vLLM has it."""
 
     @property
     def shown(self) -> str:
-        """What to call the model where there is room for one name."""
+        """The name to show where there is room for only one."""
         return self.model or self.known or self.given
 
     def travelling(self) -> dict[str, str]:
-        """As they travel beside the fields."""
+        """The names as they travel beside the fields."""
         return {"model": self.model, "known": self.known, "given": self.given}
 
 
 class LazyContent(Mapping[Evidence, str]):
-    """Evidence that is made when somebody asks for it, and then remembered.
+    """Evidence that is made on request and then remembered.
 
-    Iterating tells which kinds can be had, without making any. A kind that turns out not to be
-    had is missing from then on, and `problems` says why.
+    Iteration lists the available kinds without making any. If making one fails, that kind is
+    missing from then on, and `problems` says why.
     """
 
     def __init__(
@@ -103,22 +103,22 @@ class LazyContent(Mapping[Evidence, str]):
         makers: Mapping[Evidence, Callable[[], str | None]],
         known: Mapping[Evidence, str] | None = None,
     ) -> None:
-        """`makers` may return None or raise `IdentityError`: then there is no such evidence."""
+        """`makers` return None or raise `IdentityError` when there is no such evidence."""
         self._makers = dict(makers)
         self._known: dict[Evidence, str] = dict(known or {})
         self.problems: list[str] = []
 
     @property
     def known(self) -> Mapping[Evidence, str]:
-        """What has been made so far."""
+        """The evidence known so far."""
         return dict(self._known)
 
     def add(self, more: Mapping[Evidence, str]) -> None:
-        """Evidence that was learnt another way. What is known already stays."""
+        """Add evidence that was learnt another way. Evidence known already stays."""
         self._known = {**more, **self._known}
 
     def make_all(self) -> Mapping[Evidence, str]:
-        """Make whatever can be had, and return it."""
+        """Make all kinds that can be made, and return the evidence."""
         for kind in list(self):
             self.get(kind)
         return self.known
@@ -152,7 +152,7 @@ class LazyContent(Mapping[Evidence, str]):
 
 
 def known(content: Mapping[Evidence, str]) -> dict[str, str]:
-    """What of `content` is known without reading anything, as it travels."""
+    """The part of `content` that is known without reading anything, as it travels."""
     made = content.known if isinstance(content, LazyContent) else content
     return {str(kind): text for kind, text in made.items()}
 
@@ -163,16 +163,16 @@ class Identity:
 
     names: Names
     architecture: str
-    """Model class(es) of the checkpoint's config."""
+    """Model class(es) that the checkpoint's config names."""
     dtype: str
     quantization: str
-    """Method, empty when not quantised."""
+    """The method; empty when not quantised."""
     config: Mapping[str, str] = field(default_factory=dict)
-    """Dotted key to JSON: the model's config as vLLM uses it, overrides and quantisation included,
-    without what no tensor depends on (`model_config.py`)."""
+    """Dotted key to JSON: the model's config as vLLM uses it, with overrides and quantisation,
+    without keys that no tensor depends on (`model_config.py`)."""
     built: Fields = field(default_factory=dict)
-    """What the built model says of its place in the parallel layout and of the code that it is
-    built from (`parallel.py`); before it is built, what vLLM's groups say."""
+    """The built model's place in the parallel layout and the code it is built from (`parallel.py`).
+    Before the model is built, the place that vLLM's groups give."""
     role: Role = "target"
     layout: Layout = "checkpoint"
     content: Mapping[Evidence, str] = field(default_factory=dict)
@@ -180,7 +180,7 @@ class Identity:
 
     @property
     def model(self) -> str:
-        """What to call the model."""
+        """The model's name, for people."""
         return self.names.shown
 
     def fields(self) -> dict[str, str | int]:
@@ -215,8 +215,8 @@ def mismatch(
 ) -> str | None:
     """Why another worker's weights are not the ones I need, or None when they are.
 
-    `fields`, `content` and `names` are the other side's, as they came over the network. May read
-    the checkpoint, when `mine.content` is a `LazyContent` and all else is equal.
+    `fields`, `content` and `names` are the other side's, as received over the network. May read the
+    checkpoint, if `mine.content` is a `LazyContent` and everything else is equal.
     """
     other = other_model(mine.names, names or {})
     if other is not None:
@@ -230,14 +230,14 @@ def mismatch(
 def differences(mine: Fields, theirs: Fields) -> list[str]:
     """Every part in which two identities differ, in words, in the order in which parts are named.
 
-    A later version may tell weights apart by something that this one does not know: that counts.
+    A later version may tell weights apart by a part unknown to this version: such a part counts.
     """
     differing = [
         name
         for name in dict.fromkeys([*mine, *theirs])
         if mine.get(name) != theirs.get(name) or (name in mine) != (name in theirs)
     ]
-    # A digest over all layers: what it stands for is told by the layers' own parts, mostly.
+    # A digest over all layers. The layers' own parts usually name the difference already.
     told = [name for name in differing if name != SHARDS]
     if differing and not told:
         return [
@@ -252,17 +252,17 @@ def differences(mine: Fields, theirs: Fields) -> list[str]:
 
 
 def content_mismatch(mine: Mapping[Evidence, str], theirs: Mapping[str, str]) -> str | None:
-    """Why the checkpoint's content is not mine, or None when it is.
+    """Why their checkpoint's content does not match mine, or None when it does.
 
-    The strongest kind of evidence that both know decides alone: a differing commit says nothing
-    where bytes can be compared, and neither do equal commits.
+    The strongest kind of evidence that both know decides alone: where bytes can be compared,
+    commits say nothing, equal or not.
     """
     for kind in STRENGTH:
         if kind not in theirs or kind not in mine:
             continue
         value = mine.get(kind)
         if value is None:
-            continue  # It was thought that it could be had.
+            continue  # Making this evidence failed.
         if value == theirs[kind]:
             return None
         return f"checkpoint content ({kind}): mine {value}, theirs {_shorten(theirs[kind])}"
@@ -272,7 +272,7 @@ def content_mismatch(mine: Mapping[Evidence, str], theirs: Mapping[str, str]) ->
 
 
 def other_model(mine: Names, theirs: Mapping[str, str]) -> str | None:
-    """That operators have said on both sides which model it is, and have said different things."""
+    """Words for a conflict: operators on both sides named the model, but differently."""
     there = theirs.get("model", "")
     if not mine.model or not there or mine.model == there:
         return None
@@ -280,9 +280,9 @@ def other_model(mine: Names, theirs: Mapping[str, str]) -> str | None:
 
 
 def names_differ(mine: Names, theirs: Mapping[str, str]) -> str | None:
-    """Upstream's check for a source from a static list: it must serve the model of this name.
+    """Upstream's check for a source from a static list: the source must serve a model of this name.
 
-    None when one of the two has no name, or when any two names of theirs are the same.
+    None when either side has no name, or when any name of one equals any name of the other.
     """
     here = {name for name in (mine.model, mine.known, mine.given) if name}
     there = {name for key in ("model", "known", "given") if (name := theirs.get(key, ""))}
@@ -295,7 +295,7 @@ def names_differ(mine: Names, theirs: Mapping[str, str]) -> str | None:
 
 
 def listed(differing: list[str]) -> str:
-    """Differences as one text, bounded."""
+    """Differences as one text of bounded length."""
     more = len(differing) - _MAX_WORDS
     return "; ".join(differing[:_MAX_WORDS]) + (f"; and {more} more" if more > 0 else "")
 
@@ -309,7 +309,7 @@ def _name(name: str) -> str:
 def _value(name: str, value: str | int | None) -> str:
     if value is None:
         return "nothing"
-    # What comes from a config is JSON already: strings in it have quotes of their own.
+    # Values from a config are JSON already, so their strings have quotes.
     if name.startswith(CONFIG) and isinstance(value, str):
         return _shorten(value)[1:-1] if len(value) <= _MAX_TEXT else _shorten(value)[1:]
     return _shorten(value)

@@ -1,12 +1,12 @@
-"""A model's config in named parts: what of it can decide which tensors a worker holds.
+"""A model's config in named parts: those that can decide which tensors a worker holds.
 
-Two hosts rarely have the same config to the letter: an operator overrides generation defaults, a
-repository gets other token ids, two releases of transformers write other defaults. None of that is
-about weights, and a reviewed list says so (`_SAYS_NOTHING`). Every key that is not on it counts,
-known or not. Values are compared as JSON, so that a refusal can name key and values.
+Two hosts rarely have the same config to the letter. An operator overrides generation defaults, a
+repository gets new token ids, two releases of transformers write different defaults. None of that
+concerns weights, and a reviewed list says so (`_SAYS_NOTHING`). Every key not on the list counts,
+known or not. Values are compared as JSON, so a refusal can name key and values.
 
-Pure: takes plain data. Nothing is ever compared through `str()` of an object, whose text may hold
-an address: what is no plain data is an `IdentityError`.
+Pure: takes plain data. Anything else is an `IdentityError`, because the `str()` of an object may
+hold an address and must never be compared.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import orjson
 from netloader.errors import IdentityError
 
 _MAX_VALUE: Final = 96
-"""Characters of JSON for one key. A list of a thousand module names travels as its digest."""
+"""Most characters of JSON per key. A list of a thousand module names travels as its digest."""
 
 _MAX_TOTAL: Final = 2600
-"""Characters of all keys and values together. An advert has 8 KiB for two models and everything
-else; what is more than this is told by a digest only."""
+"""Most characters in all keys and values together. An advert has 8 KiB for two models and
+everything else; parts beyond this limit travel only as a digest."""
 
 _REST: Final = "other keys"
-"""The part that stands for all keys that found no room."""
+"""The part that stands for all keys beyond `_MAX_TOTAL`."""
 
 _MAX_DEPTH: Final = 12
 
@@ -44,11 +44,11 @@ _SAYS_NOTHING: Final = frozenset(
         "_diffusers_version",
         "vllm_version",
         "auto_map",
-        # A part of its own, or decided by vLLM's own flag.
+        # Covered by a separate part, or decided by a vLLM flag.
         "architectures",
         "dtype",
         "torch_dtype",
-        # How transformers would run the model. vLLM has its own layers.
+        # How transformers would run the model; vLLM has its own layers.
         "use_cache",
         "return_dict",
         "return_dict_in_generate",
@@ -65,7 +65,7 @@ _SAYS_NOTHING: Final = frozenset(
         "attn_implementation",
         "_experts_implementation",
         "chunk_size_feed_forward",
-        # Which earlier tokens attention sees: masks and the size of the KV cache.
+        # Which earlier tokens attention sees: affects masks and the size of the KV cache.
         "sliding_window",
         "use_sliding_window",
         # Training.
@@ -89,7 +89,7 @@ _SAYS_NOTHING: Final = frozenset(
         "seq_aux",
         "output_router_logits",
         "router_jitter_noise",
-        # Labels. How many there are shapes the classifier, which the tensors themselves tell.
+        # Labels. Their number shapes the classifier, and the tensors themselves show that.
         "id2label",
         "label2id",
         "problem_type",
@@ -130,17 +130,17 @@ _SAYS_NOTHING: Final = frozenset(
 """Keys, at any depth, that no tensor depends on. Reviewed against vLLM 0.32's model classes."""
 
 _TOKEN = re.compile(r"(^|_)token_(id|ids|index)$|(^|_)forced_decoder_ids$")
-"""Ids of special tokens (`eos_token_id`, `image_token_index`): they pick rows, they make none."""
+"""Ids of special tokens (`eos_token_id`, `image_token_index`): they pick rows but make none."""
 
 
 def parts(config: Mapping[str, object], quantization: object = None) -> dict[str, str]:
-    """Dotted key to JSON, sorted by key: what of a config counts.
+    """The parts of a config that count: dotted key to JSON, sorted by key.
 
-    `quantization`: what the operator added to the checkpoint's own quantisation config. A key that
-    is null is as good as missing. Long values become their digest, and what finds no room in an
-    advert becomes one digest together.
+    `quantization`: what the operator added to the checkpoint's own quantisation config. A key whose
+    value is null counts as missing. Long values become their digest, and all parts that do not fit
+    into an advert become one digest together.
 
-    Raises `IdentityError` naming a key whose value is no plain data.
+    Raises `IdentityError` naming a key whose value is not plain data.
     """
     found = dict(sorted(_flat("", dict(config), 0)))
     if quantization is not None:
@@ -169,7 +169,7 @@ def _flat(path: str, value: object, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def _whole(path: str, value: object, depth: int) -> object:
-    """Plain data all the way down."""
+    """The value as plain data at every depth."""
     if depth > _MAX_DEPTH:
         raise IdentityError(f"config: {path} is nested too deeply to be compared")
     plain = _plain(path, value)
@@ -185,7 +185,7 @@ def _whole(path: str, value: object, depth: int) -> object:
 
 
 def _plain(path: str, value: object) -> object:
-    """One step towards JSON: what kind of plain data this is."""
+    """One step towards JSON: the outermost level of `value` as plain data."""
     match value:
         case enum.Enum():
             return _plain(path, value.value)
@@ -203,7 +203,7 @@ def _plain(path: str, value: object) -> object:
         made = getattr(value, dump, None)
         if callable(made) and not isinstance(value, type):
             return _plain(path, made())
-    # torch's dtypes are the only objects that configs hold, and this file does not know torch.
+    # torch's dtypes are the only objects in configs, and this file does not import torch.
     if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
         return str(value).removeprefix("torch.")
     raise IdentityError(

@@ -1,14 +1,14 @@
 """What `load_weights` leaves on a model besides tensors.
 
 Most models' `load_weights` only fills tensors. Some also set flags (`has_own_lm_head` of EAGLE
-drafts), fill containers (the names of the expert biases that a checkpoint had, which
-post-processing reads) or build things. A replica never runs `load_weights`, so the source finds
-out: it takes a fingerprint of the model's state before and after, by content. Plain data that
-changed travels with the handshake and is put in its place on the replica. Anything else that
-changed makes the model one that must be loaded from storage.
+drafts), fill containers (the names of a checkpoint's expert biases, which post-processing reads) or
+build objects. A replica never runs `load_weights`, so the source finds such changes: it takes a
+fingerprint of the model's state, by content, before and after. Plain data that changed travels with
+the handshake and is set at the same place on the replica. If anything else changed, the model must
+be loaded from storage.
 
-A place is named by the attributes that lead to it: `layers.0.experts.loaded` of a module,
-`layers.0.weight.flag` of a parameter, `layers.0.quant_method.state` of an object.
+A place is named by the attributes that lead to it: `layers.0.experts.loaded` on a module,
+`layers.0.weight.flag` on a parameter, `layers.0.quant_method.state` on an object.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ _SETTINGS: Final = (
     "vllm.config",
     "vllm.transformers_utils",
 )
-"""Modules of classes whose objects are settings of the process. No source changes those: a flag in
-there may allow code of a checkpoint to run."""
+"""Modules whose classes hold settings of the process. No source may change these settings: one of
+their flags may allow a checkpoint's code to run."""
 
 
 def snapshot(model: nn.Module) -> Snapshot:
-    """Everything that `model` holds besides tensors, by content, as it is now."""
+    """Everything that `model` holds now besides tensors, by content."""
     try:
         return fingerprint(model)
     except Exception as error:  # noqa: BLE001
-        # Models hold whatever they like, and none shall fail to start because of what we looked at.
+        # A model may hold any object, and looking at one must not keep a model from starting.
         _log.exception("cannot look into what the model holds")
         return Fingerprint({}, f"the model: {error!r}")
 
@@ -70,10 +70,11 @@ def snapshot(model: nn.Module) -> Snapshot:
 def changes(model: nn.Module, before: Snapshot) -> dict[str, Plain]:
     """Attributes that are new or different since `before`: dotted path to value, as copies.
 
-    An empty list, dict or set that did not exist before is a work list that was used up, and no
-    change; nor is a `cached_property` that was asked for the first time.
+    A new but empty list, dict or set is a used-up work list and does not count. Neither does a
+    `cached_property` that was read for the first time.
 
-    Raises `ManifestError` naming the first change that cannot travel, or what could not be watched.
+    Raises `ManifestError` naming the first change that cannot travel, or the state that could not
+    be watched.
     """
     after = snapshot(model)
     if before.unseen or after.unseen:
@@ -86,10 +87,10 @@ def changes(model: nn.Module, before: Snapshot) -> dict[str, Plain]:
 
 
 def apply(model: nn.Module, values: Mapping[str, Plain]) -> None:
-    """Set what a source's `load_weights` had set. Containers are filled in place, because others
-    may refer to them.
+    """Set the attributes that a source's `load_weights` had set. Containers are filled in place,
+    because others may refer to them.
 
-    Raises `ManifestError`, with nothing set, when some of it has no place here.
+    Raises `ManifestError`, with nothing set, when any value has no place here.
     """
     places = [(_place(model, path), value) for path, value in values.items()]
     for place, value in places:
@@ -107,17 +108,17 @@ class _Pair(NamedTuple):
 
 
 class _Comparison:
-    """What differs between two fingerprints of one model.
+    """Finds the differences between two fingerprints of one model.
 
-    Objects are compared in pairs, breadth first. A pair is made where the walk meets it first, and
-    has to be the same wherever it is met again: who shared an object before must share it after.
+    Objects are compared in pairs, breadth first. A pair is made where the walk first meets it and
+    must be the same wherever the walk meets it again: shared objects must stay shared.
     """
 
     def __init__(self) -> None:
         self._found: dict[str, Plain] = {}
         self._before: dict[ObjectNode, ObjectNode | None] = {}
         self._after: dict[ObjectNode, ObjectNode] = {}
-        # What can travel first, so that an object that can be named by attributes is.
+        # Pairs that can travel go first, so an object gets a name by attributes if it has one.
         self._open: deque[_Pair] = deque()
         self._fixed: deque[_Pair] = deque()
 
@@ -143,7 +144,7 @@ class _Comparison:
         self._attributes(name, after.type, before.attributes, after.attributes, "")
 
     def _inside(self, pair: _Pair) -> None:
-        """Compare what two objects hold."""
+        """Compare the contents of two objects."""
         path, before, after, fixed = pair
         if after.category != "object":
             fixed = fixed or f"part of a {after.type.__name__}"
@@ -171,7 +172,7 @@ class _Comparison:
         if not before.keys() <= after.keys():
             gone = min(before.keys() - after.keys())
             raise ManifestError(f"load_weights removed {_join(path, gone)}")
-        # Nearly all of it is the very same object, and this is called for all that a model has.
+        # Most values are identical objects, and this runs for everything that a model has.
         others = [key for key in after if after[key] is not before.get(key, _ABSENT)]
         for key in others:
             state, old = after[key], before.get(key, _ABSENT)
@@ -192,7 +193,7 @@ class _Comparison:
             self._found[where] = plain.copied(live, where)
 
     def _same(self, path: str, before: State, after: State, fixed: str) -> bool:
-        """Whether two states are equal, but for what is inside objects: that is compared later."""
+        """Whether two states are equal. The insides of objects are compared later."""
         if not isinstance(after, ObjectNode):
             return not isinstance(before, ObjectNode) and alike(before, after)
         if not isinstance(before, ObjectNode) or before.type is not after.type:
@@ -218,7 +219,7 @@ class _Comparison:
         return same
 
     def _new(self, path: str, after: State) -> None:
-        """Note that this was not there before, nor what is in it."""
+        """Note that this state and its contents are new."""
         if not isinstance(after, ObjectNode) or (
             not _is_value(after) and not self._pair(path, None, after)
         ):
@@ -227,7 +228,7 @@ class _Comparison:
             self._new(f"{path}[{_shown(key)}]", state)
 
     def _pair(self, path: str, before: ObjectNode | None, after: ObjectNode) -> bool:
-        """Note that these are one object. Whether that is news."""
+        """Note that these two nodes are one object. False if this was known already."""
         if after in self._before:
             if before is not None and self._before[after] is before:
                 return False
@@ -245,7 +246,7 @@ class _Comparison:
 
 
 class _AttributeSlot(NamedTuple):
-    """Where one value goes."""
+    """The place of one value."""
 
     owner: object
     key: str
@@ -257,12 +258,12 @@ class _AttributeSlot(NamedTuple):
         if isinstance(slot, MemberDescriptorType):
             slot.__set__(self.owner, filled)
         else:
-            # Where it is at the source, too, whatever the class does when something is set.
+            # The source has it in `__dict__` too, so bypass the class's `__setattr__`.
             object.__getattribute__(self.owner, "__dict__")[self.key] = filled
 
 
 def _place(model: nn.Module, path: str) -> _AttributeSlot:
-    """Where `path` leads. Raises `ManifestError` when that is no place for plain data."""
+    """The place at `path`. Raises `ManifestError` when plain data cannot be set there."""
     *names, key = path.split(".")
     owner: object = model
     for at, name in enumerate(names):
@@ -290,7 +291,7 @@ def _place(model: nn.Module, path: str) -> _AttributeSlot:
 
 
 def _step(owner: object, name: str) -> object:
-    """The module, tensor or object that `owner` calls `name`; absent if there is none."""
+    """The module, tensor or object that `owner` has as `name`; `_ABSENT` if there is none."""
     if isinstance(owner, nn.Module):
         for table in (owner._modules, owner._parameters, owner._buffers):
             held = table.get(name)
@@ -304,7 +305,7 @@ def _step(owner: object, name: str) -> object:
 
 
 def _filled(place: object, value: Plain) -> Plain:
-    """`value`, in containers that are in its place already, where they are of the same type."""
+    """`value`, put into the containers already at its place if these have the same type."""
     if isinstance(value, list):
         listed: list[Plain] = place if type(place) is list else []
         listed[:] = _each_filled(listed, value)
@@ -331,17 +332,17 @@ def _each_filled(places: Sequence[object], values: Sequence[Plain]) -> list[Plai
 
 
 def _is_value(node: ObjectNode) -> bool:
-    """Whether nobody can tell two equal ones apart, so that it does not matter who shares them."""
+    """Whether two equal ones are indistinguishable, so that sharing does not matter."""
     return node.type in (tuple, frozenset) or node.category == "method"
 
 
 def _is_used_up(state: State) -> bool:
-    """A work list that `load_weights` made and used up."""
+    """Whether this is a work list that `load_weights` made and used up."""
     return isinstance(state, ObjectNode) and state.type in (dict, list, set) and not state.items
 
 
 def _is_lazy(kind: type, key: str) -> bool:
-    """What is computed when it is asked for, and will be on the replica."""
+    """Whether the attribute is computed when first read, as it will be on the replica."""
     return isinstance(inspect.getattr_static(kind, key, None), functools.cached_property)
 
 

@@ -1,10 +1,10 @@
-"""Buffers that a model computes for itself, and whether `load_weights` left them alone.
+"""Checks buffers that a model computes for itself, and whether `load_weights` left them alone.
 
-Rotary tables, masks and maps are computed when a model is built, from config and rank. Those that
-are not persistent do not travel: a replica has computed its own. That holds as long as nothing is
-written to them while weights are loaded, which is looked at here. A persistent buffer travels;
-where no checkpoint filled it, it holds what the source computed, and a replica that computes
-something else (from another `max_model_len`, say) must not take it.
+Rotary tables, masks and maps are computed from config and rank when a model is built. Those that
+are not persistent do not travel: a replica has computed its own. This only works if loading weights
+does not write to them, which this module checks. A persistent buffer travels. If no checkpoint
+filled the buffer, it holds the source's computed value. A replica that computes another value (from
+another `max_model_len`, say) must not take it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Digests = Mapping[str, str]
 
 
 def snapshot(model: nn.Module) -> dict[str, str]:
-    """Digest of every buffer of `model` that has memory, by name. Each memory is read once."""
+    """Digest of every buffer of `model` that has memory, by name. Each buffer is read once."""
     seen: dict[int, str] = {}
     found: dict[str, str] = {}
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -38,10 +38,10 @@ def snapshot(model: nn.Module) -> dict[str, str]:
 
 
 def computed(model: nn.Module, before: Digests, now: Digests) -> dict[str, str]:
-    """Digests of the persistent buffers that are as they were built.
+    """Digests of the persistent buffers that are unchanged since the model was built.
 
     `before` and `now` are snapshots from before and after `load_weights`. Raises `ManifestError`
-    naming a buffer that is not persistent and was written to: it would not travel.
+    naming a buffer that was written to but is not persistent: such a buffer would not travel.
     """
     kept: dict[str, str] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -64,9 +64,9 @@ def computed(model: nn.Module, before: Digests, now: Digests) -> dict[str, str]:
 
 
 def check_equal(mine: Digests, theirs: Digests) -> None:
-    """Raise `ManifestError` when this model computes a buffer to something else than its source.
+    """Raise `ManifestError` when this model computes a buffer differently from its source.
 
-    `mine`: a snapshot from before anything was received.
+    `mine`: a snapshot taken before anything was received.
     """
     for name, digest in theirs.items():
         if mine.get(name) != digest:
@@ -77,7 +77,7 @@ def check_equal(mine: Digests, theirs: Digests) -> None:
 
 
 def _is_run(buffer: torch.Tensor) -> bool:
-    """Whether the elements lie in one run, in whatever order."""
+    """Whether the elements lie in one run, in any order."""
     if buffer.is_contiguous():
         return True
     span = 1 + sum(

@@ -1,18 +1,17 @@
-"""What a model holds besides its tensors, read into values that stay as they are.
+"""What a model holds besides its tensors, read into values that do not change later.
 
-`fingerprint` walks everything that can be reached from a model's modules, parameters and buffers:
-attributes, containers, objects such as quantisation methods and their configurations, functions
-with what they close over, tensors that are plain attributes. Each object becomes one `ObjectNode`,
-however many refer to it; what is immutable stays itself, as a leaf. Parameters, buffers and modules
-of the model are leaves too, by name: what is in them is the manifest's affair, or they are walked
-on their own.
+`fingerprint` walks everything reachable from a model's modules, parameters and buffers: attributes,
+containers, objects such as quantisation methods and their configurations, functions with their
+closures, tensors that are plain attributes. Each object becomes one `ObjectNode`, however many
+others refer to it. Immutable values stay themselves, as leaves. The model's parameters, buffers and
+modules are leaves too, by name: the manifest covers their contents, or they are walked separately.
 
 Contents count, never `str()` or `repr()`, which may hold addresses. No code of the objects runs: no
 property, no `__eq__`, no `__iter__`. Classes, modules, locks, sockets, loggers, process groups and
-whatever keeps its state outside Python are leaves that equal only themselves. So are the objects of
-this process rather than of the model (`_MACHINERY`).
+anything else with state outside Python are leaves that equal only themselves. So are objects that
+belong to this process, not to the model (`_MACHINERY`).
 
-A walk has bounds. What lies beyond one is named in `Fingerprint.unseen`: a change there would not
+A walk has bounds. `Fingerprint.unseen` names whatever lies beyond a bound, where changes would not
 be noticed.
 """
 
@@ -43,23 +42,23 @@ from netloader.weights.capture import flat_bytes
 MAX_DEPTH: Final = 32
 """Steps from a module. The deepest thing in vLLM's models is about 10 away."""
 MAX_NODES: Final = 1_000_000
-"""Half a kilobyte each while a model is loaded. Most models have some hundred."""
+"""Each takes half a kilobyte while a model is loaded. Most models have some hundred."""
 MAX_ITEMS: Final = 10_000_000
-"""In all containers together: some models hold a tokenizer."""
+"""Items in all containers together: some models hold a tokenizer."""
 MAX_TENSOR_BYTES: Final = 256 << 20
-"""Of tensors that are no parameters or buffers of the model, which are read in full."""
+"""Bytes of tensors that are not the model's parameters or buffers. These are read in full."""
 
 INTERNAL: Final = frozenset(vars(nn.Module())) - {"training"}
-"""What every module has besides the training flag: parameters, buffers, submodules, hooks."""
+"""Attributes of every module except the training flag: parameters, buffers, submodules, hooks."""
 
 _TREE: Final = frozenset({"_parameters", "_buffers", "_modules"})
 _ATOMS: Final = SCALARS | {bytes, complex}
 _SMALL_BYTES: Final = 64 * 1024
-"""Tensors of an accelerator up to this size are copied to the host to be read: cheaper than the
-dozen of kernels that a reduction starts."""
+"""Accelerator tensors up to this size are copied to the host and read there. This is cheaper than
+the dozen kernels that a reduction starts."""
 
 _TINY_BYTES: Final = 64
-"""Tensors of the host up to this size are kept as they are: each layer has some scales."""
+"""Host tensors up to this size are kept as bytes: each layer has some scales."""
 
 _BY_VALUE: Final = (
     enum.Enum,
@@ -98,16 +97,16 @@ _MACHINERY: Final = (
     "weakref",
     "zmq",
 )
-"""Modules whose objects belong to the process and change with time: nothing `load_weights` sets."""
+"""Modules whose objects belong to the process and change over time, not by `load_weights`."""
 _TABLES: Final = {
     "CompilationConfig": ("static_forward_context", "static_all_moe_layers"),
 }
-"""Attributes that list the layers of all models of the process. Layers are walked as part of their
-own model: a draft's walk would read its target's experts."""
+"""Attributes that list the layers of all models in the process. Layers are walked as part of their
+own model; otherwise a draft's walk would read its target's experts."""
 
 
 class Name(str):
-    """A module, parameter or buffer of the model, by its first name."""
+    """A module, parameter or buffer of the model, by the first of its names."""
 
     __slots__ = ()
 
@@ -120,15 +119,15 @@ class Method(NamedTuple):
 
 
 class View(NamedTuple):
-    """A tensor that shows memory of one of the model's own."""
+    """A tensor that shares memory with one of the model's own."""
 
     of: Name
     offset: int
-    """Bytes from where that begins."""
+    """In bytes, from the start of the model's tensor."""
 
 
 class TensorState(NamedTuple):
-    """A tensor, or an array, that is no parameter or buffer of the model."""
+    """A tensor or array that is not a parameter or buffer of the model."""
 
     dtype: torch.dtype | str
     shape: tuple[int, ...]
@@ -136,7 +135,7 @@ class TensorState(NamedTuple):
     device: torch.device | None
     requires_grad: bool
     content: bytes | View
-    """A digest of its elements, or their bytes where they are few; empty without any (`meta`)."""
+    """A digest of the elements, or their bytes if few; empty if there are none (`meta`)."""
 
 
 State: TypeAlias = object
@@ -152,19 +151,19 @@ class ObjectNode:
     type: type
     category: Category
     of: object
-    """The object itself, so that nothing else gets its address; None of a tensor, whose memory
+    """The object itself, so that nothing else gets its address. None for a tensor, whose memory
     must not outlive it."""
     parent: ObjectNode | str
     name: str
-    """How the parent calls it: `.attribute`, `[3]`."""
+    """Its name in the parent: `.attribute`, `[3]`."""
     attributes: dict[str, State] = field(default_factory=dict)
     """Its `__dict__` and slots."""
     items: dict[Hashable, State] = field(default_factory=dict)
-    """By position, key or element, as `_key` makes it unique; parts of a function or tensor."""
+    """By position, key or element, made unique by `_key`; or parts of a function or tensor."""
 
     @property
     def path(self) -> str:
-        """Where the walk met it first."""
+        """Where the walk first met the object."""
         names = [self.name]
         above: ObjectNode | str = self.parent
         while isinstance(above, ObjectNode):
@@ -174,12 +173,12 @@ class ObjectNode:
 
 
 class Holder(NamedTuple):
-    """What a module, a parameter or a buffer has, besides tensors and submodules."""
+    """What a module, parameter or buffer holds besides tensors and submodules."""
 
     type: type
     attributes: dict[str, State]
     children: dict[str, Name]
-    """Submodules of a module: by the name they have here, their first name in the model."""
+    """Submodules of a module: local name to first name in the model."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class Fingerprint:
     holders: Mapping[str, Holder]
     """Modules, and parameters and buffers by their full names."""
     unseen: str
-    """What was not looked at, and why; empty when everything was."""
+    """The parts that were not read, and why; empty if everything was read."""
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
@@ -202,7 +201,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 
 class _Walk:
-    """One walk over a model, breadth first: what is named is named by its shortest path."""
+    """One walk over a model, breadth first, so that every object is named by its shortest path."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules: list[tuple[str, nn.Module]] = list(model.named_modules())
@@ -240,7 +239,7 @@ class _Walk:
         for key, value in vars(module).items():
             if type(value) in _ATOMS:
                 attributes[key] = value
-            # Empty tables of hooks are most of what a module has.
+            # Most attributes of a module are empty tables of hooks.
             elif key not in INTERNAL or (value and key not in _TREE):
                 attributes[key] = self._state(value, name, f".{key}", 1)
         children = {
@@ -283,7 +282,7 @@ class _Walk:
         return node
 
     def _fill_flat(self, node: ObjectNode) -> bool:
-        """Fill in a small container of atoms at once: most are, or are empty."""
+        """Fill a small container of atoms at once. Most containers are such, or empty."""
         value = node.of
         if isinstance(value, dict):
             flat = _RAW_KEYS.issuperset(map(type, value)) and _ATOMS.issuperset(
@@ -303,7 +302,7 @@ class _Walk:
     def _fill(self, node: ObjectNode, depth: int) -> None:
         value = node.of
         attributes = own_attributes(value)
-        # By the methods of the base class: a subclass may tell something else.
+        # Uses the base class's methods: a subclass may override them.
         match value:
             case dict() | types.MappingProxyType():
                 pairs: list[tuple[object, object]] = list(
@@ -377,7 +376,7 @@ class _Walk:
             stride = tensor.stride()
             content = self._content(tensor, node)
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            # Sparse, nested, quantised, wrapped: torch says in many ways that there is no memory.
+            # Sparse, nested, quantised, wrapped: torch has many errors if these lack memory.
             stride, content = (), b""
             self._miss(node, f"a {type(tensor).__name__} whose bytes cannot be read")
         return TensorState(
@@ -441,7 +440,7 @@ class _Memory:
         return cls(starts, [spans[at][0] for at in starts], [spans[at][1] for at in starts])
 
     def find(self, tensor: torch.Tensor) -> View | None:
-        """Which tensor of the model `tensor` is a part of."""
+        """The tensor of the model that `tensor` is a part of."""
         start, end = _span(tensor)
         at = bisect_right(self.starts, start) - 1
         if at < 0 or end > self.ends[at]:
@@ -468,20 +467,20 @@ _EXACT: Final[Mapping[type, Callable[[Any], object]]] = {
     int: int.__int__,
     str: str.__str__,
 }
-"""The value of an object whose class derives from one of these."""
+"""Reads the exact value of an object whose class derives from one of these."""
 
 
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 _RAW_KEYS: Final = frozenset({str, int})
-"""Keys of these types are equal to none of another but floats and bools, which `_key` marks."""
+"""Keys of these types equal no key of another type but floats and bools, which `_key` marks."""
 
 _SLOTS: Final[dict[type, dict[str, types.MemberDescriptorType]]] = {}
 _CATEGORIES: Final[dict[type, Category]] = {}
-"""By class, found out once."""
+"""By class, each determined once."""
 
 
 def own_attributes(value: object) -> dict[str, object]:
-    """An object's `__dict__` and what is in its slots, without running code of its class."""
+    """An object's `__dict__` and slot values, read without running code of its class."""
     kind: type = type(value)
     try:
         found: dict[str, object] = object.__getattribute__(value, "__dict__").copy()
@@ -492,7 +491,7 @@ def own_attributes(value: object) -> dict[str, object]:
         try:
             found[name] = slot.__get__(value)
         except AttributeError:
-            continue  # Declared, and not set.
+            continue  # Declared but not set.
     if kind.__name__ in _TABLES and kind.__module__ == "vllm.config.compilation":
         for name in _TABLES[kind.__name__]:
             found.pop(name, None)
@@ -500,7 +499,7 @@ def own_attributes(value: object) -> dict[str, object]:
 
 
 def alike(one: State, other: State) -> bool:
-    """Whether two leaves are the same: of one type, and of one value where it is immutable."""
+    """Whether two leaves are the same: equal types, and equal values if immutable."""
     if one is other:
         return True
     if type(one) is not type(other):
@@ -559,7 +558,7 @@ def _judge(kind: type) -> Category:
 
 
 def _parts(function: types.FunctionType) -> dict[Hashable, object]:
-    """What a function is made of; not the globals of its module."""
+    """The parts of a function, without the globals of its module."""
     parts: dict[Hashable, object] = {"__code__": function.__code__}
     for at, value in enumerate(function.__defaults__ or ()):
         parts[f"default {at}"] = value
@@ -574,7 +573,7 @@ def _parts(function: types.FunctionType) -> dict[Hashable, object]:
 
 
 def _key(value: object) -> Hashable:
-    """A key or an element, such that equal ones of other types are told apart."""
+    """A key or element, marked so that equal ones of different types stay distinct."""
     kind = type(value)
     if kind in _RAW_KEYS:
         return value

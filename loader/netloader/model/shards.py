@@ -1,24 +1,25 @@
 """Which shard of the model does every built module hold? Read from the modules, not from flags.
 
-Flags do not say it. vLLM shards experts over data-parallel ranks with and without expert
-parallelism, some layers opt out of tensor parallelism, others shard over groups of their own. What
-was built does: each layer keeps the rank, size and bounds it was cut by, because its
-`weight_loader` needs them. Two ranks whose modules say the same take the same part of a checkpoint.
+Flags do not tell which shard. vLLM shards experts over data-parallel ranks with and without expert
+parallelism, some layers opt out of tensor parallelism, others shard over their own groups. The
+built modules tell: each layer keeps the rank, size and bounds of its shard, because its
+`weight_loader` needs them. Two ranks whose modules agree on these take the same part of a
+checkpoint.
 
-The rule, by the words of an attribute's name (`tp_rank` has two):
+The rule goes by the words in an attribute's name (`tp_rank` has two):
 
-- Counted: a word of `_POSITIONS` (rank, shard, partition, start, expert, ...), a group of `_GROUPS`
-  (tp, dp, ep, ...), or `size` beside `world` or `group`; the value is a number, a flag, or a small
-  container of such.
+- Counted: a word from `_POSITIONS` (rank, shard, partition, start, expert, ...), a group from
+  `_GROUPS` (tp, dp, ep, ...), or `size` beside `world` or `group`. The value must be a number, a
+  flag, or a small container of these.
 - Counted: process groups under any name, by rank and size; integer tensors that map experts
   (`_expert_map`, `log2phy`), by content.
-- Not counted: a word of `_NOT_ABOUT_WEIGHTS` (lora, cache, token, max, ...), and a rank beside
-  `local`, which numbers devices. What does not shape weights must not keep equal weights apart;
-  nor may a switch (`use_ep`) whose effect is counted.
-- Followed: objects under a name that speaks of experts, parallelism or shards (`moe_config`,
-  `shard_indices`), `_DEPTH` levels deep. Never vLLM's own configuration or a checkpoint's: these
-  are flags.
-- Parameters' own attributes count likewise and are not followed.
+- Not counted: a word from `_NOT_ABOUT_WEIGHTS` (lora, cache, token, max, ...), and a rank beside
+  `local`, which numbers devices. Attributes that do not shape weights must not keep equal weights
+  apart. Nor may a switch (`use_ep`) whose effect is counted already.
+- Followed: objects whose name mentions experts, parallelism or shards (`moe_config`,
+  `shard_indices`), `_DEPTH` levels deep. vLLM's own configuration and a checkpoint's are never
+  followed: these are flags.
+- Attributes of parameters are counted in the same way, but not followed.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from torch.distributed import ProcessGroup
 
 MAX_PARTS = 32
 MAX_WORDS = 200
-"""Bounds on `Shards.parts`: entries, and characters of a text."""
+"""Bounds on `Shards.parts`: entries, and characters in a text."""
 
 _GROUPS = frozenset({"tp", "pp", "dp", "ep", "cp", "pcp", "dcp", "etp", "edp", "otp", "odp"})
-"""What vLLM and its plugins call their groups. Sequence parallelism is not among them: it splits
-activations, and layers that load other weights because of it say so themselves."""
+"""Names that vLLM and its plugins give their groups. Sequence parallelism is not among them: it
+splits activations, and layers that load other weights because of it say so themselves."""
 
 _LONG_NAMES = {"tensor": "tp", "pipeline": "pp", "data": "dp", "expert": "ep"}
-"""Before `parallel`: `data_parallel_rank`."""
+"""Short names by the word before `parallel`, as in `data_parallel_rank`."""
 
 _POSITIONS = frozenset(
     {"rank", "ranks", "shard", "shards", "partition", "partitions", "parallel", "replica"}
@@ -62,37 +63,37 @@ _FOLLOWED = frozenset(
     | {"indices", "placement"}
 )
 _FLAGS = ("vllm.config", "transformers.configuration_utils")
-"""Modules that define the configuration of vLLM and the base of checkpoints' configurations."""
+"""Modules that define vLLM's configuration and the base class of checkpoints' ones."""
 
 _DEPTH = 3
 _MAX_ITEMS = 4096
-"""Items of the largest container that counts."""
+"""Items in the largest container that counts."""
 _MAX_MAP = 1 << 20
-"""Elements of the largest tensor that is taken for a map."""
+"""Elements in the largest tensor that is taken for a map."""
 _MAX_TEXT = 64
-"""Longer values are told by a short digest."""
+"""Characters of a value; longer values appear as a short digest."""
 _MODULE = frozenset(vars(nn.Module()))
 """What every module has: parameters, buffers, submodules, hooks, the training flag."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Which shard of a model its modules hold."""
+    """The shard that a model's modules hold."""
 
     digest: str
     """32 hex digits over path, class and position of all modules: equal for equal shards."""
     parts: Mapping[str, str]
     """The same in words, by class: `{"RowParallelLinear": "tp 1/2"}`, rank before size, `whole`
     where nothing is divided, variants joined by `|`. For people: at most `MAX_PARTS` entries of
-    `MAX_WORDS` characters; what is beyond is told by a short digest."""
+    `MAX_WORDS` characters; the rest appears as a short digest."""
     groups: frozenset[str] = frozenset()
-    """Groups in which a module knows its rank or their size, by short name: `dp`, `ep`, `pcp`."""
+    """Short names of groups whose size or own rank a module knows: `dp`, `ep`, `pcp`."""
 
 
 def shards(model: nn.Module) -> Shards:
-    """Read `model` as it was built. What its tensors hold is not looked at, expert maps excepted.
+    """Read `model` as it was built. Contents of tensors are not read, except expert maps.
 
-    Call it at one point of every load, best before tensors are filled: `load_weights` may change
+    Call at the same point of every load, best before tensors are filled: `load_weights` may change
     attributes.
     """
     reader = _Reader()
@@ -103,7 +104,7 @@ def shards(model: nn.Module) -> Shards:
         kind = type(module)
         found = reader.held(module)
         rows = (f"{name}={value}" for name, value in sorted(found.items()))
-        # The lengths keep one list of texts apart from another with the same characters.
+        # The lengths distinguish lists of texts that have the same characters.
         texts = [text.encode() for text in (path, kind.__module__, kind.__qualname__, *rows)]
         total.update(f"{[len(text) for text in texts]}".encode() + b"".join(texts))
         if found:
@@ -114,16 +115,16 @@ def shards(model: nn.Module) -> Shards:
 
 
 def held(module: nn.Module) -> dict[str, str]:
-    """What counts of one module, its submodules left out: dotted path to value, as text."""
+    """The counted values of one module without its submodules: dotted path to value, as text."""
     return _Reader().held(module)
 
 
 @dataclass
 class _Reader:
-    """Reads the modules of one model; an object that many modules refer to is read once."""
+    """Reads the modules of one model. Reads an object once, however many modules refer to it."""
 
     _known: dict[tuple[int, int], tuple[object, dict[str, str]]] = field(default_factory=dict)
-    """By id and depth left. Holds the object, so that its id is not given to another."""
+    """By id and remaining depth. Holds the object, so that no other object gets its id."""
 
     def held(self, module: nn.Module) -> dict[str, str]:
         own = ((name, value) for name, value in vars(module).items() if name not in _MODULE)
@@ -180,7 +181,7 @@ def _rule(name: str) -> _NameRule:
 
 
 def _text(value: object, rule: _NameRule) -> str | None:
-    """A position as text; None for what is none."""
+    """A position as text; None if `value` is not one."""
     if isinstance(value, torch.Tensor):
         return _content(value) if rule.maps and not isinstance(value, nn.Parameter) else None
     group = _group(value)
@@ -193,7 +194,7 @@ def _text(value: object, rule: _NameRule) -> str | None:
 
 
 def _plain(value: object) -> str | None:
-    """Numbers, flags and containers of them, spelt one way; None when something else is in it."""
+    """Numbers, flags and containers of them in one spelling; None if anything else is inside."""
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, int):
@@ -218,8 +219,8 @@ def _pair(key: object, value: object) -> str | None:
 
 
 def _group(value: object) -> str | None:
-    """Rank and size of vLLM's group coordinators, by what they have, and of torch's groups."""
-    # Nearly all values are one of these, and torch's group is slow to compare with.
+    """Rank and size of torch's groups, and of vLLM's coordinators, known by their attributes."""
+    # Nearly all values have one of these types, and the check for torch's group is slow.
     if value is None or isinstance(value, (int, str, float, tuple, list, dict, set, nn.Module)):
         return None
     if isinstance(value, ProcessGroup):
@@ -230,7 +231,7 @@ def _group(value: object) -> str | None:
 
 
 def _content(tensor: torch.Tensor) -> str | None:
-    """A map of experts, by content; on the meta device, by shape. None for what is none."""
+    """A map of experts by content, or by shape on the meta device. None if it is not a map."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.numel() > _MAX_MAP:
         return None
     shape = list(tensor.shape)
@@ -242,7 +243,7 @@ def _content(tensor: torch.Tensor) -> str | None:
 
 @lru_cache(maxsize=65536)
 def _groups(path: str) -> frozenset[str]:
-    """The groups in which an attribute says a rank or a size."""
+    """The groups whose rank or size an attribute gives."""
     words = frozenset(re.split(r"[_.:]", path.lower()))
     if not words & {"rank", "size", "group"}:
         return frozenset()
@@ -251,7 +252,7 @@ def _groups(path: str) -> frozenset[str]:
 
 
 def _is_followed(value: object) -> bool:
-    """Whether an object is one that describes a layer: no module, no function, no flags."""
+    """Whether an object may describe a layer: not a module, a function or flags."""
     kind = type(value)
     if isinstance(value, (nn.Module, type)):
         return False
@@ -263,14 +264,14 @@ def _is_followed(value: object) -> bool:
 def _attributes(value: object) -> list[tuple[str, object]]:
     own = dict(getattr(value, "__dict__", {}))
     if dataclasses.is_dataclass(value):
-        # With slots there is no dictionary.
+        # An object with slots has no `__dict__`.
         for part in dataclasses.fields(value):
             own.setdefault(part.name, getattr(value, part.name, None))
     return list(own.items())
 
 
 def _words(found: Mapping[str, str]) -> str:
-    """`tp 1/2, ep 0/4, experts 2 of 8`: what divides, each said once."""
+    """How the weights are divided, each division once: `tp 1/2, ep 0/4, experts 2 of 8`."""
     said: dict[str, None] = {}
     for name, value in found.items():
         head, _, last = name.replace(":", ".").rpartition(".")

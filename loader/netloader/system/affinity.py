@@ -1,20 +1,20 @@
-"""Where our threads run, so that they do not fight the model's.
+"""Places our threads on cores, so that they do not compete with the model's.
 
 On CPU vLLM starts a worker with OpenMP bound to some cores (`GOMP_CPU_AFFINITY` and the like), and
-OpenMP binds the main thread before Python runs. Every thread that is started later inherits this:
-without a word from us, sessions and the threads in which Gloo moves bytes would all run on the
-first inference core, while the core that vLLM leaves free stays idle.
+OpenMP binds the main thread before Python runs. Every thread started later inherits this. Without
+this module, sessions and Gloo's threads would all run on the first inference core, while the core
+that vLLM leaves free stays idle.
 
-The worker cannot see any more which cores it was given before that. The first process of the server
-notes it in the environment, which workers inherit, forked or spawned (`remember`). A thread that
-serves replicas takes what no inference thread of this worker or its siblings is bound to; one that
-loads may take all, since nothing is inferred meanwhile.
+By then the worker can no longer see which cores it was given first. The server's first process
+notes them in the environment, which workers inherit, forked or spawned (`remember`). A thread that
+serves replicas takes the cores that no inference thread of this worker or its siblings is bound to.
+A thread that loads may take all cores, since nothing is inferred meanwhile.
 
-Where no core is left over, priority decides. Threads that move bytes get a lower one (`elsewhere`).
-Python threads do not: one that has to wait for a core while it holds the interpreter would make the
-model's main thread wait with it.
+If no core is left over, priority decides. Threads that move bytes get a lower one (`elsewhere`).
+Python threads do not: if one waits for a core while holding the interpreter, the model's main
+thread waits too.
 
-On other systems than Linux, or where it is forbidden, threads stay where they are.
+On systems other than Linux, or where this is forbidden, threads stay where they are.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENVIRONMENT = "NETLOADER_ORIGINAL_CORES"
-"""Not a setting: what the first process of a server tells those it starts."""
+"""Not a setting: a server's first process uses it to inform those it starts."""
 
 _BINDERS = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND")
-"""With one of these a process was bound by OpenMP. Without, a narrower set than the first process's
-was meant (numactl, a scheduler), and counts."""
+"""If one of these is set, OpenMP bound the process. Otherwise a set narrower than the first
+process's was intended (numactl, a scheduler), and counts."""
 
 NICE = 10
-"""How much lower than the model's the priority of a thread is that moves bytes on a core of the
-model's: about a tenth of it while that is busy, all of it while it is idle. Where there are other
-cores, or nothing is bound to any, it would only yield to strangers."""
+"""How much lower a thread's priority is when it moves bytes on one of the model's cores. It gets
+about a tenth of a busy core, and all of an idle one. Where there are other cores, or nothing is
+bound to any, a lower priority would only yield to other processes."""
 
 OURS = "netloader-"
-"""How the names of our threads begin."""
+"""Prefix of our threads' names."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class Running:
 
     cores: frozenset[int]
     ours: bool
-    """Placed by this module."""
+    """Whether this module placed it."""
 
 
 def away_from(original: frozenset[int], threads: Iterable[Running]) -> frozenset[int]:
-    """The cores that no inference thread is bound to; all when none is left.
+    """The cores that no inference thread is bound to, or all cores if none is left.
 
-    A thread that may run on all cores is bound to none.
+    A thread that may run on all cores is bound to none of them.
     """
     return (original - _bound(original, threads)) or original
 
 
 def crowded(original: frozenset[int], threads: Iterable[Running]) -> bool:
-    """Whether inference threads are bound to every core there is."""
+    """Whether inference threads are bound to all cores."""
     return original <= _bound(original, threads)
 
 
@@ -82,7 +82,7 @@ def _bound(original: frozenset[int], threads: Iterable[Running]) -> set[int]:
 
 
 def originally(own: frozenset[int], environ: Mapping[str, str]) -> frozenset[int]:
-    """The cores a process was given, before OpenMP bound it to some of them."""
+    """The cores that a process was given before OpenMP bound it to some of them."""
     noted = environ.get(ENVIRONMENT, "")
     if not any(environ.get(name) for name in _BINDERS):
         return own
@@ -104,9 +104,9 @@ _memory: _OriginalCores | None = None
 
 
 def remember(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Note which cores this process was given. To be called early in each process; idempotent.
+    """Note which cores this process was given. Call early in each process; idempotent.
 
-    A forked child that does not call it knows what its parent knew.
+    A forked child that does not call this knows what its parent knew.
     """
     global _memory
     if _memory is not None and _memory.pid == os.getpid():
@@ -121,7 +121,7 @@ def remember(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def original() -> frozenset[int]:
-    """The cores this process was given; empty where that is not known."""
+    """The cores that this process was given; empty if unknown."""
     if _memory is None:
         remember()
     return _memory.cores if _memory is not None else frozenset()
@@ -131,9 +131,9 @@ def step_aside(*, background: bool) -> None:
     """Move the calling thread, one of ours, off the inference cores. Threads that it starts inherit
     this.
 
-    `background`: it serves others while this worker infers, so it goes where no inference thread is
-    bound to. Otherwise it loads while nothing is inferred yet, and may use all cores. What is not
-    possible here is left as it is.
+    `background`: the thread serves others while this worker infers, so it moves to cores that no
+    inference thread is bound to. Otherwise the thread loads before any inference and may use all
+    cores. If the move is not possible, the thread stays where it is.
     """
     given = original()
     if not given:
@@ -145,9 +145,10 @@ def step_aside(*, background: bool) -> None:
 
 
 def elsewhere(make: Callable[[], T]) -> T:
-    """Call `make` in a thread that has stepped aside and, where it shares the model's cores all the
-    same, has a lower priority: for libraries that start threads of their own to move bytes, which
-    inherit both. Returns, and raises, what it does.
+    """Call `make` in a thread that has stepped aside, and return or raise what `make` does.
+
+    If that thread still shares the model's cores, its priority is lowered. For libraries that start
+    their own threads to move bytes: those threads inherit both.
     """
 
     made: Future[T] = Future()
@@ -161,7 +162,7 @@ def elsewhere(make: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised by `result` below.
             made.set_exception(error)
 
-    # No pool: the interpreter waits for the threads of pools when it ends, however long they take.
+    # Not a pool: at exit the interpreter waits for pool threads, however long they take.
     TransferThread(aside, f"{OURS}aside").start()
     return made.result()
 
@@ -175,8 +176,8 @@ def _lower_priority() -> None:
 
 
 def _running() -> Iterator[Running]:
-    """The threads of this process, and the main threads of those with the same parent: workers of
-    one server share its cores, and each keeps to its own."""
+    """The threads of this process, and the main threads of its siblings: workers of one server
+    share its cores, and each keeps to its own."""
     yield from _threads(os.getpid(), everyone=True)
     for sibling in _children(os.getppid()):
         if sibling != os.getpid():
@@ -194,7 +195,7 @@ def _threads(pid: int, *, everyone: bool) -> Iterator[Running]:
     for tid in tids if everyone else [pid]:
         try:
             cores = frozenset(os.sched_getaffinity(tid))
-            # Those that ours have started are told by their priority.
+            # Threads started by ours are recognised by their priority.
             yield Running(cores, tid in python or os.getpriority(os.PRIO_PROCESS, tid) > normal)
         except OSError as error:
             _log.debug("thread %d has ended: %s", tid, error)

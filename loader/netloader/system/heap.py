@@ -1,8 +1,8 @@
 """Python's garbage collector while a model is loaded.
 
-vLLM collects garbage twice in `load_model`, so that tensors which the load has left behind are
-freed. A full collection looks at every object of the process, and after vLLM's imports these are
-many: a third of a second each time, and none of it has to do with the load.
+vLLM collects garbage twice in `load_model`, to free tensors that the load has left behind. A full
+collection looks at every object in the process, and vLLM's imports create many. That takes a third
+of a second each time, although those objects have nothing to do with the load.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def only_new_garbage() -> Iterator[None]:
-    """While this lasts, collect only objects that are made meanwhile.
+    """Within this context, collect only objects made meanwhile.
 
-    Earlier ones are looked at again afterwards. Where somebody else has frozen the heap already,
-    as vLLM does with a process that serves, it stays as they left it.
+    Afterwards earlier objects are collected again. If the heap is frozen already, as vLLM does in a
+    process that serves, it stays frozen.
     """
     if gc.get_freeze_count() > 0:
         yield

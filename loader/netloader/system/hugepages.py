@@ -1,16 +1,16 @@
 """Host memory that is about to be filled for the first time.
 
-The kernel hands memory out when it is first touched, a page at a time: at 4 KiB a page, the faults
-cost more than the bytes on the wire do. Pages of 2 MiB take a third of that time where the machine
-has such pieces of memory ready. Where it has none they take several times longer: the host of a
-virtual machine takes large free pieces back first, and small pages come from what it has left.
+The kernel hands memory out page by page when it is first touched. With pages of 4 KiB, the faults
+cost more than the bytes on the wire. Pages of 2 MiB take a third of that time if the machine has
+such pieces of memory ready. If it has none, they take several times longer: the host of a virtual
+machine takes back large free pieces first, and small pages come from the rest.
 
-Nothing tells the two apart but trying, and a machine can run out of good pieces at any moment. So
-`advise` touches the memory itself, a large page at a time, and goes on for only as long as that
-takes less than small pages do. What it has not touched is as it was.
+Only trying tells the two cases apart, and a machine can run out of good pieces at any moment. So
+`advise` touches the memory itself, one large page at a time, and goes on only while that is faster
+than small pages. Memory that it has not touched stays as it was.
 
-`fresh` hands out memory that is certainly untouched, and `PageMap` tells what of a tensor's memory
-has been touched, so that moving a tensor nobody has filled yet costs no faults either.
+`fresh` returns memory that is certainly untouched. `PageMap` shows which parts of a tensor's memory
+have been touched, so that moving a tensor that is not filled yet costs no faults either.
 """
 
 from __future__ import annotations
@@ -42,45 +42,45 @@ HUGE_PAGE = 2 * 1024 * 1024
 
 _MADV_HUGEPAGE = 14
 _MADV_POPULATE_WRITE = 23
-"""Touches, and changes nothing (Linux 5.14)."""
+"""Touches memory without changing it (Linux 5.14)."""
 
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 _THREADS = 4
 
 _TRIAL = 4
-"""Large pages' worth of memory that is touched on small ones for comparison, once a process."""
+"""Units of `HUGE_PAGE` bytes touched on small pages for comparison, once per process."""
 
 _LATEST = 8
 _ENOUGH = 2
-"""How many large pages tell at most, and at least, whether to go on. Where the host has taken back
-its memory, each costs as much as five on small pages: two of them are a hundredth of the load of a
-small model. A single one that had to wait for something weighs less than seven good ones."""
+"""How many large pages decide whether to go on, at most and at least. If the host has taken back
+its memory, each costs as much as five on small pages: two take a hundredth of a small model's load.
+A single page that had to wait for something weighs less than seven good ones."""
 
 _PAGE = mmap.PAGESIZE
 _ENTRY_BYTES = 8
 _TOP_BYTE = slice(7 if sys.byteorder == "little" else 0, None, _ENTRY_BYTES)
 _HAS_MEMORY = bytes(int(top >= 0x40) for top in range(256))
-"""By the top byte of a page's entry in /proc/self/pagemap: 1 when the page is present or swapped
-out, bits 63 and 62 (Documentation/admin-guide/mm/pagemap.rst in Linux)."""
+"""By the top byte of a page's entry in /proc/self/pagemap: 1 if the page is present (bit 63) or
+swapped out (bit 62). Source: Documentation/admin-guide/mm/pagemap.rst in Linux."""
 
 _ANONYMOUS = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ...p [0-9a-f]+ \S+ 0 *(?:\[heap\]|\[anon[:_].*)?$"
 )
-"""A line of /proc/self/maps: private memory with no file behind, which reads as zeros until it is
+"""A line of /proc/self/maps for private memory without a file, which reads as zeros until it is
 written."""
 
 
 class LargePages:
     """Touches memory on large pages for as long as that is faster than on small ones.
 
-    The first few blocks are touched on small pages, to know what these cost. All of them are memory
-    that would be touched anyway: the trial costs nothing but the difference.
+    The first few blocks are touched on small pages to measure their cost. All blocks would be
+    touched anyway, so the trial costs only the difference.
     """
 
     def __init__(self, touch: Callable[[int, bool], float], threads: int = 1) -> None:
-        """`touch(address, large)` touches `HUGE_PAGE` bytes and returns the seconds it took; raises
-        `OSError` where that cannot be done. It is called by so many threads at once."""
+        """`touch(address, large)` touches `HUGE_PAGE` bytes and returns the seconds that took, or
+        raises `OSError` if that is impossible. Up to `threads` threads call it at once."""
         self._touch = touch
         self._threads = threads
         self._lock = threading.Lock()
@@ -90,13 +90,13 @@ class LargePages:
 
     @property
     def given_up(self) -> bool:
-        """Whether large pages turned out slower, or impossible. Stays so."""
+        """Whether large pages turned out slower or impossible. Once True, it stays True."""
         return self._given_up
 
     def touch(self, blocks: Iterable[int]) -> int:
         """Touch the `HUGE_PAGE` bytes at each of these addresses until large pages are slower.
 
-        Returns how many were touched, on pages of either size.
+        Returns the number touched, on pages of either size.
         """
         before = len(self._small) + len(self._large)
         queue = iter(blocks)
@@ -147,22 +147,22 @@ class LargePages:
 
 
 def is_slower(small: Sequence[float], large: Sequence[float]) -> bool:
-    """Whether large pages are no longer worth it, by the seconds that as many bytes took on each.
+    """Whether large pages no longer pay, by the seconds that equal amounts took on each size.
 
-    Those of late count: the first thousand say nothing of what is left.
+    Only the latest count: the first thousand say nothing about the memory that is left.
     """
     latest = large[-_LATEST:]
     return len(latest) >= _ENOUGH and sum(latest) >= len(latest) * median(small)
 
 
 def advise(*tensors: torch.Tensor, large_pages: LargePages | None = None) -> None:
-    """Touch dense host tensors on large pages, where and while these are faster here.
+    """Touch dense host tensors on large pages, as long as these are faster here.
 
-    For memory that will be filled as a whole. Contents stay as they are. Only large pages are
-    touched that lie in a tensor as a whole and that nobody has touched yet: a neighbour's bytes are
-    never in them. Does nothing on other devices, and where the system cannot tell what is faster.
+    For memory that will be filled completely. Contents stay as they are. Touches only large pages
+    that lie entirely within a tensor and are untouched so far, so they never hold a neighbour's
+    bytes. Does nothing on other devices, or if the system cannot tell which size is faster.
 
-    `large_pages` remembers what was learnt of them; by default what this process has.
+    `large_pages` remembers what was learnt about them; the default belongs to this process.
     """
     large_pages = large_pages or _here()
     if large_pages is None or large_pages.given_up:
@@ -180,7 +180,7 @@ def advise(*tensors: torch.Tensor, large_pages: LargePages | None = None) -> Non
 
 
 def _untouched_blocks(data: torch.Tensor, page_map: PageMap) -> Iterator[int]:
-    """Addresses of the large pages in a tensor's memory that are nobody's yet."""
+    """Addresses of the large pages in a tensor's memory that are untouched so far."""
     begin = data.data_ptr()
     start, end = inner(begin, begin + data.numel() * data.element_size())
     if start >= end:
@@ -195,9 +195,9 @@ def _untouched_blocks(data: torch.Tensor, page_map: PageMap) -> Iterator[int]:
 def fresh(nbytes: int) -> torch.Tensor:
     """New host memory: shape [nbytes], uint8, all zeros, none of it touched.
 
-    A mapping of its own rather than torch's allocator, which may hand out used memory again and
-    zeroes by touching. It begins where a large page can, and goes back to the system when the last
-    tensor in it is gone.
+    Uses a separate mapping, because torch's allocator may reuse memory and zeroes it by touching.
+    The mapping's tensor starts where a large page can. The memory goes back to the system when the
+    last tensor in it is gone.
     """
     if nbytes == 0:
         return torch.empty(0, dtype=torch.uint8)
@@ -210,10 +210,10 @@ def fresh(nbytes: int) -> torch.Tensor:
 
 
 class PageMap:
-    """Which of this process's memory was ever touched. Use as a context manager.
+    """Knows which of this process's memory was ever touched. Use as a context manager.
 
-    Where the system does not say (no Linux, no /proc), everything counts as touched. So does all
-    memory that was mapped after this was made.
+    If the system does not tell (no Linux, no /proc), everything counts as touched. So does all
+    memory that was mapped after this object was made.
     """
 
     def __init__(self) -> None:
@@ -245,7 +245,7 @@ class PageMap:
     def touched(self, begin: int, nbytes: int) -> Iterator[tuple[int, int]]:
         """The parts of `nbytes` at address `begin` that may hold anything but zeros: (first, end).
 
-        Counted from `begin`. Whole pages, but for the ends.
+        Offsets count from `begin`. Parts are whole pages, except at the ends.
         """
         if nbytes == 0:
             return
@@ -265,7 +265,7 @@ class PageMap:
             start = there.find(1, end)
 
     def _there(self, begin: int, end: int) -> bytes | None:
-        """For each page of a range of addresses 1 or 0: has it memory? None when unknown."""
+        """For each page in a range of addresses: 1 if it has memory, else 0. None when unknown."""
         at = bisect_right(self._starts, begin) - 1
         if self._file < 0 or at < 0 or end > self._ends[at]:
             return None
@@ -287,15 +287,15 @@ def inner(start: int, end: int) -> tuple[int, int]:
 
 @functools.cache
 def _here() -> LargePages | None:
-    """This process's. None where large pages are not to be had by asking, or come without."""
+    """This process's pages. None if asking for large pages is impossible or needless."""
     touch = toucher()
     return LargePages(touch, min(_THREADS, len(affinity.original()) or 1)) if touch else None
 
 
 def toucher() -> Callable[[int, bool], float] | None:
-    """What touches memory for `LargePages`; None where the kernel gives none on request.
+    """A function that touches memory for `LargePages`; None if the kernel gives none on request.
 
-    It needs Linux 5.14, and raises `OSError` on an older one.
+    The function needs Linux 5.14 and raises `OSError` on older versions.
     """
     call = _madvise()
     try:
@@ -309,7 +309,7 @@ def toucher() -> Callable[[int, bool], float] | None:
     def touch(address: int, large: bool) -> float:
         if large:
             call(address, HUGE_PAGE, _MADV_HUGEPAGE)
-        # Of this thread: what a host does for a fault counts, what neighbours do does not.
+        # This thread's time: it includes the host's work on a fault, not the neighbours' work.
         started = time.thread_time()
         call(address, HUGE_PAGE, _MADV_POPULATE_WRITE)
         return time.thread_time() - started

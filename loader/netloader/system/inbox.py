@@ -1,6 +1,7 @@
-"""Words from any thread to one that sleeps in a poll loop over sockets.
+"""Carries words from any thread to one that sleeps in a poll loop over sockets.
 
-ZeroMQ's sockets belong to one thread, so others do not get to touch one, not even to wake it.
+A ZeroMQ socket belongs to one thread, so other threads must not touch it, not even to wake its
+owner.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Inbox(Generic[T]):
         self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        """For the poller: readable when there is something to take."""
+        """File descriptor for the poller: readable when there is something to take."""
         return self._reader.fileno()
 
     def post(self, word: T) -> bool:
-        """Hand over a word, from any thread. False when nobody will ever take it."""
+        """Hand over a word, from any thread. False if nobody will ever take the word."""
         with self._lock:
             if self._closed:
                 return False
@@ -39,7 +40,7 @@ class Inbox(Generic[T]):
             return True
 
     def take(self) -> list[T]:
-        """Everything posted since the last time, in order. Never blocks."""
+        """Everything posted since the last call, in order. Never blocks."""
         with self._lock:
             if self._words and not self._closed:
                 self._reader.recv(64)

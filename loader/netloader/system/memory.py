@@ -1,9 +1,9 @@
-"""How much host memory this process may still take, and who sets that bound.
+"""How much host memory this process may still take, and what sets that bound.
 
-Four parties may: the machine, the NUMA node that a CPU worker is bound to, each control group from
-this process's own up to the root, and vLLM's own plan (`gpu_memory_utilization`), which takes
-what a worker already has off the KV cache. The lowest bound counts. File cache that the kernel
-would drop (`inactive_file`) is not counted as used, as Kubernetes does not count it.
+Four things may set it: the machine, the NUMA node that a CPU worker is bound to, each control group
+from this process's own up to the root, and vLLM's plan (`gpu_memory_utilization`). That plan
+subtracts a worker's present memory from the KV cache. The lowest bound counts. File cache that the
+kernel would drop (`inactive_file`) does not count as used, as in Kubernetes.
 
 Everything is decided from the contents of files; `read` is the only function that opens one.
 """
@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import Literal
 
 Read = Callable[[str], str | None]
-"""Contents of the file at an absolute path; None where there is none to read."""
+"""Contents of the file at an absolute path; None if it cannot be read."""
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
-"""How /proc/self/mountinfo writes blanks and backslashes in paths."""
+"""The escapes for blanks and backslashes in paths in /proc/self/mountinfo."""
 
 
 @dataclass(frozen=True)
 class Available:
-    """What is left to this process."""
+    """The memory that is left for this process."""
 
     bytes: int
     """Never negative."""
     by: str
-    """Whose bound that is, for people: `memory.max of /kubepods/a`, `the machine`."""
+    """What sets the bound, for people: `memory.max of /kubepods/a`, `the machine`."""
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """Where this process stands in one hierarchy of control groups that can limit memory."""
+    """This process's place in one hierarchy of control groups that can limit memory."""
 
     version: Literal[1, 2]
     mount: str
@@ -59,15 +59,15 @@ def available(
     utilization: float | None = None,
     read: Read | None = None,
 ) -> Available | None:
-    """What the machine, the control groups and vLLM's plan leave to this process.
+    """The memory that the machine, the control groups and vLLM's plan leave for this process.
 
-    `node`: the NUMA node that this process's memory is bound to, None where it is not bound.
-    `sharers`: processes of this server on this host, which all fill up at the same time; the
-    machine's and the groups' memory is divided among them. `utilization`: the part of all memory
-    that vLLM plans with for this worker, where it sizes the KV cache by what is left of that; None
-    where it does not. `read` is for tests.
+    `node`: the NUMA node that this process's memory is bound to; None if it is not bound.
+    `sharers`: the number of this server's processes on this host. They all fill up at the same
+    time, so the machine's and the groups' memory is divided among them. `utilization`: the fraction
+    of all memory that vLLM plans for this worker, if it sizes the KV cache by the rest of that;
+    otherwise None. `read` is for tests.
 
-    None where the system does not say (no /proc).
+    None if the system does not tell (no /proc).
     """
     read = read or read_file
     meminfo = parse_meminfo(read("/proc/meminfo") or "")
@@ -99,10 +99,10 @@ def available(
 
 
 def read_file(path: str) -> str | None:
-    """The contents of a file of the kernel's; None where there is none to read."""
+    """The contents of a kernel file; None if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:  # Not every system has every file; whoever asks decides what that means.
+    except OSError:  # Not every system has every file; the caller decides what that means.
         return None
 
 
@@ -118,9 +118,9 @@ def parse_meminfo(contents: str) -> dict[str, int]:
 
 
 def free(meminfo: dict[str, int]) -> int | None:
-    """Bytes that can be had without swapping; None when `meminfo` does not say.
+    """Bytes available without swapping; None when `meminfo` does not say.
 
-    The kernel's own estimate, else (NUMA nodes have none) the sum that vLLM counts with.
+    The kernel's own estimate, else (NUMA nodes have none) the sum that vLLM uses.
     """
     if "MemAvailable" in meminfo:
         return meminfo["MemAvailable"]
@@ -131,14 +131,14 @@ def free(meminfo: dict[str, int]) -> int | None:
 
 
 def resident(status: str) -> int:
-    """Bytes of memory that a process has, from its /proc/.../status; 0 when that does not say."""
+    """Bytes of memory that a process has, from its /proc/.../status; 0 if not given there."""
     return parse_meminfo(status).get("VmRSS", 0)
 
 
 def hierarchies(cgroup: str, mountinfo: str) -> list[Hierarchy]:
-    """Where this process stands, from /proc/self/cgroup and /proc/self/mountinfo.
+    """This process's place, from /proc/self/cgroup and /proc/self/mountinfo.
 
-    On hosts that mount both versions, memory may be limited by either: both are returned.
+    On hosts that mount both versions, either may limit memory, so both are returned.
     """
     paths: dict[str, str] = {}
     for line in cgroup.splitlines():
@@ -161,7 +161,7 @@ def hierarchies(cgroup: str, mountinfo: str) -> list[Hierarchy]:
             mount.rstrip("/"),
             _below(paths[types[0]], root),
         )
-        # Of several mounts, the one that shows most of the way up.
+        # Of several mounts, take the one that shows most of the path to the root.
         known = found.get(types[0])
         if known is None or len(hierarchy.path) > len(known.path):
             found[types[0]] = hierarchy
@@ -169,7 +169,7 @@ def hierarchies(cgroup: str, mountinfo: str) -> list[Hierarchy]:
 
 
 def text(nbytes: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes, formatted for people."""
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
@@ -178,13 +178,13 @@ class _Limit:
     bytes: int
     used: int
     hard: bool
-    """Whether the kernel kills to enforce the limit, rather than slows down."""
+    """Whether the kernel enforces the limit by killing, not by slowing down."""
     by: str
 
 
 def _limits(hierarchy: Hierarchy, read: Read) -> Iterator[_Limit]:
     for folder, name in hierarchy.groups():
-        # A version 1 group may be kept out of its parent's account.
+        # A version 1 group may not count towards its parent's usage.
         if (
             hierarchy.version == 1
             and folder != hierarchy.mount + hierarchy.path
@@ -223,7 +223,7 @@ def _below(path: str, root: str) -> str:
     """`path` as seen from a mount that shows the hierarchy from `root` on."""
     root = root.rstrip("/")
     if ".." in path.split("/") or not (path == root or path.startswith(f"{root}/")):
-        # A group outside of what this process sees: what is mounted is the nearest.
+        # The group lies outside the visible part; the mount is the nearest visible group.
         return ""
     return path[len(root) :].rstrip("/")
 

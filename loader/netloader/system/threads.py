@@ -1,9 +1,9 @@
 """Threads that move bytes, and how they end when the process does.
 
-They are daemons, because a peer can hold them up for as long as `TRANSFER_TIMEOUT` and a process
-that wants to end must not wait so long. But a thread that is inside torch when the interpreter goes
-away takes the process down with SIGABRT. So before that they are all told to stop, and there is a
-moment for them to do so. One that Gloo does not wake (`session`) is left behind all the same.
+They are daemons: a peer can hold them up for as long as `TRANSFER_TIMEOUT`, and a process that
+wants to end must not wait that long. But a thread that is inside torch when the interpreter goes
+away takes the process down with SIGABRT. So all threads are first told to stop, and get a moment to
+do so. A thread that Gloo does not wake (`session`) is left behind all the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 _LAST_MOMENT_S: Final = 1.0
-"""For all of them together."""
+"""Time for all threads together."""
 
 _running: set[TransferThread] = set()
 
@@ -39,11 +39,11 @@ class TransferThread(threading.Thread):
             super().run()
         finally:
             _running.discard(self)
-            # It refers to whoever has this thread.
+            # The callback refers to this thread's owner.
             self._stop_early = None
 
     def stop(self) -> None:
-        """Tell it to end, if that is possible."""
+        """Tell the thread to end, if that is possible."""
         stop_early = self._stop_early
         if stop_early is not None:
             stop_early()

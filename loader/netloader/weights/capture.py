@@ -1,15 +1,15 @@
 """The tensors of a model: taken from it, compared with a peer's, read and written as bytes.
 
 A model's weights are captured in the `checkpoint` layout, between vLLM's `load_weights` and its
-`process_weights_after_loading`: names and tensor references are taken then, because later vLLM
-repacks, re-ties, wraps and frees. Everything travels that a checkpoint may hold: all parameters and
-all persistent buffers, aliases once. Buffers that are not persistent (rotary tables, expert maps)
-are computed from the config by whoever builds the model, on each rank for itself: they stay
-(`buffers.py` notices a `load_weights` that writes to them all the same).
+`process_weights_after_loading`. Names and tensor references must be taken then, because vLLM later
+repacks, re-ties, wraps and frees tensors. Everything that a checkpoint may hold travels: all
+parameters and all persistent buffers, aliases once. Buffers that are not persistent (rotary tables,
+expert maps) do not travel: each rank computes its own from the config when it builds the model. If
+`load_weights` writes to them all the same, `buffers.py` notices.
 
-What cannot travel in this layout makes `capture` raise `ManifestError`, and the worker loads from
-storage: tensors on the meta device (online quantisation), uninitialised or wrapped ones (GGUF,
-torchao), tensors with gaps, tensors off the model's device.
+`capture` raises `ManifestError` for tensors that cannot travel in this layout, and the worker loads
+from storage. These are tensors on the meta device (online quantisation), uninitialised or wrapped
+ones (GGUF, torchao), tensors with gaps, and tensors off the model's device.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from netloader.errors import ManifestError
 from netloader.weights.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
 
 Contents = tuple[tuple[int, bytes | torch.Tensor], ...]
-"""A tensor's bytes: runs of them, each with the position of its first; zeros in between."""
+"""A tensor's bytes as runs, each with the position of its first byte; zeros in between."""
 
 
 @dataclass(frozen=True)
 class Weights:
     """A model's tensors beside the manifest that describes them, in the same order.
 
-    Holding this keeps the memory alive, also after the model has replaced the tensors.
+    Holding this object keeps the memory alive, even after the model has replaced the tensors.
     """
 
     manifest: Manifest
     tensors: tuple[torch.Tensor, ...]
     """Flat views, one dimension, dtype uint8: writing to them writes the model."""
     device_type: str = "cpu"
-    """Where the model is, by which digests are made: tensors kept for peers may be elsewhere."""
+    """The model's device type, which selects the digest: kept tensors may be elsewhere."""
     initial: Mapping[int, Contents] = field(default_factory=dict, compare=False, repr=False)
     """What tensors held before anything was received into them, by position, as far as `arrange`
-    knows it: a checkpoint need not have all of a model (scales, rotary caches, padding), so whoever
-    gives up a pull puts this back."""
+    knows. A checkpoint may lack parts of a model (scales, rotary caches, padding), so giving up a
+    pull means putting these contents back."""
 
     def view(self, piece: Piece) -> torch.Tensor:
         """The bytes of one piece, shape [nbytes], uint8, in place."""
@@ -56,8 +56,8 @@ class Weights:
     def contiguous(self, chunk: Chunk) -> torch.Tensor | None:
         """Memory in which a chunk lies exactly as it travels: shape [chunk.nbytes], uint8.
 
-        None for a packed chunk whose tensors lie elsewhere than the chunk has them. Where there is
-        memory, nothing needs packing: writing to it writes the model, gaps included.
+        None for a packed chunk whose tensors do not lie where the chunk places them. Otherwise
+        nothing needs packing: writing to this memory writes the model, gaps included.
         """
         return self._contiguous[chunk.id]
 
@@ -71,8 +71,8 @@ class Weights:
     def _in_one_run(self, chunk: Chunk) -> torch.Tensor | None:
         first = self.tensors[chunk.pieces[0].tensor]
         start, storage = first.data_ptr(), first.untyped_storage()
-        # A storage of just the chunk's size has nothing in the gaps: nobody else's bytes are read
-        # or written there.
+        # A storage of exactly the chunk's size has nothing in the gaps, so nobody else's bytes are
+        # read or written there.
         if chunk.payload != chunk.nbytes and storage.nbytes() != chunk.nbytes:
             return None
         if first.storage_offset() + chunk.nbytes > storage.nbytes():
@@ -86,10 +86,10 @@ class Weights:
         return first.as_strided((chunk.nbytes,), (1,))
 
     def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
-        """A chunk as it travels: in place where it lies so, else copied into `staging`.
+        """A chunk as it travels: in place if it already lies that way, else copied to `staging`.
 
-        `staging` is uint8 and has at least `chunk.nbytes`; the part of it that is used is returned,
-        with zeros in the gaps.
+        `staging` is uint8 and has at least `chunk.nbytes`. A copy is returned as the used part of
+        `staging`, with zeros in the gaps.
         """
         in_place = self.contiguous(chunk)
         if in_place is not None:
@@ -101,12 +101,12 @@ class Weights:
         return staging[: chunk.nbytes]
 
     def unpack(self, chunk: Chunk, staging: torch.Tensor) -> None:
-        """Copy a packed chunk from `staging` into the tensors. What is in the gaps is ignored."""
+        """Copy a packed chunk from `staging` into the tensors, ignoring the gaps."""
         for piece in chunk.pieces:
             _copy(self.view(piece), staging[piece.offset : piece.offset + piece.nbytes])
 
     def put_back(self, piece: Piece) -> bool:
-        """Give a piece its `initial` contents. False, and nothing done, where these are unknown."""
+        """Restore a piece's `initial` contents; False, with nothing done, if they are unknown."""
         contents = self.initial.get(piece.tensor)
         if contents is None:
             return False
@@ -121,13 +121,13 @@ class Weights:
         return True
 
     def put_back_all(self) -> None:
-        """Give all tensors their `initial` contents, where these are no zeros.
+        """Restore the `initial` contents of all tensors, except where these are zeros.
 
-        Before storage is read, and only then: what has arrived is overwritten.
+        Call only before storage is read: bytes that have arrived are overwritten.
         """
         for number, contents in self.initial.items():
             for first, data in contents:
-                # Zeros are there already; writing them again would be the first touch.
+                # The memory holds zeros already; writing them would be its first touch.
                 if isinstance(data, torch.Tensor) or data.count(0) != len(data):
                     run = _as_tensor(data)
                     self.view(Piece(number, first, run.numel())).copy_(run)
@@ -143,9 +143,9 @@ class Weights:
 def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
     """Describe and reference every tensor of `model` in the checkpoint layout.
 
-    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    Raises `ManifestError` naming the first tensor that cannot travel, and why.
     """
-    # As in `arrange`: without vLLM's default device and classes of parameters, which cost Python.
+    # As in `arrange`: vLLM's default device and parameter classes would add Python calls.
     with torch._C.DisableTorchFunction():
         manifest, tensors = inventory(model, chunk_bytes)
         flat = tuple(flat_bytes(tensor) for tensor in tensors)
@@ -155,7 +155,7 @@ def capture(model: nn.Module, *, chunk_bytes: int = CHUNK_BYTES) -> Weights:
 def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.Tensor]]:
     """The manifest of `model` in the checkpoint layout, and its tensors in the same order.
 
-    Raises `ManifestError` naming the first tensor that cannot travel and why.
+    Raises `ManifestError` naming the first tensor that cannot travel, and why.
     """
     first: dict[int, int] = {}
     rows: list[tuple[str, Kind, torch.Tensor, list[str]]] = []
@@ -184,7 +184,7 @@ def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.
 
 
 def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of a dense tensor: shape [nbytes], uint8, in the order in which it lies."""
+    """The memory of a dense tensor: shape [nbytes], uint8, in memory order."""
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
@@ -208,7 +208,7 @@ def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]:
-    # remove_duplicate=False: the aliases of tied weights have to be known to be compared.
+    # remove_duplicate=False: aliases of tied weights must be known to be compared.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, "parameter", parameter
     computed = frozenset(
@@ -222,7 +222,7 @@ def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Kind, torch.Tensor]]
 
 
 def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
-    is_plain = type(tensor) in (nn.Parameter, torch.Tensor)  # Saves a look at the others' marks.
+    is_plain = type(tensor) in (nn.Parameter, torch.Tensor)  # Skips the slower check below.
     if not is_plain and isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
         reason = "it gets its shape only while it is loaded"
     elif _has_inner_tensors(tensor):
@@ -245,8 +245,8 @@ def _has_inner_tensors(tensor: torch.Tensor) -> bool:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements fill a run of memory, in whatever order of dimensions."""
-    if tensor.is_contiguous():  # Nearly all are, and this is called for every tensor of a model.
+    """Whether the elements fill one run of memory, in any order of dimensions."""
+    if tensor.is_contiguous():  # True of nearly all, and this runs for every tensor of a model.
         return True
     expected = 1
     for stride, size in sorted(

@@ -1,14 +1,14 @@
-"""Small tensors of a model, moved together so that a chunk of them travels without a copy.
+"""Moves small tensors of a model together, so that a chunk of them travels without a copy.
 
-Packing costs a pass over the bytes at the source and another at the replica, and a receive into
-many small places is slow on every backend. So before a model is filled, the tensors of each packed
-chunk get one storage between them, in the layout in which the chunk travels. They arrive there, the
-model uses them there, and when this replica becomes a source they leave from there.
+Packing costs a pass over the bytes at the source and another at the replica. A receive into many
+small places is slow on every backend. So before a model is filled, the tensors of each packed chunk
+get one shared storage, laid out as the chunk travels. Bytes arrive there, the model uses them
+there, and they leave from there when this replica becomes a source.
 
-Nothing but a tensor's address changes: it is the same object, with the same type, attributes,
-shape, stride and contents. Addresses matter to those who hold them, so only tensors move whose
-memory nobody else refers to, as far as torch can tell: no view, no detached or numpy tensor, none
-handed to another library. That is the case right after a model was built, and not much later.
+Only a tensor's address changes: it stays the same object, with the same type, attributes, shape,
+stride and contents. Others may hold that address, so a tensor moves only if nothing else refers to
+its memory, as far as torch can tell: no view, no detached or numpy tensor, no other library. This
+holds right after a model was built, and not much later.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from netloader.weights.capture import Contents, Weights, flat_bytes, inventory
 from netloader.weights.manifest import CHUNK_BYTES, Chunk, Manifest
 
 _REMEMBER_BELOW = 64 * 1024
-"""Parameters below this many bytes are remembered as they were, like all buffers, also where there
-is too much to remember everything: what checkpoints leave out are scales and the like."""
+"""Parameters below this many bytes are always remembered as they were, like all buffers, even where
+there is too much to remember everything. Checkpoints leave out scales and the like."""
 
 _MOSTLY_EMPTY = 4
-"""A chunk of which less than one part in this many was touched is remembered as a whole."""
+"""A chunk is remembered as a whole if less than one part in this many was touched."""
 
 
 def arrange(
     model: nn.Module, chunk_bytes: int = CHUNK_BYTES, *, leave_empty: bool = False
 ) -> Weights:
-    """Capture `model` after the tensors of each packed chunk were moved into one storage.
+    """Move the tensors of each packed chunk into one storage, then capture `model`.
 
     Call after the model was built and before it is filled. A chunk stays as it is when one of its
-    tensors must not move, or when it already lies as it travels. What cannot move costs nothing but
-    the copy into a staging buffer later.
+    tensors must not move, or when it already lies as it travels. A chunk that cannot move only
+    costs a copy into a staging buffer later.
 
-    `leave_empty`: do not write the little that an otherwise untouched chunk holds into its new
-    memory. Peers overwrite it, and to write one byte costs a page of 2 MiB. Whoever then fills the
-    model in another way must call `Weights.put_back_all` first, without fail.
+    `leave_empty`: do not copy the few bytes that an otherwise untouched chunk holds to its new
+    memory. Peers overwrite them, and writing one byte costs a page of 2 MiB. Before the model is
+    filled in any other way, `Weights.put_back_all` must be called.
 
-    Memory: while a chunk is being moved, the touched part of it exists twice; what is remembered
-    lives as long as the result does (`Weights.initial`: at most a quarter of what moved, besides
-    buffers and small parameters). On accelerators the allocator may keep the old places until its
-    cache is emptied. A chunk's storage, at most `chunk_bytes`, lives as long as any of its tensors:
-    when post-processing replaces some of them, their bytes stay until all are gone.
+    Memory: while a chunk is being moved, its touched part exists twice. Remembered contents live as
+    long as the result (`Weights.initial`: at most a quarter of what moved, besides buffers and
+    small parameters). On accelerators the allocator may keep the old places until its cache is
+    emptied. A chunk's storage, at most `chunk_bytes`, lives as long as any of its tensors: when
+    post-processing replaces some of them, their bytes stay until all are gone.
 
     Raises `ManifestError` as `capture` does. Without `leave_empty`, any other error half-way leaves
-    a model that is as good as it was.
+    the model as good as it was.
     """
-    # vLLM builds models under a default device, and its parameters are of classes of their own:
-    # for both, each of some thousand calls here would go through Python, two thirds of the time.
+    # vLLM sets a default device and has its own parameter classes. Either would send each of some
+    # thousand calls here through Python, which took two thirds of the time.
     with torch._C.DisableTorchFunction():
         return _arrange(model, chunk_bytes, leave_empty)
 
@@ -95,12 +95,12 @@ def _arrange(model: nn.Module, chunk_bytes: int, leave_empty: bool) -> Weights:
     )
     weights = Weights(manifest, whole, device.type, initial)
     for chunk in manifest.chunks():
-        # Those that lie as they travel without having been moved: alone in their chunk, mostly.
+        # These lie as they travel without having been moved, mostly alone in their chunk.
         if chunk.packed and weights.contiguous(chunk) is not None:
             for piece in chunk.pieces:
                 if piece.tensor not in initial and _is_remembered(manifest, piece.tensor):
                     initial[piece.tensor] = ((0, whole[piece.tensor].clone()),)
-    # Whoever fills the model will touch all of it. Not before: what was touched is remembered.
+    # Filling touches all of this memory. Touch it only now: touched parts are remembered.
     stayed = (data for data, place in zip(whole, flat, strict=True) if place is None)
     hugepages.advise(*stayed, *storages)
     return weights
@@ -109,8 +109,8 @@ def _arrange(model: nn.Module, chunk_bytes: int, leave_empty: bool) -> Weights:
 def zero_gaps(weights: Weights) -> None:
     """Write zeros between the tensors of every chunk that lies as it travels.
 
-    Call after a model was filled from storage: a pull that was given up may have left bytes there,
-    and digests cover what lies between the tensors.
+    Call after a model was filled from storage: an abandoned pull may have left bytes in the gaps,
+    and digests cover the gaps.
     """
     for chunk in weights.manifest.chunks():
         if not chunk.packed:
@@ -118,24 +118,24 @@ def zero_gaps(weights: Weights) -> None:
         data = weights.contiguous(chunk)
         if data is None:
             continue
-        # Gaps are many and tiny: numpy has a fraction of torch's cost a call.
+        # Gaps are many and tiny, and a numpy call costs a fraction of a torch call.
         memory = data.numpy() if data.device.type == "cpu" else data
         for first, end in chunk.gaps():
             memory[first:end] = 0
 
 
 def _new(nbytes: int, device: torch.device) -> torch.Tensor:
-    """A new storage, flat, uint8, all zeros."""
+    """A new storage as a flat uint8 tensor, all zeros."""
     if device.type == "cpu":
         return hugepages.fresh(nbytes)
     return torch.zeros(nbytes, dtype=torch.uint8, device=device)
 
 
 def _places(chunk: Chunk, storage: torch.Tensor) -> list[torch.Tensor]:
-    """Where each piece of `chunk` comes to lie in `storage`, flat uint8."""
+    """The place of each piece of `chunk` in `storage`, flat uint8."""
     starts = [piece.offset for piece in chunk.pieces]
     ends = [*starts[1:], chunk.nbytes]
-    # Split in one call, gaps included: thousands of slices would take as long as the transfer.
+    # One split, gaps included: thousands of slices would take as long as the transfer.
     sizes = [end - start for start, end in zip(starts, ends, strict=True)]
     return [
         part[: piece.nbytes] if part.numel() != piece.nbytes else part
@@ -171,13 +171,13 @@ def _copy(tensor: torch.Tensor, place: torch.Tensor, page_map: PageMap) -> None:
         return
     source, target = old.numpy(), place.numpy()
     for first, end in page_map.touched(old.data_ptr(), old.numel()):
-        # An allocator's own notes touch a page as well: writing zeros would cost a fault.
+        # The allocator's own data touches pages too, and writing zeros would cost a fault.
         if source[first:end].any():
             np.copyto(target[first:end], source[first:end])
 
 
 def _point(tensors: Sequence[torch.Tensor], chunk: Chunk, storage: torch.Tensor) -> None:
-    """Let `tensors` use their places in `storage`."""
+    """Make `tensors` use their places in `storage`."""
     typed: dict[torch.dtype, torch.Tensor] = {}
     for piece, tensor in zip(chunk.pieces, tensors, strict=True):
         size = tensor.element_size()
@@ -194,9 +194,9 @@ def _is_remembered(manifest: Manifest, number: int) -> bool:
 
 
 def _is_movable(tensor: torch.Tensor, alone: _Holders) -> bool:
-    """Whether `tensor` is plain, fills its storage, and is the only one that refers to it.
+    """Whether `tensor` is plain, fills its storage, and is the storage's only user.
 
-    `alone`: the holders of a tensor of which that is known.
+    `alone`: the holder counts of a tensor that is known to be its storage's only user.
     """
     if _Holders.of(tensor) != alone:
         return False
@@ -204,7 +204,7 @@ def _is_movable(tensor: torch.Tensor, alone: _Holders) -> bool:
     return (
         tensor.storage_offset() == 0
         and storage.nbytes() == tensor.numel() * tensor.element_size()
-        # Otherwise: memory that torch did not allocate, or that was handed to numpy at some time.
+        # Not resizable: memory that torch did not allocate, or that numpy has had.
         and storage.resizable()
         and tensor.is_leaf
         and tensor.grad is None
@@ -214,12 +214,12 @@ def _is_movable(tensor: torch.Tensor, alone: _Holders) -> bool:
 
 
 class _Holders(NamedTuple):
-    """How many refer to a tensor's memory. Counting adds to the counts: compare them only."""
+    """How many holders a tensor's memory has. Counting adds to the counts: only compare them."""
 
     storage: int
     """Tensors inside torch, views and detached ones included."""
     tensor: int
-    """What holds the tensor inside torch: more than its Python object, where it was exported."""
+    """Holders of the tensor inside torch: more than its Python object if it was exported."""
     python: int
     """Python references to the storage object."""
 

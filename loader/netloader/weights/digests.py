@@ -1,21 +1,21 @@
-"""Digests that are fixed when weights are loaded and checked whenever they arrive somewhere.
+"""Digests that are fixed when weights are loaded and checked whenever weights arrive somewhere.
 
-They cover a chunk as it travels, zeros between its tensors included. They are made where the bytes
-are: XXH3-128 over host memory, an order of magnitude faster than any wire here, and for the memory
-of accelerators `reduce`, integer arithmetic that comes to the same on every one. Both find every
-accident. They are no defence against a peer that forges weights on purpose; the mesh's key keeps
+A digest covers a chunk as it travels, including the zeros between its tensors. It is made where the
+bytes are. Host memory gets XXH3-128, an order of magnitude faster than any wire here. Accelerator
+memory gets `reduce`, integer arithmetic with the same result on every device. Both find every
+accident. Neither is a defence against a peer that forges weights on purpose; the mesh's key keeps
 such peers out.
 
 The reduction reads memory as 64-bit little-endian lanes in blocks of `BLOCK_BYTES`, the last one
-filled up with zeros. In each block, all modulo 2**64, with `fold(x) = x ^ (x >> 32)` and m(i) the
-odd multiplier of the i-th lane in a block:
+padded with zeros. For each block it computes, modulo 2**64, with `fold(x) = x ^ (x >> 32)` and m(i)
+as the odd multiplier of the i-th lane in a block:
 
     p(i) = fold(x(i) * _SPREAD) * m(i)
     sums = (sum of p(i), sum of fold(p(i)))
 
 The digest is the XXH3-128 of the length in bytes and the sums of all blocks, in order. Every step
-of a lane can be undone, so that a change within one lane always shows; multipliers and the order of
-sums make the places of lanes and blocks matter.
+on a lane can be undone, so a change within one lane always shows. The multipliers and the order of
+the sums make the places of lanes and blocks matter.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _THREADS = 4
 
 _LANE_BYTES = 8
 BLOCK_BYTES = 4 * 1024 * 1024
-"""Twice this is the memory that a reduction takes. Large enough that starting a kernel costs less
-than running it."""
+"""A reduction takes twice this much memory. Blocks are large enough that starting a kernel costs
+less than running it."""
 
 _SPREAD = -0x61C8864680B583EB
-"""Odd, bits as good as random: 2**64 divided by the golden ratio, as a signed number."""
+"""Odd, with bits that look random: 2**64 divided by the golden ratio, as a signed number."""
 _MIX = -0x40A7B892E31B1A47
 """Odd, from the finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 generators, 2014), as a signed number."""
 
 
 def of_bytes(data: torch.Tensor) -> bytes:
-    """Digest of a flat uint8 tensor, where it lies. Releases the GIL."""
+    """Digest of a flat uint8 tensor, in place. Releases the GIL."""
     if data.device.type == "cpu":
         return xxhash.xxh3_128_digest(host_buffer(data))
     return reduce(data)
@@ -57,7 +57,7 @@ def of_bytes(data: torch.Tensor) -> bytes:
 def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
     """Digest of one chunk as it would travel, read where its tensors lie.
 
-    By the kind of memory that the model is in, also where originals are kept elsewhere.
+    The kind of memory that the model is in selects the digest, even if originals lie elsewhere.
     """
     in_place = weights.contiguous(chunk)
     if weights.device_type != "cpu":
@@ -79,10 +79,10 @@ def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
 def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
     """Digests of `chunks`, in their order. Reads every byte once; host memory on a few threads."""
     if weights.device_type != "cpu":
-        # In the caller's thread: another one has a stream of its own, on which what is still being
-        # written need not be there yet.
+        # In the caller's thread: another thread has its own stream, where bytes still being written
+        # may not be visible yet.
         return tuple(of_chunk(weights, chunk) for chunk in chunks)
-    # Nothing is inferred yet: not only on the core that vLLM has bound this thread to.
+    # No inference runs yet, so use more than the core that vLLM has bound this thread to.
     threads = min(_THREADS, len(affinity.original()) or 1)
     with ThreadPoolExecutor(
         threads, f"{affinity.OURS}digest", initializer=lambda: affinity.step_aside(background=False)
@@ -93,14 +93,14 @@ def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
 def reduce(data: torch.Tensor, block_bytes: int = BLOCK_BYTES) -> bytes:
     """Digest of a flat uint8 tensor on any device, by the reduction described above.
 
-    Takes memory for two blocks on that device, and waits for it once. Digests of blocks of another
-    size, a multiple of a lane's, are others.
+    Takes memory for two blocks on that device, and waits for the device once. `block_bytes` must be
+    a multiple of a lane's size; another value gives other digests.
     """
     return _reduce([(0, data)], data.numel(), block_bytes)
 
 
 def _reduce(parts: Sequence[tuple[int, torch.Tensor]], nbytes: int, block_bytes: int) -> bytes:
-    """Reduce `nbytes` that consist of flat `parts` at the given offsets and zeros between them."""
+    """Reduce `nbytes` made of flat `parts` at the given offsets, with zeros between them."""
     device = parts[0][1].device
     block_bytes = min(block_bytes, -(-max(nbytes, 1) // _LANE_BYTES) * _LANE_BYTES)
     lanes = torch.empty(block_bytes // _LANE_BYTES, dtype=torch.int64, device=device)
@@ -119,7 +119,7 @@ def _reduce(parts: Sequence[tuple[int, torch.Tensor]], nbytes: int, block_bytes:
 
 
 def _read(parts: Sequence[tuple[int, torch.Tensor]], first: int, block: torch.Tensor) -> None:
-    """Copy what lies from `first` on into `block`, zeros where nothing does."""
+    """Copy the bytes from `first` on into `block`, with zeros where no part lies."""
     covered = 0
     end = first + block.numel()
     for offset, data in parts:
@@ -134,7 +134,7 @@ def _read(parts: Sequence[tuple[int, torch.Tensor]], first: int, block: torch.Te
 def _multipliers(count: int, device: torch.device) -> torch.Tensor:
     """The first `count` multipliers: numbered lanes, mixed until they look random, made odd.
 
-    Made anew each time: memory kept on an accelerator may be taken away by vLLM's sleep mode.
+    Made anew each time: vLLM's sleep mode may take away memory kept on an accelerator.
     """
     made = torch.arange(1, count + 1, dtype=torch.int64, device=device).mul_(_SPREAD)
     for _ in range(2):
@@ -146,6 +146,6 @@ def _multipliers(count: int, device: torch.device) -> torch.Tensor:
 
 def _fold(lanes: torch.Tensor) -> None:
     """x ^ (x >> 32) of unsigned lanes, in place: the upper half of each onto the lower."""
-    # Halves rather than a shift, which would bring the sign along.
+    # Uses halves, because a shift would extend the sign.
     halves = lanes.view(torch.int32).view(-1, 2)
     halves[:, 0].bitwise_xor_(halves[:, 1])

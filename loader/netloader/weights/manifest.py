@@ -1,14 +1,14 @@
 """Which bytes, in which order, cut into which chunks.
 
 A source and a replica that build the same model with the same vLLM hold the same tensors. The
-manifest writes that down: an ordered list of tensors, and a table of chunks that both sides derive
-from it by the same rule, so that a chunk's number is all that has to be asked for.
+manifest records these as an ordered list. Both sides derive the same table of chunks from the list
+by the same rule, so a request needs only a chunk's number.
 
-The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size; smaller ones of at
-least `PACK_BELOW` stand alone; the rest are packed, the tiny ones, other parameters and other
-buffers apart, in manifest order, up to `chunk_bytes`, each starting at a multiple of `ALIGN`.
-Pieces that stand alone travel straight from and into the tensor's own memory; packed ones do too,
-where a model's tensors lie in memory as the chunk does (`coalesce.py`).
+The rule: a tensor of at least `chunk_bytes` is cut into pieces of that size. Smaller ones of at
+least `PACK_BELOW` stand alone. The rest are packed in manifest order up to `chunk_bytes`, each
+starting at a multiple of `ALIGN`; tiny tensors, other parameters and other buffers are packed
+separately. Pieces that stand alone travel straight from and into the tensor's own memory. Packed
+ones do too, if a model's tensors are laid out in memory as in the chunk (`coalesce.py`).
 
 Pure: knows neither torch nor vLLM. `capture.py` makes manifests from models.
 """
@@ -30,20 +30,20 @@ Kind = Literal["parameter", "buffer"]
 
 CHUNK_BYTES = 32 * 1024 * 1024
 """Default size of a chunk: large enough that a message's fixed cost (0.2 ms on Gloo) vanishes,
-small enough that what a dead source leaves unfinished is little."""
+small enough that a dead source leaves little unfinished."""
 
 PACK_BELOW = 16 * 1024 * 1024
-"""Tensors below this are packed: large messages keep a link full. Packing costs nothing where they
-lie as they travel, and a copy where they do not."""
+"""Tensors below this are packed: large messages keep a link full. Packing is free if the tensors
+lie as they travel, and costs a copy otherwise."""
 
 TINY_BELOW = 64 * 1024
-"""Tensors below this are packed with others as tiny. Norms and scales live as long as the model,
-linear weights are often replaced after loading: a chunk that held both would keep all its memory
-for the sake of a few bytes."""
+"""Tensors below this are packed only with others as tiny. Norms and scales live as long as the
+model, while linear weights are often replaced after loading. A chunk with both would keep all its
+memory for the sake of a few bytes."""
 
 ALIGN = 256
-"""Tensors in a packed chunk start at multiples of this many bytes: what allocators of accelerators
-align to, so that kernels may use tensors in place. The gaps travel as zeros."""
+"""Tensors in a packed chunk start at multiples of this many bytes. Accelerator allocators align to
+this, so kernels may use tensors in place. The gaps travel as zeros."""
 
 MAX_TENSORS = 1_000_000
 MAX_BYTES = 1 << 46
@@ -57,7 +57,7 @@ class Tensor:
     kind: Kind
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    """In elements, as torch counts."""
+    """In elements, as in torch."""
     dtype: str
     """As torch prints it, without `torch.`."""
     nbytes: int
@@ -71,28 +71,28 @@ class Piece:
     tensor: int
     """Position in `Manifest.tensors`."""
     start: int
-    """First byte, counted in the tensor."""
+    """First byte, counted from the start of the tensor."""
     nbytes: int
     offset: int = 0
-    """First byte, counted in the chunk."""
+    """First byte, counted from the start of the chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The unit that is asked for, sent, verified and retried."""
+    """The unit that is requested, sent, verified and retried."""
 
     id: int
     pieces: tuple[Piece, ...]
     """In order of their offsets, the first at 0."""
     nbytes: int
-    """What travels: from the first byte of the first piece to the last byte of the last, gaps
-    included."""
+    """Bytes that travel, from the first byte of the first piece to the last byte of the last piece,
+    gaps included."""
     packed: bool
-    """May hold several pieces. Otherwise: one, straight from and into its tensor."""
+    """Whether it may hold several pieces. If not, its one piece travels without packing."""
 
     @property
     def payload(self) -> int:
-        """Bytes of tensors in it: `nbytes` without the gaps."""
+        """Bytes of tensors in the chunk: `nbytes` without the gaps."""
         return sum(piece.nbytes for piece in self.pieces)
 
     def gaps(self) -> Iterator[tuple[int, int]]:
@@ -119,7 +119,7 @@ class Manifest:
 
     @cached_property
     def hash(self) -> str:
-        """32 hex digits over everything: equal hashes have equal chunk tables."""
+        """32 hex digits over everything: equal hashes mean equal chunk tables."""
         return xxhash.xxh3_128_hexdigest(self.encode())
 
     def encode(self) -> bytes:
@@ -141,8 +141,8 @@ class Manifest:
 def decode(data: bytes) -> Manifest:
     """Read what `Manifest.encode` wrote, from a peer that is not trusted.
 
-    Raises `ManifestError`. The result is only ever compared with a manifest of one's own, so
-    nothing here decides how much memory is taken.
+    Raises `ManifestError`. The result is only compared with this worker's own manifest, so it never
+    decides how much memory is taken.
     """
     try:
         layout, chunk_bytes, rows = orjson.loads(data)
@@ -156,9 +156,9 @@ def decode(data: bytes) -> Manifest:
 
 
 def difference(mine: Manifest, theirs: Manifest) -> str | None:
-    """The first thing in which two manifests differ, in words; None when they are equal.
+    """The first difference between two manifests, in words; None when they are equal.
 
-    As long as what the other side put into its manifest.
+    The text may be as long as any value in the other side's manifest.
     """
     if mine.layout != theirs.layout:
         return f"layout: mine {mine.layout}, theirs {theirs.layout}"
@@ -208,7 +208,7 @@ def _dims(value: object) -> tuple[int, ...]:
 def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
     numbers = itertools.count()
     packs: dict[str, _Pack] = {}
-    # Never a pack above `chunk_bytes`, however small that is: staging buffers have that size.
+    # No pack may exceed `chunk_bytes`, however small: staging buffers have that size.
     stands_alone = min(PACK_BELOW, chunk_bytes)
     for position, tensor in enumerate(tensors):
         if tensor.nbytes == 0:
@@ -218,7 +218,7 @@ def _cut(tensors: Sequence[Tensor], chunk_bytes: int) -> Iterator[Chunk]:
                 size = min(chunk_bytes, tensor.nbytes - start)
                 yield Chunk(next(numbers), (Piece(position, start, size),), size, False)
             continue
-        # Buffers are often shared between layers, and then keep their whole chunk from being moved.
+        # A buffer shared between layers, as many are, keeps its whole chunk from being moved.
         kind = "tiny" if tensor.nbytes < TINY_BELOW else tensor.kind
         pack = packs.setdefault(kind, _Pack())
         if pack.offset + tensor.nbytes > chunk_bytes:

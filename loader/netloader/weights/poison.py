@@ -1,9 +1,9 @@
 """Proof that storage has overwritten what an abandoned pull left behind.
 
-A chunk that was under way into a model's memory when its source died has left some of its bytes
-there, verified by nobody. Storage is read next and overwrites them, unless the checkpoint does not
-carry all of that tensor (padding, say). Where it is known what a tensor held before, that is put
-back. The others are filled with a random word first, and must have lost every copy of it after.
+If a source dies while a chunk is arriving in a model's memory, some of the chunk's bytes stay there
+unverified. The read from storage that follows overwrites them, unless the checkpoint lacks part of
+that tensor (padding, say). If a tensor's earlier contents are known, they are put back. Otherwise
+the tensor is filled with a random word, and no copy of the word may be left after the read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from netloader.weights.capture import Weights, capture
 from netloader.weights.manifest import Piece
 
 _WORD_BYTES = 8
-"""Random, and long enough that no weights hold it by chance. A run of leftover bytes shorter than
-twice this can go unnoticed, but for pieces that are shorter themselves; what checkpoints leave out
-are whole rows."""
+"""The word is random, and long enough that no weights hold it by chance. A run of leftover bytes
+shorter than twice this can go unnoticed, unless the piece itself is shorter. Checkpoints leave out
+whole rows."""
 
 
 class LeftoverError(NetloaderError):
@@ -38,9 +38,9 @@ class Poison:
 
     @classmethod
     def over(cls, weights: Weights, pieces: tuple[Piece, ...]) -> Poison:
-        """Fill `pieces` of `weights`; those whose first contents are known get these back."""
+        """Fill `pieces` of `weights`, or restore a piece's initial contents if they are known."""
         word = torch.frombuffer(bytearray(secrets.token_bytes(_WORD_BYTES)), dtype=torch.uint8)
-        # No boolean has such a byte, and one byte may be all there is to recognise.
+        # No boolean has such a byte, and a piece may be only one byte.
         word.bitwise_or_(2)
         unknown: list[Piece] = []
         for piece in pieces:
@@ -56,7 +56,7 @@ class Poison:
         return cls(names, word)
 
     def check_gone(self, model: nn.Module) -> None:
-        """Raise `LeftoverError` when a filled piece of `model` still holds some of the fill."""
+        """Raise `LeftoverError` if a filled piece of `model` still holds some of the fill."""
         if not self.names:
             return
         now = capture(model)
@@ -75,9 +75,9 @@ class Poison:
 
 
 def _holds(data: torch.Tensor, word: torch.Tensor) -> bool:
-    """Whether a copy of `word` is left where `data` was filled with it."""
+    """Whether a copy of `word` is left in `data`, which was filled with it."""
     if 0 < data.numel() < _WORD_BYTES:
-        # The same few bytes by chance cost one more read of storage, and nothing else.
+        # If the few bytes match by chance, the only cost is one more read of storage.
         return torch.equal(data, word[: data.numel()])
     whole = data.numel() - data.numel() % _WORD_BYTES
     return bool((data[:whole].view(-1, _WORD_BYTES) == word).all(dim=1).any())

@@ -1,15 +1,15 @@
-"""What a source must keep so that it can still serve after vLLM has post-processed its weights.
+"""Keeps what a source needs to serve its weights after vLLM has post-processed them.
 
 A peer needs the bytes as `load_weights` left them. On CUDA and on Ascend most tensors survive
-post-processing where they are. On CPUs with AVX-512 vLLM packs every linear weight and drops the
+post-processing in place. On CPUs with AVX-512 vLLM packs every linear weight and drops the
 original. So there are three steps:
 
     plan      before the model is laid out: what shall be kept, and does it fit into memory?
     keep      before post-processing: hold what would be lost, and nothing else
     settle    after post-processing: what survived, can all be served, and what does that cost?
 
-A tensor survives when a tensor of the model still lies in its *own* bytes. That its storage lives
-on says nothing: `coalesce` lets the tensors of a chunk share one.
+A tensor survives if a tensor of the model still uses its *own* bytes. A living storage proves
+nothing: `coalesce` lets the tensors of a chunk share one.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from netloader.weights.digests import of_weights
 from netloader.weights.manifest import Manifest
 
 _COPY_BELOW = 64 * 1024
-"""Parameters below this many bytes are copied rather than referenced. What vLLM writes in place
-while it post-processes are scales, of a few bytes for a tensor to some KiB for one a channel;
-larger parameters it replaces. One that it writes in place all the same is found by `changed`."""
+"""Parameters below this many bytes are copied, not referenced. During post-processing vLLM writes
+scales in place, from a few bytes per tensor to some KiB with one per channel. It replaces larger
+parameters; if it writes one of them in place all the same, `changed` finds it."""
 
 HEADROOM_BYTES = 256 * 2**20
-"""What stays free beside weights, originals and KV cache: activations and compiled code. A server
-that is killed in its first request costs more than a source that the mesh does without."""
+"""Memory left free beside weights, originals and KV cache, for activations and compiled code. A
+server killed in its first request costs more than one source fewer in the mesh."""
 
 _DEPTH = 4
-"""How many steps from a module are searched for tensors that are no parameters or buffers:
+"""Steps from a module within which tensors other than parameters and buffers are searched for:
 attribute, kernel object, its container, element."""
 
 _OURS = __name__.partition(".")[0]
@@ -57,7 +57,7 @@ _LEAVES = frozenset(
         *weakref.ProxyTypes,
     )
 )
-"""Types of values that hold no tensor alive: looking at these first saves most of the time."""
+"""Types of values that keep no tensor alive: checking these first saves most of the time."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Plan:
     mode: KeepMode
     may_share: bool
     """Whether tensors may share storages (`coalesce.arrange`). A shared storage lives as long as
-    any tensor in it: not where what was replaced must go back to the system."""
+    any tensor in it, so False if replaced tensors must go back to the system."""
     reason: str = ""
-    """Why nothing is kept although the settings ask for it. The worker is then no source; empty
+    """Why nothing is kept although the settings ask for it: the worker is then not a source. Empty
     otherwise."""
 
 
@@ -80,21 +80,21 @@ def plan(
     left: Available | None,
     reserve: int,
 ) -> Plan:
-    """Decide what to keep of `model`, which is built and not yet filled.
+    """Decide what to keep of `model`, which is built but not yet filled.
 
-    `setting`, `names`: `INT8_CACHE` and `INT8_CACHE_NAME`; None: by device, and all. `left`: host
-    memory that this process may still take; None: unknown, and taken to be enough. `reserve`: bytes
-    of host memory that vLLM will take besides weights, which is the KV cache where that is on the
-    host.
+    `setting`, `names`: `INT8_CACHE` and `INT8_CACHE_NAME`; None: by device, and all names.
+    `left`: host memory that this process may still take; None: unknown, and assumed to be enough.
+    `reserve`: bytes of host memory that vLLM will take besides weights, which is the KV cache if
+    that is on the host.
 
-    On a CPU the weights are counted twice, as they come and as vLLM packs them: as if nothing of
-    the model had been touched yet, and all of it would be replaced.
+    On a CPU the weights are counted twice, as loaded and as packed by vLLM. This assumes that
+    nothing of the model has been touched yet and that all of it will be replaced.
     """
     tensors = (*model.parameters(), *model.buffers())
     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
     mode = setting or (KeepMode.DRAM if on_cpu else KeepMode.NO)
     if mode is KeepMode.NO:
-        # On an accelerator, where nobody asked for it, replacing is rare and packing is slow.
+        # No setting, on an accelerator: replacing is rare and packing is slow, so share.
         return Plan(mode, may_share=setting is None)
     if mode is KeepMode.HBM and not on_cpu:
         return Plan(mode, may_share=True)
@@ -103,7 +103,7 @@ def plan(
     needed = buffers + sum(
         nbytes for name, nbytes in parameters.items() if _is_selected(name, names)
     )
-    # Packed or not, the server takes them once in any case.
+    # Packed or not, the server needs the weights once anyway.
     weights = buffers + sum(parameters.values()) if on_cpu else 0
     reason = fits(needed, left, weights + reserve + HEADROOM_BYTES)
     return Plan(KeepMode.NO, False, reason) if reason else Plan(mode, True)
@@ -112,7 +112,7 @@ def plan(
 def fits(needed: int, left: Available | None, reserve: int) -> str | None:
     """Why originals of `needed` bytes do not fit beside `reserve` bytes that vLLM takes anyway.
 
-    None when they do, and where it is not known how much is left.
+    None when they fit, or when `left` is unknown.
     """
     if left is None or needed + reserve <= left.bytes:
         return None
@@ -125,19 +125,18 @@ def fits(needed: int, left: Available | None, reserve: int) -> str | None:
 
 @dataclass(frozen=True)
 class Originals:
-    """The tensors a source serves, and what they cost."""
+    """The tensors that a source serves, and their cost in memory."""
 
     weights: Weights
     extra_bytes: int
-    """Memory that is held for peers only, and would be free without them: originals that the model
-    no longer uses, and copies."""
+    """Memory that is held only for peers: originals that the model no longer uses, and copies."""
     stuck_bytes: int = 0
-    """Memory of originals that the model no longer uses, in storages that it does use: it stays
-    whether peers are served or not, and is there only because tensors share storages."""
+    """Memory of originals that the model no longer uses, in storages that it still uses. This
+    memory stays even if no peer is served, and only because tensors share storages."""
 
     @property
     def cost_bytes(self) -> int:
-        """Memory this process has above one that shares nothing with peers."""
+        """Memory that this process holds beyond one that shares nothing with peers."""
         return self.extra_bytes + self.stuck_bytes
 
 
@@ -147,15 +146,15 @@ class Held:
 
     place: Place
     is_arranged: bool
-    """Whether it shares its storage because of `coalesce.arrange`."""
+    """Whether `coalesce.arrange` made the tensor share its storage."""
     original: torch.Tensor | None
-    """Keeps the original alive; None: whoever wants to may free it."""
+    """Keeps the original alive; None: others may free the original."""
     copy: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor was loaded: knows it again, and does not keep it alive."""
+    """Where a tensor was loaded: finds the tensor again, but does not keep it alive."""
 
     storage: StorageWeakRef
     device: torch.device
@@ -170,7 +169,7 @@ class Place:
         return cls(storage, data.device, int(data.storage_offset()), data.numel())
 
     def data(self) -> torch.Tensor | None:
-        """What lies there now: shape [nbytes], uint8. None when the memory was freed."""
+        """The bytes there now: shape [nbytes], uint8. None when the memory was freed."""
         if self.nbytes == 0:
             return torch.empty(0, dtype=torch.uint8, device=self.device)
         alive = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
@@ -183,7 +182,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Kept:
-    """The state between `keep` and `settle`: keeps nothing alive but what shall be kept."""
+    """The state between `keep` and `settle`: keeps only the chosen originals alive."""
 
     manifest: Manifest
     device_type: str
@@ -192,13 +191,13 @@ class Kept:
 
 
 def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
-    """Hold the originals of the parameters whose name has a part in `names` (None: of all).
+    """Hold the originals of parameters whose name contains an entry of `names` (None: of all).
 
-    Call between `load_weights` and `process_weights_after_loading`, and let go of `weights`
-    afterwards: as long as it lives, so do all tensors. Time and memory: nothing where a reference
-    is enough; one copy to host memory for `dram` on an accelerator. Buffers are copied in every
-    mode: models write to them while they run (scales of a KV cache, counters), so a reference
-    would hold other bytes than those that were promised.
+    Call between `load_weights` and `process_weights_after_loading`, and drop `weights` afterwards:
+    as long as it lives, so do all tensors. Costs no time or memory where a reference is enough, and
+    one copy to host memory for `dram` on an accelerator. Buffers are copied in every mode: models
+    write to them while they run (scales of a KV cache, counters), so a reference would not hold the
+    promised bytes.
     """
     arranged = {
         piece.tensor
@@ -234,13 +233,13 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
 
 
 def settle(kept: Kept, model: nn.Module) -> Originals:
-    """What can be served now that `model` has been post-processed.
+    """The tensors that can be served now that `model` has been post-processed.
 
-    Parameters that stayed as they were are served from where they are, beside those of their
-    chunk, and their copies are dropped. Buffers are served from their copies.
+    Unchanged parameters are served in place, beside the others of their chunk, and their copies are
+    dropped. Buffers are served from their copies.
 
-    Raises `ManifestError` when originals are gone that were not kept, naming how many, the first,
-    and the setting that would have kept them.
+    Raises `ManifestError` if originals that were not kept are gone. The error names their number,
+    the first one, and the setting that would have kept them.
     """
     uses = _uses(kept, model)
     serve: list[torch.Tensor] = []
@@ -276,9 +275,10 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
 
 
 def changed(weights: Weights, digests: Sequence[bytes]) -> list[str]:
-    """Names of tensors whose bytes are no longer those that `digests` were taken of.
+    """Names of tensors whose bytes no longer match `digests`.
 
-    Chunk by chunk: of a packed chunk that changed, all tensors are named. Reads everything once.
+    Compares whole chunks: if a packed chunk changed, all its tensors are named. Reads everything
+    once.
     """
     chunks = weights.manifest.chunks()
     return [
@@ -300,16 +300,17 @@ def _is_selected(name: str, names: Sequence[str] | None) -> bool:
 def _equal(copy: torch.Tensor, data: torch.Tensor) -> bool:
     """Whether two flat uint8 tensors hold the same bytes."""
     if copy.device.type == data.device.type == "cpu":
-        # Not torch's pool of threads, which on CPU belongs to inference.
+        # Avoids torch's thread pool, which on CPU belongs to inference.
         return np.array_equal(copy.numpy(), data.numpy())
     return torch.equal(copy, data.to(copy.device))
 
 
 def _uses(kept: Kept, model: nn.Module) -> _Uses:
-    """What memory `model` uses, as far as that can matter.
+    """The memory that `model` uses, as far as it can matter here.
 
-    Where parameters and buffers lie in all that was loaded, nothing that a kernel holds besides can
-    change what survived or what it costs; looking for that takes most of the time.
+    If parameters and buffers still use all loaded tensors, the tensors that kernels hold besides
+    cannot change what survived or its cost. They are then not searched for, which would take most
+    of the time.
     """
     registered = _Uses.by((*model.parameters(), *model.buffers()))
     places = (held.place.data() for held in kept.held)
@@ -349,7 +350,7 @@ class _Uses:
                     for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
                 )
             except (RuntimeError, NotImplementedError):
-                # A wrapper without memory of its own: the tensors inside it are found, too.
+                # A wrapper without its own memory: the tensors inside it are found as well.
                 continue
             end = start + (last + 1) * tensor.element_size()
             spans.setdefault(str(tensor.device), []).append((start, end))
@@ -359,8 +360,8 @@ class _Uses:
     def touch(self, data: torch.Tensor) -> bool:
         """Whether the model uses any byte of a flat uint8 tensor.
 
-        One is enough: without `coalesce`, the tensor had a storage of its own, which that byte
-        keeps alive.
+        One byte is enough: without `coalesce`, the tensor had its own storage, which that use keeps
+        alive.
         """
         ends = self._ends.get(str(data.device), [])
         at = bisect_right(ends, data.data_ptr())
@@ -380,8 +381,8 @@ def _storage_key(tensor: torch.Tensor) -> tuple[str, int]:
 def _reachable(model: nn.Module) -> Iterator[torch.Tensor]:
     """Every tensor that a module of `model` holds, registered or not.
 
-    Kernels and quantisation methods keep tensors in attributes, containers and closures: these use
-    memory as parameters do. The search ends `_DEPTH` steps from a module.
+    Kernels and quantisation methods keep tensors in attributes, containers and closures. These
+    tensors use memory as parameters do. The search ends `_DEPTH` steps from a module.
     """
     seen: set[int] = set()
     queue: deque[tuple[object, int]] = deque((module, 0) for module in model.modules())
@@ -401,7 +402,7 @@ def _reachable(model: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _inside(value: object) -> list[object]:
-    """What an object refers to, as far as that may lead to tensors of the model."""
+    """The objects that an object refers to, if they may lead to tensors of the model."""
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, (list, tuple, set, frozenset, deque)):
@@ -411,7 +412,7 @@ def _inside(value: object) -> list[object]:
     if isinstance(value, MethodType):
         return [value.__self__]
     home = value.__module__ if isinstance(value, FunctionType) else type(value).__module__
-    # What netloader holds is what is being counted, not a use of it.
+    # Tensors held by netloader are being counted here: they are not a use by the model.
     if isinstance(value, (type, ModuleType)) or str(home).partition(".")[0] == _OURS:
         return []
     if isinstance(value, FunctionType):
