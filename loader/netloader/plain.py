@@ -31,7 +31,7 @@ SCALARS: Final = frozenset({bool, int, float, str, type(None)})
 MAX_VALUES: Final = 10_000
 """Scalars and containers, nested ones and keys included, in everything that one model sends."""
 MAX_BYTES: Final = 1 << 20
-"""Most bytes of JSON in all. They travel with every `Accept`, whose frame has 4 MiB."""
+"""Limit of JSON bytes in all. They travel with every `Accept`, whose frame has 4 MiB."""
 MAX_DEPTH: Final = 8
 """Levels of nested containers."""
 MAX_TEXT: Final = 2048

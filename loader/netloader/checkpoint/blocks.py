@@ -50,8 +50,8 @@ _SMALL: Final = GAP
 
 _FEWEST_RUNS: Final = 8
 _MOST_RUNS: Final = 256
-"""Runs in one task. A thread is not worth starting for fewer. After an error, the other threads
-stop at the end of their task."""
+"""Runs in one task, at least and at most. A thread is not worth starting for fewer. After an error,
+the other threads stop at the end of their task."""
 
 Run = tuple[int, int, int, int]
 """One read: index of its first block, index after its last block, offset, bytes to read."""

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from orjson import dumps, loads
 
 MAX_HEADER: Final = 100 * 1000 * 1000
-"""Most bytes in a safetensors header: the format's own limit."""
+"""Maximum size of a safetensors header in bytes: the format's own limit."""
 
 LOCAL_HEADER: Final = 30
 """Bytes in a zip record's local header, before the name."""

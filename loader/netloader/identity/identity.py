@@ -38,7 +38,7 @@ Fields = Mapping[str, str | int]
 """Named parts of an identity, flat, as they travel."""
 
 MAX_FIELDS: Final = 512
-"""Most parts in one identity. A large multi-modal config has about 200."""
+"""Maximum number of parts in one identity. A large multi-modal config has about 200."""
 
 _DIGEST_BYTES = 16
 _MAX_TEXT = 512

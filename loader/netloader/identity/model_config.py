@@ -23,10 +23,10 @@ import orjson
 from netloader.errors import IdentityError
 
 _MAX_VALUE: Final = 96
-"""Most characters of JSON per key. A list of a thousand module names travels as its digest."""
+"""Limit of JSON characters per key. A list of a thousand module names travels as its digest."""
 
 _MAX_TOTAL: Final = 2600
-"""Most characters in all keys and values together. An advert has 8 KiB for two models and
+"""Limit of characters in all keys and values together. An advert has 8 KiB for two models and
 everything else; parts beyond this limit travel only as a digest."""
 
 _REST: Final = "other keys"

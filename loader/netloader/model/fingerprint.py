@@ -376,7 +376,7 @@ class _Walk:
             stride = tensor.stride()
             content = self._content(tensor, node)
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            # Sparse, nested, quantised, wrapped: torch has many errors if these lack memory.
+            # Sparse, nested, quantised, wrapped: torch reports missing memory in many ways.
             stride, content = (), b""
             self._miss(node, f"a {type(tensor).__name__} whose bytes cannot be read")
         return TensorState(

@@ -2,7 +2,7 @@
 
 Flags do not tell which shard. vLLM shards experts over data-parallel ranks with and without expert
 parallelism, some layers opt out of tensor parallelism, others shard over their own groups. The
-built modules tell: each layer keeps the rank, size and bounds of its shard, because its
+built modules do: each layer keeps the rank, size and bounds of its shard, because its
 `weight_loader` needs them. Two ranks whose modules agree on these take the same part of a
 checkpoint.
 

@@ -148,7 +148,7 @@ def elsewhere(make: Callable[[], T]) -> T:
     """Call `make` in a thread that has stepped aside, and return or raise what `make` does.
 
     If that thread still shares the model's cores, its priority is lowered. For libraries that start
-    their own threads to move bytes: those threads inherit both.
+    their own threads to move bytes: those threads inherit cores and priority.
     """
 
     made: Future[T] = Future()

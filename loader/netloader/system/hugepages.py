@@ -212,7 +212,7 @@ def fresh(nbytes: int) -> torch.Tensor:
 class PageMap:
     """Knows which of this process's memory was ever touched. Use as a context manager.
 
-    If the system does not tell (no Linux, no /proc), everything counts as touched. So does all
+    If the system does not say (no Linux, no /proc), everything counts as touched. So does all
     memory that was mapped after this object was made.
     """
 

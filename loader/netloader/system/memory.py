@@ -64,10 +64,10 @@ def available(
     `node`: the NUMA node that this process's memory is bound to; None if it is not bound.
     `sharers`: the number of this server's processes on this host. They all fill up at the same
     time, so the machine's and the groups' memory is divided among them. `utilization`: the fraction
-    of all memory that vLLM plans for this worker, if it sizes the KV cache by the rest of that;
+    of all memory that vLLM plans for this worker, if vLLM sizes the KV cache by what is left of it;
     otherwise None. `read` is for tests.
 
-    None if the system does not tell (no /proc).
+    None if the system does not say (no /proc).
     """
     read = read or read_file
     meminfo = parse_meminfo(read("/proc/meminfo") or "")
