@@ -1,1 +1,1 @@
-"""Who has these weights: what is published, and whom to ask."""
+"""Who has these weights: what members publish, and whom to ask."""

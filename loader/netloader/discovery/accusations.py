@@ -1,4 +1,4 @@
-"""Who is accused of wrong bytes, by how many members. Pure."""
+"""Which processes are accused of wrong bytes, and by how many members. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from netmesh import Member
 
 
 def accusers(everybody: Iterable[tuple[Member, Sequence[Holding]]]) -> Counter[Process]:
-    """How many members say of each process that it sent them other bytes than it had promised.
+    """For each process, how many members say that it sent them other bytes than it had promised.
 
-    A member that nobody can talk to any more does not count, nor what it says of itself.
+    A member that nobody can reach any more does not count, nor does what a member says about
+    itself.
     """
     return Counter(
         accused

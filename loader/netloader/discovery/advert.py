@@ -1,10 +1,10 @@
 """What a worker publishes about the weights it holds, and how others read it.
 
 The mesh carries an advert as an opaque JSON object. Ours lists holdings, one for each model in the
-process: the target and, with speculative decoding, a draft. Reading is lenient about what it does
-not know and strict about what it does: a holding that is malformed is left out, not guessed at.
-Readers would therefore lose the whole holding with one text over its limit, so a worker makes its
-holdings with `fitted`, which cuts to the limits and checks.
+process: the target and, with speculative decoding, a draft. Readers are lenient about unknown
+fields and strict about known ones: a malformed holding is left out, not guessed at. One text over
+its limit would therefore cost readers the whole holding. So a worker makes its holdings with
+`fitted`, which cuts to the limits and checks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from netloader.identity.identity import MAX_FIELDS, Role
 from netmesh import JsonObject
 
 SCHEMA: Final = 2
-"""2: what a model is called is no part of its identity."""
+"""Since 2, a model's names are not part of its identity."""
 MAX_HOLDINGS: Final = 8
 MAX_ACCUSED: Final = 8
 MAX_TEXT: Final = 1024
 """Characters of any text in a holding."""
 MAX_NAMES: Final = 8
 MAX_CONTENT: Final = 16
-"""Kinds of evidence: more than there are, for later versions."""
+"""Kinds of evidence: more than exist now, for later versions."""
 
 State = Literal["loading", "ready", "unavailable"]
 
@@ -35,7 +35,7 @@ _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 
 
 class Accused(BaseModel):
-    """A process that was found to serve wrong bytes."""
+    """A process that was caught serving wrong bytes."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -50,13 +50,13 @@ class Holding(BaseModel):
 
     role: Role
     state: State
-    """`ready`: may be asked for these weights. `unavailable`: holds them, cannot serve them."""
+    """`ready`: may be asked for these weights. `unavailable`: holds them but cannot serve them."""
     reason: _Text = ""
-    """Why it is unavailable."""
+    """Why the holding is unavailable."""
     identity: _Text
     """Digest of `fields`."""
     names: Annotated[dict[str, _Text], Field(max_length=MAX_NAMES)] = {}
-    """`Names.travelling()`: what the model is called."""
+    """`Names.travelling()`: the model's names."""
     fields: Annotated[dict[str, int | _Text], Field(max_length=MAX_FIELDS)]
     """`Identity.fields()`."""
     content: Annotated[dict[str, _Text], Field(max_length=MAX_CONTENT)]
@@ -64,17 +64,17 @@ class Holding(BaseModel):
     endpoint: _Text
     """`host:port` of the source's listener; empty when there is none."""
     backend: _Text
-    """What carries the bytes: gloo, nccl, hccl; empty when nothing does."""
+    """Carries the bytes: gloo, nccl, hccl; empty when nothing does."""
     nbytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of weights held."""
     origin: Literal["", "storage", "peers"] = ""
-    """Where they came from; empty while loading."""
+    """Where the weights came from; empty while loading."""
     serving: Annotated[int, Field(ge=0)] = 0
-    """Replicas being served now."""
+    """Number of replicas being served now."""
     pulling: Annotated[int, Field(ge=0)] = 0
-    """Sources being pulled from now."""
+    """Number of sources being pulled from now."""
     chunk_bytes: Annotated[int, Field(ge=0)] = 0
-    """Size of its chunks: a replica must cut alike. 0: it did not say."""
+    """Size of the holding's chunks: a replica must cut alike. 0: the member did not say."""
     accuses: Annotated[tuple[Accused, ...], Field(max_length=MAX_ACCUSED)] = ()
     """Sources that sent this worker other bytes than they had promised, latest last."""
 
@@ -82,24 +82,24 @@ class Holding(BaseModel):
     def fitted(cls, values: Mapping[str, object]) -> Self:
         """A holding of these fields, within the limits by which readers judge it.
 
-        Texts for people are cut. So are the values of `fields`: a cut one equals nobody's, because
-        everybody compares with values of their own that were not cut. An address, or evidence of
-        content, says nothing once it is cut, and is left out. Of `accuses` the latest stay.
+        Texts for people are cut. So are the values of `fields`: a cut value matches nobody, because
+        everybody compares it with values of their own that were not cut. An address, or evidence of
+        content, means nothing once it is cut, and is left out. Of `accuses` the latest stay.
 
-        Raises `pydantic.ValidationError` for what no cut can mend: a fault of the caller.
+        Raises `pydantic.ValidationError` for values that no cut can mend: the caller's fault.
         """
         fit = {name: _FIT[name](value) if name in _FIT else value for name, value in values.items()}
         return cls.model_validate(fit)
 
     def changed(self, **changes: object) -> Self:
-        """The same with other values, within the limits as well."""
+        """A copy with other values, also within the limits."""
         return self.fitted(
             {name: getattr(self, name) for name in type(self).model_fields} | changes
         )
 
     @property
     def model(self) -> str:
-        """What to call the model: what the operator called it, else the name that people know."""
+        """The model's name: the operator's, else the name that people know."""
         return next(
             (name for key in ("model", "known", "given") if (name := self.names.get(key, ""))), ""
         )
@@ -110,7 +110,7 @@ _CUT: Final = "..."
 
 
 def _cut(value: object) -> object:
-    """A text within its limit. What is no text is left to the validation."""
+    """A text cut to its limit. A value that is not a text is left to the validation."""
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return value[: MAX_TEXT - len(_CUT)] + _CUT
     return value
@@ -125,7 +125,7 @@ def _address(value: object) -> object:
 
 
 def _texts(most: int, values: object) -> object:
-    """The first entries, cut."""
+    """The first entries, each cut."""
     if not isinstance(values, Mapping):
         return values
     return {name: _cut(value) for name, value in islice(values.items(), most)}
@@ -140,7 +140,7 @@ def _evidence(values: object) -> object:
 
 
 def _latest(values: object) -> object:
-    """The last of the accused whose address fits: no other can be in the mesh."""
+    """The latest accused whose address fits: no other can be in the mesh."""
     if not isinstance(values, tuple):
         return values
     known = [one for one in values if not isinstance(one, Mapping) or _fits(one.get("endpoint"))]
@@ -157,7 +157,7 @@ _FIT: Final[Mapping[str, Callable[[object], object]]] = {
     "endpoint": _address,
     "accuses": _latest,
 }
-"""How each bounded field comes to fit."""
+"""How each bounded field is made to fit."""
 
 
 def encode(holdings: Sequence[Holding]) -> JsonObject:
@@ -169,7 +169,7 @@ def encode(holdings: Sequence[Holding]) -> JsonObject:
 
 
 def decode(advert: JsonObject) -> tuple[Holding, ...]:
-    """The holdings of somebody else's advert; empty when it is none of ours."""
+    """The holdings in another member's advert; empty when the advert is not a loader's."""
     listed = advert.get("holdings")
     if not isinstance(listed, list):
         return ()
@@ -178,6 +178,6 @@ def decode(advert: JsonObject) -> tuple[Holding, ...]:
         try:
             found.append(Holding.model_validate(entry))
         except ValidationError:
-            # From a version that describes holdings differently: for us it holds nothing.
+            # From a version that describes holdings differently: it says nothing to us.
             continue
     return tuple(found)

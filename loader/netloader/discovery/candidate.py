@@ -7,7 +7,7 @@ from dataclasses import dataclass
 BY_MESH = "mesh"
 
 Process = tuple[str, int]
-"""A source's endpoint and generation: one process, not whoever listens there next."""
+"""A source's endpoint and generation: one process, not the next one that listens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Candidate:
     found_by: str
     """`BY_MESH`, or the setting that named it."""
     generation: int | None = None
-    """What the mesh says the process behind the endpoint is; None when nobody told."""
+    """Generation of the process behind the endpoint, as the mesh gives it; None when unknown."""
 
     @property
     def listed(self) -> bool:
-        """Whether the operator named it: such sources go before those of the mesh."""
+        """Whether the operator named this source: such sources go before those of the mesh."""
         return self.found_by != BY_MESH

@@ -1,4 +1,4 @@
-"""Whom to ask: from everybody in the mesh to an ordered list of candidates. Pure."""
+"""Whom to ask: turns all members of the mesh into an ordered list of candidates. Pure."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from netloader.identity.identity import (
 from netmesh import Member, MemberId
 
 MAX_REJECTED: Final = 8
-"""Members that are told of. The mesh may hold thousands that are as near."""
+"""Members that are reported. The mesh may hold thousands that are as near."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Candidates, best first, and why members that come near are not among them."""
+    """Candidates, best first, and why near matches are not among them."""
 
     candidates: tuple[Candidate, ...]
     rejected: tuple[str, ...]
-    """One sentence a member, nearest first: those that need the very same but for their state or
-    content, and those of the same name; where there are none, the one that differs least."""
+    """One sentence for each member, nearest first: members that differ only in state or content,
+    and members of the same name. Where there are none, the member that differs least."""
 
 
 def choose(
@@ -49,14 +49,14 @@ def choose(
 ) -> Choice:
     """Members that hold exactly these weights and can hand them out now.
 
-    Few sessions first, then the same host, the same network, the rest; equals are ordered by
-    rendezvous hashing, so that many replicas that start together spread over them. Members that
-    another one accuses of wrong bytes come last: an accuser may be at fault itself. Processes in
-    `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
+    Members with few sessions come first, then the same host, the same network, the rest. Rendezvous
+    hashing orders equals, so that many replicas that start together spread over them. Members that
+    another member accuses of wrong bytes come last, because the accuser may be at fault. Processes
+    in `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
 
     `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
-    is made for the first member that fits in everything else, if that knows no stronger kind.
-    Without `explain` nobody is told of.
+    is made for the first member that fits in everything else, unless that member knows a stronger
+    kind. Without `explain` no rejected member is reported.
     """
     found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
     rejected: list[_Rejected] = []
@@ -95,17 +95,17 @@ def choose(
 
 
 class _Rejected(NamedTuple):
-    """A member that is no candidate."""
+    """A member that is not a candidate."""
 
     differences: int
-    """0: it needs the very same. `_FAR` and more: another model altogether."""
+    """0: the member needs exactly the same. `_FAR` and more: another model altogether."""
     member: MemberId
     model: str
     reason: str
 
 
 _FAR = 1_000
-"""Added to the differences of one that has another name."""
+"""Added to the differences of a member with another name."""
 
 
 def _differing(member: Member, holding: Holding, identity: Identity, mine: Fields) -> _Rejected:
@@ -113,7 +113,7 @@ def _differing(member: Member, holding: Holding, identity: Identity, mine: Field
     if other is not None:
         return _Rejected(_FAR, member.id, holding.model, other)
     if holding.state == "loading" and SHARDS in mine and SHARDS not in holding.fields:
-        # It knows only once its layers are there what they hold.
+        # The member learns what its layers hold only once they exist.
         known = {name: value for name, value in mine.items() if name in holding.fields}
         if not differences(known, holding.fields):
             return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
@@ -125,7 +125,7 @@ def _differing(member: Member, holding: Holding, identity: Identity, mine: Field
 
 
 def _told(rejected: list[_Rejected], found_one: bool) -> tuple[str, ...]:
-    """What to say of those that are no candidates."""
+    """What to report about members that are not candidates."""
     if not rejected:
         return ()
     rejected.sort()

@@ -15,11 +15,11 @@ A chunk travels over the group as `ceil(nbytes / message_bytes)` messages, in or
 with the chunk's id, cut as `data.split(message_bytes)` cuts it. `Accept` says the size: a source
 with a rate limit sends small messages, so that none is a burst.
 
-A message is one frame of JSON, two where an attachment is named in brackets. ZeroMQ carries it:
+A message is one frame of JSON, or two where brackets name an attachment. ZeroMQ carries messages:
 DEALER at the replica, ROUTER at the source. Weights never travel here.
 
-Everything is validated on the way in. Fields that are not known are ignored, so that a later
-version can add some; a change that old peers would misread raises `VERSION`.
+Everything is validated on the way in. Unknown fields are ignored, so that a later version can add
+some; a change that old peers would misread raises `VERSION`.
 """
 
 from __future__ import annotations
@@ -53,20 +53,21 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
 """The manifest of a model with 100,000 tensors is about 20 MB."""
 
-# Lists below stop at their first bad element (FailFast): pydantic would otherwise collect an error
-# for each of a million, a minute and gigabytes long.
+# Lists below stop at their first bad element (FailFast). Otherwise pydantic would collect an error
+# for each of a million elements, which takes a minute and gigabytes.
 
 MAX_CHUNKS: Final = 1 << 20
 
 MAX_TEXT: Final = plain.MAX_TEXT
 MAX_NAME: Final = 512
-"""Of the keys of a mapping: module paths, names of fields."""
+"""Characters of a mapping's keys: module paths, names of fields."""
 
 MIN_BULK_MESSAGE_BYTES, MAX_BULK_MESSAGE_BYTES = 64 << 10, 1 << 30
-"""Of one message over the group, and the default: no chunk is larger, so each travels whole."""
+"""Bytes of one message over the group. The maximum is the default: no chunk is larger, so each
+travels whole."""
 
 _MAX_QUOTE: Final = 200
-"""Characters of what is wrong with a message that end up in an error."""
+"""How many characters of a message's fault an error may quote."""
 
 _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 _Name = Annotated[str, StringConstraints(max_length=MAX_NAME)]
@@ -80,7 +81,7 @@ _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 def _read_attributes(values: object, info: ValidationInfo) -> dict[str, Plain]:
-    """From JSON as `plain.encode` writes them; within a process as they are."""
+    """Attributes from JSON as `plain.encode` writes them, or as they are within a process."""
     try:
         if info.mode == "json":
             values = plain.decode(values)
@@ -104,7 +105,7 @@ else:
 
 
 class _Message(BaseModel):
-    # Attributes may be infinite; JSON's own spelling of that is null, which is another value.
+    # Attributes may be infinite; JSON would spell that as null, which is another value.
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
@@ -114,13 +115,13 @@ class Hello(_Message):
     type: Literal["hello"] = "hello"
     version: int = VERSION
     replica: _Text
-    """Who asks, for the source's log."""
+    """Name of the replica, for the source's log."""
     generation: _Generation | None
     """The generation the mesh showed; None from a static `SOURCE` list, which knows none."""
     identity: _Digest
     fields: Annotated[dict[_Name, _Integer | _Text], Field(max_length=MAX_FIELDS)]
     names: Annotated[dict[_Name, _Text], Field(max_length=8)] = {}
-    """What the replica's model is called: labels, beside the identity."""
+    """Names of the replica's model: labels, not part of the identity."""
     content: Annotated[dict[_Name, _Text], Field(max_length=16)]
     manifest: _Digest
     chunk_bytes: Annotated[int, Field(gt=0)]
@@ -137,21 +138,21 @@ class Accept(_Message):
     identity: _Digest
     manifest: _Digest
     attributes: _Attributes
-    """What `load_weights` had set besides tensors, by dotted path."""
+    """Attributes other than tensors that `load_weights` set, by dotted path."""
     host: _Text
     port: Annotated[int, Field(gt=0, le=65_535)]
     computed: Annotated[dict[_Name, _Digest], Field(max_length=plain.MAX_COMPUTED)] = {}
     """Persistent buffers that no checkpoint filled: a replica must have computed the same."""
     content: Annotated[dict[_Name, _Text], Field(max_length=16)] = {}
-    """Evidence of the content of what is served: the replica's own, once it has all of it."""
+    """Evidence of the served content, which becomes the replica's own once it has all of it."""
     secret: _Text
-    """What the two ranks authenticate their entries at the rendezvous with."""
+    """Authenticates the entries of both ranks at the rendezvous."""
     have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]
     """Chunks that can be asked for now, as half-open ranges of ids."""
     message_bytes: Annotated[int, Field(ge=MIN_BULK_MESSAGE_BYTES, le=MAX_BULK_MESSAGE_BYTES)] = (
         MAX_BULK_MESSAGE_BYTES
     )
-    """Bytes of each message of a chunk, but for the last one, which may be shorter."""
+    """Bytes of each message of a chunk, except for the last one, which may be shorter."""
 
 
 class Refuse(_Message):
@@ -170,7 +171,7 @@ class Refuse(_Message):
 
 
 class Want(_Message):
-    """A replica asks for chunks, in the order it will receive them."""
+    """A replica asks for chunks, in the order in which it will receive them."""
 
     type: Literal["want"] = "want"
     session: _SessionId
@@ -199,8 +200,8 @@ class Bye(_Message):
     session: _SessionId
     reason: _Text
     bad_chunk: _ChunkId | None = None
-    """What the replica received of this chunk has another digest than the source promised. The
-    source then finds out whether its weights have changed."""
+    """A chunk that reached the replica with another digest than the source promised. The source
+    then finds out whether its weights have changed."""
 
 
 Message = Hello | Accept | Refuse | Want | Have | Done | Bye

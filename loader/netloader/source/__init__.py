@@ -1,1 +1,1 @@
-"""The serving side: from a hello to chunks sent."""
+"""The serving side, from a hello to chunks sent."""

@@ -1,12 +1,10 @@
-"""Whose fault it is when a replica says that a chunk arrived with another digest than promised.
+"""Who is at fault when a replica reports a chunk whose digest is not the promised one. Either the
+bytes were damaged on the way or at the replica, or this source's weights changed without notice
+after they were loaded (a weight update, a kernel that writes where it should not). Reading the
+chunk once more shows which. A source whose weights have changed must not serve them.
 
-Either the bytes were damaged on the way or at the replica, or this source's weights are no longer
-those that it promised: something changed them after they were loaded and did not say so (a weight
-update, a kernel that writes where it should not). Reading the chunk once more tells. A source whose
-weights have changed must not serve them.
-
-Replicas cannot make it read much: one chunk at a time, with a pause after each. What they say
-meanwhile is dropped: a replica that is sent changed bytes says so again.
+Replicas cannot make the audit read much: one chunk at a time, with a pause after each. Complaints
+that come meanwhile are dropped; a replica that receives changed bytes complains again.
 """
 
 from __future__ import annotations
@@ -42,10 +40,10 @@ class Audit:
         clock: Callable[[], float] = time.monotonic,
         read: Callable[[Weights, Chunk], bytes] = digests.of_chunk,
     ) -> None:
-        """Only what is offered at the moment is read.
+        """Only chunks of the current offer are read.
 
-        `on_changed` is called from the audit's thread when that is not what was promised. `pause_s`
-        lies between two readings; `read` returns the digest of a chunk as it is now.
+        `on_changed` is called from the audit's thread when a chunk is not what was promised.
+        `pause_s` lies between two readings; `read` returns the digest of a chunk as it is now.
         """
         self._current = current
         self._on_changed = on_changed
@@ -53,10 +51,11 @@ class Audit:
         self._clock = clock
         self._read = read
         self._last = float("-inf")
-        self._reading = threading.Lock()  # Held from the reading to its consequences.
+        self._reading = threading.Lock()  # Held from the reading until its consequences are done.
 
     def accuse(self, replica: str, offer: Offer, chunk: int) -> bool:
-        """Look at a chunk that a replica has found wrong. False: not now. Does not block."""
+        """Start checking a chunk that a replica has found wrong. Returns False when there is no
+        check now. Does not block."""
         now = self._clock()
         if now - self._last < self._pause_s or self._reading.locked():
             _log.info("%.200r complains about chunk %d too: not checked now", replica, chunk)
@@ -68,8 +67,8 @@ class Audit:
         return True
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until no weights are read. False when that took too long. A check that begins later
-        finds by itself that they are no longer offered."""
+        """Wait until no weights are being read. Returns False when that took too long. A check that
+        begins later finds that the weights are no longer offered."""
         if not self._reading.acquire(timeout=timeout_s):
             return False
         self._reading.release()
@@ -83,7 +82,7 @@ class Audit:
             try:
                 same = self._read(offer.weights, offer.chunks[chunk]) == offer.digests[chunk]
             except Exception:  # noqa: BLE001
-                # Bytes that cannot be read are not served either: the sessions that try fail.
+                # Unreadable bytes are not served either: any session that tries fails.
                 _log.exception("chunk %d cannot be read to check it", chunk)
                 return
             if same:
@@ -95,5 +94,5 @@ class Audit:
                 )
                 return
             _log.error("chunk %d (complaint of %.200r): %s", chunk, replica, CHANGED)
-            # Still as long as the reading: whoever withdraws meanwhile has the last word.
+            # Still under the lock: a withdrawal that comes meanwhile has the last word.
             self._on_changed(offer)

@@ -1,10 +1,10 @@
-"""What a source answers to what replicas say. Runs in the source's thread and never waits there,
-but for sessions that are ended all at once.
+"""How a source answers replicas. Runs in the source's thread, and waits there only to end all
+sessions at once.
 
-Replicas share what there is: sessions are limited, all of a worker's bytes go through one throttle,
-and a session that does nothing with its place loses it to those that wait (`policy/eviction.py`). A
-replica that was promised other bytes than it got says so, and the source looks whether its weights
-are still what they were (`audit.py`).
+Replicas share the source. Sessions are limited, all of a worker's bytes go through one throttle,
+and a session that wastes its place loses it to replicas that wait (`policy/eviction.py`). A replica
+that receives other bytes than promised complains, and the source checks whether its weights are
+unchanged (`audit.py`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Answer = tuple[messages.Accept | messages.Refuse, bytes | None]
 
 
 class Dispatch:
-    """Belongs to the source's thread, except for what says otherwise."""
+    """Belongs to the source's thread, except where a member says otherwise."""
 
     def __init__(
         self,
@@ -55,20 +55,21 @@ class Dispatch:
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
-        """Replicas being served, as last told to `on_sessions`. Any thread may read it."""
+        """Number of replicas being served, as last told to `on_sessions`. Any thread may read
+        it."""
 
     @property
     def callers(self) -> list[ControlConnection]:
-        """The connections that sessions are spoken of on."""
+        """The connections that control sessions."""
         return [one.caller for one in self._sessions.served]
 
     def hear(self, caller: ControlConnection, frames: list[bytes]) -> None:
-        """Act on one message of a replica."""
+        """Act on one message from a replica."""
         try:
             message, _ = messages.decode(frames)
         except ProtocolError as error:
             _log.warning("a peer sent what is no control message: %s", error)
-            # It may be a later version's: better refused now than left waiting.
+            # The message may be a later version's: a refusal now beats a replica left waiting.
             reason = f"my version {messages.VERSION} has no such message"
             self._listener.reply(caller, messages.Refuse(code="version", reason=reason))
             return
@@ -81,30 +82,31 @@ class Dispatch:
                 case _:
                     _log.warning("a replica sent a %s, which only sources send", message.type)
         except Exception as error:  # noqa: BLE001
-            # One replica's request must not end the service for the others.
+            # One replica's request must not stop the service for the others.
             _log.exception("a %s request failed", message.type)
             if isinstance(message, messages.Hello):
                 reason = f"the source failed: {type(error).__name__}"
                 self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
 
     def session_ended(self, session: Session, outcome: SessionOutcome) -> None:
-        """A session's thread has nothing more to do."""
+        """Act on the end of a session's thread."""
         one = self._release(session)
         if one is not None and outcome.reason:
-            # It ended by itself: the replica has not heard of it.
+            # The session ended by itself, and its replica does not know yet.
             self._say_bye(one, outcome.reason)
         self._sessions.remove(session.id)
         _log_end(session, outcome)
 
     def end_all(self, reason: str) -> bool:
-        """Abort all sessions, also those that are ending. False when one may still read weights."""
+        """Abort all sessions, including those that are ending. Returns False when one may still
+        read weights."""
         for one in self._sessions.served:
             self._release(one.session)
             self._say_bye(one, reason)
         sessions = self._sessions.ending
         if not sessions:
             return True
-        # Side by side: closing a Gloo group takes some ten milliseconds of waiting.
+        # In parallel: closing a Gloo group takes some ten milliseconds of waiting.
         with ThreadPoolExecutor(_CLOSERS, thread_name_prefix="netloader-close") as pool:
             list(pool.map(lambda session: session.abort(reason), sessions))
         deadline = time.monotonic() + self._settings.close_timeout_s
@@ -144,12 +146,13 @@ class Dispatch:
         return accept, b"".join(admitted.digests)
 
     def _manifest(self, offer: Offer) -> bytes | None:
-        """What shows a replica how its manifest differs, unless too many have been sent lately."""
+        """The manifest that shows a replica how its own differs, unless too many were sent
+        lately."""
         data = offer.encoded_manifest
         return data if self._manifests.take(len(data), time.monotonic()) else None
 
     def _make_room(self) -> None:
-        """End a session that does nothing with its place, since somebody waits for it."""
+        """End a session that wastes its place, since another replica waits for one."""
         wasteful = self._sessions.wasteful()
         if wasteful is not None:
             one, reason = wasteful
@@ -182,9 +185,9 @@ class Dispatch:
                 one.session.abort(f"the replica gave up: {message.reason!r:.{MAX_QUOTE}}")
 
     def _suspect(self, session: Session, chunk: int) -> None:
-        """A replica has found other bytes than it was promised."""
-        # An accusation costs a reading: only of what the replica can have received, and of what is
-        # still served.
+        """Act on a replica's complaint that a chunk has other bytes than promised."""
+        # An accusation costs a reading, so it counts only for chunks that the replica can have
+        # received and that are still served.
         if self._current.now is not session.offer or not session.has_sent(chunk):
             _log.info(
                 "%.*r complains about chunk %d without ground", MAX_QUOTE, session.replica, chunk
@@ -200,7 +203,7 @@ class Dispatch:
         return one
 
     def _say_bye(self, one: ServedSession[Session, ControlConnection], reason: str) -> None:
-        """Tell a replica why its session ends."""
+        """Tell a replica why its session has ended."""
         bye = messages.Bye(session=one.session.id, reason=reason[: messages.MAX_TEXT])
         self._listener.reply(one.caller, bye)
 
@@ -208,7 +211,7 @@ class Dispatch:
         try:
             self._on_sessions(len(self._sessions))
         except Exception:  # noqa: BLE001
-            # Not being able to say how many sessions there are must not end the service.
+            # A failure to publish the number of sessions must not end the service.
             _log.exception("could not publish the number of sessions")
         self.served = len(self._sessions)
 

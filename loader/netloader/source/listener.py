@@ -1,11 +1,11 @@
-"""The port a source listens on, through changes of the cluster key.
+"""The port that a source listens on, across changes of the cluster key.
 
-The listening socket is ours and ZeroMQ gets a duplicate of it. Other keys take another ROUTER, and
-with two of them on one listening socket nobody is refused in between. The earlier ROUTER stays
-while sessions are spoken of on it: a change of keys loses none. It cannot be told to accept no more
-(unbinding it would end its connections too), but opens no session any more. Both are served by one
-I/O thread, which Linux wakes for the newest first; a replica that the earlier one gets hold of all
-the same dials again (`handshake.py`).
+The listening socket is ours, and ZeroMQ gets a duplicate of it. New keys need a new ROUTER; with
+both ROUTERs on one listening socket, no replica is refused in between. The earlier ROUTER stays
+while it controls sessions, so a change of keys loses none of them. It cannot stop accepting
+(unbinding it would end its connections too), but it opens no more sessions. One I/O thread serves
+both, and Linux wakes it for the newest first. A replica that still reaches the earlier ROUTER dials
+again (`handshake.py`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 256
 
 _QUEUED = 32
-"""Messages of one connection that wait, in either direction. A replica has a few; the default of
-1,000 lets one that floods, or does not read, take gigabytes."""
+"""Messages of one connection that may wait, in each direction. A replica has a few; with the
+default of 1,000, one that floods or does not read could take gigabytes."""
 
 _LAST_WORDS_MS = 200
-"""How long what was said last on a ROUTER may take to leave."""
+"""How long the last messages on a ROUTER may take to leave."""
 
 
 @dataclass(frozen=True)
 class ControlConnection:
-    """Of one replica. ROUTERs number theirs independently, so it takes both to tell."""
+    """The connection of one replica. ROUTERs number their connections independently, so the pair of
+    both identifies one."""
 
     router: zmq.Socket[bytes]
     routing_id: bytes
@@ -59,7 +60,8 @@ class Listener:
             self._socket = socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
-        # Two ROUTERs may share it: the one that comes second must not wait for a connection.
+        # Two ROUTERs may share the socket: the second to accept must not block until another
+        # connection comes.
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -68,7 +70,7 @@ class Listener:
         self._zap: ZapHandler | None = None
         self._retired: list[zmq.Socket[bytes]] = []
         try:
-            # ZeroMQ starts its threads there, which should not run on an inference core.
+            # ZeroMQ starts its threads here, and they should not run on an inference core.
             self._router = affinity.elsewhere(self._open)
         except zmq.ZMQError as error:
             self.close()
@@ -81,11 +83,12 @@ class Listener:
         return f"{host}:{self.port}"
 
     def watch(self, readable: object) -> None:
-        """Let `wait` return when this (anything with a `fileno`) is readable as well."""
+        """Let `wait` also return when `readable` (anything with a `fileno`) becomes readable."""
         self._poller.register(readable, zmq.POLLIN)
 
     def wait(self, timeout_s: float | None) -> list[tuple[ControlConnection, list[bytes]]]:
-        """Sleep until something happens, let members in, return what replicas said."""
+        """Sleep until something happens, authenticate new connections, return what replicas
+        said."""
         said = []
         for ready, _ in self._poller.poll(None if timeout_s is None else int(timeout_s * 1000)):
             if self._zap is not None and ready is self._zap.socket:
@@ -93,7 +96,7 @@ class Listener:
             elif ready is self._router or ready in self._retired:
                 try:
                     routing_id, *frames = ready.recv_multipart(zmq.DONTWAIT)
-                except zmq.Again:  # Its sender is gone: what it said went with it.
+                except zmq.Again:  # The sender is gone, and its message with it.
                     continue
                 said.append((ControlConnection(ready, routing_id), frames))
         return said
@@ -105,7 +108,7 @@ class Listener:
     def reply(
         self, caller: ControlConnection, message: messages.Message, attachment: bytes | None = None
     ) -> bool:
-        """Say something. False when the replica is gone or does not read."""
+        """Send a message. Returns False when the replica is gone or does not read."""
         frames: Sequence[bytes] = [caller.routing_id, *messages.encode(message, attachment)]
         try:
             caller.router.send_multipart(frames, zmq.DONTWAIT)
@@ -115,11 +118,11 @@ class Listener:
         return True
 
     def rekey(self, security: SocketSecurity) -> None:
-        """Let in by these keys from now on. Raises `zmq.ZMQError` or `OSError`, and then nothing
-        has changed.
+        """Accept replicas by these keys from now on. Raises `zmq.ZMQError` or `OSError`, and then
+        nothing has changed.
 
-        A key that is only added costs no connection. When the first or a missing one changes,
-        connections that carry no session are cut: replicas dial again, by a key that is left.
+        Adding a key costs no connection. When the first key changes or a key goes, connections that
+        carry no session are cut, and replicas dial again by a remaining key.
         """
         before, after = self._security.rings, security.rings
         if self._zap is None or not after:
@@ -132,7 +135,7 @@ class Listener:
         self._zap.allow(security)
 
     def keep(self, callers: Collection[ControlConnection]) -> None:
-        """Close the earlier ROUTERs that none of these callers is connected to."""
+        """Close the earlier ROUTERs to which none of these callers is connected."""
         used = {caller.router for caller in callers}
         for router in [router for router in self._retired if router not in used]:
             self._retired.remove(router)
@@ -146,7 +149,7 @@ class Listener:
 
     def _open(self) -> zmq.Socket[bytes]:
         if self._security.enabled:
-            # Before the ROUTER: a replica that finds no handler is refused and has to come again.
+            # Before the ROUTER: a replica that finds no handler is refused and must come again.
             self._zap = ZapHandler(self._context, self._security)
             self._poller.register(self._zap.socket, zmq.POLLIN)
         return self._make_router(self._security)

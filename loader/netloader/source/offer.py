@@ -1,4 +1,4 @@
-"""The weights that a source can hand out, and whether it does so now."""
+"""The weights that a source can hand out, and whether they are on offer now."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Offer:
     digests: Sequence[bytes]
     """By chunk id, fixed when the weights were loaded."""
     attributes: Mapping[str, Plain]
-    """What `load_weights` had set besides tensors."""
+    """Attributes other than tensors that `load_weights` set."""
     backend: Backend
     computed: Mapping[str, str] = field(default_factory=dict)
     """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
@@ -35,12 +35,13 @@ class Offer:
 
     @cached_property
     def manifest_hash(self) -> str:
-        """Hash of the weights' manifest: every replica is asked for it."""
+        """Hash of the weights' manifest, which every replica must match."""
         return self.weights.manifest.hash
 
     @cached_property
     def encoded_manifest(self) -> bytes:
-        """What a replica with another manifest is sent. Made when the first one asks."""
+        """The manifest as sent to a replica with another one. Encoded when the first such replica
+        asks."""
         return self.weights.manifest.encode()
 
 
@@ -49,23 +50,23 @@ class Unready:
     """Nothing is offered."""
 
     reason: str
-    """What replicas are told."""
+    """The reason that replicas are told."""
 
 
 class CurrentOffer:
-    """What a source hands out at this moment. Thread safe.
+    """What a source hands out right now. Thread safe.
 
     The worker sets and withdraws it, the audit withdraws it, the source's thread reads it.
     """
 
     def __init__(self, reason: str) -> None:
-        """Nothing is offered at first, for this reason."""
+        """Begin with nothing on offer, for this reason."""
         self._lock = threading.Lock()
         self._now: Offer | Unready = Unready(reason)
 
     @property
     def now(self) -> Offer | Unready:
-        """The offer, or why there is none. Read it once for each decision."""
+        """The offer, or why there is none. Read this once for each decision."""
         with self._lock:
             return self._now
 
@@ -75,8 +76,8 @@ class CurrentOffer:
             self._now = offer
 
     def withdraw(self, reason: str, only: Offer | None = None) -> bool:
-        """Offer nothing. With `only`, nothing is done, and False returned, when another offer, or
-        none, has taken its place."""
+        """Offer nothing. With `only`, does nothing and returns False when another offer, or none,
+        has taken its place."""
         with self._lock:
             if only is not None and self._now is not only:
                 return False

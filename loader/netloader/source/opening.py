@@ -1,4 +1,4 @@
-"""How a session is opened for a replica that was admitted."""
+"""How a source opens a session for an admitted replica."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Opener:
     """Opens the sessions of one source."""
 
     host: str
-    """Where the rendezvous listens."""
+    """The address on which the rendezvous listens."""
     generation: Callable[[], int]
     settings: SourceSettings
     throttle: Throttle | None
@@ -28,10 +28,10 @@ class Opener:
     """Called once for each session, from its thread."""
 
     def open(self, replica: str, offer: Offer) -> tuple[Session, messages.Accept]:
-        """A session that waits for its replica, and what the replica has to be told.
+        """A session that waits for its replica, and the message that tells the replica how to join.
 
         Raises `OSError` when no port is free, and `pydantic.ValidationError` for an offer that no
-        message can carry. Nothing is left open then.
+        message can carry. After an error nothing is left open.
         """
         rendezvous = Rendezvous(self.host, self.settings.rendezvous_timeout_s)
         try:

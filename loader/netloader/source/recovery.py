@@ -1,8 +1,8 @@
-"""When a source whose weights were loaded anew is a source again.
+"""When a source whose weights were reloaded becomes a source again.
 
-vLLM can load weights into a live model, after a deep sleep or on request. It tells its loader when
-that begins and not when it has ended; but what was promised to peers tells it as well: once every
-chunk has its digest again, the weights are those of the checkpoint again, whoever wrote them.
+vLLM can load weights into a live model, after a deep sleep or on request. vLLM tells its loader
+when that begins, but not when it ends. The digests promised to peers show the end: once every chunk
+has its digest again, the weights are the checkpoint's again, whatever wrote them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from netloader.source.offer import Offer
 from netloader.weights import digests
 
 FIRST_LOOK_S = 0.2
-"""Before the first look; doubled with each. Loading a model anew takes at least as long."""
+"""Seconds before the first look, doubled with each. Reloading a model takes at least as long."""
 
 PATIENCE_S = 300.0
-"""After which the weights are taken to be others for good. A large model from network storage takes
-minutes to be processed after its last tensor was read."""
+"""Seconds after which the weights count as different for good. A large model from network storage
+takes minutes to be processed after its last tensor was read."""
 
 
 def again_as_promised(
@@ -27,10 +27,10 @@ def again_as_promised(
     first_look_s: float = FIRST_LOOK_S,
     patience_s: float = PATIENCE_S,
 ) -> bool:
-    """Wait until all chunks of `offer` have the promised digests. Host memory only: that of an
-    accelerator may be gone while a model sleeps.
+    """Wait until all chunks of `offer` have the promised digests. For host memory only: an
+    accelerator's memory may be gone while a model sleeps.
 
-    False when that takes longer than `patience_s`, or when `stop` is set.
+    Returns False when that takes longer than `patience_s`, or when `stop` is set.
     """
     if offer.weights.device_type != "cpu":
         return False

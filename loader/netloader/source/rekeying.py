@@ -1,4 +1,4 @@
-"""When a listener follows a change of the cluster keys: at once, or as soon as that is possible."""
+"""When a listener follows a change of the cluster keys: at once, or as soon as possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class Rekeying:
-    """The keys that are wanted and not in use yet. Belongs to the source's thread."""
+    """The keys that are wanted but not in use yet. Belongs to the source's thread."""
 
     def __init__(
         self,
@@ -36,17 +36,17 @@ class Rekeying:
         return None if self._wanted is None else max(0.0, self._due - self._clock())
 
     def want(self, security: SocketSecurity) -> None:
-        """Use these keys from the next attempt on, which is due now. The last ones count."""
+        """Use these keys from the next attempt on, which is due now. The latest keys count."""
         self._wanted, self._due = security, self._clock()
 
     def attempt(self) -> None:
-        """Take the wanted keys into use, if there are any and it is time."""
+        """Take the wanted keys into use, if there are any and an attempt is due."""
         if self._wanted is None or self._clock() < self._due:
             return
         try:
             self._rekey(self._wanted)
         except (zmq.ZMQError, OSError) as error:
-            # Mostly for want of descriptors, which sessions give back.
+            # Mostly for lack of descriptors, which sessions give back.
             _log.warning("replicas are still let in by the keys from before: %s", error)
             self._due = self._clock() + self._pause_s
             return

@@ -1,4 +1,4 @@
-"""What a replica has asked for and not been sent yet, and how long it asked for nothing."""
+"""Chunks that a replica has asked for and not been sent, and how long it asked for nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 _SPARE = 64
-"""Requests beyond a multiple of the chunks, for models that have few."""
+"""Requests allowed beyond a multiple of the chunks, for models that have few."""
 
 
 class RequestQueue:
@@ -18,11 +18,12 @@ class RequestQueue:
     def __init__(
         self, chunks: int, max_repeats: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """For weights of so many chunks, each asked for `max_repeats` times on average at most."""
+        """A queue for weights of `chunks` chunks, each asked for `max_repeats` times on average at
+        most."""
         self._chunks = chunks
         self._max_repeats = max_repeats
         self._clock = clock
-        self._changed = threading.Condition()  # Guards all that follows.
+        self._changed = threading.Condition()  # Guards everything below.
         self._queued: deque[int] = deque()
         self._may_ask = max_repeats * chunks + _SPARE
         self._closed = False
@@ -44,8 +45,8 @@ class RequestQueue:
     def take(self, timeout_s: float) -> int | None:
         """The next chunk; None once the queue is closed, whatever it still holds.
 
-        Waiting counts as idle time, a timeout of 0 does not: the caller has sends under way.
-        Raises `TimeoutError` when nothing is asked for meanwhile.
+        Waiting counts as idle time. A timeout of 0 does not, because its caller has sends under
+        way. Raises `TimeoutError` when nothing is asked for in time.
         """
         with self._changed:
             if timeout_s > 0 and self._idle_since is None:
@@ -60,7 +61,7 @@ class RequestQueue:
             return self._queued.popleft()
 
     def close(self) -> None:
-        """Hand out nothing more and wake the session's thread. Idempotent."""
+        """Hand out nothing more, and wake the session's thread. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -1,9 +1,9 @@
 """The source: listens for replicas and hands each a session of its own.
 
-One thread owns the sockets; what it says to replicas is decided in `dispatch.py`. Sessions have
-threads of their own (`session.py`), and so has the audit. Other threads reach the source's by its
-inbox, and it reads what is offered from `CurrentOffer`. Without an offer (still loading, or weights
-that cannot be served) every request is refused with the reason.
+One thread owns the sockets; `dispatch.py` decides what it says to replicas. Sessions have threads
+of their own (`session.py`), and so has the audit. Other threads reach the source's thread through
+its inbox, and that thread reads the current offer from `CurrentOffer`. Without an offer (still
+loading, or weights that cannot be served) every request is refused with the reason.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Close:
 
 @dataclass(frozen=True)
 class _Withdraw:
-    """Abort all sessions; `done` is set once none reads weights any more."""
+    """Abort all sessions; `done` is set once no session reads weights any more."""
 
     reason: str
     done: threading.Event
@@ -72,11 +72,11 @@ class Source:
     ) -> None:
         """Take over `listener`, which belongs to the source's thread from now on.
 
-        `generation` says who this process is now (the mesh may change it once).
+        `generation` returns the current generation of this process (the mesh may change it once).
         `on_sessions` is told the number of sessions whenever it changes, from the source's thread.
         `throttle` limits the bytes per second; a worker's sources share one. None: no limit.
-        `on_changed` is called, from a thread of its own, when this source has found that its
-        weights are no longer those it promised, and has withdrawn: with the reason.
+        `on_changed` is called with the reason, from a thread of its own, once this source has
+        withdrawn because its weights are no longer those it promised.
         """
         self._settings = settings
         self._listener = listener
@@ -97,12 +97,13 @@ class Source:
 
     @property
     def port(self) -> int:
-        """Of the endpoint."""
+        """Port of the endpoint."""
         return self._listener.port
 
     @property
     def sessions(self) -> int:
-        """Replicas being served now. Sessions that are over but for their threads do not count."""
+        """Number of replicas being served now. Sessions of which only the thread is left do not
+        count."""
         return self._dispatch.served
 
     def serve(self, offer: Offer) -> None:
@@ -112,7 +113,7 @@ class Source:
     def withdraw(self, reason: str) -> None:
         """Stop handing out weights: new requests are refused, sessions under way are aborted.
 
-        When this returns no session reads the weights any more: they may be changed or unmapped.
+        Once this returns, no session reads the weights any more: they may be changed or unmapped.
         """
         self._current.withdraw(reason)
         ended = self._end_sessions(reason)
@@ -120,7 +121,7 @@ class Source:
             _log.warning("a session is slow to end: weights may be read while they change")
 
     def rekey(self, security: SocketSecurity) -> None:
-        """Let replicas in by these keys from now on. Sessions under way are not touched.
+        """Accept replicas by these keys from now on. Sessions under way are not touched.
 
         Only for a source that had a key from the start.
         """
@@ -132,24 +133,25 @@ class Source:
         self._thread.join(2 * self._settings.close_timeout_s)
 
     def _end_sessions(self, reason: str) -> bool:
-        """Let the source's thread end all sessions. False when one may still read weights."""
+        """Make the source's thread end all sessions. Returns False when one may still read
+        weights."""
         done = threading.Event()
         posted = self._inbox.post(_Withdraw(reason, done))
         return not posted or done.wait(2 * self._settings.close_timeout_s)
 
     def _changed(self, offer: Offer) -> None:
-        """Called by the audit's thread: these are not the weights that were promised."""
+        """Called by the audit's thread when the weights are no longer those that were promised."""
         if not self._current.withdraw(CHANGED, only=offer):
-            return  # The worker has withdrawn meanwhile: it knows.
+            return  # The worker has withdrawn meanwhile, so it knows.
         self._end_sessions(CHANGED)
         try:
             self._on_changed(CHANGED)
         except Exception:  # noqa: BLE001
-            # Nothing is served any more, published or not.
+            # Nothing is served any more, whether published or not.
             _log.exception("could not publish that the weights have changed")
 
     def _session_ended(self, session: Session, outcome: SessionOutcome) -> None:
-        """Called by a session's thread. Nobody listens when the source has closed."""
+        """Called by a session's thread. Nobody listens after the source has closed."""
         self._inbox.post(_ThreadEnded(session, outcome))
 
     def _run(self) -> None:
@@ -170,7 +172,7 @@ class Source:
             self._listener.close()
 
     def _obey(self, word: _Close | _Withdraw | _Rekey | _ThreadEnded) -> bool:
-        """One word from another thread. False: stop."""
+        """Act on one word from another thread. Returns False to stop."""
         match word:
             case _Close():
                 return False

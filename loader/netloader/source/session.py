@@ -1,17 +1,18 @@
 """One replica being served: the source's end of a session's process group.
 
-A session has a thread of its own, because sends block. The thread ends, and the group with it, when
-the replica says it is done, when a send fails or makes no progress for the timeout, when nothing is
-asked for during the timeout, or when the source ends it. Nothing a replica does or omits keeps the
-thread longer, and no error leaves it.
+A session has a thread of its own, because sends block. The thread ends, and the group with it, in
+four cases: the replica says it is done; a send fails or makes no progress for the timeout; nothing
+is asked for during the timeout; or the source ends the session. Nothing that a replica does or
+omits keeps the thread longer, and no error leaves it.
 
 If a connection breaks halfway through a message, Gloo leaves the waiting thread blocked until its
-timeout, whether the replica died or the group was aborted. The thread of a session that is over may
-live so long: the source does not count it among those served. No weights are read in the meantime
-(`quiet`).
+timeout, whether the replica died or the group was aborted. So the thread of a session that is over
+may live until then, and the source does not count it among those served. No weights are read in the
+meantime (`quiet`).
 
-Any thread may call a session's methods. The session's thread alone sends, and alone writes what
-`usage` counts; what both sides write is behind `_lock` or in the request queue, which has its own.
+Any thread may call a session's methods. Only the session's thread sends, and only it writes the
+counters of `usage`. Fields that both sides write are behind `_lock` or in the request queue, which
+has a lock of its own.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ from netloader.weights.manifest import Chunk
 _log = logging.getLogger(__name__)
 
 MAX_QUOTE = 500
-"""Characters of what a replica says that end up in a log."""
+"""How many characters of a replica's words a log line may quote."""
 
 
 @dataclass(frozen=True)
 class SessionOutcome:
-    """How a session ended. What was said first counts: a connection that breaks once the replica
-    has all it wanted breaks nothing."""
+    """How a session ended. The first outcome counts: a connection that breaks once the replica has
+    all it wanted does no harm."""
 
     how: Literal["done", "aborted", "evicted", "broken"]
-    """The replica had what it wanted; the source or the replica ended the session; it made room for
-    others; or its group, or something of ours, failed."""
+    """The replica had what it wanted; the source or the replica ended the session; the session made
+    room for others; or its group or our own code failed."""
     reason: str = ""
 
 
@@ -77,18 +78,18 @@ class Session:
         self.replica = replica
         self.offer = offer
         self.sent_bytes = 0
-        """Handed to the replica's connection."""
+        """Bytes handed to the replica's connection."""
         self.message_bytes = (
             messages.MAX_BULK_MESSAGE_BYTES if throttle is None else throttle.message_bytes
         )
-        """What chunks are cut into: the replica has to be told."""
+        """Bytes of the messages that chunks are cut into; the replica has to be told."""
         self._rendezvous = rendezvous
         self._settings = settings
         self._on_end = on_end
         self._throttle = throttle
         self._requests = RequestQueue(len(offer.chunks), settings.max_repeats)
         self._held_s = 0.0
-        self._lock = threading.Lock()  # Guards the three below.
+        self._lock = threading.Lock()  # Guards the three fields below.
         self._group: Group | None = None
         self._outcome: SessionOutcome | None = None
         self._sent: set[int] = set()
@@ -101,7 +102,7 @@ class Session:
         )
 
     def start(self) -> None:
-        """Wait for the replica, and serve it, in the session's thread."""
+        """Wait for the replica and serve it, in the session's thread."""
         self._thread.start()
 
     def want(self, chunks: Sequence[int]) -> str | None:
@@ -118,9 +119,9 @@ class Session:
         return Usage(time.monotonic(), self.sent_bytes, self._requests.idle_s, self._held_s)
 
     def finish(self) -> None:
-        """Let the session end well: its replica wants nothing more. What is queued is not sent.
+        """Let the session end well: its replica wants nothing more. Queued chunks are not sent.
 
-        Sends under way are waited for, but not for long.
+        The session waits for sends under way, but not for long.
         """
         self._decide(_DONE)
         self._stop()
@@ -134,9 +135,10 @@ class Session:
         self._break_off(SessionOutcome("evicted", reason))
 
     def quiet(self, timeout_s: float) -> bool:
-        """Wait, after `abort`, until no weights are read any more. False when that took too long.
+        """Wait, after `abort`, until no weights are read any more. Returns False when that took too
+        long.
 
-        The group is closed and reads nothing; what is left is a chunk that is being packed.
+        The group is closed and reads nothing; only a chunk that is being packed may still be read.
         """
         if not self._reading.acquire(timeout=timeout_s):
             return False
@@ -144,12 +146,12 @@ class Session:
         return True
 
     def join(self, timeout_s: float) -> bool:
-        """Wait until the thread has ended. False when that took too long."""
+        """Wait until the thread has ended. Returns False when that took too long."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _decide(self, outcome: SessionOutcome) -> SessionOutcome:
-        """How the session ends, unless that was said before. Returns what counts."""
+        """Set how the session ends, unless that is already set. Returns the outcome that counts."""
         with self._lock:
             if self._outcome is None:
                 self._outcome = outcome
@@ -165,7 +167,7 @@ class Session:
         self._stop()
 
     def _stop(self) -> None:
-        """Wake the thread, wherever it waits but in a send: nothing further is sent."""
+        """Wake the thread, unless it waits in a send; nothing further is sent."""
         self._over.set()
         self._rendezvous.close()
         self._requests.close()
@@ -181,7 +183,7 @@ class Session:
         except TransportError as error:
             outcome = SessionOutcome("broken", str(error))
         except Exception as error:  # noqa: BLE001
-            # The serving process must outlive whatever a session trips over.
+            # The serving process must survive whatever a session trips over.
             _log.exception("session %s with %.*r failed", self.id, MAX_QUOTE, self.replica)
             outcome = SessionOutcome("broken", f"{type(error).__name__}: {error}")
         finally:
@@ -213,7 +215,7 @@ class Session:
             sends.finish(min(settings.last_sends_s, settings.timeout_s))
 
     def _next(self, sends: _Sends) -> int | None:
-        """The next chunk to send. None when the session is over, whatever is still queued."""
+        """The next chunk to send; None when the session is over, whatever is still queued."""
         while True:
             try:
                 return self._requests.take(0.0 if sends.under_way else self._settings.timeout_s)
@@ -232,7 +234,7 @@ class Session:
         data: torch.Tensor,
         buffer: torch.Tensor | None,
     ) -> None:
-        """One chunk, in messages that wait for their turn each."""
+        """Send one chunk in messages, each of which waits for its turn."""
         for start in range(0, chunk.nbytes, self.message_bytes):
             message = data[start : start + self.message_bytes]
             sends.make_room()
@@ -253,7 +255,7 @@ class Session:
 
 
 class _Sends:
-    """What is under way, and the staging memory it holds. Belongs to the session's thread."""
+    """Sends under way, and the staging memory they hold. Belongs to the session's thread."""
 
     def __init__(
         self, chunk_bytes: int, settings: SourceSettings, on_sent: Callable[[int], None]
@@ -270,7 +272,7 @@ class _Sends:
         return bool(self._pending)
 
     def buffer(self) -> torch.Tensor:
-        """Staging memory for a chunk, uint8, once there is some."""
+        """Staging memory for a chunk, uint8. Waits until there is some."""
         while self._taken >= self._settings.staged_chunks:
             self.settle()
         self._taken += 1
@@ -282,7 +284,7 @@ class _Sends:
             self.settle()
 
     def add(self, pending: Pending, nbytes: int, buffer: torch.Tensor | None) -> None:
-        """A send has begun; when it has ended, `buffer` is free."""
+        """Note a send that has begun; when it has ended, `buffer` is free."""
         self._pending.append((pending, nbytes, buffer))
 
     def settle(self) -> None:
@@ -290,7 +292,7 @@ class _Sends:
         self._settle(self._settings.timeout_s)
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for all of them. Raises `TransportError`."""
+        """Wait for all sends. Raises `TransportError`."""
         deadline = time.monotonic() + timeout_s
         while self._pending:
             self._settle(max(0.0, deadline - time.monotonic()))

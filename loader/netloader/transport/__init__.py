@@ -1,4 +1,4 @@
-"""Stateless two-rank process groups, one implementation per way to carry bytes."""
+"""Stateless two-rank process groups, with one implementation for each way to carry bytes."""
 
 from __future__ import annotations
 

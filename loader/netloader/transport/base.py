@@ -1,16 +1,16 @@
 """What the rest of the loader needs from a process group, whatever carries the bytes.
 
-A group has two ranks: `SOURCE` and `REPLICA`. It is stateless: never registered with
+A group has two ranks: `SOURCE` and `REPLICA`. The group is stateless: never registered with
 `torch.distributed`, made for one session, thrown away on any error.
 
 Every implementation promises, and `tests/loader/transport/test_conformance.py` demands:
 
 - Messages of one tag arrive in the order in which they were sent. Both ends may post the messages
   of several tags interleaved, in the same order.
-- No bytes outside the posted tensor are read or written, and none of it once `abort` has returned.
+- No bytes outside the posted tensor are read or written, and none at all once `abort` has returned.
 - Every wait is bounded by its timeout. An abort wakes the threads that wait, at either end.
 - A receive fails at once when the peer has died or aborted.
-- An error says which transfer failed, with whom and why. It breaks the whole group.
+- An error says which transfer failed, with whom and why, and breaks the whole group.
 - A group that was aborted keeps no thread, descriptor or connection.
 
 An implementation does not promise:
@@ -18,8 +18,8 @@ An implementation does not promise:
 - that a send has reached the peer when its `wait` returns: the bytes may lie in a buffer;
 - that a send fails at once when the peer has gone: a sender may wait for its timeout;
 - that tags overtake one another: collective libraries have no tags, only an order;
-- that a message shorter than its receive is an error, or that a longer one is survived: the length
-  is agreed beforehand, and digests tell whether the bytes are right;
+- that a message shorter than its receive is an error, or that the group survives a longer one: the
+length is agreed beforehand, and digests tell whether the bytes are right;
 - that both ends fail, or succeed, with a transfer during which one of them aborts;
 - that anything can be used after an error, or that two threads may wait for one transfer.
 """
@@ -36,7 +36,7 @@ SOURCE: Final = 0
 REPLICA: Final = 1
 
 RANKS: Final = ("source", "replica")
-"""What errors call each rank."""
+"""Names of the ranks in errors."""
 
 
 class Pending(Protocol):
@@ -59,10 +59,10 @@ class Group(Protocol):
         """Start receiving exactly `data.numel()` bytes. Raises `TransportError`."""
 
     def abort(self, reason: str = "") -> None:
-        """Break the group, from any thread: whatever waits on it raises. Idempotent.
+        """Break the group, from any thread: every wait on it raises. Idempotent.
 
         The errors at this end give the `reason`, the first one if there are several. Once this has
-        returned no tensor is read or written any more, and the peer finds out.
+        returned, no tensor is read or written any more, and the peer finds out.
         """
 
 
@@ -70,13 +70,13 @@ class Backend(Protocol):
     """One way to carry bytes between two devices of a kind."""
 
     name: str
-    """As torch and the advert call it: `gloo`, `nccl`, `hccl`."""
+    """The name that torch and the advert use: `gloo`, `nccl`, `hccl`."""
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         """Join the group that the other rank opens over the same store.
 
-        `host` is this side's address towards the peer. Blocks until both ranks are there, at most
-        `timeout`, and raises `TransportError` at once when the store does: the peer has gone.
+        `host` is this side's address towards the peer. Blocks at most `timeout` until both ranks
+        are there. Raises `TransportError` at once when the store does, because the peer has gone.
         """
 
 
@@ -86,11 +86,11 @@ def peer_of(rank: int) -> int:
 
 
 def aborted(reason: str) -> str:
-    """Why nothing moves in a group that this end has aborted."""
+    """The error text of a group that this end has aborted."""
     return f"the group was aborted: {reason}" if reason else "the group was aborted"
 
 
 def failed(sends: bool, nbytes: int, tag: int, peer: int, why: str) -> str:
-    """What the error of one transfer says."""
+    """The error text of one failed transfer."""
     what, towards = ("send", "to") if sends else ("receive", "from")
     return f"{what} of {nbytes} bytes (tag {tag}) {towards} the {RANKS[peer]}: {why}"

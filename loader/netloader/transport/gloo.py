@@ -2,8 +2,8 @@
 
 If a connection breaks before a message has begun, Gloo wakes the thread that waits for it. If the
 connection breaks halfway through, Gloo leaves the thread blocked until its timeout. So the last
-bytes of every part travel as a message of their own, and those are waited for first: a receiver
-hears at once that its peer has died. A sender may still wait for its timeout.
+bytes of every part travel as a message of their own, which the receiver waits for first: it hears
+at once that its peer has died. A sender may still wait for its timeout.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from netloader.transport.stripes import LANES, lane_tag, stripes
 _log = logging.getLogger(__name__)
 
 _TAIL: Final = 64
-"""Bytes of the message of its own that ends each part."""
+"""Bytes of the separate message that ends each part."""
 
 _ABORT_TAGS: Final = range(1 << 28, 1 << 29)
-"""Tags that no chunk has: their ids end far below. One is drawn at random, so that a peer cannot
-have posted the counterpart."""
+"""Tags that no chunk has: chunk ids end far below. A tag is drawn at random, so that a peer cannot
+have posted its counterpart."""
 
 _ABORT_WAIT: Final = timedelta(milliseconds=1)
 
@@ -42,10 +42,10 @@ class GlooPending:
     def __init__(
         self, group: GlooGroup, sends: bool, data: torch.Tensor, tag: int, works: list[Work]
     ) -> None:
-        """`works` are what Gloo does for it, in the order in which to wait for them."""
+        """`works` are Gloo's parts of the transfer, in the order in which to wait for them."""
         self._group = group
         self._sends = sends
-        self._data = data  # Gloo holds the address only: this keeps the memory alive.
+        self._data = data  # Gloo holds only the address: this keeps the memory alive.
         self._tag = tag
         self._works = works
         self._failed: str | None = None
@@ -56,7 +56,7 @@ class GlooPending:
         deadline = time.monotonic() + timeout_s
         try:
             while self._works:
-                left = max(0.001, deadline - time.monotonic())  # Zero would mean: for ever.
+                left = max(0.001, deadline - time.monotonic())  # Zero would mean for ever.
                 self._works[0].wait(timedelta(seconds=left))
                 del self._works[0]
         except RuntimeError as error:
@@ -73,7 +73,7 @@ class GlooGroup:
         self._group = group
         self._peer = peer
         self._aborting = threading.Lock()
-        self._why: str | None = None  # Set before the lanes are closed, and read by those who wait.
+        self._why: str | None = None  # Set before the lanes are closed; waiting threads read it.
 
     def send(self, data: torch.Tensor, tag: int) -> Pending:
         return self._start(True, data, tag)
@@ -100,11 +100,11 @@ class GlooGroup:
                     _log.debug("lane %d aborted: %s", lane, _first_line(closed))
 
     def give_up(self, sends: bool, nbytes: int, tag: int, error: RuntimeError) -> str:
-        """Break the group over a transfer that Gloo gave up. Returns what its error says.
+        """Break the group over a transfer that Gloo gave up. Returns the text of its error.
 
         The other lane may be well, and would go on with half of a message.
         """
-        # A transfer that an abort has ended fails for the abort's reason, whatever Gloo says.
+        # A transfer that an abort ended fails for the abort's reason, whatever Gloo says.
         found = failed(sends, nbytes, tag, self._peer, self._why or _first_line(error))
         self.abort(found)
         return found
@@ -130,15 +130,15 @@ class GlooGroup:
 
 
 class GlooBackend:
-    """Opens Gloo groups on one address, so that nothing listens wider than it has to."""
+    """Opens Gloo groups on one address, so that nothing listens more widely than necessary."""
 
     name = "gloo"
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._timeout = timeout
-        # These run collectives, of which there are none: each lane's device has a thread that
-        # moves its bytes.
+        # These threads run collectives, of which there are none. Each lane's device has its own
+        # thread, which moves the bytes.
         options._threads = 1
         recording = RecordingStore(store)
         first = send_buffers.lowest_free_descriptor()

@@ -1,14 +1,14 @@
 """Memory: a group between two threads of one process. For tests, and for both ends in one program.
 
 A transfer that finds no counterpart of its tag waits in a queue. The thread that posts the second
-of the two copies the bytes, from where they lie to where they belong. So this transport has no
-thread, no descriptor and no buffer: a sender is never ahead of its receiver, and however much is
-posted, nothing but references is held.
+of the two copies the bytes from where they lie to where they belong. So this transport has no
+thread, no descriptor and no buffer. A sender is never ahead of its receiver, and posted transfers
+hold only references.
 
-One lock guards a group. It is held during a copy, so an abort waits for the copy under way, and
-nothing is touched afterwards. A copy of 64 MiB takes some 10 ms.
+One lock guards a group. The lock is held during a copy, so an abort waits for the copy under way,
+and nothing is touched afterwards. A copy of 64 MiB takes some 10 ms.
 
-Tensors lie in host memory: a copy between devices would have to be waited for as well.
+Tensors must lie in host memory: a copy between devices would need a wait of its own.
 """
 
 from __future__ import annotations
@@ -49,22 +49,23 @@ class MemoryPending:
         self._matcher.wait(self, timeout_s)
 
     def failed(self, why: str) -> str:
-        """What its error says."""
+        """The text of the transfer's error."""
         return failed(self.sends, self.data.numel(), self.tag, peer_of(self.rank), why)
 
 
 class _Matcher:
-    """What both ends of a group share: it matches their sends with their receives."""
+    """Shared by both ends of a group, it matches their sends with their receives."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # Guards what follows, and the bytes.
+        self._changed = threading.Condition()  # Guards the fields below, and the bytes.
         self._posted: defaultdict[tuple[int, int], deque[MemoryPending]] = defaultdict(deque)
-        """Transfers without a counterpart, by sending rank and tag. Of one kind in each queue."""
+        """Transfers without a counterpart, by sending rank and tag. Each queue holds only sends or
+        only receives."""
         self._broken: dict[int, str] = {}
-        """Why nothing moves any more, by the rank that is told so."""
+        """Why nothing moves any more, by the rank that is told."""
 
     def post(self, transfer: MemoryPending) -> None:
-        """Do a transfer if its counterpart is there, or queue it."""
+        """Do a transfer if its counterpart is there, else queue it."""
         sender = transfer.rank if transfer.sends else peer_of(transfer.rank)
         with self._changed:
             self._check(transfer)
@@ -136,14 +137,14 @@ class MemoryGroup:
 
 
 class MemoryBackend:
-    """Where two threads meet: both ends of a group are opened by the same object."""
+    """Where two threads meet: the same object opens both ends of a group."""
 
     name = "memory"
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Matcher] = {}
-        """Matchers whose replica has not come, by a word that only its store carries."""
+        """Matchers whose replica has not come, by a word that only the matcher's store carries."""
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         matcher = self._offer(store, timeout) if rank == SOURCE else self._take(store, timeout)

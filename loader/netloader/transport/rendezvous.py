@@ -1,9 +1,9 @@
 """How the two ranks of a session find each other.
 
-The source listens before the replica is told the address: no race for a free port, and no
-connection attempt that comes too early. The first connection that proves the session's secret
-becomes the store (`store.py`) over which a backend opens the group. Nothing listens any more once
-the group is formed.
+The source listens before the replica is told the address, so there is no race for a free port, and
+no connection attempt comes too early. The first connection that proves the session's secret becomes
+the store (`store.py`) over which a backend opens the group. Once the group is formed, nothing
+listens any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from netloader.transport.store import AuthenticatedStore, left
 
 STRANGER_S: Final = 1.0
 """Seconds that a connection may take to prove that it is the replica's. Loopback, and any network
-that weights travel on, need a thousandth; a stranger costs the replica this much waiting."""
+that weights travel on, need a thousandth of that; a stranger makes the replica wait this long."""
 
 _BACKLOG: Final = 16
 
@@ -31,7 +31,8 @@ _PROOF: Final = "proof"
 
 
 def listen(host: str) -> socket.socket:
-    """A socket that listens on a free port of `host`. Raises `OSError` when that is not ours."""
+    """A socket that listens on a free port of `host`. Raises `OSError` when the address is not
+    ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
 
@@ -47,9 +48,9 @@ class Rendezvous:
         stranger_s: float = STRANGER_S,
         listen: Callable[[str], socket.socket] = listen,
     ) -> None:
-        """Listen on `host`, by `listen`. Raises `OSError` when the address is not ours.
+        """Listen on `host` with `listen`. Raises `OSError` when the address is not ours.
 
-        `timeout_s` bounds `open`; `stranger_s` bounds what each connection costs there.
+        `timeout_s` bounds `open`; `stranger_s` bounds the time that each connection may take there.
         """
         self._listener = listen(host)
         self.port: int = self._listener.getsockname()[1]
@@ -57,7 +58,7 @@ class Rendezvous:
         self.secret = secrets.token_hex(16)
         self._timeout_s = timeout_s
         self._stranger_s = stranger_s
-        self._lock = threading.Lock()  # Guards what follows.
+        self._lock = threading.Lock()  # Guards the fields below.
         self._closed = False
         self._opening = False
         self._peer: socket.socket | None = None
@@ -87,7 +88,8 @@ class Rendezvous:
             for one in (self._listener, self._peer):
                 if one is not None:
                     _wake(one)
-                    # A thread that is about to wait on it would wait on what gets its number next.
+                    # A thread that is about to wait on a closed socket would wait on the next one
+                    # with its number.
                     if not self._opening:
                         one.close()
 
@@ -111,7 +113,7 @@ class Rendezvous:
                 store.receive(min(deadline, time.monotonic() + self._stranger_s))
                 return store
             except TransportError:
-                # Not the replica: it may still come.
+                # Not the replica, which may still come.
                 with self._lock:
                     self._peer = None
                     peer.close()
@@ -147,7 +149,7 @@ def _open(
 
 
 def _wake(one: socket.socket) -> None:
-    """Let the thread that waits on a socket, or will, see that it is over."""
+    """Make the thread that waits on a socket, or is about to, see that waiting is over."""
     with contextlib.suppress(OSError):  # Not connected, or closed already: nobody waits on it.
         one.shutdown(socket.SHUT_RDWR)
 

@@ -1,17 +1,19 @@
 """Small send buffers for connections that do not leave this host.
 
-A sender may be ahead of its receiver by its socket's send buffer, and Linux lets that grow to
-megabytes. A network needs them. Between two processes of one host they push what was just written
-out of the processor's cache before it is read, and every byte goes to memory and back once more.
-With a quarter of a megabyte a pair moved half as much again (docs/benchmarks.md).
+A sender may be ahead of its receiver by its socket's send buffer, which Linux lets grow to
+megabytes. A network needs such buffers. Between two processes of one host, they push bytes just
+written out of the processor's cache before they are read, so every byte goes to memory and back
+once more. With buffers of a quarter of a megabyte, a pair moved half as much again
+(docs/benchmarks.md).
 
-Gloo has no setting for it and does not tell its descriptors. So its connections are found among
-this process's by the ports at which its ends met: those are in what the ends left for each other in
-the store. Where they cannot be found everything works as it would without this module.
+Gloo has no setting for the buffer and does not reveal its descriptors. So its connections are found
+among this process's by the ports at which its ends met; the entries that the ends left for each
+other in the store hold these ports. Where the connections cannot be found, everything works as it
+would without this module.
 
-The search begins at the first descriptor that was free before and ends when all are found. It does
-not give up the interpreter in between: where other threads keep that busy, each of its calls would
-wait for it again.
+The search begins at the first descriptor that was free before, and ends when all connections are
+found. The search keeps the interpreter throughout: where other threads keep the interpreter busy,
+each call would have to wait for it again.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from typing import Final
 _log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES: Final = 256 * 1024
-"""Send buffer of a connection. Linux doubles it, for its own bookkeeping. Twice and half of it
-moved as much."""
+"""Bytes of a connection's send buffer. Linux doubles it, for its own bookkeeping. Twice this size
+and half of it moved as much."""
 
 _REACH: Final = 1024
-"""Descriptors that are looked at, upwards from the first that was free, then downwards. A group
-takes ten; other threads open and close some meanwhile, and free ones may lie far apart."""
+"""Descriptors to look at, upwards from the first that was free, then downwards. A group takes ten;
+other threads open and close some meanwhile, and free ones may lie far apart."""
 
 _SOCKADDR_BYTES: Final = 128
 
 
 def lowest_free_descriptor() -> int:
-    """The lowest descriptor that is free: what is opened next begins there."""
+    """The lowest free descriptor, at which the next ones to be opened begin."""
     with socket.socket() as probe:
         return probe.fileno()
 
@@ -51,8 +53,8 @@ def shrink(
 ) -> int:
     """Shrink the send buffers of the connections between this end and the other, both at `host`.
 
-    `host` is an IP address, or a name, of which nothing can be told; `mine` and `theirs` are what
-    the ends left in the store; `first` is the descriptor from which on to look for the `expected`
+    `host` is an IP address; for a name nothing can be found. `mine` and `theirs` are what the ends
+    left in the store. `first` is the descriptor at which to start looking for the `expected`
     connections. Returns how many were found.
     """
     found = 0
@@ -69,11 +71,11 @@ def shrink(
         with one:
             try:
                 my_end, their_end = one.getsockname(), one.getpeername()
-                # One end was listening, whichever.
+                # One of the two ends was listening.
                 if my_end[0] == host and (my_end[1] in my_ports or their_end[1] in their_ports):
                     one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
                     found += 1
-            except OSError as error:  # It has just broken.
+            except OSError as error:  # The connection has just broken.
                 _log.debug("no send buffer to shrink: %s", error)
         if found == expected:
             break
@@ -81,7 +83,7 @@ def shrink(
 
 
 def _ports(host: str, value: bytes) -> Iterator[int]:
-    """Ports of `host` in something that has socket addresses as C lays them out. Raises
+    """Ports of `host` in bytes that contain socket addresses as C lays them out. Raises
     `ValueError`."""
     address = ipaddress.ip_address(host)
     family, flow = (socket.AF_INET, 0) if address.version == 4 else (socket.AF_INET6, 4)

@@ -33,13 +33,14 @@ _KEY_LENGTH: Final = struct.Struct("!H")
 
 
 class AuthenticatedStore(Store):
-    """What torch asks of a store, for two ranks: mine are sent, the peer's are waited for.
+    """What torch needs from a store, for two ranks: it sends this rank's entries and waits for the
+    peer's.
 
     Waits end at the store's deadline, whatever timeout torch gives them.
     """
 
     def __init__(self, peer: socket.socket, secret: str, rank: int, deadline: float) -> None:
-        """`peer` is connected to the other rank; `deadline` is of `time.monotonic`."""
+        """`peer` is connected to the other rank; `deadline` is a time of `time.monotonic`."""
         super().__init__()
         self._peer = peer
         self._secret = secret.encode()
@@ -77,7 +78,7 @@ class AuthenticatedStore(Store):
         return False
 
     def receive(self, deadline: float) -> None:
-        """Take one entry of the peer. Raises `TransportError` when none that counts comes."""
+        """Take one entry from the peer. Raises `TransportError` when no valid entry comes."""
         length, mac = _HEAD.unpack(self._read(_HEAD.size, deadline))
         if length > _MAX_ENTRY or len(self._theirs) >= _MAX_ENTRIES:
             raise TransportError("somebody sent too much to the rendezvous")
@@ -86,7 +87,7 @@ class AuthenticatedStore(Store):
         if length < _KEY_LENGTH.size or not hmac.compare_digest(mac, proof):
             raise TransportError("somebody without the session's secret is at the rendezvous")
         end = _KEY_LENGTH.size + int(_KEY_LENGTH.unpack_from(body)[0])
-        # A name that is no text is waited for by nobody.
+        # Nobody waits for a name that is not valid text.
         self._theirs[body[_KEY_LENGTH.size : end].decode(errors="replace")] = body[end:]
 
     def _read(self, size: int, deadline: float) -> bytes:
@@ -105,12 +106,13 @@ class AuthenticatedStore(Store):
         return data
 
     def _mac(self, rank: int, body: bytes) -> bytes:
-        """The rank is part of it: what a side said must not come back to it as the other's."""
+        """The rank is part of the code, so that a side's own entry cannot come back as the
+        other's."""
         return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
 
 
 class RecordingStore(Store):
-    """A store that passes everything on, and keeps what was said."""
+    """A store that passes everything on, and keeps the entries."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class RecordingStore(Store):
 
     def set(self, key: str, value: str | bytes) -> None:
         self.mine.append(value.encode() if isinstance(value, str) else bytes(value))
-        self._store.set(key, value)  # type: ignore[arg-type]  # The stub knows text only.
+        self._store.set(key, value)  # type: ignore[arg-type]  # The stub knows only text.
 
     def get(self, key: str) -> bytes:
         value = self._store.get(key)
@@ -142,8 +144,8 @@ class RecordingStore(Store):
 
 
 def left(deadline: float) -> float:
-    """Seconds until `deadline`. Raises `TimeoutError` when there are none: a peer that sends a byte
-    at a time would otherwise get a little more for each."""
+    """Seconds until `deadline`. Raises `TimeoutError` when none are left: otherwise a peer that
+    sends a byte at a time would gain a little time with each."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError

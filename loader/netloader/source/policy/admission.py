@@ -1,6 +1,6 @@
-"""Whether a replica gets the weights that a source holds: everything that hello says has to fit.
+"""Whether a replica gets the weights that a source holds: everything in its hello has to fit.
 
-Whether there is room for it is another question (`sessions.py`).
+`sessions.py` decides whether there is room for the replica.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from netloader.source.offer import Offer, Unready
 def admit(
     hello: messages.Hello, offer: Offer | Unready, generation: int
 ) -> Offer | messages.Refuse:
-    """The weights that a replica may have, or why it is refused."""
+    """The weights that a replica may have, or the refusal."""
     if hello.version != messages.VERSION:
         return messages.Refuse(
             code="version",

@@ -1,7 +1,8 @@
 """Who has a place at a source, who is about to leave, and who has to make room.
 
-A session holds its place until the source has read or said that it is over. Its thread may need
-longer: sessions that are ending are bounded as well. Bookkeeping over values: no socket, no thread.
+A session holds its place until the source has read or sent word that it is over. Its thread may
+need longer, so the number of ending sessions is bounded too. Bookkeeping over values: no socket, no
+thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from netloader.source.settings import SourceSettings
 
 
 class Occupant(Protocol):
-    """What the registry has to know of a session."""
+    """What the registry needs to know about a session."""
 
     @property
     def id(self) -> str: ...
@@ -29,12 +30,12 @@ C = TypeVar("C")
 
 @dataclass
 class ServedSession(Generic[S, C]):
-    """A session beside the connection that may speak for it."""
+    """A session, with the connection that may speak for it."""
 
     session: S
     caller: C
     seen: Usage
-    """What the session had done when its use of its place was last judged."""
+    """Usage of the session when it was last judged."""
 
 
 class Sessions(Generic[S, C]):
@@ -46,21 +47,22 @@ class Sessions(Generic[S, C]):
         self._ending: dict[str, S] = {}
 
     def __len__(self) -> int:
-        """Replicas being served. Sessions that are ending do not count."""
+        """The number of replicas being served. Sessions that are ending do not count."""
         return len(self._served)
 
     @property
     def served(self) -> list[ServedSession[S, C]]:
-        """All that have a place, earliest first."""
+        """All sessions that have a place, earliest first."""
         return list(self._served.values())
 
     @property
     def ending(self) -> list[S]:
-        """Over for their replicas, which are told nothing more; their threads have not ended."""
+        """Sessions that are over for their replicas, which are told nothing more, but whose threads
+        have not ended."""
         return list(self._ending.values())
 
     def full(self) -> str | None:
-        """Why no further replica can be served now, if that is so."""
+        """Why no further replica can be served now; None when one can."""
         if len(self._served) >= self._settings.max_sessions:
             return f"all {self._settings.max_sessions} sessions are taken"
         if len(self._ending) >= self._settings.max_ending:
@@ -72,13 +74,13 @@ class Sessions(Generic[S, C]):
         self._served[session.id] = ServedSession(session, caller, session.usage())
 
     def find(self, session_id: str, caller: C) -> ServedSession[S, C] | None:
-        """The session for which this connection may speak: the one that opened it, nobody else."""
+        """The session, if this connection opened it; nobody else may speak for it."""
         found = self._served.get(session_id)
         return found if found is not None and found.caller == caller else None
 
     def release(self, session_id: str) -> ServedSession[S, C] | None:
-        """Free the place of a session that is over, before its thread has noticed. None: it has
-        no place (any more)."""
+        """Free the place of a session that is over, before its thread has noticed. None when the
+        session has no place (any more)."""
         found = self._served.pop(session_id, None)
         if found is not None:
             self._ending[session_id] = found.session
@@ -89,9 +91,9 @@ class Sessions(Generic[S, C]):
         del self._ending[session_id]
 
     def wasteful(self) -> tuple[ServedSession[S, C], str] | None:
-        """The first session that does nothing with its place, and why it should make room.
+        """The first session that wastes its place, and why it should make room.
 
-        None as well while a place is free. A session is judged by what it did since it was last
+        Also None while a place is free. A session is judged by what it did since it was last
         judged, after `eviction_period_s` at the earliest.
         """
         if len(self._served) < self._settings.max_sessions:
