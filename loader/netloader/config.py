@@ -2,7 +2,7 @@
 
 The first seven keys are vLLM Ascend Netloader's and mean what they mean there. Every other key can
 also be set in the environment with `NETLOADER_` in front (`MESH_SEEDS` -> `NETLOADER_MESH_SEEDS`).
-Precedence: `CONFIG_FILE`, then the extra config, then the environment; of `SOURCE` both lists are
+Precedence: `CONFIG_FILE`, then the extra config, then the environment. Both `SOURCE` lists are
 used, that of `CONFIG_FILE` first. An unknown key or a bad value stops the start.
 """
 
@@ -43,12 +43,13 @@ DRAFT_PORT_OFFSET = 10_000
 MIN_PORT, MAX_PORT = 1024, 65_535
 
 MIN_RATE_LIMIT = 1_000_000
-"""Bytes per second. Below, turns of many sessions come further apart than `TRANSFER_TIMEOUT`
-allows: see `throttle.py`."""
+"""Bytes per second. Below this rate, turns of many sessions lie further apart than
+`TRANSFER_TIMEOUT` allows: see `throttle.py`."""
 
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES, CHUNK_STEP = 1 << 20, 64 << 20, 4096
 """Smaller chunks cost more in messages than in bytes; larger ones hold too much staging memory and
-leave too much to fetch again. A multiple of the page, so that pieces of a tensor begin on one."""
+leave too much to fetch again. Chunks are a multiple of the page, so that pieces of a tensor begin
+on a page."""
 
 _UPSTREAM_ONLY = frozenset(
     {
@@ -61,9 +62,9 @@ _UPSTREAM_ONLY = frozenset(
         "CONFIG_FILE",
     }
 )
-"""Keys without an environment variable: upstream has none for them either."""
+"""Keys without an environment variable, as upstream has none for them."""
 
-# Not keys an operator may use: where `load` hands over what it has taken apart.
+# Operators may not use these keys: `load` passes what it has taken apart under them.
 _FILE_SOURCE = "CONFIG_FILE: SOURCE"
 _MESH_SETTINGS = "mesh settings"
 _PULL_SETTINGS = "pull settings"
@@ -80,7 +81,7 @@ _IN_PARTS: Mapping[str, Mapping[_Part, str]] = {
     "VERIFY": {PullSettings: "verify"},
     "MAX_SESSIONS": {SourceSettings: "max_sessions"},
 }
-"""Operator's key -> the fields that it sets. Defaults, bounds and reasons stand there."""
+"""Operator's key -> the fields that it sets. The fields give defaults, bounds and reasons."""
 
 
 def _lower(value: object) -> object:
@@ -132,7 +133,7 @@ class RankSources(BaseModel):
 
 
 class Config(BaseModel):
-    """What one worker was told. Made with `Config.load`."""
+    """The settings of one worker. Made with `Config.load`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -141,10 +142,10 @@ class Config(BaseModel):
     source: tuple[RankSources, ...] = Field(default=(), alias="SOURCE")
     """Static sources. Tried before the mesh."""
     model: _NonEmpty | None = Field(default=None, alias="MODEL")
-    """Name of the target. Two workers with different names never share; where one of them has none,
-    names say nothing. Default: none."""
+    """Name of the target. Two workers with different names never share; if one of them has no name,
+    names do not matter. Default: none."""
     listen_port: int | None = Field(default=None, alias="LISTEN_PORT", ge=MIN_PORT, le=MAX_PORT)
-    """Base port of the listener (rank is added); default: a free port."""
+    """Base port of the listener (the rank is added); default: a free port."""
     int8_cache: Annotated[KeepMode | None, BeforeValidator(_lower)] = Field(
         default=None, alias="INT8_CACHE"
     )
@@ -155,22 +156,23 @@ class Config(BaseModel):
     """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`."""
 
     mesh: bool = Field(default=True, alias="MESH")
-    """Whether to join the mesh. Off: only `SOURCE` and storage."""
+    """Whether to join the mesh. If off, only `SOURCE` and storage are used."""
     mesh_settings: MeshSettings = Field(
         default=MeshSettings(program=PROGRAM), alias="mesh settings"
     )
     """The keys of `netmesh.MESH_KEYS` (`MESH_NAME`, `MESH_SEEDS`, ...)."""
 
     discovery_timeout_s: float = Field(default=3.0, alias="DISCOVERY_TIMEOUT", ge=0, le=600)
-    """Seconds to wait for the mesh to answer before a worker counts as alone. A mesh that is there
-    answers within a round trip; this bounds the case where its contacts are all dead."""
+    """Seconds to wait for the mesh to answer before a worker counts as alone. A live mesh answers
+    within a round trip; this limit is for the case that all its contacts are dead."""
     pull_settings: PullSettings = Field(default=PullSettings(), alias="pull settings")
-    """Of a replica's side: `TRANSFER_TIMEOUT`, `MAX_SOURCES`, `SOURCE_TIMEOUT`, `VERIFY`."""
+    """Settings of the replica's side: `TRANSFER_TIMEOUT`, `MAX_SOURCES`, `SOURCE_TIMEOUT`,
+    `VERIFY`."""
     source_settings: SourceSettings = Field(default=SourceSettings(), alias="source settings")
-    """Of a source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`."""
+    """Settings of the source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`."""
     rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
-    """Bytes per second that this worker hands out, all sessions and models together; default: as
-    many as the link takes. For links that the model's own traffic needs too."""
+    """Bytes per second that this worker hands out, over all sessions and models; default: as many
+    as the link takes. For links that the model's own traffic also needs."""
     chunk_bytes: _Integer = Field(
         default=CHUNK_BYTES,
         alias="CHUNK_BYTES",
@@ -178,24 +180,24 @@ class Config(BaseModel):
         le=MAX_CHUNK_BYTES,
         multiple_of=CHUNK_STEP,
     )
-    """Bytes of a chunk, the unit that is asked for and verified; 16..64 MiB are sensible. Has to be
-    the same on all peers: a source refuses a replica whose chunks are cut otherwise."""
+    """Bytes of a chunk, the unit that is asked for and verified; 16..64 MiB are sensible. Must be
+    the same on all peers: a source refuses a replica whose chunks are cut differently."""
     digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
-    """How checkpoint files are read for comparison: some bytes of every tensor, or all."""
+    """How checkpoint files are read for comparison: some bytes of every tensor, or all bytes."""
     content: Annotated[
         str | None,
         StringConstraints(pattern=rf"^({'|'.join(Evidence)}):\S{{1,512}}$"),
     ] = Field(default=None, alias="CONTENT")
-    """Content id that the target's weights must have, as a source prints it (`sample:1f0c...`):
-    what a worker wants that has no weight files. Default: what its own files hold."""
+    """Content id that the target's weights must have, as a source prints it (`sample:1f0c...`). For
+    workers without weight files. Default: the content of the worker's own files."""
     storage_format: _NonEmpty = Field(default="auto", alias="STORAGE_FORMAT")
-    """`--load-format` of the leg that reads storage."""
+    """`--load-format` for reading storage."""
     storage_config: Annotated[dict[str, object], BeforeValidator(_from_json)] = Field(
         default_factory=dict, alias="STORAGE_CONFIG"
     )
-    """`--model-loader-extra-config` of the leg that reads storage."""
+    """`--model-loader-extra-config` for reading storage."""
     storage_options: dict[str, object] = Field(default_factory=dict, alias="storage options")
-    """Keys of the extra config that are not ours but those of vLLM's loader for storage."""
+    """Keys of the extra config that belong to vLLM's loader for storage, not to us."""
     report_prefix: _NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
     """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`."""
     report_tensors: bool = Field(default=False, alias="REPORT_TENSORS")
@@ -218,7 +220,7 @@ class Config(BaseModel):
     ) -> Self:
         """Merge the three places a setting can come from, and validate the result.
 
-        `for_storage` says whether a key that is not ours is one of vLLM's loader for storage.
+        `for_storage` says whether a key that is not ours belongs to vLLM's loader for storage.
         Raises `ConfigError` naming the key, the value and what is allowed.
         """
         if not isinstance(extra, Mapping):
@@ -249,7 +251,7 @@ class Config(BaseModel):
 
     @property
     def content_demanded(self) -> dict[Evidence, str]:
-        """What `CONTENT` says; empty without it."""
+        """The content that `CONTENT` asks for; empty when it is not set."""
         if self.content is None:
             return {}
         kind, _, value = self.content.partition(":")
@@ -263,7 +265,7 @@ class Config(BaseModel):
     def sources_of(self, rank: int, *, draft: bool = False) -> tuple[tuple[str, str], ...]:
         """Static sources of one global rank, in order: (endpoint, the setting it came from).
 
-        The lists name the targets' listeners. A draft's is `DRAFT_PORT_OFFSET` above, where there
+        The lists name the targets' listeners. A draft's port is `DRAFT_PORT_OFFSET` above, if there
         is such a port.
         """
         places = ((self.file_source, "SOURCE of CONFIG_FILE"), (self.source, "SOURCE"))
@@ -309,7 +311,7 @@ KEYS = frozenset(
 
 
 def field_of(key: str) -> tuple[str, FieldInfo]:
-    """The field that holds a setting, with its name: its default and its bounds.
+    """The name of the field that holds a setting, and the field, with its default and bounds.
 
     Raises `KeyError` for `CONFIG_FILE`, which no field holds.
     """
@@ -325,12 +327,12 @@ def field_of(key: str) -> tuple[str, FieldInfo]:
 
 
 def _fields(part: _Part) -> Mapping[str, FieldInfo]:
-    """Of a pydantic dataclass, which its type does not tell."""
+    """The fields of a pydantic dataclass, which its type does not declare."""
     return cast("Mapping[str, FieldInfo]", vars(part)["__pydantic_fields__"])
 
 
 def allowed(key: str) -> str:
-    """What a setting may be, in words; empty where only the validation can tell."""
+    """The allowed values of a setting, in words; empty where only the validation can tell."""
     if key in _WORDS:
         return _WORDS[key]
     return bounds.allowed(*field_of(key)) + _NOTES.get(key, "")
@@ -395,7 +397,7 @@ _WORDS = {
     "STORAGE_FORMAT": "a load format of vLLM other than netloader",
     "STORAGE_CONFIG": "a JSON object, handed to the loader of STORAGE_FORMAT",
 }
-"""What the types of the fields do not tell."""
+"""Allowed values that the types of the fields do not tell."""
 
 _NOTES = {
     "LISTEN_PORT": " after the rank (and 10000 for a draft model) is added",

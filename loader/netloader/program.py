@@ -1,6 +1,6 @@
-"""What the loader calls things towards its operators, in the words that the mesh asks for.
+"""The loader's names for its operators, in the form that the mesh asks for.
 
-Whoever starts a member, or looks at the mesh of the workers, uses these.
+Code that starts a member, or looks at the workers' mesh, uses these names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 from netmesh import Program
 
 ENV_PREFIX: Final = "NETLOADER_"
-"""Stands in front of a key of the configuration where the key is an environment variable."""
+"""Prefix of a configuration key that is given as an environment variable."""
 
 PROGRAM: Final = Program(
     prefix=ENV_PREFIX,

@@ -1,4 +1,4 @@
-"""Terms that several rooms share: closed sets of values, and the setting that both ends have."""
+"""Terms that several rooms share: closed sets of values, and a setting common to both ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TransferTimeout = Annotated[float, Field(gt=0, le=3600)]
 (`TRANSFER_TIMEOUT`)."""
 
 TRANSFER_TIMEOUT_S: Final = 30.0
-"""The default. Longer than the longest pause of a healthy process: compiling holds the GIL for
+"""The default is longer than the longest pause of a healthy process: compiling holds the GIL for
 seconds."""
 
 

@@ -11,7 +11,7 @@ from netmesh.core.records import MemberId
 from netmesh.core.settings import ProtocolSettings
 
 REMEMBERED = 1024
-"""Accusers kept; the one that was quiet longest is forgotten first."""
+"""Accusers kept; the one that has been quiet longest is forgotten first."""
 
 
 class _Account:
@@ -25,7 +25,7 @@ class _Account:
 
 
 class AccusationLimits:
-    """Accounts by accuser."""
+    """Keeps an account for each accuser."""
 
     __slots__ = ("_accounts", "_settings")
 
@@ -34,7 +34,7 @@ class AccusationLimits:
         self._accounts: dict[MemberId, _Account] = {}
 
     def may_declare_dead(self, accuser: MemberId, now: float) -> bool:
-        """True when one more death is believed on this member's word; counts it."""
+        """True when one more death is believed on this member's word; counts that death."""
         account = self._account(accuser, now)
         gained = (now - account.tokens_at) * self._settings.accuser_per_s
         account.tokens = min(float(self._settings.accuser_burst), account.tokens + gained)
@@ -45,7 +45,7 @@ class AccusationLimits:
         return True
 
     def refuted(self, accuser: MemberId, now: float) -> None:
-        """Somebody whom that member accused is alive."""
+        """Note that a member accused by `accuser` is alive."""
         account = self._account(accuser, now)
         account.refuted = self._decayed(account, now) + 1.0
         account.refuted_at = now

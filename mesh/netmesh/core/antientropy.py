@@ -1,11 +1,11 @@
-"""Anti-entropy: when to compare tables with whom, and the three-step exchange.
+"""Anti-entropy: when and with whom to compare tables, and the three-step exchange.
 
     small table:  Digest ->            <- Exchange(news, want)   Exchange(wanted) ->
     large table:  Buckets -> <- Digest    Exchange(news, want) -> <- Exchange(wanted)
 
-Each ping and ack carries the root and the size of the sender's table, so equal tables cost
-nothing. A difference alone is no reason to compare: a rumour on its way makes roots differ for a
-second or two in every healthy mesh.
+Each ping and ack carries the root and the size of the sender's table, so equal tables cost nothing.
+A difference alone is not a reason to compare: in every healthy mesh a rumour under way makes roots
+differ for a second or two.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from netmesh.core.records import MemberId
 from netmesh.core.view import MembershipView
 
 ALTERNATIVES = 8
-"""Members named to somebody who is told BUSY."""
+"""Members named to a member that is told BUSY."""
 
 
 class Admission:
-    """At most so many members served at a time; a slot is held for a second after its last use."""
+    """Limits how many members are served at a time; a slot is held for a second after its last
+    use."""
 
     __slots__ = ("_slots", "_until")
 
@@ -34,7 +35,7 @@ class Admission:
         self._until: dict[bytes | str, float] = {}
 
     def admit(self, member: bytes | str, now: float) -> bool:
-        """True when `member` (or the observer behind a connection) has or gets a slot."""
+        """True when `member` (or the observer behind a connection) has a slot or gets one."""
         if member not in self._until and len(self._until) >= self._slots:
             self._until = {who: until for who, until in self._until.items() if until > now}
             if len(self._until) >= self._slots:
@@ -52,13 +53,15 @@ class Gate:
         self._node = node
         self._differed = -1e9
         self.differs_since: float | None = None
-        """Since when some other table differs; two members that lack the same agree with each
-        other, so that one equal table proves nothing, only the absence of different ones does."""
+        """When another table was first seen to differ. Two members that lack the same record agree
+        with each other, so one equal table proves nothing; only the absence of different ones
+        does."""
         self.not_before = -1e9
         """Earliest time of the next comparison."""
 
     def open(self, root: int, size: int, *, eager: bool) -> bool:
-        """Take note of another's root and size; True when I should compare with it now."""
+        """Take note of another member's root and size; True when I should compare tables with it
+        now."""
         node, settings = self._node, self._node.settings
         table, now = node.table, node.now
         if root == table.root:
@@ -73,18 +76,19 @@ class Gate:
         if eager or abs(size - table.size) > settings.sync_size_gap:
             return True
         age = now - self.differs_since
-        # Mine has not changed for a while either, so no rumour under way explains it.
+        # My table has not changed for a while either, so no rumour under way explains the
+        # difference.
         settled = now - max(self.differs_since, table.changed_at) >= settings.sync_settle_s
         return settled or age >= settings.sync_patience_s
 
     def passed(self) -> None:
-        """A comparison has been started: the next one needs a reason of its own."""
+        """Note that a comparison has started: the next one needs a reason of its own."""
         self.differs_since = None
         self.not_before = self._node.now + self._node.settings.sync_spacing_s
 
 
 class AntiEntropy:
-    """Starts comparisons and answers those of others."""
+    """Starts comparisons, and answers those of others."""
 
     __slots__ = ("_admission", "_node", "_view", "gate")
 
@@ -95,15 +99,15 @@ class AntiEntropy:
         self.gate = Gate(node)
 
     def observe(self, sender: MemberId, root: int, size: int, *, eager: bool) -> None:
-        """A message told what the sender's table amounts to.
+        """Act on a message that summed up the sender's table.
 
-        `eager`: I am still joining, and every difference counts.
+        `eager` means that I am still joining, and every difference counts.
         """
         if self.gate.open(root, size, eager=eager):
             self.start(sender)
 
     def start(self, peer: MemberId) -> None:
-        """Compare with that member."""
+        """Compare tables with that member."""
         node, settings = self._node, self._node.settings
         table = node.table
         self.gate.passed()
@@ -132,7 +136,7 @@ class AntiEntropy:
         return False
 
     def busy(self, message: Busy) -> None:
-        """The other has too much to do; its hints are as good as news."""
+        """Act on BUSY: the other member has too much to do, and its hints are as good as news."""
         wait = min(message.retry_after_ms / 1000.0, self._node.settings.sync_patience_s)
         self.gate.not_before = max(self.gate.not_before, self._node.now + wait)
         self._view.hear(message.claims, Channel.ANTI_ENTROPY, message.sender)
@@ -147,7 +151,7 @@ class AntiEntropy:
         node.reply(connection, Digest(node.id, node.generation, True, named, entries))
 
     def on_digest(self, connection: Connection, message: Digest) -> None:
-        """Compare, and tell what the other lacks and what I lack."""
+        """Compare, and tell the other member what it lacks and what I lack."""
         node = self._node
         if not message.answer and not self.admit(message.sender, connection, 0):
             return
@@ -164,7 +168,7 @@ class AntiEntropy:
         self._tell(connection, message.sender, told)
 
     def on_exchange(self, connection: Connection, message: Exchange) -> None:
-        """Take in what I lacked, hand over what is wanted."""
+        """Take in what I lacked, and hand over what is wanted."""
         node = self._node
         before = node.table.root
         corrections = self._view.hear(
@@ -178,7 +182,7 @@ class AntiEntropy:
             told = Exchange(node.id, node.generation, not message.answer, claims, (), left_out)
             self._tell(connection, message.sender, told)
         if message.more and node.table.root != before:
-            # The rest of a large difference: at once, but only while it makes progress.
+            # The rest of a large difference follows at once, but only while there is progress.
             self.start(message.sender)
 
     def _tell(self, connection: Connection, sender: MemberId, told: Exchange) -> None:

@@ -2,7 +2,7 @@
 
 The transition table (`states`) says which status follows from the causes. The lattice (`records`)
 says whether the result is above the record that is known. Nothing else makes a `Change`, and
-records change in no other way; only a tombstone is dropped without one, when its time is over.
+records change in no other way. Only an expired tombstone is dropped without a `Change`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ TOLD: Mapping[Status, Cause] = MappingProxyType(
         Status.LEFT: Cause.LEAVES,
     }
 )
-"""The cause that another member's verdict is, taken at its word. ALIVE is no verdict."""
+"""The cause that corresponds to another member's verdict, taken at its word. ALIVE is not a
+verdict."""
 
 
 class Telling(Enum):
@@ -33,9 +34,9 @@ class Telling(Enum):
     RUMOUR = "rumour"
     """As a rumour; verdicts and refutations seen here for the first time do not wait."""
     AT_ONCE = "at once"
-    """My own refutation: the accusation spreads meanwhile."""
+    """My own refutation cannot wait, because the accusation spreads meanwhile."""
     NOT = "not"
-    """A stranger found by anti-entropy: others that lack it find it the same way."""
+    """A stranger found by anti-entropy: members that lack it find it the same way."""
     HEARSAY = "hearsay"
     """A death found by anti-entropy: I look for myself before I accuse anybody."""
 
@@ -54,16 +55,17 @@ class Change:
     """One step of a record."""
 
     old: Record | None
-    """None: the member was not known."""
+    """None when the member was not known."""
     new: Record
     causes: tuple[Cause, ...]
     """Rows of the transition table that lead from the old status to the new one, in order."""
     claim: Claim
-    """What was claimed; its witnesses count as accusers."""
+    """The claim, whose witnesses count as accusers."""
     telling: Telling
 
     def check(self) -> None:
-        """Raise AssertionError unless each cause is a row and the record went up in the lattice."""
+        """Raise AssertionError unless each cause is a row of the table and the record rose in the
+        lattice."""
         old, new = self.old, self.new
         status = None if old is None else old.status
         for cause in self.causes:
@@ -83,7 +85,7 @@ def apply(
     """The change that follows from a claim and its causes; None when nothing changes.
 
     The status comes from the table, not from the claim. A stranger or a new generation cannot be
-    known without an advert; inside a generation the status half needs none.
+    known without an advert. Inside a generation the status half needs no advert.
     """
     status = after(None if old is None else old.status, *causes)
     if not causes or status is None:
@@ -99,7 +101,7 @@ def apply(
 
 
 def causes_of(old: Record | None, claim: Claim, verdict: Cause | None) -> tuple[Cause, ...]:
-    """The causes of a claim that another member tells; `verdict` is the one of its status.
+    """The causes of another member's claim; `verdict` is the cause that its status stands for.
 
     Only a half that is above the old record in the lattice has causes.
     """
@@ -119,7 +121,7 @@ def causes_of(old: Record | None, claim: Claim, verdict: Cause | None) -> tuple[
 
 
 def lacks_advert(old: Record | None, claim: Claim) -> bool:
-    """True when the claim shows an advert that is not known and must be fetched."""
+    """True when the claim announces an unknown advert, which must be fetched."""
     if claim.advert is not None:
         return False
     if old is None or claim.generation > old.generation:

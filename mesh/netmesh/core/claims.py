@@ -1,9 +1,9 @@
 """A claim: what one member tells another about a third. The unit of every exchange.
 
-SWIM has a message for each kind of news (alive, suspect, confirm); here they are one. A claim is a
-record whose advert may be left out, with the witnesses of bad news. Without adverts gossip stays
-small: a refutation or a death costs about 90 bytes. A changed advert is announced by its version,
-and each member that lacks the advert fetches it once.
+SWIM has a message for each kind of news (alive, suspect, confirm); here a claim covers all of them.
+A claim is a record whose advert may be left out, with the witnesses of bad news. Without adverts
+gossip stays small: a refutation or a death costs about 90 bytes. A changed advert is announced by
+its version, and each member that lacks the advert fetches it once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from netmesh.core.records import Advert, Generation, MemberId, Record, Status
 
 MAX_WITNESSES = 4
-"""More observers than any rule counts (2 for a crash, 1 + 2 for a suspicion) are not carried."""
+"""Witnesses carried: more than any rule counts (2 for a crash, 1 + 2 for a suspicion)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,10 @@ class Claim:
     accusers: tuple[MemberId, ...] = ()
     """Members whose own probe of `id` failed; each counts as one confirmation."""
     crash: tuple[MemberId, ...] = ()
-    """Those of them that saw the process gone (connection refused), not just silent."""
+    """Accusers that saw the process gone (connection refused), not just silent."""
     held: bool = False
-    """Somebody's connect was accepted since the suspicion began: treat it like a stall."""
+    """True when somebody's connect was accepted since the suspicion began: treat it like a
+    stall."""
 
     @property
     def order(self) -> tuple[int, int, int]:

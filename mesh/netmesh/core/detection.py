@@ -1,4 +1,4 @@
-"""The failure detector: SWIM's probes, direct and over others, and triage of those that fail."""
+"""The failure detector: SWIM's probes, direct and through others, and triage of failed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netmesh.core.states import triage
 from netmesh.core.timers import Timer
 
 WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSPICION)
-"""Deadlines that stand for somebody else's silence; they move when it was I that slept."""
+"""Deadlines that stand for another member's silence; they move when I was the one that slept."""
 
 
 class Detector:
@@ -29,7 +29,8 @@ class Detector:
         self._watched: tuple[int, frozenset[MemberId]] = (-1, frozenset())
 
     def start(self) -> None:
-        """Begin probing, at a random phase so that members started together do not beat."""
+        """Begin probing, at a random phase so that members that start together do not probe in
+        step."""
         node, settings = self._node, self._node.settings
         first = node.now + node.rng.random() * settings.probe_interval_s
         node.timers.set((Timer.PROBE, 0), first)
@@ -37,7 +38,7 @@ class Detector:
         node.timers.set((Timer.WATCH_PROBE, 0), watch)
 
     def stop(self) -> None:
-        """I am leaving: accuse nobody any more."""
+        """Stop accusing anybody, because I am leaving."""
         for kind in (Timer.PROBE, Timer.WATCH_PROBE):
             self._node.timers.cancel((kind, 0))
 
@@ -50,18 +51,19 @@ class Detector:
         return self._watched[1]
 
     def late(self, by: float) -> None:
-        """I was woken `by` seconds too late: that time says nothing about others."""
+        """Discount the `by` seconds by which I was woken too late: that time says nothing about
+        others."""
         self._node.timers.delay(WAITING, by)
         self._health.worse()
 
     def suspected(self) -> None:
-        """Others suspect me. Lifeguard: a suspect is probably slow."""
+        """Note that others suspect me. Lifeguard: a suspect is probably slow."""
         self._health.worse()
 
     # Probing
 
     def probe_next(self) -> None:
-        """One step of the round robin."""
+        """Take one step of the round robin."""
         node = self._node
         pause = node.settings.probe_interval_s * self._health.multiplier
         node.timers.set((Timer.PROBE, 0), node.now + pause)
@@ -70,7 +72,7 @@ class Detector:
             self._probe(target)
 
     def probe_watched(self) -> None:
-        """One of the ring successors, in turn."""
+        """Probe one of the ring successors, in turn."""
         node = self._node
         pause = node.settings.watch_probe_interval_s * self._health.multiplier
         node.timers.set((Timer.WATCH_PROBE, 0), node.now + pause)
@@ -80,7 +82,7 @@ class Detector:
             self._probe(successors[self._watch_turn % len(successors)])
 
     def verify(self, member: MemberId) -> None:
-        """See at once for myself, by ping and by connect, whether that member is there."""
+        """Check at once, by ping and by connect, whether that member is there."""
         if not self._node.table.live(member):
             return
         probe = self._probe(member)
@@ -88,7 +90,8 @@ class Detector:
             self._node.dial(member)
 
     def look_around(self, member: MemberId) -> None:
-        """A host that does not answer probably took its other workers with it."""
+        """Check the other members on that host: a host that does not answer probably took them with
+        it."""
         node = self._node
         table = node.table
         seen = 0
@@ -117,11 +120,11 @@ class Detector:
             and node.id not in change.claim.accusers
             and new.id in self.watched()
         ):
-            # I watch it: whether the accuser is right is for me to find out.
+            # I watch this member, so I have to find out whether the accuser is right.
             self.verify(new.id)
 
     def acked(self, message: Ack) -> None:
-        """An answer came."""
+        """Act on an answer."""
         probe = self.probes.numbered(message.sequence)
         if probe is None or probe.target != message.sender:
             return
@@ -130,7 +133,7 @@ class Detector:
         self._succeeded(probe)
 
     def relayed(self, message: Relayed) -> None:
-        """A relay reports."""
+        """Act on a relay's report."""
         probe = self.probes.numbered(message.sequence)
         if probe is None:
             return
@@ -140,7 +143,7 @@ class Detector:
             probe.nacks += 1
 
     def direct_timeout(self, sequence: int) -> None:
-        """No answer yet: ask again, ask others, and ask the kernel."""
+        """No answer has come yet: ask again, ask others, and ask the kernel."""
         probe = self.probes.numbered(sequence)
         if probe is None:
             return
@@ -163,14 +166,14 @@ class Detector:
             self._close(probe)
 
     def indirect_timeout(self, sequence: int) -> Finding | None:
-        """Nobody heard it."""
+        """Conclude a probe whose target nobody heard."""
         probe = self.probes.numbered(sequence)
         if probe is None:
             return None
         if probe.dial is not None:
             return self._conclude(probe, probe.dial)
         if probe.over:
-            # The answer of the connect got lost in the shell: no verdict, and no stuck probe.
+            # The shell lost the connect's answer: reach no verdict, but leave no stuck probe.
             self._close(probe)
         else:
             probe.over = True
@@ -179,7 +182,7 @@ class Detector:
         return None
 
     def dialled(self, event: Dialled) -> Finding | None:
-        """A connect ended; perhaps it belongs to a probe."""
+        """Act on the end of a connect, which may belong to a probe."""
         probe = self.probes.of(event.id)
         if probe is None:
             return None

@@ -9,7 +9,7 @@ from netmesh.core.tombstones import Tombstones
 
 
 class Dissemination:
-    """Rounds of gossip, while there is anything to tell."""
+    """Runs rounds of gossip while there is anything to tell."""
 
     __slots__ = ("_node", "_tombstones")
 
@@ -18,7 +18,7 @@ class Dissemination:
         self._tombstones = tombstones
 
     def round(self) -> None:
-        """Tell the rumours, and come again when some are left."""
+        """Tell the rumours, and set the next round when some are left."""
         node, settings = self._node, self._node.settings
         if not len(node.rumours):
             return

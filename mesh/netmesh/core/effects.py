@@ -12,7 +12,8 @@ from netmesh.core.records import MemberId
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Over a connection that we open to that member; the answer comes back over the same one."""
+    """Send over a connection that we open to that member; the answer comes back over the same
+    one."""
 
     to: MemberId
     message: Message
@@ -20,7 +21,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Back over a connection that somebody opened to us."""
+    """Answer over a connection that somebody opened to us."""
 
     to: Connection
     message: Message

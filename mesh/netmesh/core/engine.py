@@ -122,7 +122,7 @@ class Engine:
 
     @property
     def joined(self) -> bool:
-        """My table equals that of at least one contact, or there is nobody to join."""
+        """True when my table equals that of at least one contact, or there is nobody to join."""
         return self._joining.joined
 
     @property
@@ -154,9 +154,9 @@ class Engine:
         return float("inf") if self._departed else self._node.timers.next()
 
     def members(self) -> tuple[Member, ...]:
-        """Snapshot, me included; the dead are shown for ten minutes."""
+        """A snapshot that includes me; the dead are shown for ten minutes."""
         node = self._node
-        # My own generation is the wall clock at my start: no other clock is needed for ages.
+        # My own generation holds the wall clock at my start, so ages need no other clock.
         now_ms = started_ms(node.generation) + (node.now - (self._started or node.now)) * 1000
         return tuple(
             member_of(record, now_ms, me=record.id == node.id)
@@ -216,7 +216,8 @@ class Engine:
         assert node.me.status.live or node.leaving, "I think that I am dead"
 
     def _check_changes(self) -> None:
-        """Every change of the last event is a row of the table and a step up, from what was."""
+        """Check that every change of the last event is a row of the table and a step up from
+        before."""
         latest: dict[MemberId, Record] = {}
         for change in self._node.changes:
             change.check()
@@ -226,7 +227,7 @@ class Engine:
             latest[change.new.id] = change.new
         for member, record in latest.items():
             kept = self._node.table.get(member)
-            # A tombstone may have had to make room for the next.
+            # A tombstone may have made room for the next.
             forgotten = kept is None and not record.status.live
             assert kept == record or forgotten, f"{member} is {kept}, not {record}"
 
@@ -284,7 +285,8 @@ class Engine:
             self._fetches.stranger(sender, message.generation)
             return True
         if record.generation > message.generation:
-            # It has not heard that it was replaced; a ping gets the news back, the rest is void.
+            # The sender has not heard that it was replaced. Its pings get the news back; its other
+            # messages are void.
             if isinstance(message, Ping):
                 return True
             node.counters["dropped.old_generation"] += 1
@@ -354,7 +356,7 @@ class Engine:
                     self._node.effects.append(Departed())
 
     def _settle(self) -> None:
-        """What follows from the event as a whole."""
+        """Do what follows from the event as a whole."""
         self._view.settle()
         watched = frozenset() if self._node.leaving else self._detector.watched()
         if watched != self._watching:

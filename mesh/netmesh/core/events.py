@@ -10,7 +10,7 @@ from netmesh.core.messages import Message
 from netmesh.core.records import JsonObject, MemberId
 
 Connection = NewType("Connection", bytes)
-"""Opaque token of the connection a message came in on; only good for `Reply`."""
+"""Opaque token of the connection that a message came in on; only good for `Reply`."""
 
 
 class DialOutcome(Enum):
@@ -21,7 +21,7 @@ class DialOutcome(Enum):
     CONNECTED = "connected"
     """The kernel accepts for a process that may be busy."""
     SILENT = "silent"
-    """Nothing came back in time: host or path is down."""
+    """Nothing came back in time: the host or the path is down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """Bootstrap found these addresses (again). Empty means: it looked and found nobody."""
+    """Bootstrap found these addresses (again). Empty means that it looked and found nobody."""
 
     ids: tuple[MemberId, ...]
 

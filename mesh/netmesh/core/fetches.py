@@ -1,4 +1,4 @@
-"""Adverts that gossip announced by their version only, on their way to me."""
+"""Adverts that gossip announced only by version, and that are on their way to me."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from netmesh.core.node import Node
 from netmesh.core.records import Generation, MemberId, Status
 
 WANT_PATIENCE_S = 1.0
-"""A fetch that was not answered by then is asked for again at the next occasion."""
+"""Seconds after which an unanswered fetch is asked for again at the next occasion."""
 
 
 class Fetches:
-    """What was asked for, so that it is asked for once. Bounded by the size of a table."""
+    """Remembers what was asked for, so that each advert is asked for once. Bounded by the size of a
+    table."""
 
     __slots__ = ("_asked", "_node")
 
@@ -22,7 +23,7 @@ class Fetches:
         """Generation, version, and until when nobody else is asked."""
 
     def due(self, claim: Claim) -> bool:
-        """True when this advert is not on its way already; takes note that it is from now on."""
+        """True when this advert is not yet on its way; notes that it is from now on."""
         now = self._node.now
         known = self._asked.get(claim.id)
         wanted = (claim.generation, claim.version)
@@ -35,7 +36,7 @@ class Fetches:
         return True
 
     def stranger(self, member: MemberId, generation: Generation) -> None:
-        """Ask a member for its own record, of which I know no more than this."""
+        """Ask a member for its own record, of which I know only the generation."""
         if self.due(Claim(member, generation, 0, Status.ALIVE, 0)):
             self.ask(member, (member,))
 

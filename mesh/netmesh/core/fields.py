@@ -1,8 +1,8 @@
 """Checks on every field of a received body, and the encoded form of claims and digest entries.
 
-Whatever is wrong becomes `RemoteProtocolError` naming the field. Claims and entries are JSON
-arrays, not objects: a table of 2,000 members is sent as thousands of them. Elements after the
-known ones are ignored, so that a later version may append.
+Any fault raises `RemoteProtocolError`, which names the field. Claims and entries are JSON arrays,
+not objects: a table of 2,000 members is sent as thousands of them. Elements after the known ones
+are ignored, so that a later version may append.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def member_id(value: Json, name: str) -> MemberId:
 
 
 def integer(value: Json, name: str, top: int) -> int:
-    """An integer in 0..top; true and false are none."""
+    """An integer in 0..top; true and false are not integers."""
     if type(value) is not int or not 0 <= value <= top:
         raise RemoteProtocolError(f"{name} is not an integer of 0..{top}")
     return value
@@ -137,7 +137,7 @@ def load(body: bytes) -> JsonObject:
 
 
 def claim_bytes(value: Claim) -> int:
-    """Upper bound of the encoded size, without encoding."""
+    """Upper bound of a claim's encoded size, without encoding it."""
     size = CLAIM_OVERHEAD + 32 + len(value.id)
     if value.advert is not None:
         size += len(value.advert)

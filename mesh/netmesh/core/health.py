@@ -1,4 +1,5 @@
-"""How well this very process does: Lifeguard's local health, and how long round trips take."""
+"""How well this process itself is doing: Lifeguard's local health, and how long round trips
+take."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ SAMPLES = 64
 class LocalHealth:
     """A multiplier of 1..8 on my own probe interval and timeout.
 
-    A member that misses answers which others get, or that is accused itself, is probably slow. Such
+    A member that misses answers that others get, or that is itself accused, is probably slow. Such
     a member asks less often and waits longer before it accuses anybody.
     """
 
@@ -29,11 +30,11 @@ class LocalHealth:
         return 1 + self.score
 
     def worse(self, by: int = 1) -> None:
-        """Something went wrong that may be my own fault."""
+        """Note that something went wrong that may be my own fault."""
         self.score = min(self._most, self.score + by)
 
     def better(self) -> None:
-        """A probe of mine was answered in time."""
+        """Note that a probe of mine was answered in time."""
         self.score = max(0, self.score - 1)
 
 
@@ -47,7 +48,7 @@ class RoundTrips:
         self._samples: deque[float] = deque(maxlen=SAMPLES)
 
     def add(self, seconds: float) -> None:
-        """A probe was answered after so long."""
+        """Note that a probe was answered after `seconds`."""
         self._samples.append(seconds)
 
     def timeout_s(self, multiplier: int) -> float:

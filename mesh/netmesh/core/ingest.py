@@ -32,9 +32,10 @@ class Ingested:
 
     change: Change | None = None
     testimony: Claim | None = None
-    """No change, but a suspicion that runs here already: its witnesses count."""
+    """A claim that changes nothing, but whose witnesses count for a suspicion that already runs
+    here."""
     doubted: bool = False
-    """A live member is held dead by somebody who is not believed: look for myself."""
+    """A teller that is not believed calls a live member dead: I check for myself."""
     lacks_advert: bool = False
 
 
@@ -42,7 +43,7 @@ NOTHING = Ingested()
 
 
 class Ingest:
-    """Reads claims against the table; changes nothing in it."""
+    """Reads claims against the table, without changing the table."""
 
     __slots__ = ("_limits", "_node", "_suspicions")
 
@@ -52,9 +53,9 @@ class Ingest:
         self._limits = limits
 
     def news(self, claims: Iterable[Claim], channel: Channel) -> Iterator[Claim]:
-        """Those that are not known word for word; each is looked at when it is asked for.
+        """Claims that are not already known word for word; each is looked at when it is asked for.
 
-        Most of what is heard is heard again: this path decides how much gossip costs.
+        Most claims have been heard before, so this path decides how much gossip costs.
         """
         node = self._node
         records = node.table.records
@@ -102,7 +103,8 @@ class Ingest:
     def _believed(
         self, claim: Claim, old: Record, channel: Channel, sender: MemberId
     ) -> Claim | None:
-        """Bad news as far as its teller is believed; None when not at all."""
+        """Bad news as far as its teller is believed; None when the teller is not believed at
+        all."""
         if claim.order < (old.generation, *old.order):
             return claim
         if claim.generation != old.generation and claim.advert is None:
@@ -135,6 +137,6 @@ class Ingest:
             and suspicion.incarnation == claim.incarnation
         ):
             if not seen - set(suspicion.crash):
-                return False  # nothing that is not known already
+                return False  # this is already known
             seen.update(suspicion.crash)
         return bool(seen) and len(seen) >= self._suspicions.observers(self._node.table.size)

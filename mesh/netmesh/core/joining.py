@@ -1,4 +1,4 @@
-"""Joining: contacts are dialled, asked for their table, and asked again for ever."""
+"""Joining: dial contacts, ask them for their table, and keep asking for ever."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from netmesh.core.timers import Timer
 from netmesh.core.view import MembershipView
 
 ATTEMPTS = 3
-"""Unanswered questions after which a contact counts as unreachable; it is asked on, seldom."""
+"""Unanswered questions after which a contact counts as unreachable and is asked only seldom."""
 
 
 class Stage(Enum):
-    """How far it is with one contact."""
+    """How far joining has come with one contact."""
 
     NEW = "new"
     DIALLING = "dialling"
@@ -57,7 +57,7 @@ class Joining:
         self.joined = False
 
     def found(self, ids: tuple[MemberId, ...]) -> None:
-        """Bootstrap found these."""
+        """Take in the contacts that bootstrap found."""
         node = self._node
         wanted = [i for i in dict.fromkeys(ids) if i != node.id][: node.settings.contact_limit]
         for gone in [i for i in self._contacts if i not in wanted]:
@@ -71,7 +71,7 @@ class Joining:
         self._alone()
 
     def retry(self, member: MemberId) -> None:
-        """The time of a contact has come (again)."""
+        """Ask a contact whose time has come (again)."""
         contact = self._contacts.get(member)
         if contact is None:
             return
@@ -95,7 +95,7 @@ class Joining:
             node.dial(member)
 
     def dialled(self, event: Dialled) -> None:
-        """A connect ended; perhaps it was to a contact."""
+        """Act on the end of a connect, which may have been to a contact."""
         contact = self._contacts.get(event.id)
         if contact is None or contact.stage in (Stage.ASKED, Stage.ANSWERED):
             return
@@ -110,35 +110,36 @@ class Joining:
             self._ask_more()
 
     def compare(self) -> None:
-        """While joining: ask for roots every second until one equals that of a contact."""
+        """While joining, ask for roots every second until mine equals a contact's."""
         node = self._node
         if self.joined or node.leaving:
             return
         node.timers.set((Timer.COMPARE, 0), node.now + node.settings.sync_spacing_s)
         live = [c.alias or i for i, c in self._contacts.items() if c.stage is Stage.ANSWERED]
         pool = [i for i in live if node.table.live(i)]
-        # A contact, whose equality ends the joining, and anybody, to spread the load. The answer
-        # tells the other's root, and a difference starts a comparison.
+        # Ping a contact, because an equal table there ends the joining, and a random member, to
+        # spread the load. The answer tells the other's root, and a difference starts a comparison.
         if pool:
             node.ping(pool[node.rng.randrange(len(pool))], 0)
         for other in node.table.sample(node.rng, 1, frozenset((node.id,))):
             node.ping(other, 0)
 
     def observe(self, sender: MemberId, root: int) -> None:
-        """A message told the sender's root: equal to a contact's means joined."""
+        """Act on the sender's root: if it is a contact's and equals mine, I have joined."""
         if self.joined or root != self._node.table.root:
             return
         if any(sender in (i, c.alias) for i, c in self._contacts.items()):
             self._finish(f"joined: {self._node.table.size} members")
 
     def on_join(self, connection: Connection, message: Join) -> None:
-        """Somebody wants in: take its record in any case, serve its page when there is room."""
+        """Act on a member that wants to join: always take its record, and serve its page when there
+        is room."""
         self._view.hear((message.me,), Channel.GOSSIP, message.sender)
         if self._antientropy.admit(message.sender, connection, message.sequence):
             self._page(connection, message.cursor, message.sequence, dead=False)
 
     def on_observe(self, connection: Connection, message: Observe) -> None:
-        """An observer asks; it sees the dead as well."""
+        """Answer an observer, which also sees the dead."""
         node = self._node
         if not self._observers.admit(connection, node.now):
             retry_ms = int(1000 * node.settings.busy_retry_s * (1.0 + node.rng.random()))
@@ -147,7 +148,7 @@ class Joining:
         self._page(connection, message.cursor, 0, dead=True)
 
     def on_state(self, message: State) -> None:
-        """A page of a contact's table."""
+        """Take in a page of a contact's table."""
         node = self._node
         self._answered(message.sequence, message.sender)
         self._view.hear(message.claims, Channel.ANTI_ENTROPY, message.sender)
@@ -164,7 +165,7 @@ class Joining:
             self.observe(message.sender, message.root)
 
     def on_busy(self, message: Busy) -> None:
-        """A contact has no room now, but named others."""
+        """Act on a contact that has no room now but named other members."""
         self._answered(message.sequence, message.sender)
 
     def _page(self, connection: Connection, cursor: int, sequence: int, *, dead: bool) -> None:
@@ -199,7 +200,8 @@ class Joining:
         )
 
     def _ask_more(self) -> None:
-        """Keep up to three contacts busy until one has answered; later only those not met."""
+        """Keep asking up to three contacts until one has answered; afterwards only those not yet
+        met."""
         node = self._node
         busy = sum(
             c.stage in (Stage.DIALLING, Stage.ASKED, Stage.ANSWERED)

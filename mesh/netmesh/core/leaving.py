@@ -1,4 +1,4 @@
-"""Leaving: a member says goodbye so that everybody knows within about a second."""
+"""Leaving: a member says goodbye, so that everybody knows within about a second."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from netmesh.core.view import MembershipView
 
 ROUND_S = 0.1
 FAREWELLS = 8
-"""Members told in each round; a mesh of fewer is told completely in the first."""
+"""Members told in each round; the first round tells the whole of a smaller mesh."""
 
 
 class Leaving:
-    """A few rounds of goodbye, then nothing."""
+    """Says goodbye for a few rounds, then stops."""
 
     __slots__ = ("_claim", "_node", "_view")
 
@@ -29,11 +29,12 @@ class Leaving:
         self._claim: Claim | None = None
 
     def begin(self) -> None:
-        """Say goodbye; the incarnation grows so that it outranks whatever is said about me."""
+        """Say goodbye. The incarnation grows, so that the goodbye outranks whatever is said about
+        me."""
         node = self._node
         me = node.me
         said = replace(head(me), incarnation=me.incarnation + 1)
-        # Watchers first: their links to me break next, and they must not take it for a crash.
+        # Watchers first: their links to me break next, which they must not take for a crash.
         first = node.table.predecessors(node.id, node.settings.watch_links)
         node.leaving = True
         self._view.apply(apply(me, said, (Cause.REFUTED, Cause.LEAVES)))
@@ -42,7 +43,7 @@ class Leaving:
         self.round(0)
 
     def round(self, number: int) -> bool:
-        """One round of goodbyes; True when it was the last."""
+        """Send one round of goodbyes; True when it was the last."""
         node = self._node
         if number >= node.settings.leave_rounds:
             return True

@@ -1,4 +1,4 @@
-"""What users of the mesh see of a member."""
+"""The view of a member that users of the mesh get."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Member:
 
     @property
     def selectable(self) -> bool:
-        """True when it may be asked for anything."""
+        """True when the member may be asked for anything."""
         return self.status is Status.ALIVE
 
 
@@ -61,5 +61,6 @@ def member_of(record: Record, now_ms: float, *, me: bool) -> Member:
 
 @lru_cache(maxsize=4096)
 def _read(advert: Advert) -> JsonObject:
-    """Snapshots are taken often and adverts change seldom: readers share the parsed object."""
+    """Parse an advert. Snapshots are taken often and adverts change seldom, so readers share the
+    object."""
     return unpack_advert(advert)

@@ -1,6 +1,6 @@
 """Everything that members say to each other. docs/protocol.md is the grammar in words.
 
-Every message names its sender; an observer, which is no member, sends `NOBODY` and generation 0.
+Every message names its sender; an observer, which is not a member, sends `NOBODY` and generation 0.
 Messages marked *answer* travel back over the connection that the question came in on.
 """
 
@@ -18,7 +18,7 @@ NOBODY = MemberId("")
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? Carries what the sender's table amounts to, and a few claims."""
+    """Are you there? Carries a summary of the sender's table, and a few claims."""
 
     kind: ClassVar[int] = 1
     sender: MemberId
@@ -27,7 +27,7 @@ class Ping:
     root: int
     """64-bit hash over the live part of the sender's table."""
     size: int
-    """Live members in the sender's table, itself included."""
+    """Live members in the sender's table, including the sender."""
     claims: tuple[Claim, ...] = ()
 
 
@@ -111,12 +111,12 @@ class State:
     size: int
     claims: tuple[Claim, ...]
     cursor: int | None
-    """Where to go on; None: this was the last page."""
+    """Bucket at which to go on; None when this was the last page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Answer to a question that is too much now: ask again later, or ask one of these."""
+    """Answer to a question that cannot be served now: ask again later, or ask one of these."""
 
     kind: ClassVar[int] = 9
     sender: MemberId
@@ -128,7 +128,7 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Anti-entropy, large table: the hash of each part of mine."""
+    """Anti-entropy of a large table: the hash of each part of mine."""
 
     kind: ClassVar[int] = 10
     sender: MemberId
@@ -152,7 +152,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What I hold in these parts of the table. A question for a small table, else an *answer*."""
+    """What I hold in these parts of the table. A question when the table is small, else an
+    *answer*."""
 
     kind: ClassVar[int] = 11
     sender: MemberId
@@ -164,7 +165,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Claims that you lack, and the members of which I lack yours. Question or *answer*."""
+    """Claims that you lack, and members whose claims I lack. Question or *answer*."""
 
     kind: ClassVar[int] = 12
     sender: MemberId
@@ -173,7 +174,7 @@ class Exchange:
     claims: tuple[Claim, ...]
     want: tuple[MemberId, ...] = ()
     more: bool = False
-    """Not everything fitted: compare again at once."""
+    """True when not everything fitted: compare again at once."""
 
 
 Message: TypeAlias = (

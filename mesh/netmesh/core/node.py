@@ -19,15 +19,15 @@ from netmesh.core.table import Table
 from netmesh.core.timers import Timer, Timers
 
 EAGER_ADVERT_BYTES = 256
-"""A small advert travels with the rumour; a larger one is fetched once by each that lacks it."""
+"""A small advert travels with the rumour; each member that lacks a larger one fetches it once."""
 MAX_DIALS = 64
 """Connects in flight; the shell holds one file descriptor for each."""
 DIAL_GRACE = 5.0
-"""x the timeout of a connect: a shell that lost its answer must not block the next one."""
+"""Times the timeout of a connect: a lost answer in the shell must not block the next connect."""
 
 
 class Node:
-    """State of one member. It decides nothing beyond whom to tell what it was told to tell."""
+    """State of one member. The node decides only whom to tell what it is given to tell."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Node:
         self.leaving = False
         self.gossiped_at = -1e9
         self.dialling: dict[MemberId, float] = {}
-        """Connects under way, by the time after which an answer is no longer expected."""
+        """Connects under way, each with the time after which no answer is expected any more."""
         self.changes: list[Change] = []
-        """What the event that is being handled has changed so far."""
+        """What the current event has changed so far."""
         self._sequence = rng.getrandbits(31)
         self._retransmits = (0, 0)
 
@@ -69,7 +69,7 @@ class Node:
         return self.table.mine.generation
 
     def sequence(self) -> int:
-        """A number that answers to one question can be told by; 32 bits, wraps, never 0."""
+        """A number that identifies the answers to one question; 32 bits, wraps, never 0."""
         self._sequence = self._sequence % 0xFFFFFFFF + 1
         return self._sequence
 
@@ -82,7 +82,7 @@ class Node:
         self.effects.append(Reply(to, message))
 
     def ping(self, to: MemberId, sequence: int) -> None:
-        """Send one ping; 0 as sequence means that nobody waits for the answer."""
+        """Send one ping; sequence 0 means that nobody waits for the answer."""
         table = self.table
         record = table.get(to)
         claims = self.piggyback(to, None if record is None else record.generation)
@@ -93,7 +93,7 @@ class Node:
         self.effects.append(Log(level, message))
 
     def dial(self, member: MemberId) -> bool:
-        """Start a connect, or join one that runs; False when too many run already."""
+        """Start a connect, or join one under way; False when too many are under way."""
         if self.dialling.get(member, -1e9) > self.now:
             return True
         if len(self.dialling) >= MAX_DIALS:
@@ -127,23 +127,23 @@ class Node:
         self.spread(claim, urgent=urgent and new.status is not Status.STALLED)
 
     def spread(self, claim: Claim, *, urgent: bool) -> None:
-        """Queue a rumour and make sure that it will be told."""
+        """Queue a rumour, and make sure that it will be told."""
         self.rumours.add(claim)
         settings = self.settings
         spacing = settings.gossip_urgent_s if urgent else settings.gossip_interval_s
         self.timers.sooner((Timer.GOSSIP, 0), max(self.now, self.gossiped_at + spacing))
 
     def retransmits(self) -> int:
-        """How often I pass on one rumour in a mesh of the present size."""
+        """How often I pass on one rumour in a mesh of the current size."""
         size = self.table.size
         if size != self._retransmits[0]:
             self._retransmits = (size, self.settings.retransmits(size))
         return self._retransmits[1]
 
     def piggyback(self, to: MemberId, generation: Generation | None) -> tuple[Claim, ...]:
-        """Claims for a ping or ack: what the receiver is accused of first, then rumours.
+        """Claims for a ping or ack: first what the receiver is accused of, then rumours.
 
-        Telling the suspect before anybody else (Lifeguard's buddy system) lets it refute within
+        Lifeguard's buddy system tells the suspect before anybody else, so that it can refute within
         one round trip.
         """
         record = self.table.get(to)

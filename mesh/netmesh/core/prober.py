@@ -19,14 +19,14 @@ class Probe:
     sequence: int
     sent: float
     relays: int = 0
-    """Members asked to ping for me."""
+    """Number of members asked to ping for me."""
     nacks: int = 0
-    """Of those, how many answered that they heard nothing: they live, so do I."""
+    """How many of those relays answered that they heard nothing: they live, and so do I."""
     dial: DialOutcome | None = None
     escalated: bool = False
     """The direct timeout has passed: relays and the kernel were asked."""
     over: bool = False
-    """The indirect timeout has passed, only the dial is missing."""
+    """The indirect timeout has passed; only the dial's answer is missing."""
 
 
 class Probes:
@@ -44,7 +44,7 @@ class Probes:
         self._by_target[probe.target] = probe
 
     def of(self, target: MemberId) -> Probe | None:
-        """The probe of that member."""
+        """The open probe of that member."""
         return self._by_target.get(target)
 
     def numbered(self, sequence: int) -> Probe | None:
@@ -60,8 +60,8 @@ class Probes:
 class RoundRobin:
     """A shuffled list of everybody: each is probed once per round, in unpredictable order.
 
-    Random choice would leave a member unprobed for O(N log N) intervals in the worst case, a
-    round-robin for at most two rounds.
+    Random choice would leave a member unprobed for O(N log N) intervals in the worst case; a round
+    robin leaves it for at most two rounds.
     """
 
     __slots__ = ("_next", "_order", "_rng", "_table")
@@ -76,7 +76,7 @@ class RoundRobin:
         """A new member takes a random place in the rest of this round."""
         order = self._order
         if len(order) > 4 * self._table.size + 64:
-            # Members that come and go all the time: start a new round instead of growing.
+            # Members come and go all the time: start a new round instead of growing.
             self._next = len(order)
             return
         order.append(member)

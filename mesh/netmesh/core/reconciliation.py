@@ -13,13 +13,14 @@ from netmesh.core.records import BUCKETS, MemberId, Record, Status, bucket_of
 from netmesh.core.table import Table
 
 HASH_MASK = 0xFFFFFFFF
-"""Bucket hashes travel as 32 bits. A bucket that differs is missed with 2**-32; the root is 64."""
+"""Bucket hashes travel as 32 bits. A difference goes unseen with probability 2**-32; the root has
+64 bits."""
 DIGEST_TOMBSTONES = 64
 """Newest tombstones listed in a full digest."""
 WANT_LIMIT = 2048
 WANT_BYTES = 64 * 1024
-"""Members asked for in one exchange, and what their ids may take: with a page of claims beside
-them the message stays below the frame limit, however long the ids are."""
+"""Bytes that the ids of members asked for in one exchange may take. So the message stays below the
+frame limit with a page of claims beside the ids, however long they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Difference:
     news: tuple[Claim, ...]
     """What the other lacks."""
     heads: tuple[Claim, ...]
-    """Status halves in which the other is ahead; no advert is needed to take them over."""
+    """Status halves in which the other is ahead; taking them over needs no advert."""
     want: tuple[MemberId, ...]
     """Members whose advert I lack."""
     more: bool
@@ -72,8 +73,8 @@ def bucket_digest(
 ) -> tuple[tuple[int, ...], tuple[Entry, ...]]:
     """Entries of as many of these buckets as fit into `budget` bytes.
 
-    At least of one, and of that one as many as fit: the other side takes the rest for unknown
-    here and tells it again, which costs one page.
+    At least one bucket is listed, as far as its entries fit. The other side takes the rest for
+    unknown here and tells it again, which costs one page.
     """
     tombstones: dict[int, list[MemberId]] = {bucket: [] for bucket in buckets}
     for member in table.tombstones:
@@ -155,10 +156,10 @@ def _first(want: list[MemberId]) -> tuple[MemberId, ...]:
 def page(
     table: Table, cursor: int, budget: int, *, since: float | None
 ) -> tuple[tuple[Claim, ...], int | None]:
-    """Live members from bucket `cursor` on, as many whole buckets as fit (at least one).
+    """Live members from bucket `cursor` on, in as many whole buckets as fit (at least one).
 
-    With `since`, those that died after it are added to the first page. The second value is the
-    cursor of the next page, None at the end.
+    With `since`, members that died after that time are added to the first page. The second value is
+    the cursor of the next page, None at the end.
     """
     claims: list[Claim] = []
     if since is not None and cursor == 0:
@@ -171,7 +172,7 @@ def page(
         cost = sum(claim_bytes(claim) for claim in there)
         if started and cost > budget:
             return tuple(claims), bucket
-        # One bucket larger than a page means ids made to collide: send what fits.
+        # A bucket larger than a page means ids made to collide: send what fits.
         claims += there if cost <= budget else _fit(there, budget)
         budget -= cost
         started = True
@@ -181,7 +182,7 @@ def page(
 def records_of(
     table: Table, members: Iterable[MemberId], budget: int
 ) -> tuple[tuple[Claim, ...], bool]:
-    """Whole records of these members as far as they fit, and whether any was left out."""
+    """Whole records of these members, as far as they fit, and whether any was left out."""
     found = [whole(r) for r in (table.get(member) for member in members) if r is not None]
     kept = _fit(found, budget)
     return kept, len(kept) < len(found)

@@ -1,8 +1,8 @@
 """What one member knows about another, and how two such pieces of knowledge become one.
 
-A `Record` is a point in a join-semilattice. `merge` is its join: commutative, associative and
-idempotent, so that records may arrive in any order, any number of times, over any path, and all
-members still end with the same table. docs/adr/0001-membership-records.md gives the reasons.
+A `Record` is a point in a join-semilattice, and `merge` is its join: commutative, associative and
+idempotent. So records may arrive in any order, any number of times, over any path, and all members
+still end with the same table. docs/adr/0001-membership-records.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ MAX_ID_BYTES = 280
 """A DNS name has at most 253 characters; brackets, colon and port fit in the rest."""
 
 BUCKETS = 256
-"""Anti-entropy compares the table in this many parts; at 2,000 members about 8 to a part."""
+"""Anti-entropy compares the table in this many parts; with 2,000 members, about 8 in each part."""
 
 
 class Status(IntEnum):
     """Verdict on a member. Within one incarnation a larger value replaces a smaller one."""
 
     ALIVE = 0
-    """Answers; the only status that may be selected as a source."""
+    """The member answers; only members with this status may be selected as a source."""
     STALLED = 1
     """Its kernel accepts connections but the process is silent: wait, do not declare it dead."""
     SUSPECT = 2
     """Nothing answers there, or one observer saw a crash: dead unless it refutes in time."""
     DEAD = 3
-    """Crashed or unreachable for as long as the suspicion lasts."""
+    """The member crashed, or was unreachable for as long as a suspicion lasts."""
     LEFT = 4
-    """Said goodbye itself."""
+    """The member itself said goodbye."""
 
     @property
     def live(self) -> bool:
@@ -63,18 +63,18 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One member as one process start of it (generation) is known here."""
+    """What is known here about one process start (generation) of one member."""
 
     id: MemberId
     generation: Generation
     incarnation: int
-    """Raised by the member itself, and only by it, to refute what is said about it."""
+    """Only the member itself raises this, to refute what is said about it."""
     status: Status
     version: int
-    """Raised by the member itself with every new advert."""
+    """The member itself raises this with every new advert."""
     advert: Advert
     digest: int = field(init=False, compare=False, repr=False)
-    """64 bits over everything but the advert's bytes, which (generation, version) stand for."""
+    """64 bits over everything except the advert's bytes, for which (generation, version) stand."""
 
     def __post_init__(self) -> None:
         text = f"{self.id}|{self.generation}|{self.incarnation}|{int(self.status)}|{self.version}"
@@ -92,8 +92,8 @@ class Record:
     def edition(self) -> tuple[int, Advert]:
         """Rank of the advert half inside one generation.
 
-        Two adverts under one version come only from a broken or forging sender; the bytes break the
-        tie so that everybody ends with the same one.
+        Two adverts under one version come only from a broken or forging sender. The bytes break the
+        tie, so that everybody ends with the same advert.
         """
         return (self.version, self.advert)
 
@@ -107,16 +107,17 @@ def make_record(
     version: int,
     advert: Advert,
 ) -> Record:
-    """A record, the same object for the same values: a simulation of thousands shares them."""
+    """A record, the same object for the same values, so that a simulation of thousands shares
+    them."""
     return Record(member, generation, incarnation, status, version, advert)
 
 
 def merge(a: Record, b: Record) -> Record:
     """Join of two records of the same member; returns `a` itself when `b` adds nothing.
 
-    The larger generation wins whole. Inside a generation the status half is the larger
-    (incarnation, status) and the advert half the larger version, independently: a suspicion
-    that travelled with an old advert must not bring that advert back.
+    The larger generation wins as a whole. Inside a generation the larger (incarnation, status)
+    gives the status half, and independently the larger version gives the advert half. So a
+    suspicion that travelled with an old advert does not bring that advert back.
     """
     if a.id != b.id:
         raise LocalProtocolError(f"cannot merge records of {a.id} and {b.id}")
@@ -143,12 +144,13 @@ def started_ms(generation: Generation) -> int:
 
 
 def new_record(member: MemberId, generation: Generation, advert: JsonObject) -> Record:
-    """First record of a process: alive, nothing refuted yet, its first advert."""
+    """First record of a process: alive, with nothing refuted yet and its first advert."""
     return Record(member, generation, 0, Status.ALIVE, 1, pack_advert(advert))
 
 
 def pack_advert(advert: JsonObject) -> Advert:
-    """Canonical bytes of an advert; LocalProtocolError when it is no JSON object or too large."""
+    """Canonical bytes of an advert; LocalProtocolError when it is not a JSON object or is too
+    large."""
     try:
         packed = orjson.dumps(advert, option=orjson.OPT_SORT_KEYS)
     except (TypeError, ValueError) as error:
@@ -161,7 +163,7 @@ def pack_advert(advert: JsonObject) -> Advert:
 
 
 def unpack_advert(advert: Advert) -> JsonObject:
-    """The JSON object again; a new one every time, so nobody shares a mutable."""
+    """The advert's JSON object, a new one every time, so that nobody shares a mutable object."""
     value = orjson.loads(advert)
     if not isinstance(value, dict):
         raise LocalProtocolError("advert is not a JSON object")
@@ -170,7 +172,7 @@ def unpack_advert(advert: Advert) -> JsonObject:
 
 @lru_cache(maxsize=65536)
 def position(member: MemberId) -> int:
-    """Place on the ring, 64 bits; scatters the workers of one host over the whole ring."""
+    """Place on the ring, in 64 bits; scatters the workers of one host over the whole ring."""
     return xxhash.xxh3_64_intdigest(member.encode())
 
 

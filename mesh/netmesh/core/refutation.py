@@ -9,7 +9,8 @@ from netmesh.core.records import MAX_COUNTER, MAX_GENERATION, Generation, Status
 from netmesh.core.states import Cause
 
 OUTBID_SPACING_S = 1.0
-"""Two processes that claim one id must not outbid each other at wire speed."""
+"""Seconds between outbids: two processes that claim one id must not outbid each other at wire
+speed."""
 
 
 class Refutation:
@@ -22,7 +23,7 @@ class Refutation:
         self._outbid_at = -1e9
 
     def answer(self, claim: Claim) -> Change | None:
-        """What I say from now on, so that it outranks the claim; None when it does already."""
+        """What I say from now on to outrank the claim; None when my record outranks it already."""
         node = self._node
         me = node.me
         if claim.generation < me.generation or node.leaving:
@@ -37,7 +38,8 @@ class Refutation:
         if claim.version > me.version or (
             claim.version == me.version and claim.advert not in (None, me.advert)
         ):
-            # Not from me: a forgery, or a twin with my generation. What I say must come out on top.
+            # The claim is not from me: a forgery, or a twin with my generation. My word must come
+            # out on top.
             version = claim.version + 1
             causes = (*causes, Cause.ADVERTISES)
         if not causes:
@@ -47,7 +49,7 @@ class Refutation:
         return apply(me, said, causes, Telling.AT_ONCE)
 
     def _outbid(self, claim: Claim) -> Change | None:
-        """Another process uses my id, or is said to: become newer than it."""
+        """Become newer than another process that uses my id, or is said to use it."""
         node = self._node
         if node.now - self._outbid_at < OUTBID_SPACING_S:
             return None

@@ -10,7 +10,7 @@ from netmesh.core.timers import Timer
 
 
 class Relays:
-    """Askers by the number of the ping that was sent for them. Bounded."""
+    """Askers, by the number of the ping that was sent for them. Bounded."""
 
     __slots__ = ("_node", "_waiting")
 

@@ -1,9 +1,9 @@
 """Rumours: claims waiting to be passed on by gossip, or piggybacked on pings and acks.
 
 One rumour per member, the newest. Rumours that were sent least often go first; among those,
-refutations and joins before bad news, and newest first. Each is dropped after enough copies: its
-own sends count, and hearing it from somebody else counts as well, because that member is
-spreading it too. All operations are O(rumours touched).
+refutations and joins go before bad news, and newer ones first. Each rumour is dropped after enough
+copies. My own sends count, and so does hearing the rumour from another member, because that member
+spreads it too. All operations are O(rumours touched).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from netmesh.core.records import MemberId, Status
 
 HEARD_WEIGHT = 1
 """Sends that one duplicate of a join or an advert stands for. Verdicts and refutations do not age
-by being heard: all tellers of a death stopped early, and one view in five hundred learnt it seconds
-later, by anti-entropy."""
+by being heard: when they did, all tellers of a death stopped early, and one view in five hundred
+learnt about the death seconds later, by anti-entropy."""
 
 MOST_SENT = 32
-"""Rumours sent more often than this are all alike; more than any mesh needs."""
+"""Rumours sent more often than this are treated alike; no mesh needs as many sends."""
 
 
 class _Rumour:
@@ -48,7 +48,7 @@ class Rumours:
         return len(self._by_id)
 
     def add(self, claim: Claim) -> None:
-        """Spread this; whatever was being said about that member before is replaced."""
+        """Spread this claim, in place of the earlier rumour about that member."""
         self.drop(claim.id)
         rumour = _Rumour(claim)
         self._by_id[claim.id] = rumour
@@ -63,7 +63,7 @@ class Rumours:
             del self._tier(rumour)[member]
 
     def heard(self, claim: Claim, limit: int) -> None:
-        """Somebody else told the same."""
+        """Note that another member told the same."""
         rumour = self._by_id.get(claim.id)
         if rumour is None:
             return

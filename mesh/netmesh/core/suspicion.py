@@ -10,7 +10,7 @@ from netmesh.core.records import Generation, MemberId, Record
 from netmesh.core.settings import ProtocolSettings
 
 TINY_MESH = 3
-"""Live members among which one observer of a crash is enough: hardly anybody is left to ask."""
+"""With this many live members, one observer of a crash is enough: hardly anybody is left to ask."""
 
 
 @dataclass(slots=True)
@@ -25,11 +25,11 @@ class Suspicion:
     accusers: tuple[MemberId, ...] = ()
     crash: tuple[MemberId, ...] = ()
     held: bool = False
-    """Its kernel accepted a connection of somebody: a stall, whatever else it looks like."""
+    """The suspect's kernel accepted somebody's connection: a stall, whatever else it looks like."""
     hearsay: bool = False
-    """Found by anti-entropy: nobody accused, so nobody was wrong when it is refuted."""
+    """Found by anti-entropy: nobody accused, so nobody was wrong if the suspicion is refuted."""
     looking: bool = False
-    """The last look (a dial) is on its way."""
+    """The last look (a dial) is under way."""
 
     def told(self, record: Record) -> Claim:
         """The suspicion as news."""
@@ -37,13 +37,13 @@ class Suspicion:
 
 
 def timeout_s(settings: ProtocolSettings, members: int, accusers: int) -> float:
-    """Length of a suspicion with so many accusers among `members` live members.
+    """Length of a suspicion with this many accusers among `members` live members.
 
-    Lifeguard: starts at the maximum and shrinks with the logarithm of the confirmations, so that
-    one slow accuser must wait long while several independent ones are believed soon.
+    Lifeguard: the length starts at the maximum and shrinks with the logarithm of the confirmations.
+    So one slow accuser must wait long, while several independent ones are believed soon.
     """
     low, high = settings.suspicion_min_s(members), settings.suspicion_max_s(members)
-    # The suspect and the first accuser cannot confirm: in a small mesh fewer can than are asked.
+    # The suspect and the first accuser cannot confirm, so a small mesh may have too few confirmers.
     needed = min(settings.confirmations, members - 2)
     if needed < 1:
         return low
@@ -68,7 +68,7 @@ class Suspicions:
         return self._by_id.get(member)
 
     def open(self, record: Record, now: float, bad_since: float) -> Suspicion:
-        """Start one, or return the one that runs against this very incarnation."""
+        """Start a suspicion, or return the one that already runs against this incarnation."""
         known = self._by_id.get(record.id)
         if (
             known is not None
@@ -81,7 +81,7 @@ class Suspicions:
         return new
 
     def close(self, member: MemberId) -> Suspicion | None:
-        """The member is no longer suspect."""
+        """End the suspicion: the member is no longer suspect."""
         return self._by_id.pop(member, None)
 
     def confirm(
@@ -107,8 +107,8 @@ class Suspicions:
     def due(self, member: MemberId, members: int, me: MemberId, multiplier: int = 1) -> float:
         """When the suspicion runs out here (monotonic seconds).
 
-        `multiplier` is my local health: while nobody shares my suspicion and I have trouble
-        myself, the trouble is probably mine.
+        `multiplier` is my local health: if I have trouble myself and nobody shares my suspicion,
+        the trouble is probably mine.
         """
         suspicion = self._by_id[member]
         wait = timeout_s(self._settings, members, len(suspicion.accusers))
@@ -126,7 +126,7 @@ class Suspicions:
     def crash_confirmed(self, member: MemberId, members: int, me: MemberId) -> bool:
         """True when enough observers saw the process gone.
 
-        A crash that I saw myself needs one other accuser, for whatever reason.
+        A crash that I saw myself needs one other accuser, with any evidence.
         """
         suspicion = self._by_id.get(member)
         if suspicion is None:
@@ -136,7 +136,7 @@ class Suspicions:
         return len(suspicion.crash) >= self.observers(members)
 
     def observers(self, members: int) -> int:
-        """How many that saw a refused connection make it a death among `members` live members."""
+        """How many observers of a refused connection make a death among `members` live members."""
         return 1 if members <= TINY_MESH else self._settings.crash_observers
 
 

@@ -1,8 +1,8 @@
 """The membership table: every record, its hashes, and the ring of live members.
 
-`put` takes the new record of a `Change`. It keeps all derived values up to date in O(log N) plus
-one list insertion; nothing here walks the table on a timer. The root covers live members only:
-tombstones expire at different times in different places and must not make equal tables look
+`put` takes the new record of a `Change`. `put` keeps all derived values up to date in O(log N) plus
+one list insertion; nothing here walks the table on a timer. The root covers only live members,
+because tombstones expire at different times in different places and must not make equal tables look
 different.
 """
 
@@ -24,7 +24,7 @@ from netmesh.core.records import (
 from netmesh.core.rng import Rng
 
 SHOWN_LIMIT = 4096
-"""Dead members shown at most; older deaths are not shown first."""
+"""Dead members shown at most; the oldest deaths are left out first."""
 
 
 @lru_cache(maxsize=16384)
@@ -54,11 +54,11 @@ class Table:
         self.me = me.id
         self.records: dict[MemberId, Record] = {}
         self.ring: list[MemberId] = []
-        """Live members by place on the ring; also the list to draw from."""
+        """Live members by place on the ring; random members are also drawn from this list."""
         self.hashes = [0] * BUCKETS
         self.root = 0
         self.tombstones: dict[MemberId, float] = {}
-        """Dead and left members, by the time at which this table learnt it, oldest first."""
+        """Members that died or left, with the time at which this table learnt it, oldest first."""
         self.changed_at = 0.0
         self.revision = 0
         """Grows with every visible change."""
@@ -116,13 +116,13 @@ class Table:
             self.revision += 1
 
     def hide(self, before: float) -> None:
-        """Stop showing those that died before that time."""
+        """Stop showing members that died before that time."""
         while self._showing and self._showing[0][0] < before:
             self._showing.popleft()
             self.revision += 1
 
     def shown(self, since: float) -> Iterator[Record]:
-        """Live members in ring order, then those that died after `since`."""
+        """Live members in ring order, then members that died after `since`."""
         for member in self.ring:
             yield self.records[member]
         for died, member in self._showing:
@@ -138,7 +138,7 @@ class Table:
         return tuple(self._hosts.get(host, ()))
 
     def successors(self, member: MemberId, count: int) -> list[MemberId]:
-        """The next `count` live members on the ring after `member`, without it."""
+        """The next `count` live members on the ring after `member`, excluding it."""
         return self._walk(member, count, 1)
 
     def predecessors(self, member: MemberId, count: int) -> list[MemberId]:
@@ -149,7 +149,7 @@ class Table:
         """Up to `count` different live members that are not in `skip`."""
         ring = self.ring
         if len(ring) <= count + len(skip) + 4:
-            # So few that drawing would mostly collide.
+            # There are so few that draws would mostly collide.
             pool = [member for member in ring if member not in skip]
             rng.shuffle(pool)
             return pool[:count]

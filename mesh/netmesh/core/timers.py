@@ -51,7 +51,7 @@ class Timers:
             self._rebuild()
 
     def sooner(self, key: Key, due: float) -> None:
-        """Like `set`, but never later than it already is."""
+        """Like `set`, but never makes the deadline later than it already is."""
         now = self._due.get(key)
         if now is None or due < now[0]:
             self.set(key, due)
@@ -71,7 +71,7 @@ class Timers:
         return float("inf")
 
     def pop(self, now: float) -> Key | None:
-        """The earliest key that is due, removed; None when none is."""
+        """Remove and return the earliest key that is due; None when none is."""
         if self.next() > now:
             return None
         key = heapq.heappop(self._heap)[2]

@@ -24,11 +24,12 @@ class Tombstones:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._queue: deque[MemberId] = deque()
-        """The dead in the order in which they are pinged; stale ids are skipped."""
+        """The dead, in the order in which they are pinged; stale ids are skipped."""
         self._recent: deque[tuple[float, MemberId]] = deque(maxlen=RECENT_LIMIT)
 
     def mix_in(self, peers: list[MemberId]) -> list[MemberId]:
-        """Gossip goes to a recently dead member at times, in proportion to their number."""
+        """Add a recently dead member to the receivers of gossip at times, in proportion to their
+        number."""
         node = self._node
         recent = self._recent
         while recent and recent[0][0] < node.now - node.settings.gossip_to_dead_s:
@@ -42,7 +43,8 @@ class Tombstones:
         return peers if node.table.live(dead) or dead in peers else [*peers, dead]
 
     def announce(self) -> None:
-        """Ping one dead member: if it lives, it learns what is said about it and refutes."""
+        """Ping one dead member: if it lives, it learns what others say about it and refutes
+        that."""
         node = self._node
         for _ in range(len(self._queue)):
             member = self._queue.popleft()
@@ -80,7 +82,8 @@ class Tombstones:
                 self._arm()
         if len(node.table.tombstones) > node.settings.tombstone_limit:
             node.counters["dropped.tombstone_limit"] += 1
-            # While I leave, my own record is among them: without it I could not speak.
+            # While I leave, my own record is among the tombstones, and I could not speak without
+            # it.
             node.table.forget(next(who for who in node.table.tombstones if who != node.id))
         if (Timer.SWEEP, 0) not in node.timers:
             node.timers.set((Timer.SWEEP, 0), node.now + SWEEP_S)
@@ -89,7 +92,7 @@ class Tombstones:
         node = self._node
         if self._queue and not node.leaving:
             pause = node.settings.announce_interval_s / len(self._queue)
-            # A random phase: all members learn of a death at the same time and would all ping
-            # that address at the same time.
+            # A random phase, because all members learn about a death at the same time and would
+            # then all ping that address at once.
             jittered = max(1.0, pause) * (0.5 + node.rng.random())
             node.timers.set((Timer.ANNOUNCE, 0), node.now + jittered)

@@ -1,6 +1,7 @@
 """Verdicts on members: from evidence to a change, and from changes back to deadlines.
 
-SWIM's suspicion with Lifeguard's timeouts, and a kernel that answers for a process that cannot.
+This is SWIM's suspicion with Lifeguard's timeouts, plus a kernel that answers for a process that
+cannot.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Verdicts:
         return change
 
     def testify(self, claim: Claim) -> Change | None:
-        """Another member's witnesses of a suspicion that runs here."""
+        """Count another member's witnesses for a suspicion that runs here."""
         record = self._node.table.get(claim.id)
         known = self.suspicions.confirm(claim.id, claim.accusers, claim.crash, held=claim.held)
         return self._confirmed(record) if known and record is not None else None
 
     def heard_from(self, record: Record) -> Change | None:
-        """A message of a suspect came in: the path from it works, so the process lives."""
+        """Act on a message from a suspect: the path from it works, so the process lives."""
         suspicion = self.suspicions.get(record.id)
         if suspicion is None or suspicion.held:
             return None
@@ -64,7 +65,7 @@ class Verdicts:
         return self._confirmed(record)
 
     def patience_over(self, member: MemberId) -> Finding | None:
-        """It has been stalled for too long."""
+        """Act on a member that has been stalled for too long."""
         record = self._node.table.get(member)
         if record is None:
             return None
@@ -78,7 +79,8 @@ class Verdicts:
             return None
         if node.now - suspicion.bad_since >= node.settings.stall_patience_s:
             return self._declare_dead(member)
-        # Comes again when the connect cannot be started now, or when its answer got lost.
+        # The deadline comes again when the connect cannot be started now, or when its answer is
+        # lost.
         suspicion.looking = node.dial(member)
         wait = DIAL_GRACE if suspicion.looking else 1.0
         again = node.now + wait * node.settings.dial_timeout_s
@@ -86,7 +88,7 @@ class Verdicts:
         return None
 
     def dialled(self, event: Dialled) -> Change | None:
-        """A connect ended; perhaps it was the last look at a suspect."""
+        """Act on the end of a connect, which may have been the last look at a suspect."""
         suspicion = self.suspicions.get(event.id)
         if suspicion is None or not suspicion.looking:
             return None
@@ -94,12 +96,13 @@ class Verdicts:
         record = self._node.table.get(event.id)
         if event.outcome is not DialOutcome.CONNECTED or record is None:
             return self._declare_dead(event.id)
-        # A kernel holds the port: not gone, whatever the path lost before.
+        # A kernel holds the port, so the process is not gone, whatever the path lost before.
         self.suspicions.confirm(event.id, (), (), held=True)
         return self._confirmed(record)
 
     def tell_watchers(self, finding: Finding) -> None:
-        """The others that watch it saw the same at the same moment: two of us make it certain."""
+        """Tell the other watchers, which saw the same at the same moment: two of us make it
+        certain."""
         node = self._node
         member = finding.member
         record = node.table.get(member)
@@ -114,7 +117,7 @@ class Verdicts:
                 node.send(watcher, Gossip(node.id, node.generation, (claim,)))
 
     def follow(self, change: Change) -> Change | None:
-        """Keep suspicions and deadlines in step; a suspicion may be a death already."""
+        """Keep suspicions and deadlines in step; a suspicion may already amount to a death."""
         node = self._node
         new = change.new
         member = new.id
@@ -137,7 +140,7 @@ class Verdicts:
         return None
 
     def _confirmed(self, record: Record) -> Change | None:
-        """The suspicion has a new witness: tell it, and see whether that is enough."""
+        """Tell about a suspicion's new witness, and see whether the witnesses are now enough."""
         suspicion = self.suspicions.get(record.id)
         if suspicion is None:
             return None
@@ -145,7 +148,7 @@ class Verdicts:
         return self._weigh(record, suspicion)
 
     def _weigh(self, record: Record, suspicion: Suspicion) -> Change | None:
-        """A death when enough members saw the suspect crash; else its deadline is set."""
+        """Declare a death when enough members saw the suspect crash; else set its deadline."""
         node = self._node
         if self.suspicions.crash_confirmed(record.id, node.table.size, node.id):
             claim = head(record, suspicion.accusers, suspicion.crash)
@@ -165,8 +168,8 @@ class Verdicts:
         old, new, claim = change.old, change.new, change.claim
         since = self._bad_since.get(new.id, self._node.now)
         suspicion = self.suspicions.open(new, self._node.now, since)
-        # Stalled means that a connect was accepted; the first that does not get through since
-        # proves nothing against it.
+        # Stalled means that a connect was accepted. One later connect that does not get through
+        # proves nothing against the member.
         held = claim.held or (old is not None and old.status is Status.STALLED)
         self.suspicions.confirm(new.id, claim.accusers, claim.crash, held=held)
         if change.telling is Telling.HEARSAY:

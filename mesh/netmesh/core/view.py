@@ -7,7 +7,7 @@ The parts return their conclusions. They are applied here, in this order:
     a Change   -> table and rumours, then `Verdicts` (which may conclude another), then
                   `Detector`, then `Tombstones`
 
-No part calls one that stands above it, and none keeps conclusions for another to collect.
+No part calls one that stands above it, and none holds back conclusions for another to collect.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from netmesh.core.tombstones import Tombstones
 from netmesh.core.verdicts import Verdicts
 
 WANT_LIMIT = 128
-"""Members asked for in one message; the rest is asked for at the next occasion."""
+"""Members asked for in one message; the rest are asked for at the next occasion."""
 CORRECTIONS = 64
 DOUBTED_LIMIT = 16
-"""Probed at once; after a healed partition there are hundreds, and they refute by themselves."""
+"""Doubted members probed at once. After a healed partition there are hundreds, which refute by
+themselves."""
 
 
 class MembershipView:
@@ -64,7 +65,7 @@ class MembershipView:
         self._verdicts = verdicts
         self._detector = detector
         self._tombstones = tombstones
-        # Of the event that is being handled
+        # State of the current event.
         self._doubted: list[MemberId] = []
         self._suspected = False
 

@@ -1,7 +1,7 @@
 """Messages as bytes: exactly two frames, a fixed binary header and one JSON object.
 
-`Codec.decode` answers any bytes with a `Message` or raises `RemoteProtocolError`, in time and
-memory bounded by the frame limit; nothing is parsed before the header and the lengths agree.
+`Codec.decode` turns any bytes into a `Message` or raises `RemoteProtocolError`, in time and memory
+bounded by the frame limit. Nothing is parsed before the header and the lengths agree.
 `Codec.encode` produces nothing that `decode` refuses. Never pickle.
 """
 
@@ -50,7 +50,7 @@ _HASHES: Final = struct.Struct(f"!{BUCKETS}I")
 
 
 def mesh_tag(name: str) -> bytes:
-    """8 bytes that keep meshes apart which share a network and a key."""
+    """8 bytes that tell apart meshes sharing a network and a key."""
     return hashlib.blake2b(name.encode(), digest_size=8, person=b"netmesh tag").digest()
 
 
@@ -217,7 +217,7 @@ class Codec:
         header, body = frames
         if len(header) < 3 or header[:2] != MAGIC:
             raise RemoteProtocolError("not a netmesh header")
-        # The version comes before the length: another version may have another header.
+        # The version is checked before the length, because another version may have another header.
         if header[2] != PROTOCOL_VERSION:
             raise VersionMismatch(header[2], PROTOCOL_VERSION)
         if len(header) != HEADER.size:
