@@ -8,10 +8,10 @@ and turns are given in the order they are asked for, so sessions get equal share
 A turn costs the model too: about a millisecond in which our threads and the model's take the
 interpreter from each other. So turns are long (`TURN_S`), within two bounds: no message becomes a
 burst (`MAX_MESSAGE`), and no session falls silent. Between two turns of one session lie those of
-all the others, and in that time the source seems to make no progress to the replica. With as many
-sessions as a worker can have (64 for a model and 64 for its draft) and the smallest message, that
-is 8.4 s at 1 MB/s, well below `TRANSFER_TIMEOUT`. A fifth of that rate would end such sessions,
-hence the least value of `RATE_LIMIT`.
+all the others, and in that time the source seems to make no progress to the replica. A worker can
+have at most 128 sessions, 64 for a model and 64 for its draft. With that many and the smallest
+message, the time is 8.4 s at 1 MB/s, well below `TRANSFER_TIMEOUT`. A fifth of that rate would end
+such sessions, hence the least value of `RATE_LIMIT`.
 """
 
 from __future__ import annotations
