@@ -1,8 +1,9 @@
-"""Who is at fault when a replica reports a chunk whose digest is not the promised one. Either the
-bytes were damaged on the way or at the replica, or this source's weights have changed since they
-were loaded. Something then changed them without notice: a weight update, or a kernel that writes
-where it should not. Reading the chunk once more shows which. A source whose weights have changed
-must not serve them.
+"""Who is at fault when a replica reports a chunk whose digest is not the promised one.
+
+Either the bytes were damaged on the way or at the replica, or this source's weights have changed
+since they were loaded. Something then changed them without notice: a weight update, or a kernel
+that writes where it should not. Reading the chunk once more shows which. A source whose weights
+have changed must not serve them.
 
 Replicas cannot make the audit read much: one chunk at a time, with a pause after each. Complaints
 that come meanwhile are dropped; a replica that receives changed bytes complains again.
