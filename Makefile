@@ -45,7 +45,10 @@ NO_WHEEL = { echo "test-ascend: pip could not get every package of $(ASCEND_LOCK
 demo: venv  ## two real vLLM servers: the second takes its weights from the first
 	$(BIN)/python -m tests.e2e.demo
 
-test: check test-unit test-e2e  ## everything that CI runs
+# Unit tests wait for half of their time: the types are checked meanwhile.
+test: venv  ## everything that CI runs
+	$(MAKE) -j2 --output-sync=target check test-unit
+	$(MAKE) test-e2e
 
 test-unit: venv  ## every part without vLLM, two files at a time, in random order
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench"
