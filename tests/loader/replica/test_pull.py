@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from tests.fastest import fastest_of, took_less
 from tests.loader.support import (
     GENERATION,
     SMALL_WINDOW,
@@ -257,13 +258,14 @@ class TestLostSource:
             releasing.join()
         assert "its weights are being updated" in str(failed[0])
 
+    @fastest_of(5)
     def test_nobody_listening_fails_at_once(self) -> None:
         with serving(None) as source:
             gone = candidate(source)
         started = time.monotonic()
         with ended_by(Lost, match="cannot connect"):
             pull_from(pull_into(toy_weights(), timeout_s=60), gone)
-        assert time.monotonic() - started < 9  # Nothing was waited for.
+        took_less(time.monotonic() - started, 1)
 
     def test_listener_that_says_nothing_is_given_up_after_the_timeout(self) -> None:
         with socket.socket() as silent:

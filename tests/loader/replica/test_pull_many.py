@@ -15,6 +15,7 @@ from datetime import timedelta
 import pytest
 import torch
 import zmq
+from tests.fastest import fastest_of, took_less
 from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     OnSend,
@@ -136,6 +137,7 @@ def test_a_slow_source_gets_less() -> None:
     assert 0 < slow < fast
 
 
+@fastest_of(5)
 def test_a_source_that_stalls_is_dropped_and_its_chunks_come_from_the_other() -> None:
     replica = toy_weights(rows=8000)
     stuck = Stuck(after=2)
@@ -146,11 +148,12 @@ def test_a_source_that_stalls_is_dropped_and_its_chunks_come_from_the_other() ->
         seconds = time.monotonic() - started
         stuck.release.set()
     assert equal(replica, WEIGHTS)
-    assert seconds < 9
+    took_less(seconds, 3)
     (failure,) = pull.failures
     assert "others deliver its last chunks sooner" in str(failure)
 
 
+@fastest_of(2)
 def test_a_source_that_is_stopped_in_the_middle_of_a_message_costs_little() -> None:
     """By SIGSTOP: its connections stay, and a message has arrived in part."""
     mebibytes = 64
@@ -170,10 +173,9 @@ def test_a_source_that_is_stopped_in_the_middle_of_a_message_costs_little() -> N
             pull_into(replica, timeout_s=60.0, observer=PullObserver(progress=progress)),
             lambda: (stopped, candidate(source)),
         )
-        seconds = time.monotonic() - started
+    took_less(time.monotonic() - started, 15)
     assert equal(replica, weights)
     assert len(steps) == len(weights.manifest.chunks())
-    assert seconds < 40
     assert pull.unverified() == ()
 
 
@@ -281,6 +283,7 @@ def test_a_member_that_appears_in_the_middle_joins() -> None:
 
 
 @pytest.mark.parametrize("retry_after_s", [0.001, 0.15])
+@fastest_of(5)
 def test_busy_sources_do_not_hold_a_replica_for_ever(retry_after_s: float) -> None:
     """There is always one that is just being asked."""
     with (
@@ -292,7 +295,8 @@ def test_busy_sources_do_not_hold_a_replica_for_ever(retry_after_s: float) -> No
         started = time.monotonic()
         with pytest.raises(NoSourceLeft):
             run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
-    assert 0.5 <= time.monotonic() - started < 20
+    assert time.monotonic() - started >= 0.5
+    took_less(time.monotonic() - started, 4)
 
 
 def test_a_failed_pull_is_gone_without_the_garbage_collector() -> None:
@@ -371,12 +375,14 @@ class TestNobodyLeft:
             appearing.join()
         assert equal(replica, WEIGHTS)
 
+    @fastest_of(5)
     def test_nobody_at_all_ends_the_pull_at_once(self) -> None:
         started = time.monotonic()
         with pytest.raises(NoSourceLeft, match="no source could be used"):
             run(pull_into(toy_weights(), source_timeout_s=60.0), lambda: ())
-        assert time.monotonic() - started < 30
+        took_less(time.monotonic() - started, 1)
 
+    @fastest_of(5)
     def test_the_wait_is_bounded(self) -> None:
         started = time.monotonic()
         with (
@@ -384,7 +390,8 @@ class TestNobodyLeft:
             pytest.raises(NoSourceLeft, match=r"waited 0\.5 s for a source"),
         ):
             run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
-        assert 0.5 <= time.monotonic() - started < 20
+        assert time.monotonic() - started >= 0.5
+        took_less(time.monotonic() - started, 3)
 
     def test_a_busy_source_is_asked_again(self) -> None:
         first, second = toy_weights(rows=8000), toy_weights(rows=8000)

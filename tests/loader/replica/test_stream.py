@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import zmq
+from tests.fastest import fastest_of, took_less
 from tests.loader.support import (
     GENERATION,
     OPEN,
@@ -179,13 +180,14 @@ class TestSourceThatIsStillLoading:
             pull_from(pull_into(replica), source)
         assert equal(replica, WEIGHTS)
 
+    @fastest_of(5)
     def test_empty_promises_do_not_hold_a_replica(self) -> None:
         with loading_source(have=3, later=False) as source:
             pull = pull_into(toy_weights(), timeout_s=1.0)
             started = time.monotonic()
             with ended_by(Lost, match=r"no further chunk in 1 s"):
                 pull_from(pull, source)
-        assert time.monotonic() - started < 20
+        took_less(time.monotonic() - started, 2)
         assert pull.nbytes == sum(chunk.payload for chunk in CHUNKS[:3])
 
 
