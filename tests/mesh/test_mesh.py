@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.fastest import fastest_of, took_less
 
 from netmesh import (
     ClosedError,
@@ -125,12 +126,19 @@ def test_what_was_published_cannot_be_changed_afterwards(start: Start) -> None:
 
 
 def test_leaving_is_seen_at_once(start: Start) -> None:
-    a, b = start(), start()
-    assert a.wait(size(2), 10)
-    assert b.wait(size(2), 10)
-    started = time.monotonic()
-    b.leave(timeout_s=50)
-    assert time.monotonic() - started < 25  # the goodbye ends it, and not the timeout
+    a = start()
+
+    @fastest_of(5)
+    def leaves() -> Mesh:
+        b = start()
+        assert a.wait(shows(b, Status.ALIVE), 10)
+        assert b.wait(shows(a, Status.ALIVE), 10)
+        started = time.monotonic()
+        b.leave(timeout_s=50)
+        took_less(time.monotonic() - started, 1.5)  # the goodbye ends it, and not the timeout
+        return b
+
+    b = leaves()
     assert a.wait(shows(b, Status.LEFT), 10)
     with pytest.raises(ClosedError):
         b.members()
@@ -139,12 +147,22 @@ def test_leaving_is_seen_at_once(start: Start) -> None:
 
 
 def test_closing_without_a_word_is_seen_as_a_crash(start: Start) -> None:
-    a, b, c = start(), start(), start()
-    for mesh in (a, b, c):
-        assert mesh.wait(size(3), 10)
-    c.close()
-    for mesh in (a, b):
-        assert mesh.wait(shows(c, Status.DEAD), 10)
+    a, b = start(), start()
+
+    @fastest_of(5)
+    def closes() -> None:
+        c = start()
+        for mesh in (a, b):
+            assert mesh.wait(shows(c, Status.ALIVE), 10)
+            assert c.wait(shows(mesh, Status.ALIVE), 10)
+        started = time.monotonic()
+        c.close()
+        took_less(time.monotonic() - started, 1.0)
+        for mesh in (a, b):
+            assert mesh.wait(shows(c, Status.DEAD), 10)
+        took_less(time.monotonic() - started, 4.0)
+
+    closes()
 
 
 def test_a_restart_on_the_same_address_is_another_process(start: Start, tmp_path: Path) -> None:
@@ -168,7 +186,15 @@ def test_meshes_of_different_names_do_not_mix(start: Start) -> None:
 
 
 def test_wait_gives_up(start: Start) -> None:
-    assert not start().wait(size(2), 0.05)
+    a = start()
+
+    @fastest_of(5)
+    def waits() -> None:
+        started = time.monotonic()
+        assert not a.wait(size(2), 0.05)
+        took_less(time.monotonic() - started, 1.0)
+
+    waits()
 
 
 def test_a_predicate_may_use_the_mesh(start: Start) -> None:
