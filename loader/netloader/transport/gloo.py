@@ -133,6 +133,7 @@ class GlooBackend:
     """Opens Gloo groups on one address, so that nothing listens more widely than necessary."""
 
     name = "gloo"
+    connections = 0
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
