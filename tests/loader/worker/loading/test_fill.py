@@ -96,24 +96,13 @@ def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
         assert kept() is None
 
 
-def test_a_device_without_a_transport_is_filled_from_storage_and_says_why() -> None:
+def test_any_device_is_announced_with_a_transport() -> None:
     with working() as worker:
         planned = plan(request(worker, FakeEngine(device="xpu")))
-        assert isinstance(planned, Unshared)
+        assert isinstance(planned, Planned)
         held = worker.membership.holding("target")
         assert held is not None
-        assert (held.state, held.backend) == ("loading", "")
-        model = Toy(rows=ROWS)
-        built = build(planned, model)
-        assert built is planned
-        done = fill(planned, model)
-        assert isinstance(done, Filled)
-        result = serve(done, model).result(30)
-        assert isinstance(result, NotServed)
-        assert result.reason == "no transport for xpu devices yet"
-        held = worker.membership.holding("target")
-        assert held is not None
-        assert (held.state, held.reason, held.origin) == ("unavailable", result.reason, "storage")
+        assert (held.state, held.backend) == ("loading", "gloo")
 
 
 def test_a_model_that_was_made_elsewhere_is_reported_as_such() -> None:
