@@ -36,7 +36,7 @@ from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport import Group, Pending, Rendezvous
+from netloader.transport import Backend, Group, Pending, Rendezvous
 from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
@@ -59,13 +59,24 @@ class SessionOutcome:
 _DONE = SessionOutcome("done")
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What a replica and its source have agreed on."""
+
+    id: str
+    """Names the session in every message."""
+    replica: str
+    """Name of the replica, for the log."""
+    backend: Backend
+    """Carries the bytes."""
+
+
 class Session:
     """Serves chunks to one replica until it is done."""
 
     def __init__(
         self,
-        session_id: str,
-        replica: str,
+        terms: SessionTerms,
         offer: Offer,
         rendezvous: Rendezvous,
         settings: SourceSettings,
@@ -74,8 +85,10 @@ class Session:
         throttle: Throttle | None = None,
     ) -> None:
         """`on_end` is called once, from the session's thread."""
-        self.id = session_id
-        self.replica = replica
+        self.id = terms.id
+        self.replica = terms.replica
+        self.transport = terms.backend.name
+        """Name of what carries the bytes."""
         self.offer = offer
         self.sent_bytes = 0
         """Bytes handed to the replica's connection."""
@@ -83,6 +96,7 @@ class Session:
             messages.MAX_BULK_MESSAGE_BYTES if throttle is None else throttle.message_bytes
         )
         """Bytes of the messages that chunks are cut into; the replica has to be told."""
+        self._backend = terms.backend
         self._rendezvous = rendezvous
         self._settings = settings
         self._on_end = on_end
@@ -97,7 +111,7 @@ class Session:
         self._reading = threading.Lock()  # Held while this thread itself reads weights.
         self._thread = TransferThread(
             self._run,
-            f"netloader-session-{session_id[:6]}",
+            f"netloader-session-{terms.id[:6]}",
             stop=lambda: self.abort("this process ends"),
         )
 
@@ -176,7 +190,7 @@ class Session:
         outcome = SessionOutcome("broken", "its thread was ended")
         try:
             affinity.step_aside(background=True)
-            group = affinity.elsewhere(lambda: self._rendezvous.open(self.offer.backend))
+            group = affinity.elsewhere(lambda: self._rendezvous.open(self._backend))
             with self._lock:
                 self._group = group
             self._serve(group)

@@ -22,6 +22,11 @@ class Tried:
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed."""
 
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """What has carried weights from peers, each once."""
+        return tuple(dict.fromkeys(one.transport for one in self.deliveries))
+
     def but(self, *reasons: str) -> Tried:
         """A copy with more reasons."""
         return Tried(self.skipped + reasons, self.deliveries)
@@ -33,8 +38,8 @@ class Planned:
 
     request: LoadRequest
     identity: Identity
-    backend: Backend
-    """Carries the bytes of the weights."""
+    backends: tuple[Backend, ...]
+    """What can carry the bytes of the weights, best first."""
     tried: Tried = Tried()
     from_peers: bool = True
     """Whether peers may fill the model. False once a pull has spoilt a model."""
@@ -72,7 +77,7 @@ def plan(request: LoadRequest) -> Planned | Unshared:
         return Unshared(request, announced.reason)
     identity, backends = announced
     read_ahead(request, identity)
-    return Planned(request, identity, backends[0])
+    return Planned(request, identity, backends)
 
 
 def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
@@ -89,6 +94,7 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
         content={},
         endpoint=source.endpoint if source is not None else "",
         backend=backends[0].name,
+        transports=tuple(backend.name for backend in backends),
         chunk_bytes=worker.config.chunk_bytes,
     )
     return identity, backends

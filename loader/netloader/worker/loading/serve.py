@@ -18,7 +18,6 @@ from netloader.system import affinity, memory
 from netloader.system.threads import TransferThread
 from netloader.transport import Backend
 from netloader.weights import retain
-from netloader.weights.capture import Weights
 from netloader.worker.loading.claim import checked_commit
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.fill import Filled, LoadRecord, Servable
@@ -51,7 +50,7 @@ class _Settled:
 
     record: LoadRecord
     identity: Identity
-    backend: Backend
+    backends: tuple[Backend, ...]
     provenance: Provenance
     digests: tuple[bytes, ...]
     originals: retain.Originals
@@ -91,7 +90,7 @@ def _settle(filled: Filled, model: nn.Module) -> _Settled | NotServed:
     return _Settled(
         record,
         servable.identity,
-        servable.backend,
+        servable.backends,
         servable.provenance,
         servable.digests,
         originals,
@@ -154,23 +153,29 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
         weights,
         settled.digests,
         provenance.attributes,
-        settled.backend,
+        settled.backends,
         provenance.computed,
     )
-    worker.membership.update(role, origin=record.origin, content=known(content))
+    worker.membership.update(
+        role,
+        origin=record.origin,
+        carried=record.tried.transports,
+        content=known(content),
+    )
     endpoint = worker.sources.endpoint(role)
     if endpoint is None or not worker.sources.serve(role, offer, settled.withdrawals):
         # `Sources` publishes the reason, and whether the source comes back.
         not_served = NotServed(record, "its weights were withdrawn before they could be served")
         _report(record, not_served.reason)
         return not_served
-    _report(record, "", endpoint, weights)
+    _report(record, "", endpoint, offer)
     _log.info(
-        "ready to serve %s of %s at %s, generation %d; content %s; originals kept for peers "
+        "ready to serve %s of %s at %s by %s, generation %d; content %s; originals kept for peers "
         "cost %s",
         memory.text(weights.manifest.nbytes),
         request.names.shown,
         endpoint,
+        " or ".join(offer.transports),
         worker.membership.generation,
         content_id(content.known),
         memory.text(settled.originals.cost_bytes),
@@ -199,7 +204,7 @@ def _say_not_served(not_served: NotServed) -> None:
 
 
 def _report(
-    record: LoadRecord, not_a_source: str, endpoint: str = "", served: Weights | None = None
+    record: LoadRecord, not_a_source: str, endpoint: str = "", served: Offer | None = None
 ) -> None:
     """Write the record that `REPORT_PREFIX` asks for."""
     request = record.request
@@ -214,11 +219,12 @@ def _report(
         nbytes=record.nbytes,
         seconds=record.seconds,
         endpoint=endpoint,
+        transports=served.transports if served is not None else (),
         deliveries=record.tried.deliveries,
         skipped=record.tried.skipped,
         content=known(record.content),
         not_a_source=not_a_source,
-        tensors=served.sha256() if served is not None and config.report_tensors else {},
+        tensors=served.weights.sha256() if served is not None and config.report_tensors else {},
     )
     try:
         report.write(config.report_prefix)
