@@ -37,6 +37,7 @@ from netloader.source.throttle import Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
 from netloader.transport import Backend, Group, Pending, Rendezvous
+from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
@@ -210,7 +211,7 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         weights, settings = self.offer.weights, self._settings
-        sends = _Sends(weights.manifest.chunk_bytes, settings, self._count)
+        sends = _Sends(weights, settings, self._count)
         while (number := self._next(sends)) is not None:
             chunk = self.offer.chunks[number]
             data, buffer = weights.contiguous(chunk), None
@@ -272,9 +273,9 @@ class _Sends:
     """Sends under way, and the staging memory they hold. Belongs to the session's thread."""
 
     def __init__(
-        self, chunk_bytes: int, settings: SourceSettings, on_sent: Callable[[int], None]
+        self, weights: Weights, settings: SourceSettings, on_sent: Callable[[int], None]
     ) -> None:
-        self._chunk_bytes = chunk_bytes
+        self._weights = weights
         self._settings = settings
         self._on_sent = on_sent
         self._pending: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
@@ -290,7 +291,7 @@ class _Sends:
         while self._taken >= self._settings.staged_chunks:
             self.settle()
         self._taken += 1
-        return self._free.pop() if self._free else torch.empty(self._chunk_bytes, dtype=torch.uint8)
+        return self._free.pop() if self._free else self._weights.staging()
 
     def make_room(self) -> None:
         """Wait until one more send may be under way."""

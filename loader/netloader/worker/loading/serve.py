@@ -14,10 +14,12 @@ from netloader.checkpoint.wanted import content_id
 from netloader.errors import ManifestError
 from netloader.identity.identity import Evidence, Identity, LazyContent, known
 from netloader.source.offer import Offer
+from netloader.source.settings import SourceSettings
 from netloader.system import affinity, memory
 from netloader.system.threads import TransferThread
 from netloader.transport import Backend
 from netloader.weights import retain
+from netloader.weights.capture import Weights
 from netloader.worker.loading.claim import checked_commit
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.fill import Filled, LoadRecord, Servable
@@ -128,7 +130,10 @@ def _check(settled: _Settled) -> str:
     """Why these weights cannot be served after all; empty when they can."""
     changed = retain.changed(settled.originals.weights, settled.digests)
     if changed:
-        return f"post-processing rewrote {len(changed)} tensors in place ({changed[0]} first)"
+        return (
+            f"post-processing left other bytes in {len(changed)} tensors ({changed[0]} first): set "
+            "INT8_CACHE to dram or hbm and let INT8_CACHE_NAME match them"
+        )
     content, files = settled.provenance.content, settled.provenance.files
     if files is not None:
         # All evidence, while the files are still warm: peers may know any kind of it.
@@ -171,7 +176,7 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
     _report(record, "", endpoint, offer)
     _log.info(
         "ready to serve %s of %s at %s by %s, generation %d; content %s; originals kept for peers "
-        "cost %s",
+        "cost %s%s",
         memory.text(weights.manifest.nbytes),
         request.names.shown,
         endpoint,
@@ -179,8 +184,24 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
         worker.membership.generation,
         content_id(content.known),
         memory.text(settled.originals.cost_bytes),
+        _device_memory(weights, worker.config.source_settings),
     )
     return Served(record, endpoint)
+
+
+def _device_memory(weights: Weights, settings: SourceSettings) -> str:
+    """What serving takes of an accelerator's memory, for the log; empty where it takes none."""
+    chunks = weights.manifest.chunks()
+    if weights.device_type == "cpu" or all(
+        weights.contiguous(chunk) is not None for chunk in chunks
+    ):
+        return ""
+    staging = settings.max_sessions * settings.staged_chunks * weights.manifest.chunk_bytes
+    recast = f", {len(weights.recast)} tensors are converted on the way" if weights.recast else ""
+    return (
+        f"; serving takes up to {memory.text(staging + weights.temporary_bytes)} of "
+        f"{weights.device_type} memory, beside the transport's{recast}"
+    )
 
 
 def _claim(settled: _Settled, content: LazyContent, stopping: threading.Event) -> None:
