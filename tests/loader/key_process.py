@@ -45,8 +45,8 @@ def pull(worker: Worker, found: Candidate) -> str:
 def ask(worker: Worker, endpoint: str, wait_s: float) -> dict[str, object]:
     # That nobody is found in time may be what the test wants.
     with contextlib.suppress(AssertionError):
-        until(lambda: worker.peers.candidates(identity(), "gloo")[0], wait_s)
-    found, skipped = worker.peers.candidates(identity(), "gloo")
+        until(lambda: worker.peers.candidates(identity(), ("gloo",))[0], wait_s)
+    found, skipped = worker.peers.candidates(identity(), ("gloo",))
     members = worker.membership.members()
     return {
         "others": len(members) - 1,

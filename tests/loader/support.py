@@ -146,14 +146,19 @@ def equal(one: Weights, other: Weights) -> bool:
 
 
 def offer_of(
-    weights: Weights, *, who: Identity | None = None, backend: Backend | None = None, **extra: Any
+    weights: Weights,
+    *,
+    who: Identity | None = None,
+    backend: Backend | None = None,
+    backends: tuple[Backend, ...] = (),
+    **extra: Any,
 ) -> Offer:
     return Offer(
         who or identity(),
         weights,
         digests.of_weights(weights, weights.manifest.chunks()),
         extra.pop("attributes", {}),
-        backend or GlooBackend(),
+        backends or (backend or GlooBackend(),),
     )
 
 
@@ -163,7 +168,7 @@ def listening(
     return Listener(host, port, security, SourceSettings().handshake_timeout_s)
 
 
-_OBSERVERS = ("throttle", "on_sessions", "on_changed")
+_OBSERVERS = ("throttle", "on_sessions", "on_changed", "upstream")
 
 
 def start_source(
@@ -201,6 +206,7 @@ def pull_into(
     *,
     who: Identity | None = None,
     backend: Backend | None = None,
+    backends: tuple[Backend, ...] = (),
     security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
     observer: PullObserver | None = None,
     **settings: Any,
@@ -212,7 +218,7 @@ def pull_into(
         weights,
         Request(
             who or identity(),
-            backend or GlooBackend(),
+            backends or (backend or GlooBackend(),),
             (lambda: security) if isinstance(security, SocketSecurity) else security,
             "replica",
         ),

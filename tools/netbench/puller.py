@@ -44,7 +44,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     holding = _find(Path(spec["directory"]))
     weights = _weights_of(_ask_manifest(holding))
-    request = Request(_identity_of(holding), GlooBackend(), lambda: OPEN, "netbench")
+    request = Request(_identity_of(holding), (GlooBackend(),), lambda: OPEN, "netbench")
 
     def pull_for(seconds: float) -> Json:
         """Pull everything again and again until the time is over. The last pull is finished."""

@@ -55,7 +55,7 @@ def pull(
     started = time.perf_counter()
     one = Pull(
         weights,
-        Request(IDENTITY, WatchedBackend(GlooBackend(), watch), lambda: OPEN, "netbench"),
+        Request(IDENTITY, (WatchedBackend(GlooBackend(), watch),), lambda: OPEN, "netbench"),
         replace(
             SETTINGS,
             max_sources=len(endpoints),

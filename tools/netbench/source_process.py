@@ -61,7 +61,7 @@ def main() -> None:
     listener = Listener(spec["host"], None, OPEN, settings.handshake_timeout_s)
     source = Source(listener, lambda: GENERATION, settings)
     chunks = weights.manifest.chunks()
-    source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backend))
+    source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, (backend,)))
     # Upstream sends a model from the memory where torch has put it.
     model = task.model()
     fill(capture(model), SEED)

@@ -26,6 +26,7 @@ MAX_ACCUSED: Final = 8
 MAX_TEXT: Final = 1024
 """Characters of any text in a holding."""
 MAX_NAMES: Final = 8
+MAX_TRANSPORTS: Final = 8
 MAX_CONTENT: Final = 16
 """Kinds of evidence: more than exist now, for later versions."""
 
@@ -64,11 +65,16 @@ class Holding(BaseModel):
     endpoint: _Text
     """`host:port` of the source's listener; empty when there is none."""
     backend: _Text
-    """Carries the bytes: gloo, nccl, hccl; empty when nothing does."""
+    """The best of `transports`, which is all that older members know; empty when nothing carries
+    the bytes."""
+    transports: Annotated[tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS)] = ()
+    """All that can carry the bytes, best first: hccl, nccl, gloo. Empty: the member did not say."""
     nbytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of weights held."""
     origin: Literal["", "storage", "peers"] = ""
     """Where the weights came from; empty while loading."""
+    carried: Annotated[tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS)] = ()
+    """What carried the weights that came from peers."""
     serving: Annotated[int, Field(ge=0)] = 0
     """Number of replicas being served now."""
     pulling: Annotated[int, Field(ge=0)] = 0
@@ -96,6 +102,11 @@ class Holding(BaseModel):
         return self.fitted(
             {name: getattr(self, name) for name in type(self).model_fields} | changes
         )
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """All that can carry the bytes, best first."""
+        return self.transports or ((self.backend,) if self.backend else ())
 
     @property
     def model(self) -> str:
@@ -139,6 +150,13 @@ def _evidence(values: object) -> object:
     return dict(islice(whole, MAX_CONTENT))
 
 
+def _names(values: object) -> object:
+    """The first names that fit."""
+    if not isinstance(values, tuple):
+        return values
+    return tuple(filter(_fits, values))[:MAX_TRANSPORTS]
+
+
 def _latest(values: object) -> object:
     """The latest accused whose address fits: no other can be in the mesh."""
     if not isinstance(values, tuple):
@@ -155,6 +173,8 @@ _FIT: Final[Mapping[str, Callable[[object], object]]] = {
     "fields": partial(_texts, MAX_FIELDS),
     "content": _evidence,
     "endpoint": _address,
+    "transports": _names,
+    "carried": _names,
     "accuses": _latest,
 }
 """How each bounded field is made to fit."""

@@ -20,6 +20,8 @@ class Candidate:
     """`BY_MESH`, or the setting that named it."""
     generation: int | None = None
     """Generation of the process behind the endpoint, as the mesh gives it; None when unknown."""
+    transports: tuple[str, ...] | None = None
+    """What can carry its bytes, as its advert says; None when unknown."""
 
     @property
     def listed(self) -> bool:

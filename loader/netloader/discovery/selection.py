@@ -40,7 +40,7 @@ class Choice:
 def choose(
     members: Iterable[Member],
     identity: Identity,
-    backend: str,
+    transports: Sequence[str],
     chunk_bytes: int,
     *,
     caught: Collection[Process] = (),
@@ -53,6 +53,8 @@ def choose(
     hashing orders equals, so that many replicas that start together spread over them. Members that
     another member accuses of wrong bytes come last, because the accuser may be at fault. Processes
     in `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
+
+    `transports` are those that can carry bytes to this worker; a member needs one of them.
 
     `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
     is made for the first member that fits in everything else, unless that member knows a stronger
@@ -75,7 +77,7 @@ def choose(
                 if explain:
                     rejected.append(_differing(member, holding, identity, mine))
                 continue
-            why_not = _unsuitable(member, holding, backend, chunk_bytes)
+            why_not = _unsuitable(member, holding, transports, chunk_bytes)
             if why_not is None and process in caught:
                 why_not = "sent other bytes than it had promised"
             if why_not is None:
@@ -89,7 +91,8 @@ def choose(
                 distance(me.host, member.host) if me is not None else 0,
                 _weight(me.id if me is not None else None, member.id),
             )
-            found.append((key, Candidate(holding.endpoint, BY_MESH, member.generation)))
+            one = Candidate(holding.endpoint, BY_MESH, member.generation, holding.offered)
+            found.append((key, one))
     found.sort(key=lambda entry: entry[0])
     return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))
 
@@ -140,18 +143,25 @@ def _told(rejected: list[_Rejected], found_one: bool) -> tuple[str, ...]:
     return (f"nobody holds these weights; nearest is {one.member} ({one.model}): {one.reason}",)
 
 
-def _unsuitable(member: Member, holding: Holding, backend: str, chunk_bytes: int) -> str | None:
+def _unsuitable(
+    member: Member, holding: Holding, transports: Sequence[str], chunk_bytes: int
+) -> str | None:
     if not member.selectable:
         return f"is {member.status.name.lower()}"
     if holding.state != "ready":
         return f"is {holding.state}" + (f": {holding.reason}" if holding.reason else "")
     if not holding.endpoint:
         return "has no listener"
-    if holding.backend != backend:
-        return f"backend: mine {backend}, theirs {holding.backend or 'none'}"
+    if not set(transports) & set(holding.offered):
+        return f"backend: mine {listing(transports)}, theirs {listing(holding.offered)}"
     if holding.chunk_bytes not in (0, chunk_bytes):
         return f"CHUNK_BYTES: mine {chunk_bytes}, theirs {holding.chunk_bytes}"
     return None
+
+
+def listing(transports: Sequence[str]) -> str:
+    """Names of transports, in words."""
+    return ", ".join(transports) or "none"
 
 
 def distance(mine: str, theirs: str) -> int:

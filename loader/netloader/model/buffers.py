@@ -17,7 +17,7 @@ from torch import nn
 from netloader.errors import ManifestError
 from netloader.plain import MAX_COMPUTED
 from netloader.weights import digests
-from netloader.weights.capture import flat_bytes
+from netloader.weights.formats import flat_bytes
 
 Digests = Mapping[str, str]
 """32 hex digits by buffer name."""

@@ -37,7 +37,7 @@ from torch import nn
 
 from netloader.plain import SCALARS
 from netloader.weights import digests
-from netloader.weights.capture import flat_bytes
+from netloader.weights.formats import flat_bytes
 
 MAX_DEPTH: Final = 32
 """Steps from a module. The deepest thing in vLLM's models is about 10 away."""

@@ -38,9 +38,11 @@ class Promise:
     """Digests of persistent buffers that no checkpoint filled."""
 
 
-def hello(request: Request, generation: int | None, mine: Manifest) -> messages.Hello:
-    """The first message to a source whose process should have this `generation`; None accepts
-    any."""
+def hello(
+    request: Request, generation: int | None, mine: Manifest, transport: str
+) -> messages.Hello:
+    """The first message to a source whose process should have this `generation`; None accepts any.
+    `transport` shall carry the bytes."""
     identity = request.identity
     return messages.Hello(
         replica=request.replica,
@@ -51,7 +53,7 @@ def hello(request: Request, generation: int | None, mine: Manifest) -> messages.
         content=known(identity.content),
         manifest=mine.hash,
         chunk_bytes=mine.chunk_bytes,
-        backend=request.backend.name,
+        backend=transport,
     )
 
 

@@ -1,8 +1,9 @@
-"""How a stream ended: one of eight values. Pure.
+"""How a stream ended: one of nine values. Pure.
 
     Finished       done: the pull needs nothing more
     Dropped        this worker ended it; nothing is wrong with the source
     AskLater       busy: the source said when to come again
+    Unopened       the transport could not be opened, on either side: another one may do
     Declined       the source refused for good
     Contradicted   the source promised other weights than those before it: one of them is wrong
     Lost           the source died, went silent or ended the session
@@ -42,6 +43,14 @@ class AskLater:
     reason: str
     after_s: float
     """Seconds after which the source says that asking again makes sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unopened:
+    """The transport could not be opened, on either side. Nothing else is wrong with the source."""
+
+    reason: str
+    transport: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,9 @@ class Faulty:
     reason: str
 
 
-Outcome = Finished | Dropped | AskLater | Declined | Contradicted | Lost | Corrupt | Faulty
+Outcome = (
+    Finished | Dropped | AskLater | Unopened | Declined | Contradicted | Lost | Corrupt | Faulty
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import NoSourceLeft
@@ -32,9 +32,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one source contributed."""
+    """What one source contributed by one transport."""
 
     endpoint: str
+    transport: str
+    """Name of what carried the bytes."""
     nbytes: int
     seconds: float
     """From the first message to the source until its last verified chunk."""
@@ -82,11 +84,11 @@ class Pull:
         self._settings = settings if settings is not None else PullSettings()
         self._observer = observer if observer is not None else PullObserver()
         self._state = PullState(weights, self._settings)
-        self._retry = RetryPolicy(self._settings.retry)
+        self._retry = RetryPolicy(self._settings.retry, request.transports)
         self._streams: dict[str, Stream] = {}
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()
         self._failures: tuple[Failure, ...] = ()
-        self._deliveries: dict[str, Delivery] = {}
+        self._deliveries: dict[tuple[str, str], Delivery] = {}
         self._had_one = False  # Whether any source ever was there, even a busy one.
         self._told_sources = 0
         self._progress_lock = threading.Lock()
@@ -178,9 +180,11 @@ class Pull:
         free = self._settings.max_sources - len(self._streams)
         eligible = self._retry.eligible(candidates, in_use, time.monotonic(), again=again)
         for candidate in eligible[:free]:
+            transport = self._retry.transport(candidate)
             stream = Stream(
                 candidate,
                 self._request,
+                next(one for one in self._request.backends if one.name == transport),
                 self._settings,
                 self._state,
                 self._progress,
@@ -224,22 +228,26 @@ class Pull:
                 self._end(name, ended)
 
     def _end(self, name: str, ended: Ended) -> None:
-        source = self._streams.pop(name).source
+        stream = self._streams.pop(name)
+        source = stream.source
         self._retry.ended(source, ended, time.monotonic())
         self._had_one = self._had_one or ended.accepted or isinstance(ended.how, AskLater)
         if isinstance(ended.how, Corrupt) and ended.how.void:
             # Everything came under the promise that this source has broken.
             self._deliveries.clear()
-        self._credit(source.endpoint, ended.brought)
+        self._credit(stream, ended.brought)
         self._note_failure(source, ended.how)
         if isinstance(ended.how, Corrupt):
             self._observer.accused(ended.how.accused)
 
-    def _credit(self, endpoint: str, brought: Brought) -> None:
+    def _credit(self, stream: Stream, brought: Brought) -> None:
         if brought.nbytes:
-            before = self._deliveries.get(endpoint, Delivery(endpoint, 0, 0.0))
-            self._deliveries[endpoint] = Delivery(
-                endpoint, before.nbytes + brought.nbytes, before.seconds + brought.seconds
+            key = stream.source.endpoint, stream.transport
+            before = self._deliveries.get(key, Delivery(*key, 0, 0.0))
+            self._deliveries[key] = replace(
+                before,
+                nbytes=before.nbytes + brought.nbytes,
+                seconds=before.seconds + brought.seconds,
             )
 
     def _note_failure(self, source: Candidate, how: Outcome) -> None:
@@ -265,12 +273,12 @@ class Pull:
                 ended = stream.abandon("the pull was given up")
                 if isinstance(ended.how, Dropped):
                     del self._streams[name]
-                    self._credit(stream.source.endpoint, ended.brought)
+                    self._credit(stream, ended.brought)
                 else:
                     # The stream had already ended, and its thread may not have reported that yet.
                     self._on_end(name, ended)
         self._settle()
         for stream in self._streams.values():
-            self._credit(stream.source.endpoint, stream.brought)
+            self._credit(stream, stream.brought)
         self._streams.clear()
         self._tell_sources()

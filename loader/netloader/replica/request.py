@@ -16,9 +16,14 @@ class Request:
 
     identity: Identity
     """Identity of the wanted weights."""
-    backend: Backend
-    """Carries the bytes of the weights."""
+    backends: tuple[Backend, ...]
+    """What can carry the bytes of the weights, best first."""
     security: Callable[[], SocketSecurity]
     """Returns the current keys, which may be replaced while a pull runs."""
     replica: str
     """Name of this worker in the source's log."""
+
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """Names of the backends, best first."""
+        return tuple(backend.name for backend in self.backends)

@@ -3,18 +3,27 @@
 A busy source said when to come again. A lost source may be back, after a cut link or a process that
 was held up: it is asked again after a backoff, and again whenever it has delivered since. A dropped
 source may always come back, because the others may still be lost. A source that sent wrong bytes or
-refused for good is not asked again. A source that contradicted an earlier one is asked again only
-if the earlier one breaks its promise. Sources that the operator listed go before the mesh: while
-one of them can be used, only listed ones are used.
+refused for good is not asked again. If a transport could not be opened, the same source is asked
+again at once for the next best one that both have; the last one counts as a loss. A source that
+contradicted an earlier one is asked again only if the earlier one breaks its promise. Sources that
+the operator listed go before the mesh: while one of them can be used, only listed ones are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netloader.discovery.candidate import Candidate
-from netloader.replica.outcome import AskLater, Contradicted, Corrupt, Dropped, Ended, Lost
+from netloader.replica.outcome import (
+    AskLater,
+    Contradicted,
+    Corrupt,
+    Dropped,
+    Ended,
+    Lost,
+    Unopened,
+)
 from netloader.replica.settings import RetrySettings
 
 _NEVER = float("inf")
@@ -31,13 +40,17 @@ class _History:
     not_before: float = 0.0
     contradicted: bool = False
     """Whether it promised other weights than the source that the pull follows."""
+    unopened: set[str] = field(default_factory=set)
+    """Transports that could not be opened with it."""
 
 
 class RetryPolicy:
     """Remembers the outcomes of each candidate. Time is passed in, in seconds."""
 
-    def __init__(self, settings: RetrySettings) -> None:
+    def __init__(self, settings: RetrySettings, transports: Sequence[str]) -> None:
+        """`transports` are those that can carry bytes to this worker, best first."""
         self._settings = settings
+        self._transports = tuple(transports)
         self._histories: dict[tuple[str, int | None], _History] = {}
 
     def eligible(
@@ -62,6 +75,11 @@ class RetryPolicy:
             return [candidate for candidate in ready if candidate.listed]
         return ready
 
+    def transport(self, candidate: Candidate) -> str:
+        """What a candidate is asked to send by: the best that both have and that was not tried in
+        vain, else the last one that both have."""
+        return next(iter(self._left(candidate)), self._common(candidate)[-1])
+
     def ended(self, candidate: Candidate, ended: Ended, now: float) -> None:
         """Note how a try of `candidate` ended."""
         limits, history = self._settings, self._of(candidate)
@@ -73,12 +91,14 @@ class RetryPolicy:
                 history.not_before = now + max(limits.min_pause_s, after_s)
             case Dropped():
                 history.not_before = now + limits.backoff_s
+            case Unopened(transport=transport):
+                history.unopened.add(transport)
+                if self._left(candidate):
+                    history.tried = False  # It was not asked for the next one yet.
+                else:
+                    self._lost(history, now)
             case Lost():
-                history.losses += 1
-                backoff_s = limits.backoff_s * 2 ** (history.losses - 1)
-                history.not_before = now + backoff_s
-                if history.losses >= limits.max_losses:
-                    history.not_before = _NEVER
+                self._lost(history, now)
             case Contradicted():
                 history.contradicted = True
                 history.not_before = _NEVER
@@ -87,6 +107,23 @@ class RetryPolicy:
                 history.not_before = _NEVER
             case _:
                 history.not_before = _NEVER
+
+    def _lost(self, history: _History, now: float) -> None:
+        history.losses += 1
+        backoff_s = self._settings.backoff_s * 2 ** (history.losses - 1)
+        history.not_before = now + backoff_s
+        if history.losses >= self._settings.max_losses:
+            history.not_before = _NEVER
+
+    def _left(self, candidate: Candidate) -> list[str]:
+        """What both have and was not tried in vain."""
+        unopened = self._of(candidate).unopened
+        return [one for one in self._common(candidate) if one not in unopened]
+
+    def _common(self, candidate: Candidate) -> tuple[str, ...]:
+        """What both have, as far as this worker knows; everything of its own where it does not."""
+        theirs = self._transports if candidate.transports is None else candidate.transports
+        return tuple(one for one in self._transports if one in theirs) or self._transports
 
     def _forgive_contradictions(self) -> None:
         """Give sources that contradicted the void promise another chance: they may have been

@@ -16,21 +16,30 @@ from collections.abc import Callable
 import zmq
 
 from netloader.discovery.candidate import Candidate, Process
-from netloader.errors import DigestMismatch, SourceLost, TransferError
+from netloader.errors import DigestMismatch, TransferError
 from netloader.protocol import messages
 from netloader.replica import acceptance, outcome
 from netloader.replica.acceptance import Promise
 from netloader.replica.cancellation import Cancellation
 from netloader.replica.conversation import Conversation
 from netloader.replica.handshake import greet
-from netloader.replica.outcome import Brought, Dropped, Ended, Faulty, Finished, Lost, Outcome
+from netloader.replica.outcome import (
+    Brought,
+    Dropped,
+    Ended,
+    Faulty,
+    Finished,
+    Lost,
+    Outcome,
+    Unopened,
+)
 from netloader.replica.receiver import Receiver, verify
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport import TransportError, join
+from netloader.transport import Backend, TransportError, join
 
 _log = logging.getLogger(__name__)
 
@@ -44,14 +53,15 @@ class Stream:
         self,
         source: Candidate,
         request: Request,
+        backend: Backend,
         settings: PullSettings,
         state: PullState,
         progress: Callable[[int], object],
         on_end: Callable[[str, Ended], object],
     ) -> None:
-        """`progress` is told the bytes of each chunk that is in place, from the stream's thread.
-        `on_end` is told the stream's name and its end, once, from the same thread, when the stream
-        holds nothing any more."""
+        """`backend` carries the bytes. `progress` is told the bytes of each chunk that is in place,
+        from the stream's thread. `on_end` is told the stream's name and its end, once, from the
+        same thread, when the stream holds nothing any more."""
         self.source = source
         # The name is the stream's, not its source's: an abandoned stream may end after the next has
         # begun.
@@ -59,6 +69,7 @@ class Stream:
         """The name by which the pull's state knows the stream."""
         self._endpoint = source.endpoint
         self._request = request
+        self._backend = backend
         self._settings = settings
         self._state = state
         self._progress = progress
@@ -79,6 +90,11 @@ class Stream:
     def accepted(self) -> bool:
         """Whether the source has opened a session."""
         return self._process is not None
+
+    @property
+    def transport(self) -> str:
+        """Name of what carries the bytes."""
+        return self._backend.name
 
     @property
     def brought(self) -> Brought:
@@ -132,7 +148,7 @@ class Stream:
         """Greet the source, and use the session that it opens. Raises `TransferError`."""
         self._started = time.monotonic()
         hello = acceptance.hello(
-            self._request, self.source.generation, self._state.weights.manifest
+            self._request, self.source.generation, self._state.weights.manifest, self.transport
         )
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -140,6 +156,8 @@ class Stream:
                 context, self._endpoint, self._request.security, hello, self._settings
             )
             try:
+                if isinstance(answer, messages.Refuse) and answer.code == "backend":
+                    return Unopened(f"refused: {answer.reason}", self.transport)
                 accept = acceptance.accepted(
                     self._endpoint, self._state.weights.manifest, answer, attachment
                 )
@@ -164,7 +182,11 @@ class Stream:
             promise = acceptance.read(
                 self._endpoint, hello, len(self._state.chunks), accept, attachment
             )
-            receiver = self._join(accept)
+            joined = self._join(accept)
+            if isinstance(joined, Unopened):
+                conversation.bye(joined.reason)
+                return joined
+            receiver = joined
             how = self._fetch(conversation, receiver, accept, promise)
             if isinstance(how, Finished):
                 conversation.done()
@@ -182,17 +204,17 @@ class Stream:
                 # Once the group and its receives are gone, nothing writes to tensors any more.
                 receiver.close()
 
-    def _join(self, accept: messages.Accept) -> Receiver:
+    def _join(self, accept: messages.Accept) -> Receiver | Unopened:
         try:
             group = join(
                 accept.host,
                 accept.port,
                 accept.secret,
-                self._request.backend,
+                self._backend,
                 self._settings.rendezvous_timeout_s,
             )
         except TransportError as error:
-            raise SourceLost(self._endpoint, f"no process group: {error}") from None
+            return Unopened(f"no process group by {self.transport}: {error}", self.transport)
         self._cancellation.guard(group)
         return Receiver(group, accept.message_bytes, self._settings.timeout_s)
 

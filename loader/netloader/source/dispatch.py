@@ -138,11 +138,13 @@ class Dispatch:
             self._make_room()
             again_s = self._settings.retry_after_s
             return messages.Refuse(code="busy", reason=full, retry_after_s=again_s), None
-        session, accept = self._opener.open(hello.replica, admitted)
+        backend = admitted.backend(hello.backend)
+        assert backend is not None, "admitted"
+        session, accept = self._opener.open(hello.replica, admitted, backend)
         self._sessions.add(session, caller)
         self._tell()
         nbytes = admitted.weights.manifest.nbytes
-        _log.info("serving %.*r: %d bytes", MAX_QUOTE, hello.replica, nbytes)
+        _log.info("serving %.*r by %s: %d bytes", MAX_QUOTE, hello.replica, backend.name, nbytes)
         return accept, b"".join(admitted.digests)
 
     def _manifest(self, offer: Offer) -> bytes | None:
@@ -219,7 +221,13 @@ class Dispatch:
 def _log_end(session: Session, outcome: SessionOutcome) -> None:
     match outcome.how:
         case "done":
-            _log.info("served %.*r: %d bytes", MAX_QUOTE, session.replica, session.sent_bytes)
+            _log.info(
+                "served %.*r by %s: %d bytes",
+                MAX_QUOTE,
+                session.replica,
+                session.transport,
+                session.sent_bytes,
+            )
             return
         case "aborted":
             what = "serving %.*r was ended after %d bytes: %s"

@@ -24,9 +24,19 @@ class Offer:
     """By chunk id, fixed when the weights were loaded."""
     attributes: Mapping[str, Plain]
     """Attributes other than tensors that `load_weights` set."""
-    backend: Backend
+    backends: tuple[Backend, ...]
+    """What can carry the bytes, best first."""
     computed: Mapping[str, str] = field(default_factory=dict)
     """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
+
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """Names of the backends, best first."""
+        return tuple(backend.name for backend in self.backends)
+
+    def backend(self, name: str) -> Backend | None:
+        """The backend of this name; None where the bytes cannot be carried so."""
+        return next((one for one in self.backends if one.name == name), None)
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:

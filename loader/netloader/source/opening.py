@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from netloader.identity.identity import known
 from netloader.protocol import messages
 from netloader.source.offer import Offer
-from netloader.source.session import Session, SessionOutcome
+from netloader.source.session import Session, SessionOutcome, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
-from netloader.transport import Rendezvous
+from netloader.transport import Backend, Rendezvous
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class Opener:
     on_end: Callable[[Session, SessionOutcome], None]
     """Called once for each session, from its thread."""
 
-    def open(self, replica: str, offer: Offer) -> tuple[Session, messages.Accept]:
-        """A session that waits for its replica, and the message that tells the replica how to join.
+    def open(self, replica: str, offer: Offer, backend: Backend) -> tuple[Session, messages.Accept]:
+        """A session that waits for its replica, and the message that tells the replica how to join
+        by this `backend`.
 
         Raises `OSError` when no port is free, and `pydantic.ValidationError` for an offer that no
         message can carry. After an error nothing is left open.
@@ -36,8 +37,7 @@ class Opener:
         rendezvous = Rendezvous(self.host, self.settings.rendezvous_timeout_s)
         try:
             session = Session(
-                secrets.token_hex(16),
-                replica,
+                SessionTerms(secrets.token_hex(16), replica, backend),
                 offer,
                 rendezvous,
                 self.settings,

@@ -36,7 +36,8 @@ from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport import Group, Pending, Rendezvous
+from netloader.transport import Backend, Group, Pending, Rendezvous
+from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
 
 _log = logging.getLogger(__name__)
@@ -59,13 +60,24 @@ class SessionOutcome:
 _DONE = SessionOutcome("done")
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What a replica and its source have agreed on."""
+
+    id: str
+    """Names the session in every message."""
+    replica: str
+    """Name of the replica, for the log."""
+    backend: Backend
+    """Carries the bytes."""
+
+
 class Session:
     """Serves chunks to one replica until it is done."""
 
     def __init__(
         self,
-        session_id: str,
-        replica: str,
+        terms: SessionTerms,
         offer: Offer,
         rendezvous: Rendezvous,
         settings: SourceSettings,
@@ -74,8 +86,10 @@ class Session:
         throttle: Throttle | None = None,
     ) -> None:
         """`on_end` is called once, from the session's thread."""
-        self.id = session_id
-        self.replica = replica
+        self.id = terms.id
+        self.replica = terms.replica
+        self.transport = terms.backend.name
+        """Name of what carries the bytes."""
         self.offer = offer
         self.sent_bytes = 0
         """Bytes handed to the replica's connection."""
@@ -83,6 +97,7 @@ class Session:
             messages.MAX_BULK_MESSAGE_BYTES if throttle is None else throttle.message_bytes
         )
         """Bytes of the messages that chunks are cut into; the replica has to be told."""
+        self._backend = terms.backend
         self._rendezvous = rendezvous
         self._settings = settings
         self._on_end = on_end
@@ -97,7 +112,7 @@ class Session:
         self._reading = threading.Lock()  # Held while this thread itself reads weights.
         self._thread = TransferThread(
             self._run,
-            f"netloader-session-{session_id[:6]}",
+            f"netloader-session-{terms.id[:6]}",
             stop=lambda: self.abort("this process ends"),
         )
 
@@ -176,7 +191,7 @@ class Session:
         outcome = SessionOutcome("broken", "its thread was ended")
         try:
             affinity.step_aside(background=True)
-            group = affinity.elsewhere(lambda: self._rendezvous.open(self.offer.backend))
+            group = affinity.elsewhere(lambda: self._rendezvous.open(self._backend))
             with self._lock:
                 self._group = group
             self._serve(group)
@@ -196,7 +211,7 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         weights, settings = self.offer.weights, self._settings
-        sends = _Sends(weights.manifest.chunk_bytes, settings, self._count)
+        sends = _Sends(weights, settings, self._count)
         while (number := self._next(sends)) is not None:
             chunk = self.offer.chunks[number]
             data, buffer = weights.contiguous(chunk), None
@@ -258,9 +273,9 @@ class _Sends:
     """Sends under way, and the staging memory they hold. Belongs to the session's thread."""
 
     def __init__(
-        self, chunk_bytes: int, settings: SourceSettings, on_sent: Callable[[int], None]
+        self, weights: Weights, settings: SourceSettings, on_sent: Callable[[int], None]
     ) -> None:
-        self._chunk_bytes = chunk_bytes
+        self._weights = weights
         self._settings = settings
         self._on_sent = on_sent
         self._pending: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
@@ -276,7 +291,7 @@ class _Sends:
         while self._taken >= self._settings.staged_chunks:
             self.settle()
         self._taken += 1
-        return self._free.pop() if self._free else torch.empty(self._chunk_bytes, dtype=torch.uint8)
+        return self._free.pop() if self._free else self._weights.staging()
 
     def make_room(self) -> None:
         """Wait until one more send may be under way."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netloader.errors import TransportError
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group, Pending
-from netloader.transport.registry import backend_for
+from netloader.transport.registry import backends_for
 from netloader.transport.rendezvous import Rendezvous, join
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "Pending",
     "Rendezvous",
     "TransportError",
-    "backend_for",
+    "backends_for",
     "join",
 ]

@@ -9,7 +9,8 @@ expert maps) do not travel: each rank computes its own from the config when it b
 
 `capture` raises `ManifestError` for tensors that cannot travel in this layout, and the worker loads
 from storage. These are tensors on the meta device (online quantisation), uninitialised or wrapped
-ones (GGUF, torchao), tensors with gaps, and tensors off the model's device.
+ones (GGUF, torchao), tensors with gaps, tensors off the model's device, and tensors that lie in one
+of an NPU's own formats already.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from netloader.errors import ManifestError
+from netloader.weights.formats import Recast, blocked_format, finish, flat_bytes
 from netloader.weights.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
 
 Contents = tuple[tuple[int, bytes | torch.Tensor], ...]
@@ -41,34 +43,40 @@ class Weights:
 
     manifest: Manifest
     tensors: tuple[torch.Tensor, ...]
-    """Flat views, one dimension, dtype uint8: writing to them writes the model."""
+    """Flat views, one dimension, dtype uint8: writing to them writes the model. Empty for a tensor
+    in `recast`."""
     device_type: str = "cpu"
     """The model's device type, which selects the digest: kept tensors may be elsewhere."""
     initial: Mapping[int, Contents] = field(default_factory=dict, compare=False, repr=False)
     """What tensors held before anything was received into them, by position, as far as `arrange`
     knows. A checkpoint may lack parts of a model (scales, rotary caches, padding), so giving up a
     pull means putting these contents back."""
+    recast: Mapping[int, Recast] = field(default_factory=dict, compare=False, repr=False)
+    """Tensors that no longer lie as they were loaded, by position: `pack` and `read` give their
+    loaded bytes, and nothing writes to them."""
 
     def view(self, piece: Piece) -> torch.Tensor:
-        """The bytes of one piece, shape [nbytes], uint8, in place."""
+        """The bytes of one piece, shape [nbytes], uint8, in place. Not for a tensor in `recast`."""
         return self.tensors[piece.tensor][piece.start : piece.start + piece.nbytes]
 
     def contiguous(self, chunk: Chunk) -> torch.Tensor | None:
         """Memory in which a chunk lies exactly as it travels: shape [chunk.nbytes], uint8.
 
-        None for a packed chunk whose tensors do not lie where the chunk places them. Otherwise
-        nothing needs packing: writing to this memory writes the model, gaps included.
+        None for a packed chunk whose tensors do not lie where the chunk places them, and for a
+        chunk of a tensor in `recast`. Otherwise nothing needs packing: writing to this memory
+        writes the model, gaps included.
         """
         return self._contiguous[chunk.id]
 
     @cached_property
     def _contiguous(self) -> tuple[torch.Tensor | None, ...]:
-        return tuple(
-            self._in_one_run(chunk) if chunk.packed else self.view(chunk.pieces[0])
-            for chunk in self.manifest.chunks()
-        )
+        return tuple(self._in_one_run(chunk) for chunk in self.manifest.chunks())
 
     def _in_one_run(self, chunk: Chunk) -> torch.Tensor | None:
+        if self.recast and any(piece.tensor in self.recast for piece in chunk.pieces):
+            return None
+        if not chunk.packed:
+            return self.view(chunk.pieces[0])
         first = self.tensors[chunk.pieces[0].tensor]
         start, storage = first.data_ptr(), first.untyped_storage()
         # A storage of exactly the chunk's size has nothing in the gaps, so nobody else's bytes are
@@ -89,7 +97,7 @@ class Weights:
         """A chunk as it travels: in place if it already lies that way, else copied to `staging`.
 
         `staging` is uint8 and has at least `chunk.nbytes`. A copy is returned as the used part of
-        `staging`, with zeros in the gaps.
+        `staging`, with zeros in the gaps. Waits for the device: no tensor is read after this.
         """
         in_place = self.contiguous(chunk)
         if in_place is not None:
@@ -97,13 +105,43 @@ class Weights:
         for first, end in chunk.gaps():
             staging[first:end].zero_()
         for piece in chunk.pieces:
-            _copy(staging[piece.offset : piece.offset + piece.nbytes], self.view(piece))
+            self._copy_to(staging[piece.offset : piece.offset + piece.nbytes], piece)
+        finish(staging)
         return staging[: chunk.nbytes]
 
     def unpack(self, chunk: Chunk, staging: torch.Tensor) -> None:
-        """Copy a packed chunk from `staging` into the tensors, ignoring the gaps."""
+        """Copy a packed chunk from `staging` into the tensors, ignoring the gaps. Waits for the
+        device: `staging` may be used again after this."""
         for piece in chunk.pieces:
             _copy(self.view(piece), staging[piece.offset : piece.offset + piece.nbytes])
+        finish(staging)
+
+    def staging(self) -> torch.Tensor:
+        """New memory that any chunk can be packed into: uint8, on the model's device if a tensor is
+        there."""
+        nbytes = self.manifest.chunk_bytes
+        return torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+
+    @cached_property
+    def _device(self) -> torch.device:
+        there = (data.device for data in self.tensors if data.device.type == self.device_type)
+        return next(there, torch.device("cpu"))
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Device memory that reading a chunk takes at most, besides `staging`."""
+        largest = max((one.temporary_bytes for one in self.recast.values()), default=0)
+        return largest + self.manifest.chunk_bytes if self.recast else 0
+
+    def read(self, number: int) -> torch.Tensor:
+        """The bytes of one whole tensor: shape [nbytes], uint8, in place or a copy."""
+        return self.recast[number].whole() if number in self.recast else self.tensors[number]
+
+    def _copy_to(self, target: torch.Tensor, piece: Piece) -> None:
+        if piece.tensor in self.recast:
+            self.recast[piece.tensor].copy_to(target, piece.start)
+        else:
+            _copy(target, self.view(piece))
 
     def put_back(self, piece: Piece) -> bool:
         """Restore a piece's `initial` contents; False, with nothing done, if they are unknown."""
@@ -135,8 +173,8 @@ class Weights:
     def sha256(self) -> dict[str, str]:
         """SHA-256 of every tensor's bytes, by name. For reports; reads everything."""
         return {
-            tensor.name: hashlib.sha256(host_buffer(data.cpu())).hexdigest()
-            for tensor, data in zip(self.manifest.tensors, self.tensors, strict=True)
+            tensor.name: hashlib.sha256(host_buffer(self.read(number).cpu())).hexdigest()
+            for number, tensor in enumerate(self.manifest.tensors)
         }
 
 
@@ -181,11 +219,6 @@ def inventory(model: nn.Module, chunk_bytes: int) -> tuple[Manifest, list[torch.
         if _check(name, tensor, device)
     )
     return Manifest("checkpoint", chunk_bytes, described), [row[2] for row in rows]
-
-
-def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory of a dense tensor: shape [nbytes], uint8, in memory order."""
-    return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
 def host_buffer(data: torch.Tensor) -> memoryview:
@@ -233,6 +266,8 @@ def _check(name: str, tensor: torch.Tensor, device: torch.device) -> bool:
         reason = f"it lies on {tensor.device}, the model on {device}"
     elif not _is_dense(tensor):
         reason = f"its memory has gaps (shape {tuple(tensor.shape)}, stride {tensor.stride()})"
+    elif (name_of_format := blocked_format(tensor)) is not None:
+        reason = f"it was built in the format {name_of_format}, and plain rows and columns travel"
     else:
         return True
     raise ManifestError(f"{name} cannot travel: {reason}")

@@ -24,7 +24,8 @@ from torch import nn
 
 from netloader.system import hugepages
 from netloader.system.hugepages import PageMap
-from netloader.weights.capture import Contents, Weights, flat_bytes, inventory
+from netloader.weights.capture import Contents, Weights, inventory
+from netloader.weights.formats import flat_bytes
 from netloader.weights.manifest import CHUNK_BYTES, Chunk, Manifest
 
 _REMEMBER_BELOW = 64 * 1024

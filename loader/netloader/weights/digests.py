@@ -60,6 +60,8 @@ def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
     The kind of memory that the model is in selects the digest, even if originals lie elsewhere.
     """
     in_place = weights.contiguous(chunk)
+    if any(piece.tensor in weights.recast for piece in chunk.pieces):
+        in_place = weights.pack(chunk, weights.staging())
     if weights.device_type != "cpu":
         parts = [(piece.offset, weights.view(piece)) for piece in chunk.pieces]
         if in_place is not None:

@@ -1,24 +1,29 @@
 """Keeps what a source needs to serve its weights after vLLM has post-processed them.
 
-A peer needs the bytes as `load_weights` left them. On CUDA and on Ascend most tensors survive
-post-processing in place. On CPUs with AVX-512 vLLM packs every linear weight and drops the
-original. So there are three steps:
+A peer needs the bytes as `load_weights` left them. On CUDA most tensors survive post-processing in
+place. On Ascend linear weights may change their format and the order of their dimensions, from
+which the bytes are read back (`formats.py`). On CPUs with AVX-512 vLLM packs every linear weight
+and drops the original. So there are three steps:
 
     plan      before the model is laid out: what shall be kept, and does it fit into memory?
     keep      before post-processing: hold what would be lost, and nothing else
     settle    after post-processing: what survived, can all be served, and what does that cost?
 
 A tensor survives if a tensor of the model still uses its *own* bytes. A living storage proves
-nothing: `coalesce` lets the tensors of a chunk share one.
+nothing: `coalesce` lets the tensors of a chunk share one. That a tensor of the same name, type and
+shape took its place proves nothing either: vLLM may have quantised or permuted the values. So all
+that `settle` returns has to be compared with the digests of the weights as loaded (`changed`).
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import cast
@@ -32,8 +37,9 @@ from netloader.errors import ManifestError
 from netloader.system.memory import Available, text
 from netloader.terms import KeepMode
 from netloader.weights.capture import Weights
-from netloader.weights.digests import of_weights
-from netloader.weights.manifest import Manifest
+from netloader.weights.digests import of_bytes, of_weights
+from netloader.weights.formats import Recast, blocked_format, may_share_storages, recasts
+from netloader.weights.manifest import Manifest, Tensor
 
 _COPY_BELOW = 64 * 1024
 """Parameters below this many bytes are copied, not referenced. During post-processing vLLM writes
@@ -67,7 +73,8 @@ class Plan:
     mode: KeepMode
     may_share: bool
     """Whether tensors may share storages (`coalesce.arrange`). A shared storage lives as long as
-    any tensor in it, so False if replaced tensors must go back to the system."""
+    any tensor in it, so False if replaced tensors must go back to the system. False too on devices
+    that describe the format of a storage as a whole."""
     reason: str = ""
     """Why nothing is kept although the settings ask for it: the worker is then not a source. Empty
     otherwise."""
@@ -92,12 +99,13 @@ def plan(
     """
     tensors = (*model.parameters(), *model.buffers())
     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+    can_share = all(may_share_storages(tensor.device.type) for tensor in tensors)
     mode = setting or (KeepMode.DRAM if on_cpu else KeepMode.NO)
     if mode is KeepMode.NO:
         # No setting, on an accelerator: replacing is rare and packing is slow, so share.
-        return Plan(mode, may_share=setting is None)
+        return Plan(mode, may_share=can_share and setting is None)
     if mode is KeepMode.HBM and not on_cpu:
-        return Plan(mode, may_share=True)
+        return Plan(mode, may_share=can_share)
     parameters = {name: _nbytes(tensor) for name, tensor in model.named_parameters()}
     buffers = sum(map(_nbytes, model.buffers()))
     needed = buffers + sum(
@@ -106,7 +114,7 @@ def plan(
     # Packed or not, the server needs the weights once anyway.
     weights = buffers + sum(parameters.values()) if on_cpu else 0
     reason = fits(needed, left, weights + reserve + HEADROOM_BYTES)
-    return Plan(KeepMode.NO, False, reason) if reason else Plan(mode, True)
+    return Plan(KeepMode.NO, False, reason) if reason else Plan(mode, can_share)
 
 
 def fits(needed: int, left: Available | None, reserve: int) -> str | None:
@@ -150,6 +158,9 @@ class Held:
     original: torch.Tensor | None
     """Keeps the original alive; None: others may free the original."""
     copy: torch.Tensor | None
+    digest: bytes | None = None
+    """Of the bytes as loaded, where nothing is held and shapes alone would not tell in which order
+    post-processing has put them."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,7 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
     as long as it lives, so do all tensors. Costs no time or memory where a reference is enough, and
     one copy to host memory for `dram` on an accelerator. Buffers are copied in every mode: models
     write to them while they run (scales of a KV cache, counters), so a reference would not hold the
-    promised bytes.
+    promised bytes. Reads the square matrices that are not held, once.
     """
     arranged = {
         piece.tensor
@@ -206,25 +217,28 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
         for piece in chunk.pieces
     }
 
-    def hold(number: int, name: str, kind: str, data: torch.Tensor) -> Held:
+    def hold(number: int, tensor: Tensor, data: torch.Tensor) -> Held:
         original: torch.Tensor | None = None
         copy: torch.Tensor | None = None
+        digest: bytes | None = None
         off_device = mode is KeepMode.DRAM and data.device.type != "cpu"
-        if kind == "buffer":
+        if tensor.kind == "buffer":
             copy = data.cpu() if off_device else data.clone()
-        elif mode is not KeepMode.NO and _is_selected(name, names):
+        elif mode is not KeepMode.NO and _is_selected(tensor.name, names):
             if off_device:
                 copy = data.cpu()
             else:
                 original = data
                 copy = data.clone() if data.numel() < _COPY_BELOW else None
-        return Held(Place.of(data), number in arranged, original, copy)
+        elif len(tensor.shape) > 1 and tensor.shape[-2] == tensor.shape[-1]:
+            digest = of_bytes(data)
+        return Held(Place.of(data), number in arranged, original, copy, digest)
 
     return Kept(
         weights.manifest,
         weights.device_type,
         tuple(
-            hold(number, tensor.name, tensor.kind, data)
+            hold(number, tensor, data)
             for number, (tensor, data) in enumerate(
                 zip(weights.manifest.tensors, weights.tensors, strict=True)
             )
@@ -233,21 +247,26 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
 
 
 def settle(kept: Kept, model: nn.Module) -> Originals:
-    """The tensors that can be served now that `model` has been post-processed.
+    """The tensors that can be served now that `model` has been post-processed, if `changed` finds
+    that they are what was loaded.
 
     Unchanged parameters are served in place, beside the others of their chunk, and their copies are
-    dropped. Buffers are served from their copies.
+    dropped. Buffers are served from their copies. A parameter without either is read back from the
+    tensor that has its name now.
 
     Raises `ManifestError` if originals that were not kept are gone. The error names their number,
     the first one, and the setting that would have kept them.
     """
     uses = _uses(kept, model)
     serve: list[torch.Tensor] = []
+    recast: dict[int, Recast] = {}
     gone: list[str] = []
     stuck = 0
-    for tensor, held in zip(kept.manifest.tensors, kept.held, strict=True):
+    named = dict(model.named_parameters(remove_duplicate=False))
+    one_at_a_time = threading.Lock()
+    for number, (tensor, held) in enumerate(zip(kept.manifest.tensors, kept.held, strict=True)):
         data = held.place.data()
-        survived = data is not None and (tensor.nbytes == 0 or uses.touch(data))
+        survived = data is not None and (tensor.nbytes == 0 or _is_used(uses, data))
         if data is not None and not survived and held.is_arranged and uses.hold(data):
             stuck += tensor.nbytes
         in_place = data if survived else held.original
@@ -257,6 +276,9 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
             serve.append(in_place)
         elif held.copy is not None:
             serve.append(held.copy)
+        elif (found := _recast(tensor, held, named, one_at_a_time)) is not None:
+            recast[number] = found
+            serve.append(torch.empty(0, dtype=torch.uint8, device=held.place.device))
         else:
             gone.append(tensor.name)
     if gone:
@@ -270,8 +292,37 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
         for data in serve
         if data.numel() > 0 and not uses.hold(data)
     }
-    weights = Weights(kept.manifest, tuple(serve), kept.device_type)
+    weights = Weights(kept.manifest, tuple(serve), kept.device_type, recast=recast)
     return Originals(weights, sum(ours.values()), stuck)
+
+
+def _is_used(uses: _Uses, data: torch.Tensor) -> bool:
+    return uses.touch(data) and blocked_format(data) is None
+
+
+def _recast(
+    tensor: Tensor,
+    held: Held,
+    named: Mapping[str, torch.Tensor],
+    one_at_a_time: AbstractContextManager[object],
+) -> Recast | None:
+    """How to read a tensor back from the one that has its name now; None if that cannot be."""
+    now = named.get(tensor.name)
+    if now is None or not _is_contiguous(tensor):
+        return None
+    found = recasts(now, getattr(torch, tensor.dtype), tensor.shape, one_at_a_time)
+    if held.digest is None:
+        return next(iter(found), None)
+    return next((one for one in found if of_bytes(one.whole()) == held.digest), None)
+
+
+def _is_contiguous(tensor: Tensor) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def changed(weights: Weights, digests: Sequence[bytes]) -> list[str]:

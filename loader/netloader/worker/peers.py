@@ -41,7 +41,7 @@ class Peers:
         self._read: dict[MemberId, tuple[_Version, tuple[Holding, ...]]] = {}
 
     def candidates(
-        self, identity: Identity, backend: str
+        self, identity: Identity, transports: Sequence[str]
     ) -> tuple[tuple[Candidate, ...], list[str]]:
         """Sources for these weights, best first, and why others were skipped.
 
@@ -59,16 +59,16 @@ class Peers:
         timeout_s = self._config.discovery_timeout_s
         if not self._membership.wait_joined(timeout_s):
             skipped.append(f"mesh: no contact answered within {timeout_s:g} s")
-        choice = self._choose(identity, backend, explain=True)
+        choice = self._choose(identity, transports, explain=True)
         skipped += [f"mesh: {reason}" for reason in choice.rejected]
         if not choice.candidates and not choice.rejected:
             skipped.append(f"mesh: nobody else holds {identity.model} ({identity.role})")
         return static + choice.candidates, skipped
 
-    def find(self, identity: Identity, backend: str) -> tuple[Candidate, ...]:
+    def find(self, identity: Identity, transports: Sequence[str]) -> tuple[Candidate, ...]:
         """The same sources as they are known right now. Never waits."""
         static = self._static(identity.role)
-        return static + self._choose(identity, backend, explain=False).candidates
+        return static + self._choose(identity, transports, explain=False).candidates
 
     @property
     def may_come(self) -> bool:
@@ -103,12 +103,14 @@ class Peers:
             if endpoint != own
         )
 
-    def _choose(self, identity: Identity, backend: str, *, explain: bool) -> selection.Choice:
+    def _choose(
+        self, identity: Identity, transports: Sequence[str], *, explain: bool
+    ) -> selection.Choice:
         held = {member.id: (member, holdings) for member, holdings in self._everybody()}
         return selection.choose(
             [member for member, _ in held.values()],
             identity,
-            backend,
+            transports,
             self._config.chunk_bytes,
             caught=self._accusations.processes,
             read=lambda member: held[member.id][1],

@@ -25,6 +25,8 @@ class Report:
     """Time of the step that filled the tensors, in seconds: the pull, or the load from storage."""
     endpoint: str = ""
     """Where this rank serves these weights to others; empty when it does not."""
+    transports: tuple[str, ...] = ()
+    """What can carry these weights to others, best first; empty when the rank does not serve."""
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed, including sources of a pull that was given up."""
     skipped: tuple[str, ...] = ()

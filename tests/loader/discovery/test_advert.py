@@ -14,6 +14,7 @@ from netloader.discovery.advert import (
     MAX_HOLDINGS,
     MAX_NAMES,
     MAX_TEXT,
+    MAX_TRANSPORTS,
     Accused,
     Holding,
 )
@@ -122,6 +123,9 @@ class TestFitted:
                 {"content": {str(at): "e" for at in range(MAX_CONTENT + 1)}},
                 {"content": {str(at): "e" for at in range(MAX_CONTENT)}},
             ),
+            ({"transports": ("hccl", LONG, "gloo")}, {"transports": ("hccl", "gloo")}),
+            ({"transports": ("a",) * 99}, {"transports": ("a",) * MAX_TRANSPORTS}),
+            ({"carried": (LONG, *("a",) * 99)}, {"carried": ("a",) * MAX_TRANSPORTS}),
             ({"endpoint": LONG}, {"endpoint": ""}),
             (
                 {"accuses": tuple(accused(at) for at in range(MAX_ACCUSED + 3))},
@@ -155,6 +159,8 @@ class TestFitted:
             "fields",
             "content",
             "endpoint",
+            "transports",
+            "carried",
             "accuses",
         }
 

@@ -34,7 +34,7 @@ ME = member("10.0.0.1:17946", me=True, state="loading")
 
 
 def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
-    choice = choose([ME, member()], identity(), "gloo", CHUNK)
+    choice = choose([ME, member()], identity(), ("gloo",), CHUNK)
     assert [(found.endpoint, found.generation) for found in choice.candidates] == [
         ("10.0.0.2:2000", 11)
     ]
@@ -43,7 +43,7 @@ def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
 
 
 def test_member_never_picks_itself() -> None:
-    assert choose([member(me=True)], identity(), "gloo", CHUNK).candidates == ()
+    assert choose([member(me=True)], identity(), ("gloo",), CHUNK).candidates == ()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,10 @@ def test_member_never_picks_itself() -> None:
         ({"state": "unavailable", "reason": "asleep"}, "is unavailable: asleep"),
         ({"backend": "nccl"}, "backend: mine gloo, theirs nccl"),
         ({"backend": ""}, "backend: mine gloo, theirs none"),
+        (
+            {"backend": "gloo", "transports": ("hccl", "nccl")},
+            "backend: mine gloo, theirs hccl, nccl",
+        ),
         ({"endpoint": ""}, "has no listener"),
         ({"chunk_bytes": 16 << 20}, "CHUNK_BYTES: mine 33554432, theirs 16777216"),
         ({"fields": identity(dtype="int8").fields()}, "dtype: mine 'float32', theirs 'int8'"),
@@ -65,9 +69,24 @@ def test_member_never_picks_itself() -> None:
 def test_unsuitable_member_is_rejected_with_the_reason(
     change: dict[str, object], reason: str
 ) -> None:
-    choice = choose([ME, member(**change)], identity(), "gloo", CHUNK)  # type: ignore[arg-type]
+    choice = choose([ME, member(**change)], identity(), ("gloo",), CHUNK)  # type: ignore[arg-type]
     assert choice.candidates == ()
     assert choice.rejected[0].startswith(f"10.0.0.2:17946: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("advertised", "known"),
+    [
+        ({"backend": "hccl", "transports": ("hccl", "gloo")}, ("hccl", "gloo")),
+        ({"backend": "gloo"}, ("gloo",)),  # An older member names only one.
+    ],
+    ids=["new", "old"],
+)
+def test_a_candidate_comes_with_all_its_transports(
+    advertised: dict[str, object], known: tuple[str, ...]
+) -> None:
+    choice = choose([ME, member(**advertised)], identity(), ("hccl", "gloo"), CHUNK)  # type: ignore[arg-type]
+    assert [found.transports for found in choice.candidates] == [known]
 
 
 def other(name: str, **changes: object) -> Member:
@@ -77,16 +96,16 @@ def other(name: str, **changes: object) -> Member:
 
 
 def test_other_roles_are_passed_over_in_silence() -> None:
-    choice = choose([ME, member("10.0.0.3:1", role="draft")], identity(), "gloo", CHUNK)
+    choice = choose([ME, member("10.0.0.3:1", role="draft")], identity(), ("gloo",), CHUNK)
     assert choice == Choice((), ())
 
 
 def test_names_do_not_matter_unless_operators_set_them_on_both_sides() -> None:
     mine = identity(names=Names("", "org/toy", "/a/toy/"))
     for names in ({}, {"known": "org/other", "given": "/b"}, {"model": "chosen"}):
-        choice = choose([ME, member(names=names)], mine, "gloo", CHUNK)
+        choice = choose([ME, member(names=names)], mine, ("gloo",), CHUNK)
         assert len(choice.candidates) == 1
-    choice = choose([ME, member(names={"model": "chosen"})], identity(), "gloo", CHUNK)
+    choice = choose([ME, member(names={"model": "chosen"})], identity(), ("gloo",), CHUNK)
     assert choice.candidates == ()
     assert choice.rejected == (
         "nobody holds these weights; nearest is 10.0.0.2:17946 (chosen): "
@@ -97,7 +116,7 @@ def test_names_do_not_matter_unless_operators_set_them_on_both_sides() -> None:
 def test_without_a_match_the_nearest_member_is_told_with_one_difference() -> None:
     far = other("far", architecture="Other", dtype="int8", quantization="gptq")
     near = other("near", config={"rope_theta": "500000.0"})
-    choice = choose([ME, far, near], identity(), "gloo", CHUNK)
+    choice = choose([ME, far, near], identity(), ("gloo",), CHUNK)
     assert choice.rejected == (
         "nobody holds these weights; nearest is 10.0.0.4:1 (near): "
         "config: rope_theta: mine 10000.0, theirs 500000.0",
@@ -105,13 +124,13 @@ def test_without_a_match_the_nearest_member_is_told_with_one_difference() -> Non
 
 
 def test_with_a_match_models_of_other_names_are_not_told_of() -> None:
-    choice = choose([ME, member(), other("far", dtype="int8")], identity(), "gloo", CHUNK)
+    choice = choose([ME, member(), other("far", dtype="int8")], identity(), ("gloo",), CHUNK)
     assert (len(choice.candidates), choice.rejected) == (1, ())
 
 
 def test_of_members_of_the_same_name_all_differences_are_told() -> None:
     fields = identity(dtype="int8", quantization="gptq").fields()
-    choice = choose([ME, member(fields=fields), other("far")], identity(), "gloo", CHUNK)
+    choice = choose([ME, member(fields=fields), other("far")], identity(), ("gloo",), CHUNK)
     assert choice.rejected[0] == (
         "10.0.0.2:17946: dtype: mine 'float32', theirs 'int8'; quantization: mine '', theirs 'gptq'"
     )
@@ -120,19 +139,19 @@ def test_of_members_of_the_same_name_all_differences_are_told() -> None:
 def test_member_whose_model_is_being_built_is_loading_and_no_stranger() -> None:
     mine = identity(built=place(tp_size=2, tp_rank=1) | {"shards": "a" * 32})
     planned = identity(built={"tp_size": 2, "tp_rank": 1}).fields()
-    choice = choose([ME, member(state="loading", fields=planned)], mine, "gloo", CHUNK)
+    choice = choose([ME, member(state="loading", fields=planned)], mine, ("gloo",), CHUNK)
     assert choice.rejected == ("10.0.0.2:17946: is loading: its model is being built",)
     other_rank = planned | {"tp_rank": 0}
-    choice = choose([ME, member(state="loading", fields=other_rank)], mine, "gloo", CHUNK)
+    choice = choose([ME, member(state="loading", fields=other_rank)], mine, ("gloo",), CHUNK)
     assert "tp_rank: mine 1, theirs 0" in choice.rejected[0]
 
 
 def test_no_more_than_a_few_members_are_told_of_and_the_others_counted() -> None:
     everybody = [member(f"10.0.1.{number}:1", state="loading") for number in range(100)]
-    choice = choose([ME, *everybody], identity(), "gloo", CHUNK)
+    choice = choose([ME, *everybody], identity(), ("gloo",), CHUNK)
     assert len(choice.rejected) == MAX_REJECTED + 1
     assert choice.rejected[-1] == "and 92 more that come as near"
-    assert choose([ME, *everybody], identity(), "gloo", CHUNK, explain=False).candidates == ()
+    assert choose([ME, *everybody], identity(), ("gloo",), CHUNK, explain=False).candidates == ()
 
 
 def test_content_is_read_only_for_a_member_that_fits_in_everything_else() -> None:
@@ -148,9 +167,9 @@ def test_content_is_read_only_for_a_member_that_fits_in_everything_else() -> Non
         member(content={"commit": "x"}),
     ]
     for one in unsuitable:
-        assert choose([ME, one], mine, "gloo", CHUNK).candidates == ()
+        assert choose([ME, one], mine, ("gloo",), CHUNK).candidates == ()
     with pytest.raises(AssertionError, match="read for nothing"):
-        choose([ME, member()], mine, "gloo", CHUNK)
+        choose([ME, member()], mine, ("gloo",), CHUNK)
 
 
 def test_fewest_sessions_first_then_the_same_host() -> None:
@@ -161,7 +180,7 @@ def test_fewest_sessions_first_then_the_same_host() -> None:
         member("10.0.0.1:2"),
         member("10.0.0.1:3", serving=2),
     ]
-    choice = choose(everybody, identity(), "gloo", CHUNK)
+    choice = choose(everybody, identity(), ("gloo",), CHUNK)
     assert [found.endpoint for found in choice.candidates] == [
         "10.0.0.1:2000",
         "10.0.0.3:2000",
@@ -172,15 +191,15 @@ def test_fewest_sessions_first_then_the_same_host() -> None:
 
 def test_order_does_not_depend_on_the_order_of_members() -> None:
     everybody = [ME, *(member(f"10.0.1.{number}:1") for number in range(20))]
-    assert choose(everybody, identity(), "gloo", CHUNK) == choose(
-        everybody[::-1], identity(), "gloo", CHUNK
+    assert choose(everybody, identity(), ("gloo",), CHUNK) == choose(
+        everybody[::-1], identity(), ("gloo",), CHUNK
     )
 
 
 def test_many_replicas_spread_over_equal_sources() -> None:
     sources = [member(f"10.0.1.{number}:1") for number in range(10)]
     first = Counter(
-        choose([member(f"10.0.2.{number}:1", me=True), *sources], identity(), "gloo", CHUNK)
+        choose([member(f"10.0.2.{number}:1", me=True), *sources], identity(), ("gloo",), CHUNK)
         .candidates[0]
         .endpoint
         for number in range(200)
@@ -192,7 +211,7 @@ def test_many_replicas_spread_over_equal_sources() -> None:
 def test_the_same_network_before_others() -> None:
     far = [member(f"10.0.{number}.9:1") for number in range(1, 30)]
     near = member("10.0.0.77:1")
-    choice = choose([ME, *far, near], identity(), "gloo", CHUNK)
+    choice = choose([ME, *far, near], identity(), ("gloo",), CHUNK)
     assert choice.candidates[0].endpoint == "10.0.0.77:2000"
 
 
@@ -219,26 +238,26 @@ class TestWrongBytes:
 
     def test_caught_by_this_worker_is_left_out_and_named(self) -> None:
         choice = choose(
-            [ME, member(self.LIAR)], identity(), "gloo", CHUNK, caught={("10.0.0.2:2000", 11)}
+            [ME, member(self.LIAR)], identity(), ("gloo",), CHUNK, caught={("10.0.0.2:2000", 11)}
         )
         assert choice.candidates == ()
         assert choice.rejected == ("10.0.0.2:1: sent other bytes than it had promised",)
 
     def test_whoever_follows_on_its_endpoint_is_another_process(self) -> None:
         caught = {("10.0.0.2:2000", 10)}
-        choice = choose([ME, member(self.LIAR)], identity(), "gloo", CHUNK, caught=caught)
+        choice = choose([ME, member(self.LIAR)], identity(), ("gloo",), CHUNK, caught=caught)
         assert len(choice.candidates) == 1
 
     def test_accused_by_another_member_comes_last(self) -> None:
         accuser = member("10.0.0.9:1", state="loading", accuses=(self.ACCUSED,))
         members = [ME, member(self.LIAR), member(self.HONEST, serving=9), accuser]
-        choice = choose(members, identity(), "gloo", CHUNK)
+        choice = choose(members, identity(), ("gloo",), CHUNK)
         assert [one.endpoint for one in choice.candidates] == ["10.0.0.3:2000", "10.0.0.2:2000"]
 
     def test_a_dead_accuser_does_not_count(self) -> None:
         accuser = member("10.0.0.9:1", status=Status.DEAD, accuses=(self.ACCUSED,))
         members = [ME, member(self.LIAR), member(self.HONEST, serving=9), accuser]
-        choice = choose(members, identity(), "gloo", CHUNK)
+        choice = choose(members, identity(), ("gloo",), CHUNK)
         assert choice.candidates[0].endpoint == "10.0.0.2:2000"
 
 
@@ -249,5 +268,5 @@ def test_holdings_are_read_by_the_callers_reader() -> None:
         asked.append(member.id)
         return ()
 
-    assert choose([ME, member()], identity(), "gloo", CHUNK, read=read) == Choice((), ())
+    assert choose([ME, member()], identity(), ("gloo",), CHUNK, read=read) == Choice((), ())
     assert asked == [ME.id, member().id]

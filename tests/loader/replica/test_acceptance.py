@@ -20,7 +20,10 @@ WEIGHTS = toy_weights(1, rows=200)
 CHUNKS = len(WEIGHTS.manifest.chunks())
 DIGESTS = bytes(range(16)) * CHUNKS
 HELLO = acceptance.hello(
-    Request(identity(), GlooBackend(), lambda: OPEN, "replica"), GENERATION, WEIGHTS.manifest
+    Request(identity(), (GlooBackend(),), lambda: OPEN, "replica"),
+    GENERATION,
+    WEIGHTS.manifest,
+    "gloo",
 )
 
 

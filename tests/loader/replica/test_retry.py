@@ -15,6 +15,7 @@ from netloader.replica.outcome import (
     Finished,
     Lost,
     Outcome,
+    Unopened,
 )
 from netloader.replica.retry import RetryPolicy
 from netloader.replica.settings import RetrySettings
@@ -26,7 +27,7 @@ LOST = Lost("cut")
 
 
 def policy() -> RetryPolicy:
-    return RetryPolicy(LIMITS)
+    return RetryPolicy(LIMITS, ("fast", "gloo"))
 
 
 def end(how: Outcome, nbytes: int = 0) -> Ended:
@@ -145,3 +146,55 @@ def test_a_source_that_was_dropped_may_always_come_back() -> None:
         retry.ended(A, end(Dropped("slow")), at)
         assert retry.eligible([A], (), at + LIMITS.backoff_s / 2) == []
         assert retry.eligible([A], (), at + LIMITS.backoff_s) == [A]
+
+
+# Which transport carries the bytes
+
+
+def having(*transports: str) -> Candidate:
+    return Candidate("a:1", BY_MESH, 1, transports)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (having("gloo", "fast"), "fast"),
+        (having("gloo"), "gloo"),
+        (having("unheard-of", "gloo"), "gloo"),
+        (Candidate("a:1", "SOURCE"), "fast"),
+    ],
+    ids=["the best that both have", "the only one", "one of theirs is unknown", "nobody knows"],
+)
+def test_a_source_is_asked_for_the_best_transport_that_both_have(
+    candidate: Candidate, expected: str
+) -> None:
+    assert policy().transport(candidate) == expected
+
+
+def test_a_source_is_asked_at_once_for_the_next_transport_without_counting_a_loss() -> None:
+    retry, both = policy(), having("fast", "gloo")
+    retry.ended(both, end(Unopened("no memory", "fast")), 10.0)
+    assert retry.transport(both) == "gloo"
+    assert retry.eligible([both], (), 10.0, again=False) == [both]
+    for loss in range(LIMITS.max_losses):  # All of them are left.
+        assert retry.eligible([both], (), 100.0 * (loss + 1)) == [both]
+        retry.ended(both, end(LOST), 100.0 * (loss + 1))
+    assert retry.eligible([both], (), 1e9) == []
+
+
+def test_a_transport_that_failed_with_one_source_is_tried_with_another() -> None:
+    retry = policy()
+    retry.ended(A, end(Unopened("no memory", "fast")), 10.0)
+    assert (retry.transport(A), retry.transport(B)) == ("gloo", "fast")
+
+
+@pytest.mark.parametrize("candidate", [having("gloo"), having("unheard-of")], ids=repr)
+def test_a_source_whose_last_transport_fails_is_lost(candidate: Candidate) -> None:
+    retry = policy()
+    for loss in range(LIMITS.max_losses + 1):
+        now = 100.0 * loss
+        for transport in ("fast", "gloo"):
+            retry.ended(candidate, end(Unopened("refused", transport)), now)
+        assert retry.transport(candidate) == "gloo"
+        assert retry.eligible([candidate], (), now) == []
+    assert retry.eligible([candidate], (), 1e9) == []

@@ -32,12 +32,20 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate
 from netloader.protocol import messages
-from netloader.replica.outcome import Contradicted, Declined, Dropped, Ended, Faulty, Lost
+from netloader.replica.outcome import (
+    Contradicted,
+    Declined,
+    Dropped,
+    Ended,
+    Faulty,
+    Lost,
+    Unopened,
+)
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.replica.stream import Stream
-from netloader.source.session import Session
+from netloader.source.session import Session, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.transport import Rendezvous
 from netloader.transport.gloo import GlooBackend
@@ -64,7 +72,7 @@ class TestLyingSource:
             pull_from_script(messages.encode(answer, digests_of(len(CHUNKS))))
 
     def test_rendezvous_where_nobody_is(self) -> None:
-        with ended_by(Lost, match="no process group"):
+        with ended_by(Unopened, match="no process group by gloo"):
             pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS))))
 
     def test_other_digests_than_an_earlier_source(self) -> None:
@@ -161,7 +169,8 @@ def stream_from(
     """A stream that was started; with `at_once` abandoned before."""
     stream = Stream(
         source,
-        Request(identity(), GlooBackend(), lambda: OPEN, "replica"),
+        Request(identity(), (GlooBackend(),), lambda: OPEN, "replica"),
+        GlooBackend(),
         PullSettings(),
         state,
         lambda nbytes: None,
@@ -254,8 +263,7 @@ def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
         connection, *_ = router.recv_multipart()
         rendezvous = Rendezvous("127.0.0.1", 5)
         session = Session(
-            "0" * 32,
-            "replica",
+            SessionTerms("0" * 32, "replica", offer.backends[0]),
             offer,
             rendezvous,
             SourceSettings(timeout_s=5),

@@ -26,7 +26,7 @@ from torch import nn
 from torch._C._distributed_c10d import Store
 
 from netloader.source.offer import Offer
-from netloader.source.session import Session, SessionOutcome
+from netloader.source.session import Session, SessionOutcome, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.transport import Group, Pending, Rendezvous, TransportError, join
@@ -52,8 +52,7 @@ class Watched:
         self.outcomes: list[SessionOutcome] = []
         self.rendezvous = Rendezvous("127.0.0.1", opening_s)
         self.session = Session(
-            "0" * 32,
-            "replica",
+            SessionTerms("0" * 32, "replica", offer.backends[0]),
             offer,
             self.rendezvous,
             SourceSettings(timeout_s=timeout_s),

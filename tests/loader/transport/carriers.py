@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ import torch
 from netloader.transport import Backend, Group, Rendezvous, join
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
+from netloader.transport.staged import StagedBackend
 from netloader.transport.tcp import SealedBackend, TcpBackend
 
 T = TypeVar("T")
@@ -29,6 +31,8 @@ class Carrier:
     """Whether its ends may be in two processes, of which one can be killed."""
     device: str = "cpu"
     """Where its tensors lie, for torch."""
+    lands_at_wait: bool = False
+    """Whether bytes reach a tensor in `wait` only, and all at once."""
     missing: str = ""
     """What this machine lacks for it: its tests are skipped with these words."""
 
@@ -44,11 +48,27 @@ class Carrier:
         return words.mul_(0x9E3779B97F4A7C1).view(torch.uint8)[:nbytes].to(self.device)
 
 
+def stage_everything() -> Backend:
+    return StagedBackend(GlooBackend(), stages=lambda data: True)
+
+
+def make_hccl() -> Backend:
+    from netloader.transport.hccl import HcclBackend
+
+    return HcclBackend()
+
+
+HAS_NPU: Final = importlib.util.find_spec("torch_npu") is not None
+"""Whether this is the environment of `make test-ascend`, which runs the tests of HCCL."""
+
 CARRIERS: Final = (
     Carrier("tcp", TcpBackend, crosses_processes=True),
     Carrier("tcp-sealed", SealedBackend, crosses_processes=True),
     Carrier("gloo", GlooBackend, crosses_processes=True),
     Carrier("memory", MemoryBackend, crosses_processes=False),
+    # Host memory plays the device: a second buffer, and a real copy.
+    Carrier("staged", stage_everything, crosses_processes=True, lands_at_wait=True),
+    *((Carrier("hccl", make_hccl, crosses_processes=True, device="npu:0"),) if HAS_NPU else ()),
 )
 """One line a backend."""
 

@@ -58,7 +58,7 @@ def test_an_advert_is_read_once_however_often_a_pull_asks() -> None:
     source, advert = counted(member())
     found = peers(Everybody(ME, source))
     for _ in range(3):
-        assert len(found.find(identity(), "gloo")) == 1
+        assert len(found.find(identity(), ("gloo",))) == 1
     assert advert.reads == 1
 
 
@@ -68,8 +68,8 @@ def test_a_new_version_and_a_new_process_are_read_anew() -> None:
     for changes in ({}, {"version": 1}, {"generation": Generation(12)}):
         source, advert = counted(replace(member(), **changes))  # type: ignore[arg-type]
         everybody.present = (ME, source)
-        found.find(identity(), "gloo")
-        found.find(identity(), "gloo")
+        found.find(identity(), ("gloo",))
+        found.find(identity(), ("gloo",))
         assert advert.reads == 1
 
 
@@ -77,23 +77,23 @@ def test_a_member_that_is_gone_is_forgotten() -> None:
     source, advert = counted(member())
     everybody = Everybody(ME, source)
     found = peers(everybody)
-    found.find(identity(), "gloo")
+    found.find(identity(), ("gloo",))
     everybody.present = (ME,)
-    assert found.find(identity(), "gloo") == ()
+    assert found.find(identity(), ("gloo",)) == ()
     everybody.present = (ME, source)
-    assert len(found.find(identity(), "gloo")) == 1
+    assert len(found.find(identity(), ("gloo",))) == 1
     assert advert.reads == 2
 
 
 def test_one_list_for_all_hosts_names_this_worker_as_well() -> None:
     listed = [{"device_id": 0, "sources": ["127.0.0.1:2000", "127.0.0.1:2001"]}]
     found = peers(Everybody(), own="127.0.0.1:2000", SOURCE=listed)
-    assert [one.endpoint for one in found.find(identity(), "gloo")] == ["127.0.0.1:2001"]
+    assert [one.endpoint for one in found.find(identity(), ("gloo",))] == ["127.0.0.1:2001"]
 
 
 def test_static_sources_come_before_those_of_the_mesh() -> None:
     listed = [{"device_id": 0, "sources": ["127.0.0.1:2000"]}]
-    found, skipped = peers(Everybody(ME, member()), SOURCE=listed).candidates(identity(), "gloo")
+    found, skipped = peers(Everybody(ME, member()), SOURCE=listed).candidates(identity(), ("gloo",))
     assert [one.found_by for one in found] == ["SOURCE", "mesh"]
     assert skipped == []
 

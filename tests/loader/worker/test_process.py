@@ -81,7 +81,7 @@ def tampered(on_send: OnSend) -> Offer:
 
 def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> None:
     sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
-    found, skipped = start(1, MESH=False, SOURCE=sources).peers.candidates(identity(), "gloo")
+    found, skipped = start(1, MESH=False, SOURCE=sources).peers.candidates(identity(), ("gloo",))
     assert [(one.endpoint, one.found_by, one.generation) for one in found] == [
         ("127.0.0.1:2000", "SOURCE", None)
     ]
@@ -90,7 +90,7 @@ def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> 
 
 def test_list_without_this_rank_is_said(start: Start) -> None:
     sources = [{"device_id": 1, "sources": ["127.0.0.1:2000"]}]
-    found, skipped = start(0, MESH=False, SOURCE=sources).peers.candidates(identity(), "gloo")
+    found, skipped = start(0, MESH=False, SOURCE=sources).peers.candidates(identity(), ("gloo",))
     assert found == ()
     assert skipped[0] == "SOURCE has no entry for rank 0"
 
@@ -98,7 +98,7 @@ def test_list_without_this_rank_is_said(start: Start) -> None:
 def test_a_drafts_static_sources_listen_where_upstreams_do(start: Start) -> None:
     sources = [{"device_id": 0, "sources": ["127.0.0.1:2000", "[::1]:56000"]}]
     worker = start(0, MESH=False, SOURCE=sources)
-    found, _ = worker.peers.candidates(identity(role="draft"), "gloo")
+    found, _ = worker.peers.candidates(identity(role="draft"), ("gloo",))
     assert [one.endpoint for one in found] == ["127.0.0.1:12000"]
 
 
@@ -170,8 +170,8 @@ def test_withdrawn_worker_says_why(start: Start) -> None:
 def test_two_workers_find_each_other_and_share(start: Start) -> None:
     first, second = start(0), start(1)
     serve(first)
-    until(lambda: second.peers.candidates(identity(), "gloo")[0])
-    (found, *_), skipped = second.peers.candidates(identity(), "gloo")
+    until(lambda: second.peers.candidates(identity(), ("gloo",))[0])
+    (found, *_), skipped = second.peers.candidates(identity(), ("gloo",))
     assert found.generation == first.membership.generation
     assert skipped == []
     replica = toy_weights()
@@ -195,11 +195,11 @@ def test_worker_whose_weights_have_changed_tells_the_mesh(start: Start) -> None:
     worker, onlooker = start(0), start(1)
     weights = toy_weights(1)
     source = serve(worker, offer_of(weights))
-    until(lambda: onlooker.peers.find(identity(), "gloo"))
+    until(lambda: onlooker.peers.find(identity(), ("gloo",)))
     weights.tensors[0].view(-1)[5] += 1
     with ended_by(Corrupt):
         pull_from(pull_into(toy_weights()), candidate(source, worker.membership.generation))
-    until(lambda: not onlooker.peers.find(identity(), "gloo"))
+    until(lambda: not onlooker.peers.find(identity(), ("gloo",)))
     held = worker.membership.holding("target")
     assert held is not None
     assert (held.state, "changed" in held.reason) == ("unavailable", True)
@@ -214,7 +214,7 @@ def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
     culprit: Process = (source.endpoint, liar.membership.generation)
 
     def found(by: Worker) -> list[Process]:
-        return [(one.endpoint, one.generation or 0) for one in by.peers.find(identity(), "gloo")]
+        return [(one.endpoint, one.generation or 0) for one in by.peers.find(identity(), ("gloo",))]
 
     for one in (accuser, onlooker):
         until(lambda one=one: len(found(one)) == 2 and found(one)[0] == culprit)  # type: ignore[misc]
@@ -226,7 +226,7 @@ def test_a_liar_is_reported_to_everybody_and_avoided(start: Start) -> None:
         pull_from(pull, candidate(source, None))
     # Its victim does not ask it again; others do when nobody else is left.
     assert culprit not in found(accuser)
-    assert "sent other bytes" in accuser.peers.candidates(identity(), "gloo")[1][0]
+    assert "sent other bytes" in accuser.peers.candidates(identity(), ("gloo",))[1][0]
     until(lambda: found(onlooker)[-1] == culprit)
     assert len(found(onlooker)) == 2
 
@@ -246,7 +246,7 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
         return data
 
     serve(first, tampered(alone))
-    until(lambda: replica.peers.find(identity(), "gloo"))
+    until(lambda: replica.peers.find(identity(), ("gloo",)))
     second = start(2)
 
     def join() -> None:
@@ -257,14 +257,14 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
     joining.start()
     weights = toy_weights()
     pull = pull_into(weights, timeout_s=10)
-    pull.run(lambda: replica.peers.find(identity(), "gloo"))
+    pull.run(lambda: replica.peers.find(identity(), ("gloo",)))
     joining.join()
     assert equal(weights, WEIGHTS)
     assert len(pull.deliveries) == 2
 
 
 def test_nobody_with_these_weights_is_said(start: Start) -> None:
-    found, skipped = start(0).peers.candidates(identity(), "gloo")
+    found, skipped = start(0).peers.candidates(identity(), ("gloo",))
     assert found == ()
     assert skipped[-1] == "mesh: nobody else holds toy (target)"
 

@@ -17,7 +17,7 @@ def report(**changes: object) -> Report:
         "origin": "peers",
         "nbytes": 2_000_000_000,
         "seconds": 0.5,
-        "deliveries": (Delivery("h:1", 2_000_000_000, 0.5),),
+        "deliveries": (Delivery("h:1", "gloo", 2_000_000_000, 0.5),),
     }
     return Report(**values | changes)  # type: ignore[arg-type]
 
@@ -28,7 +28,9 @@ def test_report_says_where_the_weights_came_from(tmp_path: Path) -> None:
     written = json.loads(path.read_bytes())
     assert written["origin"] == "peers"
     assert written["gigabytes_per_second"] == 4.0
-    assert written["deliveries"] == [{"endpoint": "h:1", "nbytes": 2_000_000_000, "seconds": 0.5}]
+    assert written["deliveries"] == [
+        {"endpoint": "h:1", "transport": "gloo", "nbytes": 2_000_000_000, "seconds": 0.5}
+    ]
 
 
 def test_draft_has_a_file_of_its_own(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ def admit(
         different = names_differ(offer.identity.names, hello.names)
     if different is not None:
         return messages.Refuse(code="identity", reason=different[: messages.MAX_TEXT])
-    if hello.backend != offer.backend.name:
+    if offer.backend(hello.backend) is None:
+        mine = ", ".join(offer.transports)
         return messages.Refuse(
-            code="backend",
-            reason=f"mine {offer.backend.name}, theirs {hello.backend}"[: messages.MAX_TEXT],
+            code="backend", reason=f"mine {mine}, theirs {hello.backend}"[: messages.MAX_TEXT]
         )
     if hello.manifest != offer.manifest_hash:
         return messages.Refuse(code="manifest", reason="our tensors differ")

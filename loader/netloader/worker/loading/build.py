@@ -40,12 +40,17 @@ class Built:
     request: LoadRequest
     identity: Identity
     """Includes all that the built model tells, and the content that it needs."""
-    backend: Backend
+    backends: tuple[Backend, ...]
     wanted: Wanted
     arrangement: Arrangement
     tried: Tried
     from_peers: bool
     """Whether peers may fill it."""
+
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """Names of the backends, best first."""
+        return tuple(backend.name for backend in self.backends)
 
 
 def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | BuildAgain:
@@ -69,7 +74,7 @@ def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | B
     return Built(
         planned.request,
         identity,
-        planned.backend,
+        planned.backends,
         wanted,
         arranged,
         planned.tried,

@@ -42,7 +42,7 @@ class Servable:
     kept."""
 
     identity: Identity
-    backend: Backend
+    backends: tuple[Backend, ...]
     provenance: Provenance
     digests: tuple[bytes, ...]
     """By chunk id, of the weights as they were loaded."""
@@ -75,7 +75,7 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
     stored = read_storage(built, model, pulled.unverified, pulled.tried)
     if isinstance(stored, Failed):
         reason, tried = stored.reason, pulled.tried.but(stored.reason)
-        again = Planned(built.request, built.identity, built.backend, tried, from_peers=False)
+        again = Planned(built.request, built.identity, built.backends, tried, from_peers=False)
         return BuildAgain(again, reason)
     return _filled(built, model, stored, pulled.tried)
 
@@ -110,7 +110,7 @@ def _filled(built: Built, model: nn.Module, by: Pulled | Stored, tried: Tried) -
         record,
         Servable(
             built.identity,
-            built.backend,
+            built.backends,
             provenance,
             kept[1],
             kept[0],

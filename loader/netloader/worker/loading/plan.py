@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from netloader.checkpoint.wanted import Wanted
 from netloader.identity.identity import Identity
 from netloader.replica.pull import Delivery
-from netloader.transport import Backend, backend_for
+from netloader.transport import Backend, backends_for
 from netloader.worker.loading.ahead import read_ahead
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.request import LoadRequest
@@ -22,6 +22,11 @@ class Tried:
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed."""
 
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """What has carried weights from peers, each once."""
+        return tuple(dict.fromkeys(one.transport for one in self.deliveries))
+
     def but(self, *reasons: str) -> Tried:
         """A copy with more reasons."""
         return Tried(self.skipped + reasons, self.deliveries)
@@ -33,8 +38,8 @@ class Planned:
 
     request: LoadRequest
     identity: Identity
-    backend: Backend
-    """Carries the bytes of the weights."""
+    backends: tuple[Backend, ...]
+    """What can carry the bytes of the weights, best first."""
     tried: Tried = Tried()
     from_peers: bool = True
     """Whether peers may fill the model. False once a pull has spoilt a model."""
@@ -70,20 +75,15 @@ def plan(request: LoadRequest) -> Planned | Unshared:
     announced = attempt(Step.PLAN, lambda: _announce(request))
     if isinstance(announced, Failed):
         return Unshared(request, announced.reason)
-    identity, device_type = announced
-    backend = backend_for(device_type)
-    if backend is None:
-        reason = f"no transport for {device_type} devices yet"
-        return Unshared(request, reason, identity=identity)
+    identity, backends = announced
     read_ahead(request, identity)
-    return Planned(request, identity, backend)
+    return Planned(request, identity, backends)
 
 
-def _announce(request: LoadRequest) -> tuple[Identity, str]:
-    """Returns the announced identity, and the type of the device that the model is for."""
+def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
+    """Returns the announced identity, and what can carry bytes of the model's device."""
     worker, role = request.worker, request.role
-    identity, device_type = request.engine.identity(), request.engine.device_type()
-    backend = backend_for(device_type)
+    identity, backends = request.engine.identity(), backends_for(request.engine.device_type())
     source = worker.sources.listen(role)
     worker.membership.announce(
         role=role,
@@ -93,7 +93,8 @@ def _announce(request: LoadRequest) -> tuple[Identity, str]:
         fields=identity.fields(),
         content={},
         endpoint=source.endpoint if source is not None else "",
-        backend=backend.name if backend is not None else "",
+        backend=backends[0].name,
+        transports=tuple(backend.name for backend in backends),
         chunk_bytes=worker.config.chunk_bytes,
     )
-    return identity, device_type
+    return identity, backends

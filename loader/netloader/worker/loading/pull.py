@@ -69,7 +69,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
             built.arrangement.weights,
             Request(
                 built.identity,
-                built.backend,
+                built.backends,
                 lambda: worker.sources.security,
                 worker.membership.name,
             ),
@@ -86,7 +86,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
 def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
     def find() -> tuple[tuple[Candidate, ...], list[str]]:
         peers = built.request.worker.peers
-        candidates, found = peers.candidates(built.identity, built.backend.name)
+        candidates, found = peers.candidates(built.identity, built.transports)
         if any(candidate.listed for candidate in candidates):
             # The mesh does not say what a listed source knows about its content, so say all that we
             # know.
@@ -106,8 +106,8 @@ def _run(
     started = time.monotonic()
 
     def fetch() -> None:
-        peers, backend = built.request.worker.peers, built.backend.name
-        one.run(lambda: peers.find(built.identity, backend), wait_for_one=must_wait)
+        peers = built.request.worker.peers
+        one.run(lambda: peers.find(built.identity, built.transports), wait_for_one=must_wait)
         buffers.check_equal(built.arrangement.buffers, one.computed)
         attributes.apply(model, one.attributes)
 
@@ -125,7 +125,8 @@ def _run(
         seconds,
         one.nbytes / seconds / 1e9,
         ", ".join(
-            f"{delivery.endpoint} ({memory.text(delivery.nbytes)})" for delivery in one.deliveries
+            f"{delivery.endpoint} ({memory.text(delivery.nbytes)} by {delivery.transport})"
+            for delivery in one.deliveries
         ),
     )
     content = _learnt(built.identity, one)

@@ -14,6 +14,7 @@ from netloader.checkpoint.wanted import content_id
 from netloader.errors import ManifestError
 from netloader.identity.identity import Evidence, Identity, LazyContent, known
 from netloader.source.offer import Offer
+from netloader.source.settings import SourceSettings
 from netloader.system import affinity, memory
 from netloader.system.threads import TransferThread
 from netloader.transport import Backend
@@ -51,7 +52,7 @@ class _Settled:
 
     record: LoadRecord
     identity: Identity
-    backend: Backend
+    backends: tuple[Backend, ...]
     provenance: Provenance
     digests: tuple[bytes, ...]
     originals: retain.Originals
@@ -91,7 +92,7 @@ def _settle(filled: Filled, model: nn.Module) -> _Settled | NotServed:
     return _Settled(
         record,
         servable.identity,
-        servable.backend,
+        servable.backends,
         servable.provenance,
         servable.digests,
         originals,
@@ -129,7 +130,10 @@ def _check(settled: _Settled) -> str:
     """Why these weights cannot be served after all; empty when they can."""
     changed = retain.changed(settled.originals.weights, settled.digests)
     if changed:
-        return f"post-processing rewrote {len(changed)} tensors in place ({changed[0]} first)"
+        return (
+            f"post-processing left other bytes in {len(changed)} tensors ({changed[0]} first): set "
+            "INT8_CACHE to dram or hbm and let INT8_CACHE_NAME match them"
+        )
     content, files = settled.provenance.content, settled.provenance.files
     if files is not None:
         # All evidence, while the files are still warm: peers may know any kind of it.
@@ -154,28 +158,50 @@ def _offer(settled: _Settled, content: LazyContent) -> Served | NotServed:
         weights,
         settled.digests,
         provenance.attributes,
-        settled.backend,
+        settled.backends,
         provenance.computed,
     )
-    worker.membership.update(role, origin=record.origin, content=known(content))
+    worker.membership.update(
+        role,
+        origin=record.origin,
+        carried=record.tried.transports,
+        content=known(content),
+    )
     endpoint = worker.sources.endpoint(role)
     if endpoint is None or not worker.sources.serve(role, offer, settled.withdrawals):
         # `Sources` publishes the reason, and whether the source comes back.
         not_served = NotServed(record, "its weights were withdrawn before they could be served")
         _report(record, not_served.reason)
         return not_served
-    _report(record, "", endpoint, weights)
+    _report(record, "", endpoint, offer)
     _log.info(
-        "ready to serve %s of %s at %s, generation %d; content %s; originals kept for peers "
-        "cost %s",
+        "ready to serve %s of %s at %s by %s, generation %d; content %s; originals kept for peers "
+        "cost %s%s",
         memory.text(weights.manifest.nbytes),
         request.names.shown,
         endpoint,
+        " or ".join(offer.transports),
         worker.membership.generation,
         content_id(content.known),
         memory.text(settled.originals.cost_bytes),
+        _device_memory(weights, worker.config.source_settings),
     )
     return Served(record, endpoint)
+
+
+def _device_memory(weights: Weights, settings: SourceSettings) -> str:
+    """What serving takes of an accelerator's memory, for the log; empty where it takes none."""
+    chunks = weights.manifest.chunks()
+    if weights.device_type == "cpu" or all(
+        weights.contiguous(chunk) is not None for chunk in chunks
+    ):
+        return ""
+    staging = settings.max_sessions * settings.staged_chunks * weights.manifest.chunk_bytes
+    recast = f", {len(weights.recast)} tensors are converted on the way" if weights.recast else ""
+    return (
+        f"; serving takes up to {memory.text(staging + weights.temporary_bytes)} of "
+        f"{weights.device_type} memory, beside the transport's{recast}"
+    )
 
 
 def _claim(settled: _Settled, content: LazyContent, stopping: threading.Event) -> None:
@@ -199,7 +225,7 @@ def _say_not_served(not_served: NotServed) -> None:
 
 
 def _report(
-    record: LoadRecord, not_a_source: str, endpoint: str = "", served: Weights | None = None
+    record: LoadRecord, not_a_source: str, endpoint: str = "", served: Offer | None = None
 ) -> None:
     """Write the record that `REPORT_PREFIX` asks for."""
     request = record.request
@@ -214,11 +240,12 @@ def _report(
         nbytes=record.nbytes,
         seconds=record.seconds,
         endpoint=endpoint,
+        transports=served.transports if served is not None else (),
         deliveries=record.tried.deliveries,
         skipped=record.tried.skipped,
         content=known(record.content),
         not_a_source=not_a_source,
-        tensors=served.sha256() if served is not None and config.report_tensors else {},
+        tensors=served.weights.sha256() if served is not None and config.report_tensors else {},
     )
     try:
         report.write(config.report_prefix)

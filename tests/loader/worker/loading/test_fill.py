@@ -23,7 +23,7 @@ from netloader.identity.identity import known
 from netloader.weights import digests
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import Filled, Servable, fill, filled_elsewhere
-from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
+from netloader.worker.loading.plan import BuildAgain, Planned, plan
 from netloader.worker.loading.serve import NotServed, Served, serve
 from netloader.worker.process import Worker
 
@@ -53,19 +53,24 @@ def test_what_peers_and_storage_have_filled_is_promised_alike() -> None:
     assert known(pulled.record.content) == known(stored.record.content)
 
 
-@pytest.mark.parametrize(("mode", "stays"), [("no", False), ("dram", True)])
+@pytest.mark.parametrize(
+    ("mode", "equal", "stays", "serves"),
+    [("no", False, False, False), ("no", True, False, True), ("dram", False, True, True)],
+)
 def test_a_replaced_tensor_goes_back_to_the_system_unless_it_is_kept(
-    mode: str, stays: bool
+    mode: str, equal: bool, stays: bool, serves: bool
 ) -> None:
-    """Neither a step nor its result holds more than was asked for."""
+    """Neither a step nor its result holds more than was asked for. What took a tensor's place is
+    served for it where it has the same bytes."""
     with working(INT8_CACHE=mode) as worker, no_garbage_collector():
         model = Toy(rows=ROWS)
         done = filled(worker, model)
         original = weakref.ref(model.packed.untyped_storage())
-        model.packed = nn.Parameter(model.packed.clone(), requires_grad=False)
+        other = model.packed.clone() if equal else model.packed + 1
+        model.packed = nn.Parameter(other, requires_grad=False)
         assert (original() is not None) == stays
         result = serve(done, model).result(30)
-        assert isinstance(result, Served if stays else NotServed)
+        assert isinstance(result, Served if serves else NotServed)
 
 
 def test_a_pull_that_was_given_up_holds_nothing() -> None:
@@ -96,24 +101,13 @@ def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
         assert kept() is None
 
 
-def test_a_device_without_a_transport_is_filled_from_storage_and_says_why() -> None:
+def test_any_device_is_announced_with_a_transport() -> None:
     with working() as worker:
         planned = plan(request(worker, FakeEngine(device="xpu")))
-        assert isinstance(planned, Unshared)
+        assert isinstance(planned, Planned)
         held = worker.membership.holding("target")
         assert held is not None
-        assert (held.state, held.backend) == ("loading", "")
-        model = Toy(rows=ROWS)
-        built = build(planned, model)
-        assert built is planned
-        done = fill(planned, model)
-        assert isinstance(done, Filled)
-        result = serve(done, model).result(30)
-        assert isinstance(result, NotServed)
-        assert result.reason == "no transport for xpu devices yet"
-        held = worker.membership.holding("target")
-        assert held is not None
-        assert (held.state, held.reason, held.origin) == ("unavailable", result.reason, "storage")
+        assert (held.state, held.backend, held.transports) == ("loading", "gloo", ("gloo",))
 
 
 def test_a_model_that_was_made_elsewhere_is_reported_as_such() -> None:
