@@ -33,6 +33,9 @@ MAX_CONTENT: Final = 16
 State = Literal["loading", "ready", "unavailable"]
 
 _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+_Transports = Annotated[
+    tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS, exclude_if=lambda names: not names)
+]
 
 
 class Accused(BaseModel):
@@ -67,13 +70,13 @@ class Holding(BaseModel):
     backend: _Text
     """The best of `transports`, which is all that older members know; empty when nothing carries
     the bytes."""
-    transports: Annotated[tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS)] = ()
+    transports: _Transports = ()
     """All that can carry the bytes, best first: hccl, nccl, gloo. Empty: the member did not say."""
     nbytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of weights held."""
     origin: Literal["", "storage", "peers"] = ""
     """Where the weights came from; empty while loading."""
-    carried: Annotated[tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS)] = ()
+    carried: _Transports = ()
     """What carried the weights that came from peers."""
     serving: Annotated[int, Field(ge=0)] = 0
     """Number of replicas being served now."""

@@ -19,7 +19,7 @@ from netloader.checkpoint import wanted as wanted_of
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import Config
-from netloader.engine import parallel, storage
+from netloader.engine import parallel, storage, versions
 from netloader.errors import NotAtHand
 from netloader.identity import model_config as parts_of
 from netloader.identity.identity import Identity, Names, Role
@@ -75,7 +75,7 @@ def identity_of(vllm_config: VllmConfig, model_config: ModelConfig, names: Names
 
 def _added_quantization(model_config: ModelConfig) -> object:
     """The quantisation that the operator adds to what the checkpoint says."""
-    added = getattr(model_config, "quantization_config", None)
+    added = versions.later(model_config, "quantization_config")
     return None if added is None else normalize_value(added)
 
 

@@ -21,6 +21,7 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.distributed import parallel_state
 from vllm.distributed.parallel_state import GroupCoordinator
 
+from netloader.engine import versions
 from netloader.errors import IdentityError
 from netloader.model.shards import shards
 
@@ -93,9 +94,9 @@ def _has_expert_parallelism(vllm_config: VllmConfig, model_config: ModelConfig) 
 
 def _group(name: str) -> GroupCoordinator | None:
     """None when this vLLM has no such group or did not make it."""
-    get = getattr(parallel_state, _GROUPS[name], None)
+    get = versions.later(parallel_state, _GROUPS[name])
     try:
-        return get() if get is not None else None
+        return get() if callable(get) else None
     except AssertionError:
         # vLLM raises this for a group that was not made, such as EP for dense models.
         return None

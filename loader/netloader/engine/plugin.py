@@ -1,53 +1,106 @@
-"""vLLM's way in: registers the loader in every process of an engine.
+"""vLLM's way in: `register` gives `--load-format netloader` its meaning in every process.
 
-vLLM calls `register` in the API server, the engine core and each worker, sometimes more than once.
-So `register` must be cheap and idempotent: it starts nothing, and the mesh is joined when a model
-is loaded. In the API server the call comes before vLLM binds workers to cores, so `register` notes
-the cores.
+vLLM calls `register` in the API server, the engine core, each worker and the processes that inspect
+models, sometimes more than once, and in all those that do not use this format as well. So it
+imports next to nothing, starts nothing, and never raises: an error of a plugin ends every vLLM of
+the environment. The loader is imported when vLLM asks for it (`entry.py`), the mesh is joined when
+a model is loaded. In the API server the call comes before vLLM binds workers to cores, so
+`register` notes the cores.
+
+vLLM Ascend has a loader of the same name. Every kind of device is served, so the name is ours in
+the end, whichever of the two comes first. `entry.py` says in one line how to get the other loader.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
-LOAD_FORMAT = "netloader"
+from netloader.engine.imports import ImportWatch
+from netloader.system import affinity
+
+LOAD_FORMAT: Final = "netloader"
+
+_TABLE: Final = "vllm.model_executor.model_loader"
+"""vLLM's module that maps formats to loaders. It is not imported when vLLM calls its plugins."""
+
+_UPSTREAM: Final = "vllm_ascend.model_loader.netloader.netloader"
+"""vLLM Ascend's module that registers a loader of our name when it is imported."""
 
 _log = logging.getLogger(__name__)
 
 
 def register() -> None:
-    """Register this package's loader as `--load-format netloader`."""
-    from vllm.model_executor import model_loader
+    """Make `--load-format netloader` mean this package's loader. Never raises."""
+    try:
+        affinity.remember()
+        _share_logging()
+        _WATCH.install()
+    except Exception as error:  # noqa: BLE001 - whatever it is, vLLM starts without us
+        _not_available(error)
+    if _TABLE in sys.modules:
+        _take_name()
 
-    from netloader.engine.loader import NetLoader
-    from netloader.system import affinity
 
-    affinity.remember()
-    if model_loader._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT) is NetLoader:
-        return
-    _share_logging()
-    # vLLM Ascend registers a loader of this name when its module is imported. The last registration
-    # wins, so theirs has to come before ours.
-    if importlib.util.find_spec("vllm_ascend") is not None:
-        try:
-            importlib.import_module("vllm_ascend.model_loader.netloader.netloader")
-        except (ImportError, OSError) as error:
-            # It is too old to have one, or its shared libraries are missing: no registration
-            # competes.
-            _log.warning(
-                "vllm_ascend is installed, but its netloader cannot be imported: %s", error
-            )
-    model_loader.register_model_loader(LOAD_FORMAT)(NetLoader)
+_under_way: Final[list[None]] = []
+"""One entry for each watched import that has begun and not ended: upstream's imports the table."""
+
+
+@contextmanager
+def _without_name() -> Iterator[None]:
+    """Leave the name to others meanwhile, so that vLLM does not warn of two, and take it after."""
+    _leave_name()
+    _under_way.append(None)
+    whole = False
+    try:
+        yield
+        whole = True
+    finally:
+        _under_way.pop()
+        table = sys.modules.get(_TABLE)
+        if not _under_way and (whole or hasattr(table, "register_model_loader")):
+            _take_name()
+
+
+_WATCH: Final = ImportWatch((_TABLE, _UPSTREAM), _without_name)
+
+
+def _take_name() -> None:
+    """Never raises: this may run inside an import of vLLM's."""
+    try:
+        # It is imported here because the table has imported all that it needs of vLLM by now.
+        from netloader.engine.entry import LoaderEntry
+
+        table = sys.modules[_TABLE]
+        had = table._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT)
+        if had is LoaderEntry:
+            return
+        if had is not None:
+            LoaderEntry.displaced = had
+            _leave_name()
+        table.register_model_loader(LOAD_FORMAT)(LoaderEntry)
+    except Exception as error:  # noqa: BLE001 - whatever it is, vLLM goes on without us
+        _not_available(error)
+
+
+def _leave_name() -> None:
+    table = sys.modules.get(_TABLE)
+    getattr(table, "_LOAD_FORMAT_TO_MODEL_LOADER", {}).pop(LOAD_FORMAT, None)
+
+
+def _not_available(error: Exception) -> None:
+    _log.warning(
+        "--load-format netloader is not available in this process: %r; every other format works",
+        error,
+        exc_info=_log.isEnabledFor(logging.DEBUG),
+    )
 
 
 def _share_logging() -> None:
-    """Send our log lines where vLLM's go: vLLM sets up handlers for its own name only."""
-    theirs = logging.getLogger("vllm")
+    """Send our log lines where vLLM's go. vLLM sets its handlers up later in some processes, so our
+    loggers become children of its own."""
     for name in ("netloader", "netmesh"):
-        ours = logging.getLogger(name)
-        if not ours.handlers and theirs.handlers:
-            ours.handlers = list(theirs.handlers)
-            ours.setLevel(theirs.level)
-            ours.propagate = False
+        logging.getLogger(name).parent = logging.getLogger("vllm")

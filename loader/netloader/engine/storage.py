@@ -35,6 +35,7 @@ from netloader.checkpoint import evidence
 from netloader.checkpoint.evidence import Stamp, WeightFile
 from netloader.checkpoint.opened import unheeded
 from netloader.checkpoint.wanted import Files
+from netloader.engine import versions
 from netloader.errors import IdentityError, NotAtHand
 
 _log = logging.getLogger(__name__)
@@ -175,9 +176,9 @@ def ask(load_config: LoadConfig, model: nn.Module, model_config: ModelConfig) ->
     plain = copy(load_config)
     plain.model_loader_extra_config = {}
     loader = _AskedLoader(plain)
-    prepare = getattr(loader, "_init_mm_encoder_only_weight_filter", None)
+    prepare = versions.later(loader, "_init_mm_encoder_only_weight_filter")
     try:
-        if prepare is not None:
+        if callable(prepare):
             prepare(model, model_config)
         for _ in loader.get_all_weights(model_config, model):
             pass
@@ -295,5 +296,4 @@ def _noted_opener(
 
 def _as_read(opener: str, files: Sequence[str]) -> Sequence[str]:
     """The files in the order in which their tensors come."""
-    key = getattr(weight_utils, "_natural_sort_key", None)
-    return sorted(files, key=key) if opener in _SORTED and key is not None else files
+    return sorted(files, key=weight_utils._natural_sort_key) if opener in _SORTED else files

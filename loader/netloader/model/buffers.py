@@ -24,7 +24,8 @@ Digests = Mapping[str, str]
 
 
 def snapshot(model: nn.Module) -> dict[str, str]:
-    """Digest of every buffer of `model` that has memory, by name. Each buffer is read once."""
+    """Digest of every buffer of `model` that has memory, by name. Each buffer is read once,
+    on the host, so that two kinds of devices can compare what they computed."""
     seen: dict[int, str] = {}
     found: dict[str, str] = {}
     for name, buffer in model.named_buffers(remove_duplicate=False):
@@ -32,7 +33,7 @@ def snapshot(model: nn.Module) -> dict[str, str]:
             continue
         if id(buffer) not in seen:
             dense = buffer if _is_run(buffer) else buffer.contiguous()
-            seen[id(buffer)] = digests.of_bytes(flat_bytes(dense)).hex()
+            seen[id(buffer)] = digests.of_bytes(flat_bytes(dense), "xxh3").hex()
         found[name] = seen[id(buffer)]
     return found
 

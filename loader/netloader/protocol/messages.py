@@ -126,6 +126,11 @@ class Hello(_Message):
     manifest: _Digest
     chunk_bytes: Annotated[int, Field(gt=0)]
     backend: _Text
+    """What shall carry the bytes: one of those that the source offers."""
+    digests: Annotated[
+        tuple[_Name, ...], Field(max_length=8, exclude_if=lambda kinds: kinds == ("xxh3",))
+    ] = ("xxh3",)
+    """Kinds of digests that the replica can verify. Older replicas know this one only."""
 
 
 class Accept(_Message):
@@ -153,6 +158,8 @@ class Accept(_Message):
         MAX_BULK_MESSAGE_BYTES
     )
     """Bytes of each message of a chunk, except for the last one, which may be shorter."""
+    digest: Annotated[_Name, Field(exclude_if=lambda kind: kind == "xxh3")] = "xxh3"
+    """Kind of the attached digests: one of those in the hello."""
 
 
 class Refuse(_Message):

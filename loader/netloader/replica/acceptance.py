@@ -17,7 +17,8 @@ from netloader.plain import Plain
 from netloader.protocol import messages
 from netloader.replica.request import Request
 from netloader.weights import manifest
-from netloader.weights.digests import DIGEST_BYTES
+from netloader.weights.capture import DigestKind
+from netloader.weights.digests import DIGEST_BYTES, KINDS
 from netloader.weights.manifest import Manifest
 
 _MAX_QUOTE = 1024
@@ -30,6 +31,8 @@ class Promise:
 
     digests: tuple[bytes, ...]
     """By chunk id."""
+    digest_kind: DigestKind
+    """How they are computed."""
     attributes: Mapping[str, Plain]
     """Attributes other than tensors that the source's `load_weights` set."""
     content: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +57,7 @@ def hello(
         manifest=mine.hash,
         chunk_bytes=mine.chunk_bytes,
         backend=transport,
+        digests=KINDS,
     )
 
 
@@ -111,7 +115,12 @@ def read(
     digests = tuple(
         attachment[at : at + DIGEST_BYTES] for at in range(0, len(attachment), DIGEST_BYTES)
     )
-    return Promise(digests, dict(accept.attributes), dict(accept.content), dict(accept.computed))
+    kind = next((kind for kind in KINDS if kind == accept.digest), None)
+    if kind is None:
+        raise TransferError(endpoint, f"promises digests of an unknown kind, {accept.digest!r}")
+    return Promise(
+        digests, kind, dict(accept.attributes), dict(accept.content), dict(accept.computed)
+    )
 
 
 class Agreement:
@@ -128,6 +137,11 @@ class Agreement:
         does."""
         if self.promise is None:
             self.promise = promise
+        if promise.digest_kind != self.promise.digest_kind:
+            return (
+                f"promises digests of another kind, {promise.digest_kind}, than an earlier source, "
+                f"{self.promise.digest_kind}: they cannot be compared"
+            )
         if promise.digests != self.promise.digests:
             return "promises other digests than an earlier source"
         # No digest covers these: only the agreement of the sources can vouch for them.

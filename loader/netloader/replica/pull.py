@@ -24,7 +24,7 @@ from netloader.replica.retry import RetryPolicy
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.replica.stream import Stream
-from netloader.weights.capture import Weights
+from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.manifest import Piece
 
 _log = logging.getLogger(__name__)
@@ -108,6 +108,12 @@ class Pull:
         """By chunk id, as the sources promised them; empty until one has."""
         promise = self._state.promise
         return promise.digests if promise is not None else ()
+
+    @property
+    def digest_kind(self) -> DigestKind | None:
+        """How `digests` are computed; None while there are none."""
+        promise = self._state.promise
+        return promise.digest_kind if promise is not None else None
 
     @property
     def attributes(self) -> Mapping[str, Plain]:

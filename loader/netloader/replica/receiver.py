@@ -11,6 +11,7 @@ from netloader.errors import DigestMismatch
 from netloader.replica.state import Assignment
 from netloader.transport import Group, Pending
 from netloader.weights import digests
+from netloader.weights.capture import DigestKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,9 @@ class Receiver:
         self._arriving.clear()
 
 
-def verify(endpoint: str, assignment: Assignment, promised: bytes) -> None:
-    """Raises `DigestMismatch` when a chunk's bytes are not what its source promised."""
-    got = digests.of_bytes(assignment.data)
+def verify(endpoint: str, assignment: Assignment, promised: bytes, kind: DigestKind) -> None:
+    """Raises `DigestMismatch` when a chunk's bytes are not what its source promised by this kind of
+    digest."""
+    got = digests.of_bytes(assignment.data, kind)
     if got != promised:
         raise DigestMismatch(endpoint, assignment.chunk.id, promised.hex(), got.hex())

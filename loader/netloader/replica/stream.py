@@ -280,7 +280,8 @@ class Stream:
             if not allowed:
                 return Dropped(self._cancellation.reason or "")
             if self._settings.verify:
-                verify(self._endpoint, assignment, promise.digests[chunk.id])
+                promised = promise.digests[chunk.id]
+                verify(self._endpoint, assignment, promised, promise.digest_kind)
             if assignment.staging is not None:
                 self._state.weights.unpack(chunk, assignment.data)
             self._brought = Brought(

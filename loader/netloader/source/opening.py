@@ -13,6 +13,7 @@ from netloader.source.session import Session, SessionOutcome, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.transport import Backend, Rendezvous
+from netloader.weights import digests
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Opener:
                 secret=rendezvous.secret,
                 have=((0, len(offer.chunks)),),
                 message_bytes=session.message_bytes,
+                digest=digests.kind_of(offer.weights),
             )
             session.start()
         except BaseException:

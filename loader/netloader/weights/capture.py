@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from netloader.errors import ManifestError
 from netloader.weights.formats import Recast, blocked_format, finish, flat_bytes
 from netloader.weights.manifest import CHUNK_BYTES, Chunk, Kind, Manifest, Piece, Tensor
+
+DigestKind = Literal["xxh3", "reduce"]
+"""How a chunk's digest is computed (`digests.py`): from host memory, or where a device has it."""
 
 Contents = tuple[tuple[int, bytes | torch.Tensor], ...]
 """A tensor's bytes as runs, each with the position of its first byte; zeros in between."""
@@ -46,7 +50,10 @@ class Weights:
     """Flat views, one dimension, dtype uint8: writing to them writes the model. Empty for a tensor
     in `recast`."""
     device_type: str = "cpu"
-    """The model's device type, which selects the digest: kept tensors may be elsewhere."""
+    """The model's device type: kept tensors may be elsewhere."""
+    digest_kind: DigestKind | None = None
+    """How its digests are computed; None: by the kind of memory that the model is in. Weights that
+    came from a source have the digests of that source."""
     initial: Mapping[int, Contents] = field(default_factory=dict, compare=False, repr=False)
     """What tensors held before anything was received into them, by position, as far as `arrange`
     knows. A checkpoint may lack parts of a model (scales, rotary caches, padding), so giving up a

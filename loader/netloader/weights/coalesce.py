@@ -94,7 +94,7 @@ def _arrange(model: nn.Module, chunk_bytes: int, leave_empty: bool) -> Weights:
         flat_bytes(tensor) if place is None else place
         for tensor, place in zip(tensors, flat, strict=True)
     )
-    weights = Weights(manifest, whole, device.type, initial)
+    weights = Weights(manifest, whole, device.type, initial=initial)
     for chunk in manifest.chunks():
         # These lie as they travel without having been moved, mostly alone in their chunk.
         if chunk.packed and weights.contiguous(chunk) is not None:

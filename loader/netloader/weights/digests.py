@@ -2,9 +2,9 @@
 
 A digest covers a chunk as it travels, including the zeros between its tensors. It is made where the
 bytes are. Host memory gets XXH3-128, an order of magnitude faster than any wire here. Accelerator
-memory gets `reduce`, integer arithmetic with the same result on every device. Both find every
-accident. Neither is a defence against a peer that forges weights on purpose; the mesh's key keeps
-such peers out.
+memory gets `reduce`, integer arithmetic with the same result on every device. A replica verifies by
+the kind of its source, whatever memory it has itself. Both kinds find every accident. Neither is a
+defence against a peer that forges weights on purpose; the mesh's key keeps such peers out.
 
 The reduction reads memory as 64-bit little-endian lanes in blocks of `BLOCK_BYTES`, the last one
 padded with zeros. For each block it computes, modulo 2**64, with `fold(x) = x ^ (x >> 32)` and m(i)
@@ -23,15 +23,19 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final, get_args
 
 import torch
 import xxhash
 
 from netloader.system import affinity
-from netloader.weights.capture import Weights, host_buffer
+from netloader.weights.capture import DigestKind, Weights, host_buffer
 from netloader.weights.manifest import Chunk
 
 DIGEST_BYTES = 16
+
+KINDS: Final[tuple[DigestKind, ...]] = get_args(DigestKind)
+"""All kinds that this version computes, on any device."""
 
 _THREADS = 4
 
@@ -47,33 +51,39 @@ _MIX = -0x40A7B892E31B1A47
 generators, 2014), as a signed number."""
 
 
-def of_bytes(data: torch.Tensor) -> bytes:
-    """Digest of a flat uint8 tensor, in place. Releases the GIL."""
-    if data.device.type == "cpu":
-        return xxhash.xxh3_128_digest(host_buffer(data))
-    return reduce(data)
+def kind_of(weights: Weights) -> DigestKind:
+    """How the digests of `weights` are computed."""
+    return weights.digest_kind or _natural(weights.device_type)
+
+
+def of_bytes(data: torch.Tensor, kind: DigestKind | None = None) -> bytes:
+    """Digest of a flat uint8 tensor; without a `kind`, the one that suits its memory. Releases the
+    GIL."""
+    if (kind or _natural(data.device.type)) == "reduce":
+        return reduce(data)
+    return xxhash.xxh3_128_digest(_host_buffer(data))
 
 
 def of_chunk(weights: Weights, chunk: Chunk) -> bytes:
     """Digest of one chunk as it would travel, read where its tensors lie.
 
-    The kind of memory that the model is in selects the digest, even if originals lie elsewhere.
+    `kind_of` selects the digest, even if originals lie in another kind of memory.
     """
     in_place = weights.contiguous(chunk)
     if any(piece.tensor in weights.recast for piece in chunk.pieces):
         in_place = weights.pack(chunk, weights.staging())
-    if weights.device_type != "cpu":
+    if kind_of(weights) == "reduce":
         parts = [(piece.offset, weights.view(piece)) for piece in chunk.pieces]
         if in_place is not None:
             parts = [(0, in_place)]
         return _reduce(parts, chunk.nbytes, BLOCK_BYTES)
     if in_place is not None:
-        return xxhash.xxh3_128_digest(host_buffer(in_place))
+        return xxhash.xxh3_128_digest(_host_buffer(in_place))
     digest = xxhash.xxh3_128()
     end = 0
     for piece in chunk.pieces:
         digest.update(bytes(piece.offset - end))
-        digest.update(host_buffer(weights.view(piece)))
+        digest.update(_host_buffer(weights.view(piece)))
         end = piece.offset + piece.nbytes
     return digest.digest()
 
@@ -90,6 +100,16 @@ def of_weights(weights: Weights, chunks: Sequence[Chunk]) -> tuple[bytes, ...]:
         threads, f"{affinity.OURS}digest", initializer=lambda: affinity.step_aside(background=False)
     ) as pool:
         return tuple(pool.map(lambda chunk: of_chunk(weights, chunk), chunks))
+
+
+def _natural(device_type: str) -> DigestKind:
+    """The kind that is fastest where the bytes are."""
+    return "xxh3" if device_type == "cpu" else "reduce"
+
+
+def _host_buffer(data: torch.Tensor) -> memoryview:
+    """The memory of a flat uint8 tensor, copied to the host if it is not there."""
+    return host_buffer(data.cpu())
 
 
 def reduce(data: torch.Tensor, block_bytes: int = BLOCK_BYTES) -> bytes:

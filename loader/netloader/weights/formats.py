@@ -89,14 +89,14 @@ class Recast:
             if plain.is_contiguous():
                 target.copy_(flat_bytes(plain)[start:end])
                 return
-            rows = plain.flatten(0, -3) if plain.dim() > 2 else plain.unsqueeze(0)
+            matrices = plain.flatten(0, -3) if plain.dim() > 2 else (plain,)
             row_bytes = self.shape[-1] * self.tensor.element_size()
             batch_bytes = self.shape[-2] * row_bytes
             for batch in range(start // batch_bytes, -(-end // batch_bytes)):
                 at = batch * batch_bytes
                 lowest, highest = max(start - at, 0), min(end - at, batch_bytes)
                 first, last = lowest // row_bytes, -(-highest // row_bytes)
-                copied = flat_bytes(rows[batch, first:last].contiguous())
+                copied = flat_bytes(matrices[batch][first:last].contiguous())
                 skip = lowest - first * row_bytes
                 target[at + lowest - start : at + highest - start].copy_(
                     copied[skip : skip + highest - lowest]

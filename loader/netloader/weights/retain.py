@@ -36,7 +36,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from netloader.errors import ManifestError
 from netloader.system.memory import Available, text
 from netloader.terms import KeepMode
-from netloader.weights.capture import Weights
+from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.digests import of_bytes, of_weights
 from netloader.weights.formats import Recast, blocked_format, may_share_storages, recasts
 from netloader.weights.manifest import Manifest, Tensor
@@ -199,6 +199,8 @@ class Kept:
     device_type: str
     held: tuple[Held, ...]
     """In the manifest's order."""
+    digest_kind: DigestKind | None = None
+    """As in `Weights`."""
 
 
 def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
@@ -243,6 +245,7 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
                 zip(weights.manifest.tensors, weights.tensors, strict=True)
             )
         ),
+        weights.digest_kind,
     )
 
 
@@ -292,7 +295,9 @@ def settle(kept: Kept, model: nn.Module) -> Originals:
         for data in serve
         if data.numel() > 0 and not uses.hold(data)
     }
-    weights = Weights(kept.manifest, tuple(serve), kept.device_type, recast=recast)
+    weights = Weights(
+        kept.manifest, tuple(serve), kept.device_type, kept.digest_kind, recast=recast
+    )
     return Originals(weights, sum(ours.values()), stuck)
 
 

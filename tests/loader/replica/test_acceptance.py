@@ -15,6 +15,7 @@ from netloader.replica import acceptance
 from netloader.replica.acceptance import Agreement, Promise
 from netloader.replica.request import Request
 from netloader.transport.gloo import GlooBackend
+from netloader.weights.capture import DigestKind
 
 WEIGHTS = toy_weights(1, rows=200)
 CHUNKS = len(WEIGHTS.manifest.chunks())
@@ -57,6 +58,7 @@ def test_hello_asks_for_these_weights_of_that_process() -> None:
 def test_a_promise_is_all_that_the_source_vouches_for() -> None:
     promise = read(accept())
     assert promise.digests == (bytes(range(16)),) * CHUNKS
+    assert promise.digest_kind == "xxh3", "older sources do not say"
     assert promise.attributes == {"a.x": 1}
     assert promise.content == {"sample": "a" * 32}
     assert promise.computed == {"rope": "b" * 32}
@@ -69,6 +71,7 @@ def test_a_promise_is_all_that_the_source_vouches_for() -> None:
         ({"identity": "0" * 32}, "another identity"),
         ({"manifest": "0" * 32}, "another manifest"),
         ({"generation": 8}, "another generation: mine 7, theirs 8"),
+        ({"digest": "crc"}, "promises digests of an unknown kind, 'crc'"),
         ({"have": ((0, CHUNKS + 1),)}, "says it has chunks"),
         ({"have": ((-1, 1),)}, "says it has chunks"),
         ({"have": ((2, 3), (0, 1))}, "says it has chunks"),
@@ -85,6 +88,11 @@ def test_an_acceptance_that_does_not_fit(change: dict[str, object], complaint: s
 def test_digests_for_another_number_of_chunks(attachment: bytes) -> None:
     with pytest.raises(TransferError, match="another bytes of digests"):
         read(accept(), attachment)
+
+
+def test_a_source_says_how_its_digests_are_computed() -> None:
+    assert read(accept(digest="reduce")).digest_kind == "reduce"
+    assert "reduce" in HELLO.digests
 
 
 def test_any_generation_will_do_where_none_is_expected() -> None:
@@ -121,8 +129,12 @@ class TestAnswer:
             self.answer(messages.Done(session="0" * 32))
 
 
-def promise(digest: int = 0, attributes: Mapping[str, Plain] | None = None) -> Promise:
-    return Promise((bytes([digest]) * 16,), attributes or {})
+def promise(
+    digest: int = 0,
+    attributes: Mapping[str, Plain] | None = None,
+    kind: DigestKind = "xxh3",
+) -> Promise:
+    return Promise((bytes([digest]) * 16,), kind, attributes or {})
 
 
 class TestAgreement:
@@ -137,6 +149,8 @@ class TestAgreement:
         agreement = Agreement()
         agreement.join("a:1", promise())
         assert agreement.join("b:1", promise(1)) == "promises other digests than an earlier source"
+        said = agreement.join("b:1", promise(0, kind="reduce"))
+        assert said is not None and said.startswith("promises digests of another kind, reduce,")
         said = agreement.join("b:1", promise(0, {"a.x": 1}))
         assert said == "has other attributes than an earlier source (a.x: nothing, 1)"
         assert agreement.promise == promise()

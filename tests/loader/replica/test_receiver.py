@@ -94,9 +94,9 @@ def test_a_closed_receiver_writes_nothing_any_more(pair: carriers.GroupPair) -> 
 def test_bytes_are_compared_with_the_promise() -> None:
     arrived = Assignment(CHUNKS[0], bytes_of(0), None)
     promised = digests.of_bytes(arrived.data)
-    verify("a:1", arrived, promised)
+    verify("a:1", arrived, promised, "xxh3")
     arrived.data[5] ^= 1
     with pytest.raises(DigestMismatch, match="chunk 0 has digest") as caught:
-        verify("a:1", arrived, promised)
+        verify("a:1", arrived, promised, "xxh3")
     assert promised.hex() in caught.value.reason
     assert caught.value.chunk == 0

@@ -16,8 +16,8 @@ from netloader.replica.state import PullState
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
 EVERY = range(len(CHUNKS))
-PROMISE = Promise((bytes(16),) * len(CHUNKS), {})
-OTHER = Promise((bytes([1]) * 16,) * len(CHUNKS), {})
+PROMISE = Promise((bytes(16),) * len(CHUNKS), "xxh3", {})
+OTHER = Promise((bytes([1]) * 16,) * len(CHUNKS), "xxh3", {})
 PACKED = next(chunk.id for chunk in CHUNKS if chunk.packed)
 DIRECT = next(chunk.id for chunk in CHUNKS if not chunk.packed)
 

@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.loader.support import CHUNK, Toy, toy_weights
 
+from netloader.terms import KeepMode
 from netloader.weights import digests
-from netloader.weights.capture import Weights, capture
+from netloader.weights.capture import DigestKind, Weights, capture
 from netloader.weights.coalesce import arrange
+from netloader.weights.retain import keep, settle
 
 WORD = 1 << 64
 SPREAD = 0x9E3779B97F4A7C15
@@ -53,6 +55,27 @@ def test_originals_kept_elsewhere_are_digested_as_the_model_was() -> None:
     chunk = next(chunk for chunk in weights.manifest.chunks() if not chunk.packed)
     assert digests.of_chunk(kept, chunk) == digests.reduce(weights.view(chunk.pieces[0]))
     assert digests.of_chunk(kept, chunk) != digests.of_chunk(weights, chunk)
+
+
+@pytest.mark.parametrize("kind", digests.KINDS)
+def test_weights_from_a_source_have_its_kind_of_digests(kind: DigestKind) -> None:
+    weights = dataclasses.replace(toy_weights(1), digest_kind=kind)
+    chunks = weights.manifest.chunks()
+    staging = torch.full((CHUNK,), 0xFF, dtype=torch.uint8)
+    assert digests.of_weights(weights, chunks) == tuple(
+        digests.of_bytes(weights.pack(chunk, staging), kind) for chunk in chunks
+    )
+
+
+@pytest.mark.parametrize("kind", digests.KINDS)
+@pytest.mark.parametrize("mode", [KeepMode.NO, KeepMode.DRAM])
+def test_what_is_kept_of_them_has_the_same_digests(kind: DigestKind, mode: KeepMode) -> None:
+    model = Toy(1)
+    weights = dataclasses.replace(capture(model, chunk_bytes=CHUNK), digest_kind=kind)
+    promised = digests.of_weights(weights, weights.manifest.chunks())
+    kept = settle(keep(weights, mode, None), model).weights
+    assert digests.kind_of(kept) == kind
+    assert digests.of_weights(kept, kept.manifest.chunks()) == promised
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "accelerator"])

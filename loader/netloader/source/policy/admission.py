@@ -8,6 +8,7 @@ from __future__ import annotations
 from netloader.identity.identity import fields_digest, mismatch, names_differ
 from netloader.protocol import messages
 from netloader.source.offer import Offer, Unready
+from netloader.weights import digests
 
 
 def admit(
@@ -37,6 +38,11 @@ def admit(
         mine = ", ".join(offer.transports)
         return messages.Refuse(
             code="backend", reason=f"mine {mine}, theirs {hello.backend}"[: messages.MAX_TEXT]
+        )
+    kind = digests.kind_of(offer.weights)
+    if kind not in hello.digests:
+        return messages.Refuse(
+            code="version", reason=f"my digests are of kind {kind}, which yours does not compute"
         )
     if hello.manifest != offer.manifest_hash:
         return messages.Refuse(code="manifest", reason="our tensors differ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
@@ -129,7 +129,8 @@ def _keep(
     config = built.request.worker.config
     if isinstance(by, Pulled):
         # The model is as the pull left it: its tensors still lie where they were laid out.
-        weights, promised = built.arrangement.weights, by.digests
+        weights = replace(built.arrangement.weights, digest_kind=by.digest_kind)
+        promised = by.digests
     else:
         weights = capture(model, chunk_bytes=config.chunk_bytes)
         zero_gaps(weights)

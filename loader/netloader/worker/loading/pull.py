@@ -16,6 +16,7 @@ from netloader.model import attributes, buffers
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.system import memory
+from netloader.weights.capture import DigestKind
 from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
@@ -32,6 +33,8 @@ class Pulled:
     provenance: Provenance
     digests: tuple[bytes, ...]
     """By chunk id, as promised by the sources and verified here."""
+    digest_kind: DigestKind | None
+    """How the sources computed them."""
     seconds: float
     tried: Tried
 
@@ -131,7 +134,9 @@ def _run(
     )
     content = _learnt(built.identity, one)
     provenance = Provenance(content, dict(one.attributes), dict(one.computed))
-    return Pulled(provenance, one.digests, seconds, Tried(tuple(skipped), deliveries))
+    return Pulled(
+        provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)
+    )
 
 
 def _learnt(identity: Identity, one: Pull) -> LazyContent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from netloader.identity.identity import Evidence, Names, fields_digest
 from netloader.protocol import messages
 from netloader.source.offer import Unready
 from netloader.source.policy.admission import admit
+from netloader.transport.gloo import GlooBackend
+from netloader.transport.memory import MemoryBackend
 
 WEIGHTS = toy_weights(1, rows=10)
 OFFER = offer_of(WEIGHTS)
@@ -42,6 +45,29 @@ def test_hello_with_another_value_is_refused_with_the_difference(
     changes: dict[str, Any], code: str, reason: str
 ) -> None:
     assert refused(hello(WEIGHTS, **changes)) == (code, reason)
+
+
+OF_A_DEVICE = offer_of(dataclasses.replace(WEIGHTS, digest_kind="reduce"))
+
+
+def test_replica_that_cannot_verify_the_digests_is_refused() -> None:
+    old = hello(WEIGHTS)  # Its version does not say what it can verify.
+    answer = admit(old, OF_A_DEVICE, GENERATION)
+    assert isinstance(answer, messages.Refuse)
+    assert answer.code == "version"
+    assert answer.reason == "my digests are of kind reduce, which yours does not compute"
+    assert admit(hello(WEIGHTS, digests=("xxh3", "reduce")), OF_A_DEVICE, GENERATION) is OF_A_DEVICE
+
+
+def test_a_source_sends_by_any_of_its_transports() -> None:
+    memory = MemoryBackend()
+    offer = offer_of(WEIGHTS, backends=(memory, GlooBackend()))
+    assert admit(hello(WEIGHTS), offer, GENERATION) is offer, "an older replica names gloo"
+    assert admit(hello(WEIGHTS, backend="memory"), offer, GENERATION) is offer
+    assert offer.backend("memory") is memory
+    answer = admit(hello(WEIGHTS, backend="hccl"), offer, GENERATION)
+    assert isinstance(answer, messages.Refuse)
+    assert (answer.code, answer.reason) == ("backend", "mine memory, gloo, theirs hccl")
 
 
 def test_a_differing_field_of_the_identity_is_named() -> None:
