@@ -28,6 +28,8 @@ MAX_TEXT: Final = 1024
 MAX_NAMES: Final = 8
 MAX_TRANSPORTS: Final = 8
 MAX_CONTENT: Final = 16
+
+_OLDEST: Final = "gloo"
 """Kinds of evidence: more than exist now, for later versions."""
 
 State = Literal["loading", "ready", "unavailable"]
@@ -45,6 +47,11 @@ class Accused(BaseModel):
 
     endpoint: _Text
     generation: Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
+def for_older_members(transports: Sequence[str]) -> str:
+    """The transport that is shown to members which know of one only: Gloo is all they have."""
+    return _OLDEST if _OLDEST in transports else transports[0]
 
 
 class Holding(BaseModel):
@@ -68,8 +75,8 @@ class Holding(BaseModel):
     endpoint: _Text
     """`host:port` of the source's listener; empty when there is none."""
     backend: _Text
-    """The best of `transports`, which is all that older members know; empty when nothing carries
-    the bytes."""
+    """The one of `transports` that members look for which know no other (`for_older_members`);
+    empty when nothing carries the bytes."""
     transports: _Transports = ()
     """All that can carry the bytes, best first: hccl, nccl, gloo. Empty: the member did not say."""
     nbytes: Annotated[int, Field(ge=0)] = 0

@@ -1,8 +1,9 @@
 """Which backends carry bytes of devices of which kind, best first.
 
-First comes the device's own library, if this machine has it, then Gloo, by way of host memory where
-the device is not the host. So every device has a backend, and two kinds of devices have Gloo in
-common.
+First comes the device's own library, if this machine has it. Then come those that carry host
+memory, by way of which any device's bytes travel: TCP of our own, Gloo for peers that do not have
+that yet, and sealed TCP for peers that ask for it. So every device has a backend, and two kinds of
+devices have some in common.
 
 The `memory` backend is not among them. Both its ends live in one process, and every vLLM worker is
 a process of its own. An operator who could select `memory` would get a worker that no peer can
@@ -16,9 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from netloader.errors import TransportError
+from netloader.transport import sealed
 from netloader.transport.base import Backend
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.staged import StagedBackend
+from netloader.transport.tcp import SealedBackend, TcpBackend
 
 _log = logging.getLogger(__name__)
 
@@ -41,18 +44,41 @@ import a device's library, so a backend is made only when a device of its kind n
 
 
 def backends_for(
-    device_type: str, fastest: Mapping[str, Callable[[], Backend]] = FASTEST
+    device_type: str,
+    fastest: Mapping[str, Callable[[], Backend]] = FASTEST,
+    *,
+    encrypted: bool = False,
 ) -> tuple[Backend, ...]:
     """The backends for devices of this torch type, best first: at least one, and no two of one
-    name."""
-    if device_type == "cpu":
-        return (GlooBackend(),)
-    staged = StagedBackend(GlooBackend())
+    name.
+
+    `encrypted`: only such that nobody else on the network can read. Raises `TransportError` if this
+    machine has none.
+    """
+    lacks = sealed.missing()
+    if encrypted:
+        if lacks is not None:
+            raise TransportError(lacks)
+        return (_for_device(device_type, SealedBackend()),)
+    host = [TcpBackend(), GlooBackend(), *([] if lacks else [SealedBackend()])]
+    return (
+        *_own(device_type, fastest),
+        *(_for_device(device_type, backend) for backend in host),
+    )
+
+
+def _for_device(device_type: str, backend: Backend) -> Backend:
+    """What carries bytes of a device by a backend that carries host memory."""
+    return backend if device_type == "cpu" else StagedBackend(backend)
+
+
+def _own(device_type: str, fastest: Mapping[str, Callable[[], Backend]]) -> tuple[Backend, ...]:
+    """The library of a kind of device, if it has one and this machine has that."""
     make = fastest.get(device_type)
     if make is None:
-        return (staged,)
+        return ()
     try:
-        return (make(), staged)
+        return (make(),)
     except (ImportError, OSError, TransportError) as error:
-        _log.warning("%s devices have only %s: %s", device_type, staged.name, error)
-        return (staged,)
+        _log.warning("bytes of %s devices travel by way of host memory: %s", device_type, error)
+        return ()

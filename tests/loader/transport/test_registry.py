@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import pytest
-from tests.loader.transport.carriers import stage_everything
 
 from netloader.errors import TransportError
 from netloader.transport import Backend, backends_for
-from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
 from netloader.transport.registry import FASTEST
 from netloader.transport.staged import StagedBackend
 
+HOST = ["tcp", "gloo", "tcp-sealed"]
 
-def test_host_memory_travels_by_plain_gloo() -> None:
-    (backend,) = backends_for("cpu")
-    assert isinstance(backend, GlooBackend)
+
+def names(device_type: str, *own: Backend) -> list[str]:
+    fastest = {"quick": lambda: own[0]} if own else {}
+    return [backend.name for backend in backends_for(device_type, fastest)]
+
+
+def test_host_memory_travels_as_it_is() -> None:
+    assert names("cpu") == HOST
+    assert not any(isinstance(backend, StagedBackend) for backend in backends_for("cpu"))
 
 
 def test_a_device_without_a_library_of_its_own_travels_by_way_of_host_memory() -> None:
-    (backend,) = backends_for("xpu")
-    assert isinstance(backend, StagedBackend)
-    assert backend.name == GlooBackend.name, "its peers may have no device"
+    assert all(isinstance(backend, StagedBackend) for backend in backends_for("xpu"))
+    assert names("xpu") == HOST, "its peers may have no device"
 
 
-def test_a_devices_own_library_comes_first_and_gloo_last() -> None:
+def test_a_devices_own_library_comes_first() -> None:
     fast = MemoryBackend()
-    assert backends_for("quick", {"quick": lambda: fast})[0] is fast
-    assert [one.name for one in backends_for("quick", {"quick": lambda: fast})] == [
-        "memory",
-        "gloo",
-    ]
+    assert names("quick", fast) == ["memory", *HOST]
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,18 @@ def test_a_library_that_this_machine_lacks_is_left_out(error: Exception) -> None
     def make() -> Backend:
         raise error
 
-    assert [one.name for one in backends_for("quick", {"quick": make})] == ["gloo"]
+    assert [one.name for one in backends_for("quick", {"quick": make})] == HOST
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "xpu", "mps", *FASTEST])
 def test_every_device_has_a_backend_and_no_two_of_one_name(device_type: str) -> None:
-    names = [one.name for one in backends_for(device_type)]
-    assert names
-    assert len({*names}) == len(names)
-    assert names[-1] == stage_everything().name, "two kinds of devices have it in common"
+    found = [one.name for one in backends_for(device_type)]
+    assert len({*found}) == len(found)
+    assert found[-len(HOST) :] == HOST, "two kinds of devices have them in common"
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "quick"])
+def test_where_bytes_must_be_encrypted_nothing_else_is_offered(device_type: str) -> None:
+    fastest = {"quick": MemoryBackend}
+    (backend,) = backends_for(device_type, fastest, encrypted=True)
+    assert backend.name == "tcp-sealed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netloader.checkpoint.wanted import Wanted
+from netloader.discovery.advert import for_older_members
 from netloader.identity.identity import Identity
 from netloader.replica.pull import Delivery
 from netloader.transport import Backend, backends_for
@@ -84,6 +85,7 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
     """Returns the announced identity, and what can carry bytes of the model's device."""
     worker, role = request.worker, request.role
     identity, backends = request.engine.identity(), backends_for(request.engine.device_type())
+    transports = tuple(backend.name for backend in backends)
     source = worker.sources.listen(role)
     worker.membership.announce(
         role=role,
@@ -93,8 +95,8 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
         fields=identity.fields(),
         content={},
         endpoint=source.endpoint if source is not None else "",
-        backend=backends[0].name,
-        transports=tuple(backend.name for backend in backends),
+        backend=for_older_members(transports),
+        transports=transports,
         chunk_bytes=worker.config.chunk_bytes,
     )
     return identity, backends
