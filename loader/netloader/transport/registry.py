@@ -53,6 +53,6 @@ def backends_for(
         return (staged,)
     try:
         return (make(), staged)
-    except (ImportError, OSError, TransportError) as error:
+    except (ImportError, OSError, RuntimeError, TransportError) as error:
         _log.warning("%s devices have only %s: %s", device_type, staged.name, error)
         return (staged,)
