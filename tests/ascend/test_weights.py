@@ -35,12 +35,19 @@ def turned(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.transpose(-1, -2).contiguous()
 
 
+def as_int32(tensor: torch.Tensor) -> torch.Tensor:
+    """Where it is int8 and its rows allow that."""
+    fits = tensor.dtype == torch.int8 and tensor.shape[-1] % 4 == 0
+    return tensor.view(torch.int32).contiguous() if fits else tensor
+
+
 PROCESSES: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
     "nothing": lambda tensor: tensor,
     "NZ": cast,
     "turned": turned,
     "turned, NZ": lambda tensor: cast(turned(tensor)),
     "NZ, then a turned view": lambda tensor: cast(tensor).transpose(-1, -2),
+    "turned, NZ, as int32": lambda tensor: as_int32(cast(turned(tensor))),
 }
 """What vLLM Ascend's methods do to weights: unquantised, expert, W8A8 and W4A8, and 310P layers."""
 
@@ -49,7 +56,7 @@ SHAPES: Final[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {
     "square": (torch.bfloat16, (96, 96)),
     "halves": (torch.float16, (50, 70)),
     "quantised": (torch.int8, (300, 170)),
-    "packed": (torch.int8, (33, 128)),  # W4A8: two int4 in an int8, rows halved.
+    "packed": (torch.int8, (36, 130)),  # W4A8: two int4 in an int8, rows halved.
     "experts": (torch.bfloat16, (4, 40, 72)),
     "quantised_experts": (torch.int8, (3, 64, 96)),
     "row": (torch.bfloat16, (1, 64)),

@@ -56,7 +56,7 @@ def _endpoint(row: HoldingRow) -> str:
 
 
 def _backend(row: HoldingRow) -> str:
-    return "" if row.holding is None else row.holding.backend
+    return "" if row.holding is None else ",".join(row.holding.offered)
 
 
 def _role(row: HoldingRow) -> str:
@@ -64,7 +64,9 @@ def _role(row: HoldingRow) -> str:
 
 
 def _origin(row: HoldingRow) -> str:
-    return "" if row.holding is None else row.holding.origin
+    if row.holding is None:
+        return ""
+    return ":".join(filter(None, (row.holding.origin, ",".join(row.holding.carried))))
 
 
 def _identity(row: HoldingRow) -> str:
@@ -239,7 +241,8 @@ def _entry(row: HoldingRow) -> dict[str, object]:
         "identity": None if holding is None else holding.identity,
         "role": None if holding is None else holding.role,
         "layout": asdict(row.place),
-        "backend": _backend(row) or None,
+        "backend": None if holding is None else holding.backend or None,
+        "transports": None if holding is None else list(holding.offered),
         "host": member.host,
         "endpoint": _endpoint(row) or None,
         "bytes": row.nbytes,
@@ -248,7 +251,8 @@ def _entry(row: HoldingRow) -> dict[str, object]:
         "state": None if holding is None else holding.state,
         "reason": _reason(row) or None,
         "accused_by": row.accusers,
-        "origin": _origin(row) or None,
+        "origin": None if holding is None else holding.origin or None,
+        "carried_by": None if holding is None else list(holding.carried),
         "weights_layout": row.weights_layout,
     }
 

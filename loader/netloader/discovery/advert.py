@@ -28,9 +28,9 @@ MAX_TEXT: Final = 1024
 MAX_NAMES: Final = 8
 MAX_TRANSPORTS: Final = 8
 MAX_CONTENT: Final = 16
+"""Kinds of evidence: more than exist now, for later versions."""
 
 _OLDEST: Final = "gloo"
-"""Kinds of evidence: more than exist now, for later versions."""
 
 State = Literal["loading", "ready", "unavailable"]
 

@@ -155,7 +155,7 @@ def _placement(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, 
     return {
         "expert_placement": str(parallel.expert_placement_strategy),
         "redundant_experts": redundant,
-        "expert_map_file": expert_map_file(getattr(vllm_config, "additional_config", None)),
+        "expert_map_file": expert_map_file(vllm_config.additional_config),
     }
 
 

@@ -71,10 +71,11 @@ _WATCH: Final = ImportWatch((_TABLE, _UPSTREAM), _without_name)
 def _take_name() -> None:
     """Never raises: this may run inside an import of vLLM's."""
     try:
-        # It is imported here because the table has imported all that it needs of vLLM by now.
+        # By now the table has imported all that `entry` needs of vLLM.
+        from vllm.model_executor import model_loader as table
+
         from netloader.engine.entry import LoaderEntry
 
-        table = sys.modules[_TABLE]
         had = table._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT)
         if had is LoaderEntry:
             return

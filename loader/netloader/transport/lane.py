@@ -102,7 +102,7 @@ class Lane:
         self._framing = framing
         self._broke = broke
         self._lock = threading.Lock()  # Guards the fields below.
-        self._ways: dict[bool, _Direction] = {}
+        self._ways: dict[bool, _Way] = {}
         self._closed = False
 
     def start(self, sends: bool) -> None:
@@ -136,13 +136,13 @@ class Lane:
                 way.thread.join()
         self._connection.close()
 
-    def _way(self, sends: bool) -> _Direction:
+    def _way(self, sends: bool) -> _Way:
         if sends not in self._ways:
-            self._ways[sends] = _Direction(self._connection, self._framing, sends, self._broke)
+            self._ways[sends] = _Way(self._connection, self._framing, sends, self._broke)
         return self._ways[sends]
 
 
-class _Direction:
+class _Way:
     """One direction of a lane."""
 
     def __init__(

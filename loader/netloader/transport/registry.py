@@ -27,13 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def _hccl() -> Backend:
-    from netloader.transport.hccl import HcclBackend  # noqa: PLC0415
+    from netloader.transport.hccl import HcclBackend
 
     return HcclBackend()
 
 
 def _nccl() -> Backend:
-    from netloader.transport.nccl import NcclBackend  # noqa: PLC0415
+    from netloader.transport.nccl import NcclBackend
 
     return NcclBackend()
 
@@ -79,6 +79,6 @@ def _own(device_type: str, fastest: Mapping[str, Callable[[], Backend]]) -> tupl
         return ()
     try:
         return (make(),)
-    except (ImportError, OSError, TransportError) as error:
+    except (ImportError, OSError, RuntimeError, TransportError) as error:
         _log.warning("bytes of %s devices travel by way of host memory: %s", device_type, error)
         return ()

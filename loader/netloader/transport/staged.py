@@ -35,11 +35,10 @@ _log = logging.getLogger(__name__)
 
 HOST_BYTES: Final = 64 * 1024 * 1024
 """Bytes of host buffers for each direction of a group, or `MIN_MESSAGES` of its messages where that
-is more. Four chunks of the default size: one is copied, one is on the wire, and the next two bridge
-a thread that is held up."""
+is more, as it is with chunks of the default size."""
 
 MIN_MESSAGES: Final = 3
-"""Of large messages, one is copied, one is on the wire, and one is ready to follow."""
+"""Of three messages, one is copied, one is on the wire, and one is ready to follow."""
 
 _SMALLEST: Final = 4096
 """Bytes of the smallest buffer. Buffers are powers of two, as torch allocates pinned memory."""

@@ -131,11 +131,18 @@ def recasts(
     Several for a square matrix, none if the elements cannot be the same. Only a digest tells
     whether one of them does hold it.
     """
-    if now.dtype != dtype or now.is_meta or now.layout is not torch.strided:
+    if now.is_meta or now.layout is not torch.strided:
         return ()
     # vLLM's parameters have classes of their own, whose operations are Python's.
     with torch._C.DisableTorchFunction():
         now = now.detach()
+    if now.dtype != dtype:
+        # W4A8: int8 with two int4 each becomes int32 with eight, over the same memory.
+        if now.is_floating_point() or dtype.is_floating_point or not now.is_contiguous():
+            return ()
+        if now.dim() == 0 or now.shape[-1] * now.element_size() % dtype.itemsize:
+            return ()
+        now = now.view(dtype)
     turns = [False] if math.prod(shape) == 0 or len(shape) < 2 else [False, True]
     return tuple(
         Recast(now, shape, turn, one_at_a_time)

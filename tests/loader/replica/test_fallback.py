@@ -34,6 +34,7 @@ class Fast:
 
     broken: tuple[int, ...] = ()
     name: str = "fast"
+    connections: int = 0
     opened: list[int] = field(default_factory=list)
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:

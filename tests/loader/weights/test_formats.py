@@ -60,16 +60,25 @@ def test_a_square_matrix_may_have_been_turned_or_not() -> None:
     assert [torch.equal(one.whole(), flat_bytes(was)) for one in found] == [False, True]
 
 
+def test_bytes_under_another_integer_type() -> None:
+    """W4A8: int8 that becomes int32."""
+    was = loaded((8, 6), torch.int8)
+    now = was.t().contiguous().view(torch.int32)
+    assert now.shape == (6, 2)
+    assert torch.equal(only(now, was).whole(), flat_bytes(was))
+
+
 @pytest.mark.parametrize(
     "now",
     [
         torch.zeros(6, 4, dtype=torch.float16),
         torch.zeros(6, 5, dtype=torch.bfloat16),
         torch.zeros(24, dtype=torch.bfloat16),
+        torch.zeros(6, 4, dtype=torch.int16),
         torch.zeros(6, 4, dtype=torch.bfloat16, device="meta"),
         torch.zeros(6, 4, dtype=torch.bfloat16).to_sparse(),
     ],
-    ids=["another type", "padded", "flattened", "without memory", "sparse"],
+    ids=["another type", "padded", "flattened", "an integer", "without memory", "sparse"],
 )
 def test_what_cannot_hold_the_elements_is_no_candidate(now: torch.Tensor) -> None:
     assert recasts(now, torch.bfloat16, (6, 4), threading.Lock()) == ()

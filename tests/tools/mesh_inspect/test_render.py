@@ -142,6 +142,7 @@ def test_the_document_has_every_key() -> None:
                 "role": "target",
                 "layout": asdict(place),
                 "backend": "gloo",
+                "transports": ["gloo"],
                 "host": "10.0.0.1",
                 "endpoint": "10.0.0.1:31000",
                 "bytes": 3 << 29,
@@ -151,10 +152,23 @@ def test_the_document_has_every_key() -> None:
                 "reason": None,
                 "accused_by": 0,
                 "origin": "storage",
+                "carried_by": [],
                 "weights_layout": "checkpoint",
             }
         ],
     }
+
+
+def test_all_transports_are_shown_and_what_carried_the_weights() -> None:
+    one = holding(
+        "m", backend="hccl", transports=("hccl", "gloo"), origin="peers", carried=("gloo",)
+    )
+    rows = rows_of([member(one)])
+    assert " hccl,gloo " in table(rows)
+    assert " peers:gloo " in table(rows, wide=True)
+    (entry,) = json.loads(to_json(rows, mesh="default"))["members"]
+    assert (entry["backend"], entry["transports"]) == ("hccl", ["hccl", "gloo"])
+    assert (entry["origin"], entry["carried_by"]) == ("peers", ["gloo"])
 
 
 def test_a_member_without_holding_has_the_same_keys() -> None:
