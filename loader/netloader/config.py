@@ -34,6 +34,9 @@ from netloader.program import ENV_PREFIX, PROGRAM
 from netloader.replica.settings import PullSettings
 from netloader.source.settings import SourceSettings
 from netloader.terms import KeepMode
+from netloader.transport.registry import TRANSPORTS
+from netloader.transport.sealed import missing
+from netloader.transport.tcp import SealedBackend
 from netloader.weights.manifest import CHUNK_BYTES
 from netmesh import MESH_KEYS, MeshSettings
 
@@ -121,6 +124,13 @@ _Integer = Annotated[int, BeforeValidator(_not_bool)]
 _NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
+def _names(value: object) -> object:
+    """Names from the environment: with commas between them, or JSON."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return _from_json(value)
+    return [name.strip() for name in value.split(",")]
+
+
 class RankSources(BaseModel):
     """The static sources of one rank."""
 
@@ -173,6 +183,13 @@ class Config(BaseModel):
     rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
     """Bytes per second that this worker hands out, over all sessions and models; default: as many
     as the link takes. For links that the model's own traffic also needs."""
+    transports: Annotated[
+        tuple[Literal["hccl", "nccl", "tcp", "gloo", "tcp-sealed"], ...] | None,
+        BeforeValidator(_names),
+        Field(min_length=1),
+    ] = Field(default=None, alias="TRANSPORTS")
+    """What may carry this worker's weights, best first; default: all that this machine has. Only
+    `tcp-sealed` keeps them from others on the network."""
     chunk_bytes: _Integer = Field(
         default=CHUNK_BYTES,
         alias="CHUNK_BYTES",
@@ -211,6 +228,13 @@ class Config(BaseModel):
             raise ValueError("every device_id may appear once")
         return value
 
+    @field_validator("transports")
+    @classmethod
+    def _each_transport_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len({*value}) != len(value):
+            raise ValueError("every transport may appear once")
+        return value
+
     @classmethod
     def load(
         cls,
@@ -243,7 +267,7 @@ class Config(BaseModel):
                 _STORAGE_OPTIONS: options,
             }
             rest = {key: value for key, value in own.items() if key not in _IN_PARTS}
-            return cls.model_validate(rest | handed)
+            made = cls.model_validate(rest | handed)
         except netmesh.SettingsError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
@@ -392,6 +416,7 @@ def _read_config_file(path: object) -> dict[str, object]:
 _WORDS = {
     "SOURCE": 'a list like [{"device_id": 0, "sources": ["10.0.0.1:19374"]}], each device_id once',
     "INT8_CACHE_NAME": "a list of non-empty strings",
+    "TRANSPORTS": f"a list of {', '.join(TRANSPORTS)}, each once",
     "CONTENT": "a content id as a source prints it, like sample:1f0c... (kinds: "
     f"{', '.join(Evidence)})",
     "STORAGE_FORMAT": "a load format of vLLM other than netloader",

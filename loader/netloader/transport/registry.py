@@ -13,7 +13,7 @@ reach.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from netloader.errors import TransportError
@@ -38,6 +38,9 @@ def _nccl() -> Backend:
     return NcclBackend()
 
 
+TRANSPORTS: Final = ("hccl", "nccl", "tcp", "gloo", "tcp-sealed")
+"""Names of all backends that an operator may choose from."""
+
 FASTEST: Final[Mapping[str, Callable[[], Backend]]] = {"npu": _hccl, "cuda": _nccl}
 """The collective library of each kind of device, by torch's device type. Making a backend may
 import a device's library, so a backend is made only when a device of its kind needs it."""
@@ -45,31 +48,31 @@ import a device's library, so a backend is made only when a device of its kind n
 
 def backends_for(
     device_type: str,
+    allowed: Sequence[str] | None = None,
     fastest: Mapping[str, Callable[[], Backend]] = FASTEST,
-    *,
-    encrypted: bool = False,
 ) -> tuple[Backend, ...]:
-    """The backends for devices of this torch type, best first: at least one, and no two of one
-    name.
+    """The backends for devices of this torch type, best first, no two of one name.
 
-    `encrypted`: only such that nobody else on the network can read. Raises `TransportError` if this
-    machine has none.
+    `allowed`: names of `TRANSPORTS`, best first; None: all. Raises `TransportError` if this machine
+    lacks what one of them needs, or if none of them carries bytes of such a device.
     """
     lacks = sealed.missing()
-    if encrypted:
-        if lacks is not None:
-            raise TransportError(lacks)
-        return (_for_device(device_type, SealedBackend()),)
-    host = [TcpBackend(), GlooBackend(), *([] if lacks else [SealedBackend()])]
-    return (
+    if lacks is not None and allowed is not None and SealedBackend.name in allowed:
+        raise TransportError(f"{SealedBackend.name}: {lacks}")
+    host: list[Backend] = [TcpBackend(), GlooBackend()]
+    if lacks is None:
+        host.append(SealedBackend())
+    found = [
         *_own(device_type, fastest),
-        *(_for_device(device_type, backend) for backend in host),
-    )
-
-
-def _for_device(device_type: str, backend: Backend) -> Backend:
-    """What carries bytes of a device by a backend that carries host memory."""
-    return backend if device_type == "cpu" else StagedBackend(backend)
+        *(backend if device_type == "cpu" else StagedBackend(backend) for backend in host),
+    ]
+    if allowed is None:
+        return tuple(found)
+    chosen = tuple(one for name in allowed for one in found if one.name == name)
+    if not chosen:
+        names = ", ".join(one.name for one in found)
+        raise TransportError(f"bytes of {device_type} devices travel by {names} here")
+    return chosen
 
 
 def _own(device_type: str, fastest: Mapping[str, Callable[[], Backend]]) -> tuple[Backend, ...]:

@@ -7,7 +7,7 @@ import pytest
 from netloader.errors import TransportError
 from netloader.transport import Backend, backends_for
 from netloader.transport.memory import MemoryBackend
-from netloader.transport.registry import FASTEST
+from netloader.transport.registry import FASTEST, TRANSPORTS
 from netloader.transport.staged import StagedBackend
 
 HOST = ["tcp", "gloo", "tcp-sealed"]
@@ -15,7 +15,7 @@ HOST = ["tcp", "gloo", "tcp-sealed"]
 
 def names(device_type: str, *own: Backend) -> list[str]:
     fastest = {"quick": lambda: own[0]} if own else {}
-    return [backend.name for backend in backends_for(device_type, fastest)]
+    return [backend.name for backend in backends_for(device_type, fastest=fastest)]
 
 
 def test_host_memory_travels_as_it_is() -> None:
@@ -40,7 +40,7 @@ def test_a_library_that_this_machine_lacks_is_left_out(error: Exception) -> None
     def make() -> Backend:
         raise error
 
-    assert [one.name for one in backends_for("quick", {"quick": make})] == HOST
+    assert [one.name for one in backends_for("quick", fastest={"quick": make})] == HOST
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "xpu", "mps", *FASTEST])
@@ -52,6 +52,18 @@ def test_every_device_has_a_backend_and_no_two_of_one_name(device_type: str) -> 
 
 @pytest.mark.parametrize("device_type", ["cpu", "quick"])
 def test_where_bytes_must_be_encrypted_nothing_else_is_offered(device_type: str) -> None:
-    fastest = {"quick": MemoryBackend}
-    (backend,) = backends_for(device_type, fastest, encrypted=True)
+    (backend,) = backends_for(device_type, ["tcp-sealed"], {"quick": MemoryBackend})
     assert backend.name == "tcp-sealed"
+
+
+def test_the_operators_order_counts() -> None:
+    assert [one.name for one in backends_for("cpu", ["gloo", "hccl", "tcp"])] == ["gloo", "tcp"]
+
+
+def test_where_nothing_that_is_allowed_carries_the_bytes_the_error_says_what_does() -> None:
+    with pytest.raises(TransportError, match=r"cpu devices travel by tcp, gloo, tcp-sealed here"):
+        backends_for("cpu", ["hccl"])
+
+
+def test_every_backend_can_be_chosen_by_its_name() -> None:
+    assert {one.name for one in backends_for("cpu")} | {"hccl", "nccl"} == {*TRANSPORTS}
