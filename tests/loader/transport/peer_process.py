@@ -53,7 +53,7 @@ def main() -> None:
     name, does = sys.argv[1:]
     carrier = next(one for one in CARRIERS if one.name == name)
     meetings = [Rendezvous("127.0.0.1", TIMEOUT_S) for _ in range(GROUPS)]
-    print(*(f"{one.port}:{one.secret}" for one in meetings), flush=True)
+    print("meetings", *(f"{one.port}:{one.secret}" for one in meetings), flush=True)
     for one in meetings:
         threading.Thread(target=serve, args=(carrier, one, does), daemon=True).start()
     sys.stdin.read()
