@@ -272,6 +272,26 @@ class Config(BaseModel):
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None
+        made._check_sealed()
+        return made
+
+    def _check_sealed(self) -> None:
+        """Raise `ConfigError` if weights shall be encrypted and cannot be."""
+        if self.transports is None or SealedBackend.name not in self.transports:
+            return
+        lacks = missing()
+        if lacks is None and not self.has_key:
+            lacks = (
+                "without a cluster key others can learn the secret that seals the weights: set "
+                "MESH_KEY_FILE"
+            )
+        if lacks is not None:
+            raise ConfigError("TRANSPORTS", ",".join(self.transports), lacks)
+
+    @property
+    def has_key(self) -> bool:
+        """Whether this worker has a cluster key."""
+        return self.mesh_settings.key is not None or self.mesh_settings.key_file is not None
 
     @property
     def content_demanded(self) -> dict[Evidence, str]:

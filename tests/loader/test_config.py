@@ -237,6 +237,10 @@ def test_upstreams_keys_have_no_environment_variable() -> None:
         ("RATE_LIMIT", 999_999),
         ("RATE_LIMIT", True),
         ("RATE_LIMIT", "1 GB"),
+        ("TRANSPORTS", []),
+        ("TRANSPORTS", "tcp,tcp"),
+        ("TRANSPORTS", "tcp,pigeon"),
+        ("TRANSPORTS", 5),
         ("CHUNK_BYTES", (1 << 20) - 4096),
         ("CHUNK_BYTES", (64 << 20) + 4096),
         ("CHUNK_BYTES", (1 << 20) + 1),
@@ -409,3 +413,21 @@ class TestDocuments:
         ends = (PullSettings, SourceSettings)
         pull, source = (part.__pydantic_fields__["timeout_s"] for part in ends)
         assert (pull.default, limits(pull)) == (source.default, limits(source))
+
+
+KEY = {"MESH_KEY": "k" * 40}
+
+
+@pytest.mark.parametrize(
+    "given", [["gloo", "tcp"], '["gloo", "tcp"]', "gloo,tcp", " gloo , tcp "], ids=str
+)
+def test_transports_are_a_list_also_in_the_environment(given: object) -> None:
+    assert Config.load({"TRANSPORTS": given}, {}).transports == ("gloo", "tcp")
+    if isinstance(given, str):
+        assert Config.load({}, {"NETLOADER_TRANSPORTS": given}).transports == ("gloo", "tcp")
+
+
+def test_weights_are_encrypted_only_with_a_cluster_key() -> None:
+    with pytest.raises(ConfigError, match=r"TRANSPORTS='tcp,tcp-sealed'.*set MESH_KEY_FILE"):
+        Config.load({"TRANSPORTS": ["tcp", "tcp-sealed"]}, {})
+    assert Config.load({"TRANSPORTS": ["tcp-sealed"]} | KEY, {}).transports == ("tcp-sealed",)

@@ -500,6 +500,7 @@ class HcclBackend:
     """Opens HCCL groups on the device that is current where the backend is made."""
 
     name = "hccl"
+    connections = 0
 
     def __init__(self) -> None:
         self._index: int = npu.current_device()

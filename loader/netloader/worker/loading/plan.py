@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from netloader.checkpoint.wanted import Wanted
 from netloader.discovery.advert import for_older_members
+from netloader.errors import ConfigError, TransportError
 from netloader.identity.identity import Identity
 from netloader.replica.pull import Delivery
 from netloader.transport import Backend, backends_for
@@ -84,7 +85,7 @@ def plan(request: LoadRequest) -> Planned | Unshared:
 def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
     """Returns the announced identity, and what can carry bytes of the model's device."""
     worker, role = request.worker, request.role
-    identity, backends = request.engine.identity(), backends_for(request.engine.device_type())
+    identity, backends = request.engine.identity(), _backends(request)
     transports = tuple(backend.name for backend in backends)
     source = worker.sources.listen(role)
     worker.membership.announce(
@@ -100,3 +101,12 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
         chunk_bytes=worker.config.chunk_bytes,
     )
     return identity, backends
+
+
+def _backends(request: LoadRequest) -> tuple[Backend, ...]:
+    """What may carry bytes of the model's device. Raises `ConfigError`."""
+    allowed = request.worker.config.transports
+    try:
+        return backends_for(request.engine.device_type(), allowed)
+    except TransportError as error:
+        raise ConfigError("TRANSPORTS", ",".join(allowed or ()), str(error)) from None
