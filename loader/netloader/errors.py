@@ -2,6 +2,7 @@
 
     NetloaderError
     ├── ConfigError            a setting is wrong; the start is stopped
+    ├── UnsupportedError       this vLLM was not checked; the start is stopped
     ├── IdentityError          this worker cannot say which weights it needs
     │   └── NotAtHand          because the checkpoint's files are not on this host
     ├── LeftoverError          storage left bytes of an abandoned pull; the model is built again
@@ -18,8 +19,8 @@
     ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
     └── ProtocolError          the peer sent something that is not in the grammar
 
-Only `ConfigError` and `NothingToLoadError` reach the operator as a failed start. The others end one
-attempt: the loader logs them in one line and takes the next source, or storage.
+Only `ConfigError`, `UnsupportedError` and `NothingToLoadError` reach the operator as a failed start.
+The others end one attempt: the loader logs them in one line and takes the next source, or storage.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ class ConfigError(NetloaderError):
         self.value = value
         self.allowed = allowed
         super().__init__(f"{key}={value!r} is not valid: {allowed}")
+
+
+class UnsupportedError(NetloaderError):
+    """Netloader was not checked with the installed vLLM."""
+
+    def __init__(self, version: str, supported: str, remedy: str) -> None:
+        self.version = version
+        super().__init__(
+            f"netloader-mesh works with vLLM {supported}, and this is vLLM {version}: install "
+            f"another version of either, start with another --load-format, or {remedy}"
+        )
 
 
 class IdentityError(NetloaderError):

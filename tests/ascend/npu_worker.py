@@ -74,6 +74,15 @@ class Worker:
         """SHA-256 of every parameter's bytes as rows and columns, by name."""
         return {name: sha256(tensor.cpu()) for name, tensor in self.model().named_parameters()}
 
+    def attributes(self) -> dict[str, str]:
+        """SHA-256 of every tensor that a module holds beside parameters and buffers, by name."""
+        return {
+            f"{path}.{name}": sha256(value.cpu().contiguous())
+            for path, module in self.model().named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, torch.Tensor)
+        }
+
     def formats(self) -> dict[str, int]:
         """How many parameters lie in memory in which format."""
         kinds = [torch_npu.get_npu_format(tensor) for tensor in self.model().parameters()]

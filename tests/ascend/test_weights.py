@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
@@ -67,13 +68,13 @@ SHAPES: Final[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {
 class Model(nn.Module):
     """A tensor of every kind, and a norm that stays."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str = DEVICE) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name, (dtype, shape) in {**SHAPES, "norm": (torch.bfloat16, (300,))}.items():
             values = torch.randint(-100, 100, shape, generator=generator).to(dtype)
-            setattr(self, name, nn.Parameter(values.to(DEVICE), requires_grad=False))
-        self.register_buffer("scale", torch.full((5,), float(seed)).to(DEVICE))
+            setattr(self, name, nn.Parameter(values.to(device), requires_grad=False))
+        self.register_buffer("scale", torch.full((5,), float(seed)).to(device))
 
     def process(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """As vLLM's quantisation methods do: the parameter stays, its data is replaced."""
@@ -121,6 +122,23 @@ def test_loaded_bytes_are_read_back_from_what_post_processing_left(how: str) -> 
     assert blocked == (set(SHAPES) if "NZ" in how else set())
 
 
+def test_a_thread_that_has_chosen_no_device_reads_the_models() -> None:
+    """A new thread is on device 0. Sessions and the check before serving run in such threads."""
+    source = Model(1, "npu:1")
+    before = capture(source, chunk_bytes=CHUNK)
+    fixed = promised(before)
+    kept = keep(before, KeepMode.NO, None)
+    source.process(PROCESSES["turned, NZ"])
+    weights = settle(kept, source).weights
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.npu.current_device).result() == 0
+        assert pool.submit(changed, weights, fixed).result() == []
+        for chunk in weights.manifest.chunks():
+            packed = pool.submit(weights.pack, chunk, weights.staging()).result()
+            assert packed.device == torch.device("npu:1")
+            assert digests.of_bytes(packed.to(DEVICE)) == fixed[chunk.id]
+
+
 def test_other_values_in_the_same_format_are_found() -> None:
     source = Model(1)
     before = capture(source, chunk_bytes=CHUNK)
@@ -130,8 +148,7 @@ def test_other_values_in_the_same_format_are_found() -> None:
     # Shapes tell nothing of a square matrix, so that one's digest was compared already.
     with pytest.raises(ManifestError, match=r"replaced 1 tensors \(square first\)"):
         settle(kept, source)
-    source.square.data = kept_square = Model(1).square.data
-    assert kept_square.is_contiguous()
+    source.square.data = Model(1).square.data
     found = changed(settle(kept, source).weights, fixed)
     assert set(SHAPES) - {"square"} <= set(found)
 

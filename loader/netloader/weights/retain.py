@@ -46,6 +46,9 @@ _COPY_BELOW = 64 * 1024
 scales in place, from a few bytes per tensor to some KiB with one per channel. It replaces larger
 parameters; if it writes one of them in place all the same, `changed` finds it."""
 
+_SMALL_PART = 8
+"""Scales of the largest kind take this part of their weight: 16 bits for 32 weights of 4 bits."""
+
 HEADROOM_BYTES = 256 * 2**20
 """Memory left free beside weights, originals and KV cache, for activations and compiled code. A
 server killed in its first request costs more than one source fewer in the mesh."""
@@ -78,6 +81,8 @@ class Plan:
     reason: str = ""
     """Why nothing is kept although the settings ask for it: the worker is then not a source. Empty
     otherwise."""
+    small: frozenset[str] = frozenset()
+    """Parameters that are copied to host memory although `mode` keeps nothing."""
 
 
 def plan(
@@ -89,7 +94,9 @@ def plan(
 ) -> Plan:
     """Decide what to keep of `model`, which is built but not yet filled.
 
-    `setting`, `names`: `INT8_CACHE` and `INT8_CACHE_NAME`; None: by device, and all names.
+    `setting`, `names`: `INT8_CACHE` and `INT8_CACHE_NAME`; None: by device, and all names. Without
+    a setting, an accelerator's worker keeps scales and the like: post-processing replaces them by
+    products, or writes them in place, while weights survive or can be read back.
     `left`: host memory that this process may still take; None: unknown, and assumed to be enough.
     `reserve`: bytes of host memory that vLLM will take besides weights, which is the KV cache if
     that is on the host.
@@ -103,7 +110,8 @@ def plan(
     mode = setting or (KeepMode.DRAM if on_cpu else KeepMode.NO)
     if mode is KeepMode.NO:
         # No setting, on an accelerator: replacing is rare and packing is slow, so share.
-        return Plan(mode, may_share=can_share and setting is None)
+        small = _small(model) if setting is None else frozenset()
+        return Plan(mode, may_share=can_share and setting is None, small=small)
     if mode is KeepMode.HBM and not on_cpu:
         return Plan(mode, may_share=can_share)
     parameters = {name: _nbytes(tensor) for name, tensor in model.named_parameters()}
@@ -115,6 +123,16 @@ def plan(
     weights = buffers + sum(parameters.values()) if on_cpu else 0
     reason = fits(needed, left, weights + reserve + HEADROOM_BYTES)
     return Plan(KeepMode.NO, False, reason) if reason else Plan(mode, can_share)
+
+
+def _small(model: nn.Module) -> frozenset[str]:
+    """Parameters much smaller than another one of their module, as scales are beside a weight."""
+    found: set[str] = set()
+    for prefix, module in model.named_modules():
+        own = {name: _nbytes(one) for name, one in module.named_parameters(prefix, recurse=False)}
+        limit = max(own.values(), default=0) // _SMALL_PART
+        found.update(name for name, nbytes in own.items() if nbytes <= limit)
+    return frozenset(found)
 
 
 def fits(needed: int, left: Available | None, reserve: int) -> str | None:
@@ -203,8 +221,14 @@ class Kept:
     """As in `Weights`."""
 
 
-def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
-    """Hold the originals of parameters whose name contains an entry of `names` (None: of all).
+def keep(
+    weights: Weights,
+    mode: KeepMode,
+    names: Sequence[str] | None,
+    small: frozenset[str] = frozenset(),
+) -> Kept:
+    """Hold the originals of parameters whose name contains an entry of `names` (None: of all), and
+    in any mode copies of those in `small`.
 
     Call between `load_weights` and `process_weights_after_loading`, and drop `weights` afterwards:
     as long as it lives, so do all tensors. Costs no time or memory where a reference is enough, and
@@ -232,6 +256,8 @@ def keep(weights: Weights, mode: KeepMode, names: Sequence[str] | None) -> Kept:
             else:
                 original = data
                 copy = data.clone() if data.numel() < _COPY_BELOW else None
+        elif tensor.name in small:
+            copy = data.cpu() if data.device.type != "cpu" else data.clone()
         elif len(tensor.shape) > 1 and tensor.shape[-2] == tensor.shape[-1]:
             digest = of_bytes(data)
         return Held(Place.of(data), number in arranged, original, copy, digest)

@@ -140,6 +140,20 @@ class TestRecast:
         assert all(map(torch.equal, packed, wanted))
 
 
+@pytest.mark.parametrize("rewrite", ["replaced", "in place", "not at all"])
+def test_small_tensor_is_kept_in_any_mode_where_the_plan_says_so(rewrite: str) -> None:
+    made = model()
+    before = capture(made).sha256()
+    kept = keep(capture(made), KeepMode.NO, None, frozenset({"small"}))
+    if rewrite == "replaced":
+        made.small = nn.Parameter(torch.empty(0))
+    elif rewrite == "in place":
+        made.small.data.mul_(3)
+    originals = settle(kept, made)
+    assert originals.weights.sha256() == before
+    assert originals.extra_bytes == (0 if rewrite == "not at all" else 8)
+
+
 @pytest.mark.parametrize("mode", [KeepMode.DRAM, KeepMode.HBM])
 def test_replaced_tensor_that_was_kept_is_served_and_costs_its_bytes(mode: KeepMode) -> None:
     made = model()
@@ -488,6 +502,15 @@ class TestPlan:
     def test_an_accelerator_keeps_nothing_by_default(self) -> None:
         made = Mlp(16, 1).to("meta")
         assert plan(made, None, None, self.left(0), 0) == Plan(KeepMode.NO, True)
+
+    def test_an_accelerator_keeps_scales_unless_it_is_told_to_keep_nothing(self) -> None:
+        made = nn.ModuleDict({"norm": nn.LayerNorm(64), "linear": nn.Linear(64, 32)})
+        scale = nn.Parameter(torch.zeros(32, 2), requires_grad=False)
+        made["linear"].register_parameter("scale", scale)
+        made = made.to("meta")
+        kept = {"linear.bias", "linear.scale"}
+        assert plan(made, None, None, None, 0) == Plan(KeepMode.NO, True, small=frozenset(kept))
+        assert plan(made, KeepMode.NO, None, None, 0).small == frozenset()
 
     def test_device_memory_is_not_weighed_against_the_hosts(self) -> None:
         made = Mlp(16, 1).to("meta")

@@ -135,7 +135,8 @@ def _keep(
         weights = capture(model, chunk_bytes=config.chunk_bytes)
         zero_gaps(weights)
         promised = tuple(digests.of_weights(weights, weights.manifest.chunks()))
-    return retain.keep(weights, built.arrangement.retention.mode, config.int8_cache_name), promised
+    plan = built.arrangement.retention
+    return retain.keep(weights, plan.mode, config.int8_cache_name, plan.small), promised
 
 
 def _nbytes(model: nn.Module) -> int:
