@@ -216,9 +216,13 @@ class Detector:
         self._close(probe)
         self._health.better()
 
-    def _conclude(self, probe: Probe, outcome: DialOutcome) -> Finding:
+    def _conclude(self, probe: Probe, outcome: DialOutcome) -> Finding | None:
         self._close(probe)
+        cause = triage(outcome)
+        if cause is None:
+            self._health.worse()
+            return None
         if outcome is not DialOutcome.REFUSED and (not probe.relays or probe.nacks < probe.relays):
             # Lifeguard: relays that do not even say "not heard" point at my own connection.
             self._health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
-        return Finding(probe.target, probe.generation, triage(outcome))
+        return Finding(probe.target, probe.generation, cause)

@@ -99,6 +99,8 @@ class Joining:
         contact = self._contacts.get(event.id)
         if contact is None or contact.stage in (Stage.ASKED, Stage.ANSWERED):
             return
+        if event.outcome is DialOutcome.UNKNOWN:
+            return  # the deadline that is set brings another try
         if event.outcome is DialOutcome.CONNECTED:
             if contact.stage is Stage.DIALLING:
                 contact.attempts = 0

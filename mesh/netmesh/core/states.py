@@ -104,8 +104,11 @@ def after(status: Status | None, *causes: Cause) -> Status | None:
     return status
 
 
-def triage(outcome: DialOutcome) -> Cause:
-    """What an unanswered probe means, given how a plain connect to the same address ended."""
+def triage(outcome: DialOutcome) -> Cause | None:
+    """What an unanswered probe means, given how a plain connect to the same address ended.
+
+    None when the connect could not be tried: a lack of mine says nothing about others.
+    """
     match outcome:
         case DialOutcome.REFUSED:
             return Cause.CRASH_SEEN
@@ -113,6 +116,8 @@ def triage(outcome: DialOutcome) -> Cause:
             return Cause.PROCESS_SILENT
         case DialOutcome.SILENT:
             return Cause.UNREACHABLE
+        case DialOutcome.UNKNOWN:
+            return None
 
 
 def mermaid() -> str:

@@ -154,6 +154,31 @@ def test_an_answer_to_a_dial_that_nobody_asked_for_is_ignored() -> None:
     assert town.statuses(ids[1]) == {Status.ALIVE}
 
 
+def test_a_member_without_descriptors_accuses_nobody() -> None:
+    """It loses what it sends and cannot connect; the others are well."""
+    town = Town()
+    ids = town.grow(6)
+    town.dial_outcome = DialOutcome.UNKNOWN
+    town.cut({ids[1]})
+    town.run(8.0)
+    assert {town.status(ids[1], other) for other in ids if other != ids[1]} == {Status.ALIVE}
+    town.mend()
+    town.dial_outcome = None
+    assert town.until(town.converged, 30.0)
+
+
+def test_a_last_look_that_cannot_be_taken_is_taken_again() -> None:
+    town = Town()
+    ids = town.grow(5)
+    town.host_down(ids[2])
+    assert town.until(lambda: Status.SUSPECT in town.statuses(ids[2]), 10.0)
+    town.dial_outcome = DialOutcome.UNKNOWN
+    town.run(30.0)
+    assert Status.DEAD not in town.statuses(ids[2])
+    town.dial_outcome = None
+    assert town.until(lambda: town.statuses(ids[2]) == {Status.DEAD}, 30.0)
+
+
 def test_the_links_of_four_successors_are_watched() -> None:
     town = Town()
     ids = town.grow(10)
