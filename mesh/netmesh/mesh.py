@@ -102,11 +102,15 @@ class Mesh:
         address = Address(chosen.host, chosen.port or port)
         try:
             bootstrap.directory.announce(address)
-        except OSError as error:  # no place to meet on this host, but seeds may be enough
-            log.warning("mesh: members on this host cannot find each other: %s", error)
-        except SettingsError:
-            shell.close_unstarted()
-            raise
+        except OSError as error:
+            # Seeds may be enough. The finder tries again, and tells the operator.
+            log.debug("mesh: no entry in the same-host directory: %s", error)
+        except SettingsError as error:
+            # Anybody may take the default path first, so only a path that was set is a mistake.
+            if settings.directory is not None:
+                shell.close_unstarted()
+                raise
+            log.debug("mesh: no entry in the same-host directory: %s", error)
         if settings.insecure and not security.enabled:
             program = settings.program
             log.warning(_INSECURE, address, program.exposed, program.keygen)

@@ -23,6 +23,8 @@ from netmesh.settings import MeshSettings
 RESOLVE_S = 2.0
 """How long a start waits for its seeds' addresses before it chooses its own without theirs."""
 
+_NOT_MET = "not looked into, so members on this host do not meet there (seeds still work)"
+
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
@@ -102,9 +104,12 @@ class Bootstrap:
         made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
 
         def meet() -> list[Address]:
-            if announce is not None:
-                self.directory.announce(announce)
-            return self.directory.contacts()
+            try:
+                if announce is not None:
+                    self.directory.announce(announce)
+                return self.directory.contacts()
+            except (OSError, SettingsError) as error:
+                raise OSError(f"{_NOT_MET}: {error}") from None
 
         return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
 
