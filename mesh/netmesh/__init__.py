@@ -7,6 +7,7 @@ change without notice.
 """
 
 from netmesh.core.member import Member
+from netmesh.core.reach import Reach
 from netmesh.core.records import Generation, Json, JsonObject, MemberId, Status
 from netmesh.errors import (
     BindError,
@@ -43,6 +44,7 @@ __all__ = [
     "MeshSettings",
     "NoMeshError",
     "Program",
+    "Reach",
     "RemoteProtocolError",
     "SettingsError",
     "SocketSecurity",

@@ -45,6 +45,7 @@ def choose(
     *,
     caught: Collection[Process] = (),
     read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
+    reaches: Callable[[str], bool] = lambda endpoint: True,
     explain: bool = True,
 ) -> Choice:
     """Members that hold exactly these weights and can hand them out now.
@@ -54,9 +55,10 @@ def choose(
     another member accuses of wrong bytes come last, because the accuser may be at fault. Processes
     in `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
 
-    `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
-    is made for the first member that fits in everything else, unless that member knows a stronger
-    kind. Without `explain` no rejected member is reported.
+    `read` gives the holdings of a member, so that a caller may remember them. `reaches` says
+    whether an endpoint may be connected to. Evidence of content is made for the first member that
+    fits in everything else, unless that member knows a stronger kind. Without `explain` no rejected
+    member is reported.
     """
     found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
     rejected: list[_Rejected] = []
@@ -76,6 +78,8 @@ def choose(
                     rejected.append(_differing(member, holding, identity, mine))
                 continue
             why_not = _unsuitable(member, holding, backend, chunk_bytes)
+            if why_not is None and not reaches(holding.endpoint):
+                why_not = f"its endpoint {holding.endpoint} may not be reached from here"
             if why_not is None and process in caught:
                 why_not = "sent other bytes than it had promised"
             if why_not is None:

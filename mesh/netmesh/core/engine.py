@@ -45,6 +45,7 @@ from netmesh.core.messages import (
     State,
 )
 from netmesh.core.node import Node
+from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import (
     Generation,
     MemberId,
@@ -78,9 +79,11 @@ class Engine:
         me: Record,
         rng: Rng,
         counters: Counter[str] | None = None,
+        reach: Reach = EVERYWHERE,
     ) -> None:
-        """*counters* gets a ``dropped.*`` for everything that a limit kept out."""
-        self._node = node = Node(settings, me, rng, counters)
+        """*counters* gets a ``dropped.*`` for everything that a limit kept out. Members beyond
+        *reach* are not taken in, asked or answered."""
+        self._node = node = Node(settings, me, rng, counters, reach)
         suspicions = Suspicions(settings)
         limits = AccusationLimits(settings)
         health = LocalHealth(settings)
@@ -278,8 +281,12 @@ class Engine:
         sender = message.sender
         if sender == node.id:
             return False
+        if not sender:
+            return True
         record = node.table.get(sender)
-        if not sender or isinstance(message, Join):
+        if record is None and not node.reaches(sender):
+            return False
+        if isinstance(message, Join):
             return True
         if record is None or record.generation < message.generation:
             self._fetches.stranger(sender, message.generation)

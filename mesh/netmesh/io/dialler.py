@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from netmesh.address import numeric_address
+from netmesh.address import Locate, numeric_address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
@@ -70,10 +70,12 @@ class Dialler:
         max_open: int = MAX_OPEN,
         max_waiting: int = MAX_WAITING,
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
+        locate: Locate = numeric_address,
     ) -> None:
         self._max_open = max_open
         self._max_waiting = max_waiting
         self._make_socket = make_socket
+        self._locate = locate
         self._reactor = reactor
         self._report = report
         self._counters = counters
@@ -121,7 +123,7 @@ class Dialler:
         self._waiting.clear()
 
     def _start(self, dial: _Attempt) -> None:
-        address = numeric_address(dial.member)
+        address = self._locate(dial.member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
             self._finish(dial, DialOutcome.SILENT)

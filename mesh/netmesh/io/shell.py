@@ -16,6 +16,7 @@ from typing import Protocol
 
 import zmq
 
+from netmesh.address import Address, numeric_address
 from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
     Connection,
@@ -31,6 +32,7 @@ from netmesh.core.events import (
 )
 from netmesh.core.member import Member
 from netmesh.core.messages import Message
+from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import JsonObject, MemberId
 from netmesh.errors import BindError, RemoteProtocolError
 from netmesh.io.dialler import Dialler
@@ -75,7 +77,14 @@ class Wire(Protocol):
 class Shell:
     """Sockets and the thread that owns them. Call `bind`, then `start`, then `stop`."""
 
-    def __init__(self, wire: Wire, security: SocketSecurity, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        security: SocketSecurity,
+        log: logging.Logger,
+        reach: Reach = EVERYWHERE,
+    ) -> None:
+        """Connects only to what is in `reach`."""
         self.counters: Counter[str] = Counter()
         """How often each thing happened. Operators watch `dropped.*` and `error.*`."""
         self.departed = threading.Event()
@@ -84,9 +93,12 @@ class Shell:
         self._log = log
         self._core: Core | None = None
         self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
+        self._reach = reach
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._reactor = Reactor(self.counters, log)
-        self._dialler = Dialler(self._reactor, self._dialled, self.counters, time.monotonic)
+        self._dialler = Dialler(
+            self._reactor, self._dialled, self.counters, time.monotonic, locate=self._locate
+        )
         self._links = Links(
             self._context,
             self._reactor,
@@ -94,6 +106,7 @@ class Shell:
             self.counters,
             received=self._from_link,
             lost=self._lost,
+            locate=self._locate,
         )
         self._server = Server(
             self._context, self._reactor, security, self.counters, self._from_outside
@@ -292,6 +305,12 @@ class Shell:
             return
         self._shown = state
         changed(core.members(), core.joined)
+    def _locate(self, member: MemberId) -> Address | None:
+        if not self._reach.allows(member):
+            self.counters["dropped.not_reachable_from_here"] += 1
+            return None
+        return numeric_address(member)
+
         # While everything changes (a cold start), snapshots of a large table take at most a fifth
         # of this thread's time.
         now = time.monotonic()
