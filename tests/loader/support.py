@@ -308,6 +308,10 @@ class TamperedBackend:
     def name(self) -> str:
         return self.inner.name
 
+    @property
+    def connections(self) -> int:
+        return self.inner.connections
+
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         return TamperedGroup(self.inner.open(store, rank, host, timeout), self.on_send)
 

@@ -43,6 +43,7 @@ class WatchedBackend:
 
     def __init__(self, inner: Backend, watch: ChunkWatch) -> None:
         self.name = inner.name
+        self.connections = inner.connections
         self.inner = inner
         self.watch = watch
 

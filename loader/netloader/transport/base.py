@@ -70,7 +70,11 @@ class Backend(Protocol):
     """One way to carry bytes between two devices of a kind."""
 
     name: str
-    """The name that torch and the advert use: `gloo`, `nccl`, `hccl`."""
+    """The name that the advert uses: `tcp`, `gloo`, `nccl`, `hccl`."""
+
+    connections: int
+    """How many connections of the rendezvous the group takes over (`store.lanes`), besides the one
+    that carries the store. The same at both ends."""
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         """Join the group that the other rank opens over the same store.

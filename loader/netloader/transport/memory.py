@@ -140,6 +140,7 @@ class MemoryBackend:
     """Where two threads meet: the same object opens both ends of a group."""
 
     name = "memory"
+    connections = 0
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,9 +1,10 @@
 """How the two ranks of a session find each other.
 
 The source listens before the replica is told the address, so there is no race for a free port, and
-no connection attempt comes too early. The first connection that proves the session's secret becomes
-the store (`store.py`) over which a backend opens the group. Once the group is formed, nothing
-listens any more.
+no connection attempt comes too early. Connections are read side by side (`arrivals.py`), so
+strangers delay nobody. The connection that proves the session's secret becomes the store
+(`store.py`) over which a backend opens the group. Further ones become the group's own, if it takes
+any. Once the group is formed, nothing listens any more.
 """
 
 from __future__ import annotations
@@ -18,16 +19,15 @@ from datetime import timedelta
 from typing import Final
 
 from netloader.errors import TransportError
+from netloader.transport.arrivals import Arrivals
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group
-from netloader.transport.store import AuthenticatedStore, left
+from netloader.transport.store import LANE, PROOF, AuthenticatedStore, left
 
 STRANGER_S: Final = 1.0
 """Seconds that a connection may take to prove that it is the replica's. Loopback, and any network
-that weights travel on, need a thousandth of that; a stranger makes the replica wait this long."""
+that weights travel on, need a thousandth of that."""
 
-_BACKLOG: Final = 16
-
-_PROOF: Final = "proof"
+_BACKLOG: Final = 64
 
 
 def listen(host: str) -> socket.socket:
@@ -57,11 +57,10 @@ class Rendezvous:
         self.host = host
         self.secret = secrets.token_hex(16)
         self._timeout_s = timeout_s
-        self._stranger_s = stranger_s
         self._lock = threading.Lock()  # Guards the fields below.
         self._closed = False
         self._opening = False
-        self._peer: socket.socket | None = None
+        self._arrivals = Arrivals(self._listener, self.secret, stranger_s)
 
     def open(self, backend: Backend) -> Group:
         """Wait for the replica and form the group. Raises `TransportError`."""
@@ -71,11 +70,15 @@ class Rendezvous:
                 raise _closed()
             self._opening = True
         try:
-            store = self._meet(deadline)
-            return _open(backend, store, SOURCE, self.host, self._timeout_s)
+            store = self._meet(backend.connections, deadline)
+            try:
+                return _open(backend, store, SOURCE, self.host, self._timeout_s)
+            finally:
+                store.close()
         finally:
             with self._lock:
                 self._opening = False
+            self._arrivals.close()
             self.close()
 
     def close(self) -> None:
@@ -85,56 +88,44 @@ class Rendezvous:
         """
         with self._lock:
             self._closed = True
-            for one in (self._listener, self._peer):
-                if one is not None:
-                    _wake(one)
-                    # A thread that is about to wait on a closed socket would wait on the next one
-                    # with its number.
-                    if not self._opening:
-                        one.close()
+            if self._opening:
+                # A thread that is about to wait on a closed socket would wait on the next one with
+                # its number.
+                _wake(self._listener)
+                self._arrivals.wake()
+            else:
+                self._listener.close()
 
-    def _meet(self, deadline: float) -> AuthenticatedStore:
-        while True:
-            try:
-                self._listener.settimeout(left(deadline))
-                peer, _ = self._listener.accept()
-            except OSError:
-                if self._closed:
-                    raise _closed() from None
-                raise TransportError(
-                    f"the replica did not come within {self._timeout_s:g} s"
-                ) from None
-            with self._lock:
-                self._peer = peer
-                if self._closed:
-                    raise _closed()
-            store = AuthenticatedStore(peer, self.secret, SOURCE, deadline)
-            try:
-                store.receive(min(deadline, time.monotonic() + self._stranger_s))
-                return store
-            except TransportError:
-                # Not the replica, which may still come.
-                with self._lock:
-                    self._peer = None
-                    peer.close()
-                    if self._closed:
-                        raise _closed() from None
+    def _meet(self, lanes: int, deadline: float) -> AuthenticatedStore:
+        try:
+            return self._arrivals.meet(lanes, deadline)
+        except TimeoutError:
+            raise TransportError(f"the replica did not come within {self._timeout_s:g} s") from None
+        except OSError as error:
+            if self._closed:
+                raise _closed() from None
+            raise TransportError(f"the rendezvous cannot take the replica in: {error}") from None
 
 
 def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) -> Group:
     """The replica's side: meet the source at its rendezvous. Raises `TransportError`."""
     deadline = time.monotonic() + timeout_s
+    store = AuthenticatedStore(_connect(host, port, deadline), secret, REPLICA, deadline)
     try:
-        peer = socket.create_connection((host, port), timeout_s)
+        store.set(PROOF, "")
+        for number in range(backend.connections):
+            store.lanes.append(_connect(host, port, deadline))
+            AuthenticatedStore(store.lanes[-1], secret, REPLICA, deadline).set(LANE, str(number))
+        return _open(backend, store, REPLICA, store.host, timeout_s)
+    finally:
+        store.close()
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    try:
+        return socket.create_connection((host, port), left(deadline))
     except OSError as error:
         raise TransportError(f"the rendezvous {host}:{port} does not answer: {error}") from None
-    try:
-        mine = str(peer.getsockname()[0])
-        store = AuthenticatedStore(peer, secret, REPLICA, deadline)
-        store.set(_PROOF, "")
-        return _open(backend, store, REPLICA, mine, timeout_s)
-    finally:
-        peer.close()
 
 
 def _open(

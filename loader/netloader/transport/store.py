@@ -21,6 +21,12 @@ from torch._C._distributed_c10d import Store
 from netloader.errors import TransportError
 from netloader.transport.base import peer_of
 
+PROOF: Final = "proof"
+"""Key of the first entry on the connection that becomes the store."""
+
+LANE: Final = "lane"
+"""Key of the only entry on a connection that the group takes over; its value is a number."""
+
 _MAX_ENTRY: Final = 64 * 1024
 """Bytes of one entry. An address is 200 bytes, NCCL's root information 128, HCCL's 4,108."""
 
@@ -28,6 +34,8 @@ _MAX_ENTRIES: Final = 64
 
 _HEAD: Final = struct.Struct("!I32s")
 """Length of key and value, then HMAC-SHA256."""
+
+HEAD_BYTES: Final = _HEAD.size
 
 _KEY_LENGTH: Final = struct.Struct("!H")
 
@@ -42,12 +50,25 @@ class AuthenticatedStore(Store):
     def __init__(self, peer: socket.socket, secret: str, rank: int, deadline: float) -> None:
         """`peer` is connected to the other rank; `deadline` is a time of `time.monotonic`."""
         super().__init__()
+        self.secret = secret
+        self.lanes: list[socket.socket] = []
+        """Further connections to the peer, in the same order at both ends. A group that takes them
+        over removes them from here."""
         self._peer = peer
-        self._secret = secret.encode()
         self._rank = rank
         self._deadline = deadline
         self._mine: dict[str, bytes] = {}
         self._theirs: dict[str, bytes] = {}
+
+    @property
+    def host(self) -> str:
+        """This side's address towards the peer."""
+        return str(self._peer.getsockname()[0])
+
+    def close(self) -> None:
+        """Close the store's connection, and all that no group has taken over."""
+        for one in (self._peer, *self.lanes):
+            one.close()
 
     def set(self, key: str, value: str | bytes) -> None:
         data = value.encode() if isinstance(value, str) else bytes(value)
@@ -55,7 +76,7 @@ class AuthenticatedStore(Store):
         body = _KEY_LENGTH.pack(len(name)) + name + data
         try:
             self._peer.settimeout(left(self._deadline))
-            self._peer.sendall(_HEAD.pack(len(body), self._mac(self._rank, body)) + body)
+            self._peer.sendall(_HEAD.pack(len(body), _mac(self.secret, self._rank, body)) + body)
         except TimeoutError:
             raise TransportError("the peer does not read at the rendezvous") from None
         except OSError as error:
@@ -79,16 +100,12 @@ class AuthenticatedStore(Store):
 
     def receive(self, deadline: float) -> None:
         """Take one entry from the peer. Raises `TransportError` when no valid entry comes."""
-        length, mac = _HEAD.unpack(self._read(_HEAD.size, deadline))
-        if length > _MAX_ENTRY or len(self._theirs) >= _MAX_ENTRIES:
+        head = self._read(HEAD_BYTES, deadline)
+        if len(self._theirs) >= _MAX_ENTRIES:
             raise TransportError("somebody sent too much to the rendezvous")
-        body = self._read(length, deadline)
-        proof = self._mac(peer_of(self._rank), body)
-        if length < _KEY_LENGTH.size or not hmac.compare_digest(mac, proof):
-            raise TransportError("somebody without the session's secret is at the rendezvous")
-        end = _KEY_LENGTH.size + int(_KEY_LENGTH.unpack_from(body)[0])
-        # Nobody waits for a name that is not valid text.
-        self._theirs[body[_KEY_LENGTH.size : end].decode(errors="replace")] = body[end:]
+        body = self._read(body_bytes(head), deadline)
+        key, value = entry(head, body, self.secret, peer_of(self._rank))
+        self._theirs[key] = value
 
     def _read(self, size: int, deadline: float) -> bytes:
         data = b""
@@ -105,10 +122,29 @@ class AuthenticatedStore(Store):
             data += part
         return data
 
-    def _mac(self, rank: int, body: bytes) -> bytes:
-        """The rank is part of the code, so that a side's own entry cannot come back as the
-        other's."""
-        return hmac.digest(self._secret, bytes([rank]) + body, "sha256")
+
+def body_bytes(head: bytes, limit: int = _MAX_ENTRY) -> int:
+    """Bytes that follow the `HEAD_BYTES` of an entry. Raises `TransportError` above `limit`."""
+    length = int(_HEAD.unpack(head)[0])
+    if length > limit:
+        raise TransportError("somebody sent too much to the rendezvous")
+    return length
+
+
+def entry(head: bytes, body: bytes, secret: str, rank: int) -> tuple[str, bytes]:
+    """Key and value of an entry that `rank` has sent. Raises `TransportError` for one by somebody
+    else."""
+    proof = _mac(secret, rank, body)
+    if len(body) < _KEY_LENGTH.size or not hmac.compare_digest(_HEAD.unpack(head)[1], proof):
+        raise TransportError("somebody without the session's secret is at the rendezvous")
+    end = _KEY_LENGTH.size + int(_KEY_LENGTH.unpack_from(body)[0])
+    # Nobody waits for a name that is not valid text.
+    return body[_KEY_LENGTH.size : end].decode(errors="replace"), body[end:]
+
+
+def _mac(secret: str, rank: int, body: bytes) -> bytes:
+    """The rank is part of the code, so that a side's own entry cannot come back as the other's."""
+    return hmac.digest(secret.encode(), bytes([rank]) + body, "sha256")
 
 
 class RecordingStore(Store):

@@ -13,6 +13,7 @@ import torch
 from netloader.transport import Backend, Group, Rendezvous, join
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
+from netloader.transport.tcp import SealedBackend, TcpBackend
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class Carrier:
 
 
 CARRIERS: Final = (
+    Carrier("tcp", TcpBackend, crosses_processes=True),
+    Carrier("tcp-sealed", SealedBackend, crosses_processes=True),
     Carrier("gloo", GlooBackend, crosses_processes=True),
     Carrier("memory", MemoryBackend, crosses_processes=False),
 )

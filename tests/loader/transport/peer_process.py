@@ -24,6 +24,7 @@ class HangingBackend:
     """Says that the replica has come, and opens nothing."""
 
     name = "hanging"
+    connections = 0
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         print("opening", flush=True)

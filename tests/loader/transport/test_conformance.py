@@ -360,6 +360,7 @@ class LeavingBackend:
     """Comes to the rendezvous and opens nothing."""
 
     name = "leaving"
+    connections = 0
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         raise TransportError("changed its mind")
@@ -369,6 +370,7 @@ class SilentBackend:
     """Comes to the rendezvous and says nothing until `leave`."""
 
     name = "silent"
+    connections = 0
 
     def __init__(self) -> None:
         self.leave = threading.Event()

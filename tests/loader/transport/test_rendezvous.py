@@ -6,15 +6,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
+from tests.loader.support import descriptors
 from tests.loader.transport.carriers import started
 from torch._C._distributed_c10d import Store
 
-from netloader.transport import Group, Rendezvous, TransportError, join
+from netloader.transport import REPLICA, Group, Rendezvous, TransportError, join
 from netloader.transport.memory import MemoryBackend
 from netloader.transport.rendezvous import listen
+from netloader.transport.store import LANE, PROOF, AuthenticatedStore
+from netloader.transport.tcp import TcpBackend
 
 LATE_S, PROMPT_S = 30.0, 8.0
 
@@ -84,7 +88,7 @@ def test_a_source_that_sends_a_byte_at_a_time_does_not_hold_its_replica_up() -> 
 
 
 class LateListener(socket.socket):
-    """A listener whose `accept` begins when it is let."""
+    """A listener that is waited on when that is let."""
 
     def __init__(self, host: str) -> None:
         super().__init__()
@@ -94,11 +98,11 @@ class LateListener(socket.socket):
         self.number = self.fileno()
         self.found = -1
 
-    def accept(self) -> tuple[socket.socket, object]:
+    def settimeout(self, timeout_s: float | None) -> None:
         self.about_to.set()
         assert self.go_on.wait(LATE_S)
         self.found = self.fileno()
-        return super().accept()
+        super().settimeout(timeout_s)
 
 
 def opening_late() -> tuple[Rendezvous, LateListener, Callable[[], BaseException | None]]:
@@ -148,6 +152,52 @@ def test_rubbish_on_the_port_does_not_stop_a_group_from_forming() -> None:
             stranger.sendall(rubbish)
     join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S).abort()
     opening.result(LATE_S).abort()
+
+
+@pytest.mark.parametrize("strangers", [10, 40])
+def test_strangers_of_all_kinds_cost_the_replica_nothing(strangers: int) -> None:
+    """One after the other, at a second each, ten of them would outlast the rendezvous."""
+    backend, rendezvous = TcpBackend(), Rendezvous("127.0.0.1", LATE_S, stranger_s=LATE_S)
+    kinds = (b"", b"\0", b"\0" * 36, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096)
+    with ExitStack() as stack:
+        for number in range(strangers):
+            stranger = socket.create_connection(("127.0.0.1", rendezvous.port), LATE_S)
+            stack.enter_context(stranger).sendall(kinds[number % len(kinds)])
+        opening = started(lambda: rendezvous.open(backend))
+        # Each stranger may stay for as long as the rendezvous: none of them was waited for.
+        join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S).abort()
+        opening.result(LATE_S).abort()
+
+
+def test_strangers_take_a_bounded_number_of_descriptors() -> None:
+    rendezvous = Rendezvous("127.0.0.1", LATE_S, stranger_s=LATE_S)
+    backend = MemoryBackend()
+    opening = started(lambda: rendezvous.open(backend))
+    before = descriptors()
+    peers = [socket.create_connection(("127.0.0.1", rendezvous.port), LATE_S) for _ in range(100)]
+    # The oldest are closed to make room for the newest.
+    peers[0].settimeout(LATE_S)
+    assert peers[0].recv(1) == b""
+    peers[60].settimeout(LATE_S)
+    assert peers[60].recv(1) == b""
+    assert descriptors() - before - len(peers) < 40
+    join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S).abort()
+    opening.result(LATE_S).abort()
+    for peer in peers:
+        peer.close()
+
+
+@pytest.mark.parametrize("lanes", [(), (0,), (0, 0), (1, 1)])
+def test_a_replica_without_all_its_connections_is_given_up(lanes: tuple[int, ...]) -> None:
+    rendezvous = Rendezvous("127.0.0.1", 0.3)
+    opening = started(lambda: rendezvous.open(TcpBackend()))
+    with ExitStack() as stack:
+        for key, value in [(PROOF, ""), *((LANE, str(number)) for number in lanes)]:
+            peer = socket.create_connection(("127.0.0.1", rendezvous.port), LATE_S)
+            stack.enter_context(peer)
+            store = AuthenticatedStore(peer, rendezvous.secret, REPLICA, time.monotonic() + LATE_S)
+            store.set(key, value)
+        assert "did not come within" in str(opening.exception(LATE_S))
 
 
 def test_nobody_at_the_rendezvous_is_a_transport_error() -> None:
