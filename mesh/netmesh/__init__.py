@@ -22,7 +22,7 @@ from netmesh.errors import (
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key
 from netmesh.mesh import Mesh, own_host
-from netmesh.observer import observe
+from netmesh.observer import forget, observe
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
@@ -51,6 +51,7 @@ __all__ = [
     "Status",
     "VersionMismatch",
     "ZapHandler",
+    "forget",
     "generate_key",
     "observe",
     "own_host",

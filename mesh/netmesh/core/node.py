@@ -89,7 +89,14 @@ class Node:
         table = self.table
         record = table.get(to)
         claims = self.piggyback(to, None if record is None else record.generation)
-        self.send(to, Ping(self.id, self.generation, sequence, table.root, table.size, claims))
+        ping = Ping(self.id, self.generation, sequence, table.root, table.size, claims, to)
+        self.send(to, ping)
+
+    def log_rarely(self, what: str, level: Literal["info", "warning"], message: str) -> None:
+        """Tell the operator the 1st, 2nd, 4th, 8th ... time, and count `what` each time."""
+        count = self.counters[what] = self.counters[what] + 1
+        if count & (count - 1) == 0:
+            self.log(level, message if count == 1 else f"{message} ({count} times so far)")
 
     def log(self, level: Literal["debug", "info", "warning"], message: str) -> None:
         """Tell the operator."""

@@ -34,6 +34,7 @@ from netmesh.core.member import Member
 from netmesh.core.messages import Message
 from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import JsonObject, MemberId
+from netmesh.core.wire import PROTOCOL_VERSION
 from netmesh.errors import BindError, RemoteProtocolError
 from netmesh.io.dialler import Dialler
 from netmesh.io.links import Links
@@ -72,6 +73,7 @@ class Wire(Protocol):
 
     def encode(self, message: Message) -> tuple[bytes, bytes]: ...
     def decode(self, frames: Sequence[bytes]) -> Message: ...
+    def newest(self, frames: Sequence[bytes]) -> int: ...
 
 
 class Shell:
@@ -280,6 +282,8 @@ class Shell:
             if count & (count - 1) == 0:
                 self._log.warning("mesh: dropped a message (%d so far): %s", count, error)
             return
+        if self._wire.newest(frames) < PROTOCOL_VERSION:
+            self.counters["received.from_older_version"] += 1
         self._step(Received(connection, message))
 
     def _lost(self, member: MemberId) -> None:
