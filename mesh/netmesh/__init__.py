@@ -7,6 +7,7 @@ change without notice.
 """
 
 from netmesh.core.member import Member
+from netmesh.core.reach import Reach
 from netmesh.core.records import Generation, Json, JsonObject, MemberId, Status
 from netmesh.errors import (
     BindError,
@@ -21,7 +22,7 @@ from netmesh.errors import (
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key
 from netmesh.mesh import Mesh, own_host
-from netmesh.observer import observe
+from netmesh.observer import forget, observe
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
@@ -43,12 +44,14 @@ __all__ = [
     "MeshSettings",
     "NoMeshError",
     "Program",
+    "Reach",
     "RemoteProtocolError",
     "SettingsError",
     "SocketSecurity",
     "Status",
     "VersionMismatch",
     "ZapHandler",
+    "forget",
     "generate_key",
     "observe",
     "own_host",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from netmesh.core.records import MemberId
 from netmesh.errors import SettingsError
@@ -71,6 +73,10 @@ def parse_address(text: str, default_port: int) -> Address:
     if not port.isascii() or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
         raise SettingsError("address", text, f"bad port; {_ALLOWED}")
     return Address(host, int(port))
+
+
+Locate: TypeAlias = Callable[[MemberId], Address | None]
+"""The address behind a member's id, or None if nobody may connect there."""
 
 
 def numeric_address(member: MemberId) -> Address | None:

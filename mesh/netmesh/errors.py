@@ -63,10 +63,11 @@ class RemoteProtocolError(MeshError):
 class VersionMismatch(RemoteProtocolError):
     """The sender speaks a protocol version that we do not."""
 
-    def __init__(self, theirs: int, ours: int) -> None:
+    def __init__(self, theirs: int, oldest: int, newest: int) -> None:
         super().__init__(
-            f"peer speaks netmesh protocol version {theirs}, this process speaks {ours}: "
-            "run the same version on both"
+            f"peer speaks netmesh protocol version {theirs}, this process speaks {oldest} to "
+            f"{newest}: run releases whose versions overlap"
         )
         self.theirs = theirs
-        self.ours = ours
+        self.oldest = oldest
+        self.newest = newest

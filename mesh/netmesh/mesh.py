@@ -18,6 +18,7 @@ from netmesh.bootstrap.finder import Finder
 from netmesh.bootstrap.sources import Bootstrap
 from netmesh.core.engine import Engine
 from netmesh.core.member import Member
+from netmesh.core.reach import Reach
 from netmesh.core.records import (
     Generation,
     JsonObject,
@@ -45,6 +46,12 @@ _INSECURE = (
 )
 
 
+_NO_ROUTE = (
+    "mesh: this host has no route to others: advertising %s, so only members on this host that do "
+    "the same can be found. Set MESH_ADVERTISE to the address at which other hosts reach this one"
+)
+
+
 class Mesh:
     """This process's membership. Thread safe; belongs to the process that started it.
 
@@ -60,8 +67,10 @@ class Mesh:
         finder: Finder,
         bootstrap: Bootstrap,
         keys: KeyWatch,
+        reach: Reach,
     ) -> None:
         """Use `Mesh.start`."""
+        self._reach = reach
         self.name = name
         """Name of the mesh."""
         self._port = port
@@ -91,22 +100,25 @@ class Mesh:
         bootstrap = Bootstrap.of(
             settings, os.environ, log, remote_allowed=security.enabled or settings.insecure
         )
-        chosen = choose_host(
-            settings,
-            os.environ,
-            bootstrap.resolve_now(),
-            remote_allowed=bootstrap.remote_allowed,
-        )
-        shell = Shell(Codec(settings.name), security, log)
+        seeds = bootstrap.resolve_now()
+        chosen = choose_host(settings, os.environ, seeds, remote_allowed=bootstrap.remote_allowed)
+        if chosen.is_loopback and bootstrap.remote_allowed and not (seeds or settings.advertise):
+            log.warning(_NO_ROUTE, chosen.host)
+        reach = bootstrap.reach(chosen)
+        shell = Shell(Codec(settings.name), security, log, reach)
         port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
         address = Address(chosen.host, chosen.port or port)
         try:
             bootstrap.directory.announce(address)
-        except OSError as error:  # no place to meet on this host, but seeds may be enough
-            log.warning("mesh: members on this host cannot find each other: %s", error)
-        except SettingsError:
-            shell.close_unstarted()
-            raise
+        except OSError as error:
+            # Seeds may be enough. The finder tries again, and tells the operator.
+            log.debug("mesh: no entry in the same-host directory: %s", error)
+        except SettingsError as error:
+            # Anybody may take the default path first, so only a path that was set is a mistake.
+            if settings.directory is not None:
+                shell.close_unstarted()
+                raise
+            log.debug("mesh: no entry in the same-host directory: %s", error)
         if settings.insecure and not security.enabled:
             program = settings.program
             log.warning(_INSECURE, address, program.exposed, program.keygen)
@@ -122,9 +134,10 @@ class Mesh:
             new_record(address.member_id(), generation, advert),
             random.Random(secrets.randbits(128)),
             shell.counters,
+            reach,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
-        mesh = cls(settings.name, port, shell, engine, finder, bootstrap, keys)
+        mesh = cls(settings.name, port, shell, engine, finder, bootstrap, keys, reach)
         _LIVE.add(mesh)
         atexit.register(mesh.leave)
         shell.start(engine, mesh._show)
@@ -142,6 +155,14 @@ class Mesh:
     def generation(self) -> Generation:
         """Of this start of the process; may grow when another process claims the same address."""
         return self._engine.generation
+
+    def reaches(self, endpoint: str) -> bool:
+        """Whether this member may connect to `endpoint` (`host:port`), which others published.
+
+        The rule is that of the mesh itself: without a key loopback only; never loopback for a
+        member that others reach from elsewhere; nothing outside `MESH_NETWORKS`.
+        """
+        return self._reach.allows(endpoint)
 
     def members(self) -> tuple[Member, ...]:
         """All known members, including this one; the dead are shown for ten minutes."""

@@ -24,9 +24,14 @@ def user_directory(name: str, environ: Mapping[str, str] | None = None) -> Path:
     """`<name>-<uid>` in `$XDG_RUNTIME_DIR`, else in the temporary directory. Does not create it.
 
     `XDG_RUNTIME_DIR` counts only if it belongs to this user, because `sudo` keeps the caller's.
+    Without a writable temporary directory the path is one below `/tmp`: whoever opens it learns
+    from the operating system what is wrong there.
     """
     environ = os.environ if environ is None else environ
-    base = tempfile.gettempdir()
+    try:
+        base = tempfile.gettempdir()
+    except FileNotFoundError:
+        base = "/tmp"
     with suppress(OSError, KeyError):
         if os.stat(environ["XDG_RUNTIME_DIR"]).st_uid == os.geteuid():  # noqa: PTH116
             base = environ["XDG_RUNTIME_DIR"]

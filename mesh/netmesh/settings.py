@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from netmesh.address import parse_address
+from netmesh.core.reach import Network
 from netmesh.errors import SettingsError
 from netmesh.private import user_directory
 from netmesh.program import Program
@@ -30,6 +32,7 @@ MESH_KEYS: Mapping[str, str] = {
     "MESH_INSECURE": "insecure",
     "MESH_DIRECTORY": "directory",
     "MESH_KUBERNETES_SERVICE": "kubernetes_service",
+    "MESH_NETWORKS": "networks",
 }
 """Operator's key -> field of MeshSettings. An environment variable is such a key with
 `Program.prefix` in front. Only the program sets the other fields."""
@@ -77,6 +80,11 @@ class MeshSettings(BaseModel):
     """Headless service (`name` or `name.namespace`) to ask inside Kubernetes.
     None: `Program.service`."""
 
+    networks: Annotated[tuple[Network, ...], Field(max_length=64)] = ()
+    """Networks (CIDR) that members may be in; empty: all. The member advertises an address in one
+    of them, and takes in and connects to no member elsewhere. Loopback needs no entry: who
+    advertises it knows loopback only."""
+
     read_key_again_s: Annotated[float, Field(gt=0)] = 10.0
     """Seconds between two reads of the key file. A read is a few hundred bytes from the page cache,
     and the steps of a rotation are minutes apart."""
@@ -96,6 +104,15 @@ class MeshSettings(BaseModel):
             except orjson.JSONDecodeError:
                 pass
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("networks", mode="before")
+    @classmethod
+    def _parse_networks(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError("use networks as 10.0.0.0/8 or fd00::/8, separated by commas")
+        return tuple(_network(one) for one in value)
 
     @field_validator("seeds")
     @classmethod
@@ -149,6 +166,16 @@ class MeshSettings(BaseModel):
             key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
             raise SettingsError(key, shown, first["msg"].removeprefix("Value error, ")) from None
+
+
+def _network(value: object) -> Network:
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    try:
+        # A number would be taken for an address.
+        return ipaddress.ip_network(value if isinstance(value, str) else repr(value))
+    except ValueError as error:
+        raise ValueError(f"{error}; use networks as 10.0.0.0/8 or fd00::/8") from None
 
 
 def _as_value_error(parse: Callable[[str, int], object], text: str) -> None:

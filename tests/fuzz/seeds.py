@@ -19,6 +19,8 @@ from netmesh.core.messages import (
     Digest,
     Entry,
     Exchange,
+    Forget,
+    Forgotten,
     Gossip,
     Join,
     Message,
@@ -59,6 +61,9 @@ MESH: Final[tuple[Message, ...]] = (
     Buckets(_OTHER, _THEIRS, 8, 9, tuple(range(256))),
     Digest(_OTHER, _THEIRS, False, (1, 255), (Entry(_THIRD, _THEIRS, 1, 2, 3),)),
     Exchange(_OTHER, _THEIRS, True, _CLAIMS, (ME, _THIRD), True),
+    Ping(_OTHER, _THEIRS, 1, 2, 3, _CLAIMS, ME),
+    Forget(NOBODY, Generation(0), _THIRD),
+    Forgotten(_OTHER, _THEIRS, _THIRD, Status.LEFT),
 )
 
 _HEX = "0123456789abcdef" * 2

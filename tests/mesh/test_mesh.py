@@ -26,6 +26,8 @@ from netmesh import (
 from netmesh.address import Address
 from netmesh.bootstrap.advertise import udp_source
 
+from .support import until
+
 Start = Callable[..., Mesh]
 
 
@@ -234,6 +236,60 @@ def test_an_unsafe_directory_stops_the_start(start: Start, tmp_path: Path) -> No
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(SettingsError, match="MESH_DIRECTORY"):
         start(directory=tmp_path / "open")
+
+
+def open_to_others(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o755)
+
+
+def owned_by_another(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a directory away")
+    path.mkdir(mode=0o700)
+    os.chown(path, 12345, -1)
+
+
+def link_elsewhere(path: Path) -> None:
+    path.symlink_to("/somewhere")
+
+
+def plain_file(path: Path) -> None:
+    path.write_text("kept")
+
+
+@pytest.mark.parametrize("take", [open_to_others, owned_by_another, link_elsewhere, plain_file])
+def test_the_default_directory_of_somebody_else_costs_a_warning(
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    take: Callable[[Path], None],
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    default = tmp_path / f"netmesh-{os.geteuid()}"
+    take(default)
+    before = default.lstat()
+    a = start(directory=None)
+    b = start(seeds=(a.id,), directory=None)
+    assert a.wait(size(2), 10) and b.wait(size(2), 10)
+    until(lambda: caplog.text.count(str(default)) >= 2)
+    told = [one.getMessage() for one in caplog.records if str(default) in one.getMessage()]
+    assert len(told) == 2  # one for each member
+    assert all("MESH_DIRECTORY" in line and "seeds still work" in line for line in told)
+    assert default.lstat() == before
+    assert not default.is_dir() or list(default.iterdir()) == []
+
+
+def test_the_default_directory_is_used_once_it_is_safe(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    default = tmp_path / f"netmesh-{os.geteuid()}"
+    open_to_others(default)
+    a, b = start(directory=None), start(directory=None)
+    default.chmod(0o700)
+    assert a.wait(size(2), 30) and b.wait(size(2), 30)
 
 
 def test_the_key_decides_who_is_in(start: Start) -> None:

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 from netmesh.errors import SettingsError
 from netmesh.private import private_directory, private_subdirectory, user_directory
 
-from .support import another_users
+from .support import MESH_ROOT, another_users
 
 KEY = "SOME_DIRECTORY"
 
@@ -154,3 +156,19 @@ def test_a_users_directory_is_where_the_system_says_and_named_by_program_and_use
     theirs, _ = another_users(tmp_path / "theirs")
     assert user_directory("crew", {"XDG_RUNTIME_DIR": str(theirs)}) == elsewhere
     assert not list(tmp_path.glob("crew*"))
+
+
+def test_a_path_is_known_where_no_temporary_directory_can_be_written() -> None:
+    # A process that cannot write anywhere, not even here: every directory is read-only to it.
+    script = (
+        "import tempfile; tempfile._candidate_tempdir_list = list\n"
+        "from netmesh.private import user_directory; print(user_directory('n', {}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert ended.stdout.strip() == f"/tmp/n-{os.geteuid()}"

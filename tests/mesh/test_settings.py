@@ -34,6 +34,7 @@ def test_every_key_can_come_from_the_environment() -> None:
         "MESH_INSECURE": "1",
         "MESH_DIRECTORY": "/d",
         "MESH_KUBERNETES_SERVICE": "s",
+        "MESH_NETWORKS": "10.0.0.0/8, fd00::/8",
     }
     assert values.keys() == MESH_KEYS.keys()
     settings = MeshSettings.load({}, {f"CREW_{key}": value for key, value in values.items()}, CREW)
@@ -63,6 +64,11 @@ def test_seeds_as_json() -> None:
         ("MESH_SEEDS", 5),
         ("MESH_ADVERTISE", "a:b:"),
         ("MESH_INSECURE", "perhaps"),
+        ("MESH_NETWORKS", "10.0.0.1/8"),
+        ("MESH_NETWORKS", "10.0.0.0/33"),
+        ("MESH_NETWORKS", "workers"),
+        ("MESH_NETWORKS", 10),
+        ("MESH_NETWORKS", [10]),
     ],
 )
 def test_errors_name_key_and_value(key: str, value: object) -> None:
@@ -70,6 +76,13 @@ def test_errors_name_key_and_value(key: str, value: object) -> None:
         MeshSettings.load({key: value}, {})
     assert caught.value.key == key
     assert key in str(caught.value)
+
+
+def test_networks_are_told_apart_from_addresses_in_them() -> None:
+    with pytest.raises(SettingsError, match=r"10\.0\.0\.1/8 has host bits set"):
+        MeshSettings.load({"MESH_NETWORKS": "10.0.0.1/8"}, {})
+    made = MeshSettings.load({"MESH_NETWORKS": ["10.0.0.0/8", "192.0.2.7", "fd00::/8"]}, {})
+    assert [str(one) for one in made.networks] == ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
 
 
 def test_a_key_is_never_shown() -> None:

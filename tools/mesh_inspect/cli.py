@@ -1,4 +1,4 @@
-"""The command `mesh-inspect`: look, print, and report the result as an exit status.
+"""The command `mesh-inspect`: look, print (or bury a dead member), and report an exit status.
 
 exit status   0   the answer was printed
               2   a mesh answered, but nothing in it matches
@@ -25,10 +25,13 @@ from netloader import __version__
 from netloader.program import PROGRAM as LOADER
 from netmesh import (
     Member,
+    MemberId,
     MeshError,
     MeshSettings,
     NoMeshError,
     SettingsError,
+    Status,
+    forget,
     generate_key,
     observe,
 )
@@ -54,6 +57,8 @@ Show the members of a Netloader mesh and the weights they hold, without becoming
 
 commands:
   peers    print the members (the default)
+  forget MEMBER
+           tell the mesh that a dead member (HOST:PORT) will not come back
   keygen   print a new cluster key, for MESH_KEY_FILE:
            (umask 077; mesh-inspect keygen > mesh.key)
 """
@@ -80,6 +85,14 @@ class Look(Protocol):
     ) -> tuple[Member, ...]: ...
 
 
+class Bury(Protocol):
+    """Tells a mesh that a member is gone for good, as `netmesh.forget` does."""
+
+    def __call__(
+        self, settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
+    ) -> Status | None: ...
+
+
 class _InspectParser(argparse.ArgumentParser):
     """Exits with 64 where argparse would exit with 2."""
 
@@ -92,6 +105,7 @@ class _Arguments(argparse.Namespace):
     """The command line, with types. Options of `peers` are None if they were not given."""
 
     command: str
+    member: str | None
     output: str | None
     seed: list[str] | None
     mesh: str | None
@@ -103,7 +117,7 @@ class _Arguments(argparse.Namespace):
         return (self.output, self.seed, self.mesh, self.model, self.timeout)
 
 
-def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
+def main(argv: Sequence[str] | None = None, look: Look = observe, bury: Bury = forget) -> int:
     """Run the command and return its exit status. A usage error raises SystemExit."""
     parser = _parser()
     options = parser.parse_args(argv, namespace=_Arguments())
@@ -112,11 +126,19 @@ def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if options.command == "keygen":
-            if any(value is not None for value in options.of_peers):
+            if any(value is not None for value in (*options.of_peers, options.member)):
                 parser.error("keygen takes no options")
             print(generate_key())
             status = InspectExit.OK
+        elif options.command == "forget":
+            if options.member is None:
+                parser.error("forget needs a member: HOST:PORT, as `mesh-inspect -o wide` shows it")
+            if options.output is not None or options.model is not None:
+                parser.error("forget takes --seed, --mesh and --timeout only")
+            status = _forget(MemberId(options.member), options, bury)
         else:
+            if options.member is not None:
+                parser.error(f"peers takes no member: {options.member!r}")
             status = _peers(options, look)
         sys.stdout.flush()
     except SettingsError as error:
@@ -132,6 +154,26 @@ def main(argv: Sequence[str] | None = None, look: Look = observe) -> int:
     except KeyboardInterrupt:
         return InspectExit.INTERRUPTED
     return status
+
+
+def _forget(member: MemberId, options: _Arguments, bury: Bury) -> InspectExit:
+    settings = _settings(options)
+    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
+    seeds_only = options.seed is not None
+    try:
+        with _log_to_stderr():
+            status = bury(settings, member, timeout_s, seeds_only=seeds_only)
+    except NoMeshError as error:
+        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
+        return InspectExit.NO_MESH
+    if status is Status.LEFT:
+        print(escape(f"{member} is forgotten"))
+        return InspectExit.OK
+    if status is None:
+        _say(f"mesh {settings.name!r} knows no member {member}")
+        return InspectExit.NOTHING_MATCHES
+    _say(f"{member} is {status.name.lower()}: only a dead member can be forgotten")
+    return InspectExit.NOTHING_MATCHES
 
 
 def _peers(options: _Arguments, look: Look) -> InspectExit:
@@ -243,8 +285,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "command", nargs="?", choices=("peers", "keygen"), default="peers", help="default: peers"
+        "command",
+        nargs="?",
+        choices=("peers", "forget", "keygen"),
+        default="peers",
+        help="default: peers",
     )
+    parser.add_argument("member", nargs="?", metavar="MEMBER", help="of `forget`: HOST:PORT")
     parser.add_argument(
         "-o",
         "--output",

@@ -75,6 +75,8 @@ class World:
         self.faults: Counter[str] = Counter()
         """Faults by kind, counted when they take effect."""
         self.dark: set[str] = set()
+        self.redirected: dict[tuple[MemberId, MemberId], Process] = {}
+        """Addresses that lead to another process, by (sender, address), as behind a NAT."""
         self.handled = 0
         self.deadlines_run_while_blocked = species.timers_run_while_blocked
         self._checked = checked
@@ -303,8 +305,10 @@ class World:
                     decoded = self.codec.decode(self.codec.encode(message))
                     assert decoded == message, f"{message} came out as {decoded}"
                 event = Received(process.connection, message)
-                for delay in self.network.delays(process.id, to, reliable=reliable):
-                    self.after(delay, self._arrive, to, event)
+                there = self.redirected.get((process.id, to)) if self.redirected else None
+                reached = to if there is None else there.id
+                for delay in self.network.delays(process.id, reached, reliable=reliable):
+                    self.after(delay, self._arrive, reached, event)
             case Reply(to, message):
                 if self._metering:
                     self.meter.sent(process.id, message)

@@ -45,6 +45,7 @@ def choose(
     *,
     caught: Collection[Process] = (),
     read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
+    reaches: Callable[[str], bool] = lambda endpoint: True,
     explain: bool = True,
 ) -> Choice:
     """Members that hold exactly these weights and can hand them out now.
@@ -55,6 +56,7 @@ def choose(
     in `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
 
     `transports` are those that can carry bytes to this worker; a member needs one of them.
+    `reaches` says whether an endpoint may be connected to.
 
     `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
     is made for the first member that fits in everything else, unless that member knows a stronger
@@ -78,6 +80,8 @@ def choose(
                     rejected.append(_differing(member, holding, identity, mine))
                 continue
             why_not = _unsuitable(member, holding, transports, chunk_bytes)
+            if why_not is None and not reaches(holding.endpoint):
+                why_not = f"its endpoint {holding.endpoint} may not be reached from here"
             if why_not is None and process in caught:
                 why_not = "sent other bytes than it had promised"
             if why_not is None:

@@ -59,6 +59,10 @@ class Membership:
         """All known members, including this worker; empty without a mesh."""
         return self._mesh.members() if self._mesh is not None else ()
 
+    def reaches(self, endpoint: str) -> bool:
+        """Whether this worker may connect to an endpoint that a member published."""
+        return self._mesh is None or self._mesh.reaches(endpoint)
+
     def wait_joined(self, timeout_s: float) -> bool:
         """Whether another member has answered. Waits for `timeout_s` at most."""
         return self._mesh is not None and self._mesh.wait_joined(timeout_s)

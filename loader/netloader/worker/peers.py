@@ -114,6 +114,7 @@ class Peers:
             self._config.chunk_bytes,
             caught=self._accusations.processes,
             read=lambda member: held[member.id][1],
+            reaches=self._membership.reaches,
             explain=explain,
         )
 

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from netmesh.address import Address, parse_address
 from netmesh.bootstrap.resolve import Lookup, system_lookup
+from netmesh.core.reach import Network, Reach
 from netmesh.errors import SettingsError
 from netmesh.settings import MeshSettings
 
 _KEY = "MESH_ADVERTISE"
+_NETWORKS = "MESH_NETWORKS"
 
 LOOPBACK = "127.0.0.1"
 _ANYWHERE = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
@@ -38,7 +40,8 @@ def choose_host(
     """The host to advertise, as an IP literal, with port 0 unless `settings` name one.
 
     `seeds` are the addresses of the seeds that resolved. Raises SettingsError when the operator's
-    choice is unusable, or when only loopback is left although a seed is remote.
+    choice is unusable or outside `MESH_NETWORKS`, when only loopback is left although a seed is
+    remote, or when no address of this host is in `MESH_NETWORKS`.
     """
     source_of = source_of or udp_source
     remote = [seed for seed in seeds if not seed.is_loopback]
@@ -46,20 +49,34 @@ def choose_host(
         address = _explicit(settings.advertise, remote, lookup)
         if not remote_allowed and not address.is_loopback:
             raise settings.program.needs_key(_KEY, settings.advertise)
+        if not address.is_loopback and not _inside(address.host, settings.networks):
+            raise SettingsError(
+                _KEY, settings.advertise, f"{address.host} is not in {_listed(settings)}"
+            )
         return address
     if not remote_allowed:
         v6_only = bool(seeds) and all(seed.is_v6 for seed in seeds)
         return Address("::1" if v6_only else LOOPBACK, 0)
     for key in settings.program.host_variables:
         host = environ.get(key, "")
-        if _usable(host, remote):
+        if _usable(host, remote) and _inside(host, settings.networks):
             return Address(host, 0)
     if seeds and not remote:  # every seed is on this machine
         return Address(source_of(seeds[0]) or LOOPBACK, 0)
-    for target in (*remote, *_ANYWHERE):
+    # Towards an allowed network, the kernel sends from the address that is in it.
+    allowed = [Address(str(network.network_address), 9) for network in settings.networks]
+    for target in (*remote, *allowed, *_ANYWHERE):
         host = source_of(target) or ""
-        if _usable(host, remote) and not ipaddress.ip_address(host).is_loopback:
+        outside = not _usable(host, remote) or not _inside(host, settings.networks)
+        if not outside and not ipaddress.ip_address(host).is_loopback:
             return Address(host, 0)
+    if settings.networks:
+        raise SettingsError(
+            _NETWORKS,
+            _listed(settings),
+            "no address of this host leads there: correct the networks, or name an address in "
+            f"one of them as {_KEY}",
+        )
     if remote:
         raise SettingsError(
             _KEY, "", f"no address of this host leads to the seed {remote[0]}: name one"
@@ -95,6 +112,14 @@ def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
             "host in the seed's network",
         )
     return address
+
+
+def _inside(host: str, networks: Sequence[Network]) -> bool:
+    return Reach(None, tuple(networks)).allows(str(Address(host, 1)))
+
+
+def _listed(settings: MeshSettings) -> str:
+    return ",".join(map(str, settings.networks))
 
 
 def _usable(host: str, remote: Sequence[Address]) -> bool:

@@ -42,8 +42,8 @@ MAX_BYTES = 2048
 """An entry has ~250 bytes; a bigger file is not an entry."""
 
 FOREIGN_TTL_S = 600.0
-"""An entry whose process is invisible from here (another container) is swept after this long
-without a touch. Its owner touches it at every bootstrap round (<= 30 s). The same limit holds for a
+"""An entry whose process is invisible from here (another container or host) is swept after this
+long without a touch. Its owner touches it at every bootstrap round (<= 30 s). The same limit holds for a
 file that was written but never renamed to its final name."""
 
 _KEY: Final = "MESH_DIRECTORY"
@@ -191,8 +191,9 @@ class HostDirectory:
         entry = file.entry
         if entry.mesh != self._mesh or file.name == self._mine or file.is_stale:
             return False
-        # The loopback address of another container leads nowhere.
-        return not entry.address.is_loopback or entry.net_namespace == _namespace("net")
+        # The loopback address of another container or host leads nowhere.
+        here = _namespace("net")
+        return not entry.address.is_loopback or entry.net_namespace in (here, _without_boot(here))
 
     @contextmanager
     def _opened(self, *, create: bool) -> Iterator[int]:
@@ -261,17 +262,28 @@ def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
 
 
 def _is_gone(entry: _HostEntry, age_s: float) -> bool:
-    if entry.pid_namespace != _namespace("pid"):
+    # Where no namespace can be named, nothing shows that a process would be visible from here.
+    if entry.pid_namespace != _namespace("pid") or not entry.pid_namespace:
         return age_s > FOREIGN_TTL_S
     return entry.pid <= 0 or _process_start(entry.pid) != entry.started
 
 
 def _namespace(kind: str) -> str:
-    """Identifies the kernel namespace of this process; empty on systems without namespaces."""
+    """Identifies the kernel namespace of this process; empty where that is not known.
+
+    The first namespaces of all kernels have the same number, and hosts may share a directory. So
+    the kernel's own name belongs to it: `pid:[4026531836]@<boot id>`.
+    """
     try:
-        return str(Path(f"/proc/self/ns/{kind}").readlink())
-    except OSError:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{Path(f'/proc/self/ns/{kind}').readlink()}@{boot}"
+    except (OSError, UnicodeError):
         return ""
+
+
+def _without_boot(namespace: str) -> str:
+    """The name that members which know no boot id give to a namespace."""
+    return namespace.partition("@")[0]
 
 
 def _process_start(pid: int) -> str:

@@ -4,8 +4,12 @@ thread."""
 from __future__ import annotations
 
 import contextlib
+import os
+import selectors
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +30,11 @@ Lookup = Callable[[Address], list[Address]]
 
 MAX_TEXT = 256 * 1024
 """Bytes read from a seed file or command: room for 4,000 long names."""
+
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+_POLL_S = 0.01
+"""A command that has closed its output ends at once; this is how often we look."""
 
 
 def system_lookup(address: Address) -> list[Address]:
@@ -103,31 +112,58 @@ def _parse_lines(text: bytes, default_port: int) -> list[Address]:
 
 
 def _run(argv: tuple[str, ...], timeout_s: float) -> bytes:
-    try:
-        with contextlib.closing(_Output(argv)) as output:
-            return output.read(timeout_s)
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"seed command {argv[0]!r} took over {timeout_s:g} s") from None
+    with contextlib.closing(_Output(argv)) as output:
+        return output.read(timeout_s)
 
 
 class _Output:
-    """Standard output of a command. `close` ends the command."""
+    """Standard output of a command. `close` ends the command, and what it has started."""
 
     def __init__(self, argv: tuple[str, ...]) -> None:
         self._name = argv[0]
+        # A group of its own, because a shell's children outlive the shell.
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     def read(self, timeout_s: float) -> bytes:
-        output, _ = self._process.communicate(timeout=timeout_s)
-        if self._process.returncode != 0:
-            raise OSError(f"seed command {self._name!r} ended with {self._process.returncode}")
-        return output[:MAX_TEXT]
+        """Whole lines, at most `MAX_TEXT` bytes. Raises OSError when the command fails or takes
+        longer."""
+        deadline = time.monotonic() + timeout_s
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        text = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise self._late(timeout_s)
+                part = os.read(pipe, MAX_TEXT)
+                if not part:
+                    break
+                text += part
+                if len(text) > MAX_TEXT:  # more than a list of hosts has, so nobody waits for more
+                    return text[:MAX_TEXT].rpartition(b"\n")[0]
+        # Not reaped here: until `close` has ended its group, nobody else may get its number.
+        while (ended := os.waitid(os.P_PID, self._process.pid, _PEEK)) is None:
+            if time.monotonic() >= deadline:
+                raise self._late(timeout_s)
+            time.sleep(_POLL_S)
+        if ended.si_status != 0:
+            raise OSError(f"seed command {self._name!r} ended with {ended.si_status}")
+        return text
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _late(self, timeout_s: float) -> TimeoutError:
+        return TimeoutError(f"seed command {self._name!r} took over {timeout_s:g} s")

@@ -16,12 +16,15 @@ from netmesh.bootstrap.directory import HostDirectory
 from netmesh.bootstrap.environment import scheduler_seeds
 from netmesh.bootstrap.finder import ContactSource
 from netmesh.bootstrap.resolve import Resolver
+from netmesh.core.reach import Network, Reach
 from netmesh.errors import MeshError, SettingsError
 from netmesh.seeds import DnsSeed, HostSeed, Seed, SrvSeed, parse_seed
 from netmesh.settings import MeshSettings
 
 RESOLVE_S = 2.0
 """How long a start waits for its seeds' addresses before it chooses its own without theirs."""
+
+_NOT_MET = "not looked into, so members on this host do not meet there (seeds still work)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Bootstrap:
 
     remote_allowed: bool
     resolver: Resolver
+    networks: tuple[Network, ...] = ()
+    """Networks that contacts beyond loopback must be in; empty: all."""
 
     @classmethod
     def of(
@@ -63,7 +68,7 @@ class Bootstrap:
                     raise program.needs_key("MESH_SEEDS", text)
             return cls(explicit, directory, port, remote_allowed, resolver)
         if explicit:
-            return cls(explicit, directory, port, remote_allowed, resolver)
+            return cls(explicit, directory, port, remote_allowed, resolver, settings.networks)
         service = settings.kubernetes_service or program.service
         try:
             found = scheduler_seeds(environ, port=port, service=service)
@@ -72,16 +77,24 @@ class Bootstrap:
             found = ()
         if found:
             log.info("mesh: %d seeds from the scheduler's environment", len(found))
-        return cls(found, directory, port, remote_allowed, resolver)
+        return cls(found, directory, port, remote_allowed, resolver, settings.networks)
 
     def accepts(self, address: Address, mine: Address | None = None) -> bool:
         """Whether `address` may become a contact of a member that advertises `mine`.
 
         A member has one address, so a name's addresses of the other family lead nowhere.
         """
-        if not self.remote_allowed and not address.is_loopback:
+        if not self.reach(mine).allows(str(address)):
             return False
         return mine is None or address.is_v6 == mine.is_v6
+
+    def reach(self, mine: Address | None = None) -> Reach:
+        """Whom a member that advertises `mine`, or an observer, may talk to."""
+        if not self.remote_allowed:
+            return Reach(loopback=True)
+        if mine is None:
+            return Reach(None, self.networks)
+        return Reach.of(str(mine), self.networks)
 
     def sources(
         self, announce: Address | None = None, *, on_this_host: bool = True
@@ -102,9 +115,12 @@ class Bootstrap:
         made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
 
         def meet() -> list[Address]:
-            if announce is not None:
-                self.directory.announce(announce)
-            return self.directory.contacts()
+            try:
+                if announce is not None:
+                    self.directory.announce(announce)
+                return self.directory.contacts()
+            except (OSError, SettingsError) as error:
+                raise OSError(f"{_NOT_MET}: {error}") from None
 
         return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
 

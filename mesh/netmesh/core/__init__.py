@@ -18,6 +18,6 @@ The parts, from the roof down; each imports only from lines below its own (a tes
     rumours prober reconciliation effects wire
     events fields
     table suspicion messages
-    accusation_limits health claims member rng
+    accusation_limits health claims member reach rng
     records timers settings
 """

@@ -9,11 +9,16 @@ from netmesh.core.messages import Ack, Relay, Relayed
 from netmesh.core.node import DIAL_GRACE, Node
 from netmesh.core.prober import Probe, Probes, RoundRobin
 from netmesh.core.records import MemberId, Status, host_of
-from netmesh.core.states import triage
+from netmesh.core.states import Cause, triage
 from netmesh.core.timers import Timer
 
 WAITING = (Timer.DIRECT, Timer.INDIRECT, Timer.RELAY, Timer.PATIENCE, Timer.SUSPICION)
 """Deadlines that stand for another member's silence; they move when I was the one that slept."""
+
+
+MISLED_FIRST_S = 60.0
+MISLED_MOST_S = 3600.0
+MISLED_LIMIT = 256
 
 
 class Detector:
@@ -27,6 +32,9 @@ class Detector:
         self._order = RoundRobin(node.table, node.rng)
         self._watch_turn = 0
         self._watched: tuple[int, frozenset[MemberId]] = (-1, frozenset())
+        self._misleading: dict[MemberId, tuple[int, float, float]] = {}
+        """Members whose address leads to another: generation, when and after which pause they are
+        accused again."""
 
     def start(self) -> None:
         """Begin probing, at a random phase so that members that start together do not probe in
@@ -123,14 +131,17 @@ class Detector:
             # I watch this member, so I have to find out whether the accuser is right.
             self.verify(new.id)
 
-    def acked(self, message: Ack) -> None:
+    def acked(self, message: Ack) -> Finding | None:
         """Act on an answer."""
         probe = self.probes.numbered(message.sequence)
-        if probe is None or probe.target != message.sender:
-            return
+        if probe is None:
+            return None
+        if probe.target != message.sender:
+            return self._misled(probe, message.sender)
         if not probe.escalated:
             self.round_trips.add(self._node.now - probe.sent)
         self._succeeded(probe)
+        return None
 
     def relayed(self, message: Relayed) -> None:
         """Act on a relay's report."""
@@ -216,9 +227,38 @@ class Detector:
         self._close(probe)
         self._health.better()
 
-    def _conclude(self, probe: Probe, outcome: DialOutcome) -> Finding:
+    def _misled(self, probe: Probe, by: MemberId) -> Finding | None:
+        """Conclude a probe that another member answered: from here the target's address leads to
+        it.
+
+        The target may live and be reached by others, which it then shows by refuting. So the same
+        accusation is repeated less and less often.
+        """
         self._close(probe)
+        node = self._node
+        generation, again_at, pause = self._misleading.pop(probe.target, (0, 0.0, 0.0))
+        accuse = generation != probe.generation or node.now >= again_at
+        if accuse:
+            pause = min(MISLED_MOST_S, max(MISLED_FIRST_S, 2 * pause))
+            again_at = node.now + pause
+            node.log_rarely(
+                "probes.misled",
+                "warning",
+                f"the address of {probe.target} leads to {by} from here: one of the two advertises "
+                "an address that is not its own (MESH_ADVERTISE)",
+            )
+        self._misleading[probe.target] = (probe.generation, again_at, pause)
+        if len(self._misleading) > MISLED_LIMIT:
+            del self._misleading[next(iter(self._misleading))]
+        return Finding(probe.target, probe.generation, Cause.ANOTHER_ANSWERS) if accuse else None
+
+    def _conclude(self, probe: Probe, outcome: DialOutcome) -> Finding | None:
+        self._close(probe)
+        cause = triage(outcome)
+        if cause is None:
+            self._health.worse()
+            return None
         if outcome is not DialOutcome.REFUSED and (not probe.relays or probe.nacks < probe.relays):
             # Lifeguard: relays that do not even say "not heard" point at my own connection.
             self._health.worse(max(1, probe.relays - probe.nacks) if probe.nacks else 1)
-        return Finding(probe.target, probe.generation, triage(outcome))
+        return Finding(probe.target, probe.generation, cause)

@@ -14,6 +14,7 @@ from netmesh.core.detection import Detector
 from netmesh.core.dissemination import Dissemination
 from netmesh.core.effects import Departed, Effect, Watch
 from netmesh.core.events import (
+    Connection,
     Contacts,
     Dialled,
     Event,
@@ -30,11 +31,14 @@ from netmesh.core.joining import Joining
 from netmesh.core.leaving import Leaving
 from netmesh.core.member import Member, member_of
 from netmesh.core.messages import (
+    NOBODY,
     Ack,
     Buckets,
     Busy,
     Digest,
     Exchange,
+    Forget,
+    Forgotten,
     Gossip,
     Join,
     Message,
@@ -45,6 +49,7 @@ from netmesh.core.messages import (
     State,
 )
 from netmesh.core.node import Node
+from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import (
     Generation,
     MemberId,
@@ -78,9 +83,11 @@ class Engine:
         me: Record,
         rng: Rng,
         counters: Counter[str] | None = None,
+        reach: Reach = EVERYWHERE,
     ) -> None:
-        """*counters* gets a ``dropped.*`` for everything that a limit kept out."""
-        self._node = node = Node(settings, me, rng, counters)
+        """*counters* gets a ``dropped.*`` for everything that a limit kept out. Members beyond
+        *reach* are not taken in, asked or answered."""
+        self._node = node = Node(settings, me, rng, counters, reach)
         suspicions = Suspicions(settings)
         limits = AccusationLimits(settings)
         health = LocalHealth(settings)
@@ -245,7 +252,7 @@ class Engine:
             case Ping():
                 self._on_ping(event, message)
             case Ack():
-                self._detector.acked(message)
+                self._view.find(self._detector.acked(message))
                 self._relays.close(message.sequence, heard=True, by=message.sender)
                 self._view.hear(message.claims, Channel.GOSSIP, message.sender)
                 self._compare(message)
@@ -271,6 +278,10 @@ class Engine:
                 self._antientropy.on_digest(connection, message)
             case Exchange():
                 self._antientropy.on_exchange(connection, message)
+            case Forget():
+                self._forget(connection, message)
+            case Forgotten():
+                pass  # an answer to observers
 
     def _accept(self, message: Message) -> bool:
         """False for messages of an earlier process on that address, and for my own echo."""
@@ -278,8 +289,12 @@ class Engine:
         sender = message.sender
         if sender == node.id:
             return False
+        if not sender:
+            return True
         record = node.table.get(sender)
-        if not sender or isinstance(message, Join):
+        if record is None and not node.reaches(sender):
+            return False
+        if isinstance(message, Join):
             return True
         if record is None or record.generation < message.generation:
             self._fetches.stranger(sender, message.generation)
@@ -297,6 +312,14 @@ class Engine:
 
     def _on_ping(self, event: Received, message: Ping) -> None:
         node, table = self._node, self._node.table
+        if message.target not in (NOBODY, node.id):
+            # The answer has my name, so that the sender learns whom it has reached.
+            node.log_rarely(
+                "received.for_another",
+                "warning",
+                f"{message.sender} reaches me as {message.target}: one of us advertises an address "
+                "that is not its own (MESH_ADVERTISE)",
+            )
         self._view.hear(message.claims, Channel.GOSSIP, message.sender)
         claims = node.piggyback(message.sender, message.generation)
         node.reply(
@@ -304,6 +327,17 @@ class Engine:
             Ack(node.id, node.generation, message.sequence, table.root, table.size, claims),
         )
         self._compare(message)
+
+    def _forget(self, connection: Connection, message: Forget) -> None:
+        """An operator says that a dead member will not come back: count it as one that left."""
+        node = self._node
+        record = node.table.get(message.member)
+        if record is not None and record.status is Status.DEAD:
+            node.log("info", f"an operator says that {message.member} will not come back")
+            self._view.apply(apply(record, head(record), (Cause.LEAVES,)))
+            record = node.table.get(message.member)
+        status = None if record is None else record.status
+        node.reply(connection, Forgotten(node.id, node.generation, message.member, status))
 
     def _compare(self, message: Ping | Ack) -> None:
         self._joining.observe(message.sender, message.root)

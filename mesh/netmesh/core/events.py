@@ -22,6 +22,9 @@ class DialOutcome(Enum):
     """The kernel accepts for a process that may be busy."""
     SILENT = "silent"
     """Nothing came back in time: the host or the path is down."""
+    UNKNOWN = "unknown"
+    """This host could not even try, for example for lack of descriptors: no finding about
+    others."""
 
 
 @dataclass(frozen=True, slots=True)

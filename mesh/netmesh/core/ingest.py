@@ -81,6 +81,8 @@ class Ingest:
         if old is None and node.table.size >= node.settings.member_limit:
             node.counters["dropped.member_limit"] += 1
             return NOTHING
+        if old is None and not node.reaches(claim.id):
+            return NOTHING
         told = claim
         if old is not None and claim.status in (Status.SUSPECT, Status.DEAD):
             believed = self._believed(claim, old, channel, sender)

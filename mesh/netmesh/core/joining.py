@@ -59,7 +59,8 @@ class Joining:
     def found(self, ids: tuple[MemberId, ...]) -> None:
         """Take in the contacts that bootstrap found."""
         node = self._node
-        wanted = [i for i in dict.fromkeys(ids) if i != node.id][: node.settings.contact_limit]
+        others = (i for i in dict.fromkeys(ids) if i != node.id and node.reaches(i))
+        wanted = list(others)[: node.settings.contact_limit]
         for gone in [i for i in self._contacts if i not in wanted]:
             del self._contacts[gone]
             node.timers.cancel((Timer.CONTACT, gone))
@@ -99,6 +100,8 @@ class Joining:
         contact = self._contacts.get(event.id)
         if contact is None or contact.stage in (Stage.ASKED, Stage.ANSWERED):
             return
+        if event.outcome is DialOutcome.UNKNOWN:
+            return  # the deadline that is set brings another try
         if event.outcome is DialOutcome.CONNECTED:
             if contact.stage is Stage.DIALLING:
                 contact.attempts = 0

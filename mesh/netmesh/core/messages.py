@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from netmesh.core.claims import Claim
-from netmesh.core.records import Generation, MemberId
+from netmesh.core.records import Generation, MemberId, Status
 
 NOBODY = MemberId("")
 """Sender of a message that does not come from a member."""
@@ -29,6 +29,9 @@ class Ping:
     size: int
     """Live members in the sender's table, including the sender."""
     claims: tuple[Claim, ...] = ()
+    target: MemberId = NOBODY
+    """Who is meant, because an address may lead to another member. `NOBODY`: an earlier version did
+    not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,28 @@ class Exchange:
     """True when not everything fitted: compare again at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """An operator says that a dead member will not come back. From an observer."""
+
+    kind: ClassVar[int] = 13
+    sender: MemberId
+    generation: Generation
+    member: MemberId
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Answer to `Forget`: how the member stands now. Only LEFT means that it is forgotten."""
+
+    kind: ClassVar[int] = 14
+    sender: MemberId
+    generation: Generation
+    member: MemberId
+    status: Status | None
+    """None when nothing is known of it."""
+
+
 Message: TypeAlias = (
     Ping
     | Ack
@@ -190,4 +215,6 @@ Message: TypeAlias = (
     | Buckets
     | Digest
     | Exchange
+    | Forget
+    | Forgotten
 )

@@ -11,6 +11,7 @@ from netmesh.core.effects import Dial, Effect, Log, Reply, Send
 from netmesh.core.events import Connection
 from netmesh.core.fields import claim_bytes
 from netmesh.core.messages import Message, Ping
+from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import Generation, MemberId, Record, Status
 from netmesh.core.rng import Rng
 from netmesh.core.rumours import Rumours
@@ -35,8 +36,10 @@ class Node:
         me: Record,
         rng: Rng,
         counters: Counter[str] | None = None,
+        reach: Reach = EVERYWHERE,
     ) -> None:
         self.settings = settings
+        self.reach = reach
         self.counters: Counter[str] = Counter() if counters is None else counters
         self.rng = rng
         self.table = Table(me)
@@ -86,7 +89,14 @@ class Node:
         table = self.table
         record = table.get(to)
         claims = self.piggyback(to, None if record is None else record.generation)
-        self.send(to, Ping(self.id, self.generation, sequence, table.root, table.size, claims))
+        ping = Ping(self.id, self.generation, sequence, table.root, table.size, claims, to)
+        self.send(to, ping)
+
+    def log_rarely(self, what: str, level: Literal["info", "warning"], message: str) -> None:
+        """Tell the operator the 1st, 2nd, 4th, 8th ... time, and count `what` each time."""
+        count = self.counters[what] = self.counters[what] + 1
+        if count & (count - 1) == 0:
+            self.log(level, message if count == 1 else f"{message} ({count} times so far)")
 
     def log(self, level: Literal["debug", "info", "warning"], message: str) -> None:
         """Tell the operator."""
@@ -104,6 +114,13 @@ class Node:
         self.dialling[member] = self.now + DIAL_GRACE * self.settings.dial_timeout_s
         self.effects.append(Dial(member, self.settings.dial_timeout_s))
         return True
+
+    def reaches(self, member: MemberId) -> bool:
+        """Whether I may talk to that member; counts a refusal."""
+        if self.reach.allows(member):
+            return True
+        self.counters["dropped.not_reachable_from_here"] += 1
+        return False
 
     def take(self, change: Change) -> None:
         """Take a change into the table and pass it on."""

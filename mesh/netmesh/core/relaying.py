@@ -23,6 +23,8 @@ class Relays:
     def open(self, connection: Connection, message: Relay, timeout_s: float) -> None:
         """Ping the target and remember whom to answer, unless too many wait already."""
         node = self._node
+        if not node.reaches(message.target):
+            return
         if len(self._waiting) >= self.LIMIT:
             node.counters["dropped.relay_limit"] += 1
             return

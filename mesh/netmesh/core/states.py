@@ -36,6 +36,7 @@ class Cause(Enum):
     # My own finding
     PROCESS_SILENT = "connects but does not answer"
     UNREACHABLE = "no answer, no connection"
+    ANOTHER_ANSWERS = "another member answers there"
     CRASH_SEEN = "refused, one observer"
     CRASH_CONFIRMED = "refused, two observers"
     PATIENCE_OVER = "stalled for 120 s"
@@ -58,6 +59,7 @@ TRANSITIONS: Mapping[tuple[Status | None, Cause], Status] = MappingProxyType(
         (_A, Cause.PROCESS_SILENT): _ST,
         (_A, Cause.TOLD_STALLED): _ST,
         (_A, Cause.UNREACHABLE): _SU,
+        (_A, Cause.ANOTHER_ANSWERS): _SU,
         (_A, Cause.CRASH_SEEN): _SU,
         (_A, Cause.TOLD_SUSPECT): _SU,
         (_A, Cause.DEATH_DOUBTED): _SU,
@@ -68,6 +70,7 @@ TRANSITIONS: Mapping[tuple[Status | None, Cause], Status] = MappingProxyType(
         (_ST, Cause.REFUTED): _A,
         (_ST, Cause.RESTARTED): _A,
         (_ST, Cause.UNREACHABLE): _SU,
+        (_ST, Cause.ANOTHER_ANSWERS): _SU,
         (_ST, Cause.CRASH_SEEN): _SU,
         (_ST, Cause.PATIENCE_OVER): _SU,
         (_ST, Cause.TOLD_SUSPECT): _SU,
@@ -104,8 +107,11 @@ def after(status: Status | None, *causes: Cause) -> Status | None:
     return status
 
 
-def triage(outcome: DialOutcome) -> Cause:
-    """What an unanswered probe means, given how a plain connect to the same address ended."""
+def triage(outcome: DialOutcome) -> Cause | None:
+    """What an unanswered probe means, given how a plain connect to the same address ended.
+
+    None when the connect could not be tried: a lack of mine says nothing about others.
+    """
     match outcome:
         case DialOutcome.REFUSED:
             return Cause.CRASH_SEEN
@@ -113,6 +119,8 @@ def triage(outcome: DialOutcome) -> Cause:
             return Cause.PROCESS_SILENT
         case DialOutcome.SILENT:
             return Cause.UNREACHABLE
+        case DialOutcome.UNKNOWN:
+            return None
 
 
 def mermaid() -> str:

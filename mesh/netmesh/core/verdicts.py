@@ -93,6 +93,9 @@ class Verdicts:
         if suspicion is None or not suspicion.looking:
             return None
         suspicion.looking = False
+        if event.outcome is DialOutcome.UNKNOWN:
+            # The last look could not be taken; the deadline that is set brings another.
+            return None
         record = self._node.table.get(event.id)
         if event.outcome is not DialOutcome.CONNECTED or record is None:
             return self._declare_dead(event.id)

@@ -24,6 +24,8 @@ from netmesh.core.messages import (
     Busy,
     Digest,
     Exchange,
+    Forget,
+    Forgotten,
     Gossip,
     Join,
     Message,
@@ -33,10 +35,20 @@ from netmesh.core.messages import (
     Relayed,
     State,
 )
-from netmesh.core.records import BUCKETS, MAX_GENERATION, Generation, JsonObject, MemberId
+from netmesh.core.records import (
+    BUCKETS,
+    MAX_GENERATION,
+    Generation,
+    JsonObject,
+    MemberId,
+    Status,
+)
 from netmesh.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
 
-PROTOCOL_VERSION: Final = 1
+OLDEST_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
+"""Versions that are understood: all from the oldest to this one. Version 2 has `Forget` and
+`Forgotten`, and `Ping` names its target."""
 MAGIC: Final = b"NM"
 HEADER: Final = struct.Struct("!2sBBH8sQIIQI")
 """magic, version, kind, flags, mesh tag, generation, sequence, size, root, body length."""
@@ -46,6 +58,11 @@ MAX_SIZE: Final = 2**32 - 1
 MAX_RETRY_MS: Final = 600_000
 ANSWER: Final = 1
 """Flag of a `Digest` or `Exchange` that answers a question."""
+NEWEST_SHIFT: Final = 8
+"""The upper half of the flags is the newest version that the sender understands; 0 in version 1."""
+SINCE: Final = {Forget.kind: 2, Forgotten.kind: 2}
+"""The version that brought a kind of message, for all kinds that came after version 1. The header
+shows it, so that members of earlier versions still understand all other kinds."""
 _HASHES: Final = struct.Struct(f"!{BUCKETS}I")
 
 
@@ -71,7 +88,8 @@ class _Header:
 
 
 def _ping(h: _Header, b: JsonObject) -> Message:
-    return Ping(h.sender, h.generation, h.sequence, h.root, h.size, _claims(b))
+    target = fields.member_id(b["to"], "to") if "to" in b else NOBODY
+    return Ping(h.sender, h.generation, h.sequence, h.root, h.size, _claims(b), target)
 
 
 def _ack(h: _Header, b: JsonObject) -> Message:
@@ -141,6 +159,16 @@ def _exchange(h: _Header, b: JsonObject) -> Message:
     return Exchange(h.sender, h.generation, h.answer, _claims(b), want, more)
 
 
+def _forget(h: _Header, b: JsonObject) -> Message:
+    return Forget(h.sender, h.generation, fields.member_id(b.get("member"), "member"))
+
+
+def _forgotten(h: _Header, b: JsonObject) -> Message:
+    member, status = fields.member_id(b.get("member"), "member"), b.get("status")
+    known = None if status is None else Status(fields.integer(status, "status", max(Status)))
+    return Forgotten(h.sender, h.generation, member, known)
+
+
 _DECODERS: Final[dict[int, Callable[[_Header, JsonObject], Message]]] = {
     Ping.kind: _ping,
     Ack.kind: _ack,
@@ -154,9 +182,11 @@ _DECODERS: Final[dict[int, Callable[[_Header, JsonObject], Message]]] = {
     Buckets.kind: _buckets,
     Digest.kind: _digest,
     Exchange.kind: _exchange,
+    Forget.kind: _forget,
+    Forgotten.kind: _forgotten,
 }
 _NUMBERED: Final = (Ping, Ack, Relay, Relayed, Join, State, Busy)
-_FROM_NOBODY: Final = frozenset({Observe.kind})
+_FROM_NOBODY: Final = frozenset({Observe.kind, Forget.kind})
 
 
 def _claims(body: JsonObject) -> tuple[Claim, ...]:
@@ -182,7 +212,9 @@ class Codec:
         body = orjson.dumps(_body(message))
         if len(body) > MAX_BODY_BYTES:
             raise LocalProtocolError(f"{type(message).__name__} has {len(body)} bytes of body")
-        flags = ANSWER if isinstance(message, Digest | Exchange) and message.answer else 0
+        flags = PROTOCOL_VERSION << NEWEST_SHIFT
+        if isinstance(message, Digest | Exchange) and message.answer:
+            flags |= ANSWER
         sequence = message.sequence if isinstance(message, _NUMBERED) else 0
         size, root = (
             (message.size, message.root)
@@ -192,7 +224,7 @@ class Codec:
         try:
             header = HEADER.pack(
                 MAGIC,
-                PROTOCOL_VERSION,
+                SINCE.get(message.kind, 1),
                 message.kind,
                 flags,
                 self._tag,
@@ -218,8 +250,8 @@ class Codec:
         if len(header) < 3 or header[:2] != MAGIC:
             raise RemoteProtocolError("not a netmesh header")
         # The version is checked before the length, because another version may have another header.
-        if header[2] != PROTOCOL_VERSION:
-            raise VersionMismatch(header[2], PROTOCOL_VERSION)
+        if not OLDEST_VERSION <= header[2] <= PROTOCOL_VERSION:
+            raise VersionMismatch(header[2], OLDEST_VERSION, PROTOCOL_VERSION)
         if len(header) != HEADER.size:
             raise RemoteProtocolError(f"header of {len(header)} bytes, not {HEADER.size}")
         _, _, kind, flags, tag, generation, sequence, size, root, length = HEADER.unpack(header)
@@ -240,11 +272,18 @@ class Codec:
             sender = fields.member_id(sender, "from")
         return decoder(_Header(MemberId(sender), flags, generation, sequence, size, root), content)
 
+    def newest(self, frames: Sequence[bytes]) -> int:
+        """The newest version that the sender of a decoded message understands."""
+        flags: int = HEADER.unpack(frames[0])[3]
+        return max(frames[0][2], flags >> NEWEST_SHIFT)
+
 
 def _body(message: Message) -> dict[str, object]:
     body: dict[str, object] = {"from": message.sender} if message.sender else {}
     match message:
         case Ping() | Ack():
+            if isinstance(message, Ping) and message.target:
+                body["to"] = message.target
             if message.claims:
                 body["claims"] = [fields.dump_claim(c) for c in message.claims]
         case Gossip():
@@ -275,4 +314,9 @@ def _body(message: Message) -> dict[str, object]:
                 body["want"] = message.want
             if message.more:
                 body["more"] = True
+        case Forget():
+            body["member"] = message.member
+        case Forgotten():
+            body["member"] = message.member
+            body["status"] = None if message.status is None else int(message.status)
     return body

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from netmesh.address import numeric_address
+from netmesh.address import Locate, numeric_address
 from netmesh.core.events import DialOutcome
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
@@ -27,7 +27,10 @@ MAX_OPEN = 32
 """Connects in flight. Triage needs a few; a burst waits in the queue."""
 
 MAX_WAITING = 512
-"""Connects that wait. Beyond this bound the answer is SILENT at once, because we cannot tell."""
+"""Connects that wait. Beyond this bound the answer is UNKNOWN at once."""
+
+NOT_TRIED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
+"""What this host lacks: descriptors or memory."""
 
 SETTLE_S = 0.05
 """How long an accepted connect is watched. ZeroMQ's own thread greets within a millisecond, even
@@ -67,10 +70,12 @@ class Dialler:
         max_open: int = MAX_OPEN,
         max_waiting: int = MAX_WAITING,
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
+        locate: Locate = numeric_address,
     ) -> None:
         self._max_open = max_open
         self._max_waiting = max_waiting
         self._make_socket = make_socket
+        self._locate = locate
         self._reactor = reactor
         self._report = report
         self._counters = counters
@@ -89,7 +94,7 @@ class Dialler:
             self._waiting.append((member, timeout_s))
         else:
             self._counters["dropped.dial"] += 1
-            self._done.append((member, DialOutcome.SILENT))
+            self._done.append((member, DialOutcome.UNKNOWN))
 
     def deadline(self) -> float:
         """When `expire` has something to do (monotonic seconds; infinity: never)."""
@@ -118,7 +123,7 @@ class Dialler:
         self._waiting.clear()
 
     def _start(self, dial: _Attempt) -> None:
-        address = numeric_address(dial.member)
+        address = self._locate(dial.member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
             self._finish(dial, DialOutcome.SILENT)
@@ -128,14 +133,14 @@ class Dialler:
             dial.sock = self._make_socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:  # no descriptor left, which says nothing about the member
             self._counters["error.dial"] += 1
-            self._finish(dial, DialOutcome.SILENT)
+            self._finish(dial, DialOutcome.UNKNOWN)
             return
         try:
             error = dial.sock.connect_ex((address.host, address.port))
         except OSError as failed:  # an address that this host cannot represent
             error = failed.errno or errno.EADDRNOTAVAIL
         if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-            self._finish(dial, _failure(error))
+            self._finish(dial, _failure(error, dial))
             return
         self._open.add(dial)
         self._reactor.add(dial.sock.fileno(), lambda: self._connected(dial), writable=True)
@@ -145,7 +150,7 @@ class Dialler:
         assert dial.sock is not None
         error = dial.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            self._finish(dial, _failure(error))
+            self._finish(dial, _failure(error, dial))
             return
         if dial.sock.getsockname() == dial.sock.getpeername():
             # On one host the kernel may pick the dialled port as our own, and TCP then connects
@@ -190,6 +195,10 @@ class Dialler:
             dial.sock = None
 
 
-def _failure(error: int) -> DialOutcome:
-    # Only a refusal shows that the process is dead. Other errors (no route, local limits) do not.
-    return DialOutcome.REFUSED if error == errno.ECONNREFUSED else DialOutcome.SILENT
+def _failure(error: int, dial: _Attempt) -> DialOutcome:
+    if error == errno.ECONNREFUSED:
+        return DialOutcome.REFUSED
+    # For IPv4, EADDRNOTAVAIL means that no local port is free; for IPv6, that there is no address
+    # to connect from. The second would hide a member that nobody can reach for ever.
+    no_port = error == errno.EADDRNOTAVAIL and not dial.member.startswith("[")
+    return DialOutcome.UNKNOWN if no_port or error in NOT_TRIED else DialOutcome.SILENT

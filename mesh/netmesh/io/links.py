@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from netmesh.address import numeric_address
+from netmesh.address import Locate, numeric_address
 from netmesh.core.records import MemberId
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity
@@ -103,6 +103,7 @@ class Links:
         *,
         received: Callable[[MemberId, list[bytes]], None],
         lost: Callable[[MemberId], None],
+        locate: Locate = numeric_address,
     ) -> None:
         self._context = context
         self._reactor = reactor
@@ -110,6 +111,7 @@ class Links:
         self._counters = counters
         self._received = received
         self._lost = lost
+        self._locate = locate
         self._links: OrderedDict[MemberId, _PeerLink] = OrderedDict()
         self._watched: frozenset[MemberId] = frozenset()
         self._rings: dict[MemberId, int] = {}
@@ -180,7 +182,7 @@ class Links:
             self._close(link, linger_s)
 
     def _open(self, member: MemberId, now: float) -> _PeerLink | None:
-        address = numeric_address(member)
+        address = self._locate(member)
         if address is None:
             self._counters["dropped.bad_address"] += 1
             return None

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import zmq
 
+from netmesh.address import Address, numeric_address
 from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
     Connection,
@@ -31,7 +32,9 @@ from netmesh.core.events import (
 )
 from netmesh.core.member import Member
 from netmesh.core.messages import Message
+from netmesh.core.reach import EVERYWHERE, Reach
 from netmesh.core.records import JsonObject, MemberId
+from netmesh.core.wire import PROTOCOL_VERSION
 from netmesh.errors import BindError, RemoteProtocolError
 from netmesh.io.dialler import Dialler
 from netmesh.io.links import Links
@@ -70,12 +73,20 @@ class Wire(Protocol):
 
     def encode(self, message: Message) -> tuple[bytes, bytes]: ...
     def decode(self, frames: Sequence[bytes]) -> Message: ...
+    def newest(self, frames: Sequence[bytes]) -> int: ...
 
 
 class Shell:
     """Sockets and the thread that owns them. Call `bind`, then `start`, then `stop`."""
 
-    def __init__(self, wire: Wire, security: SocketSecurity, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        security: SocketSecurity,
+        log: logging.Logger,
+        reach: Reach = EVERYWHERE,
+    ) -> None:
+        """Connects only to what is in `reach`."""
         self.counters: Counter[str] = Counter()
         """How often each thing happened. Operators watch `dropped.*` and `error.*`."""
         self.departed = threading.Event()
@@ -84,9 +95,12 @@ class Shell:
         self._log = log
         self._core: Core | None = None
         self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
+        self._reach = reach
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._reactor = Reactor(self.counters, log)
-        self._dialler = Dialler(self._reactor, self._dialled, self.counters, time.monotonic)
+        self._dialler = Dialler(
+            self._reactor, self._dialled, self.counters, time.monotonic, locate=self._locate
+        )
         self._links = Links(
             self._context,
             self._reactor,
@@ -94,6 +108,7 @@ class Shell:
             self.counters,
             received=self._from_link,
             lost=self._lost,
+            locate=self._locate,
         )
         self._server = Server(
             self._context, self._reactor, security, self.counters, self._from_outside
@@ -267,6 +282,8 @@ class Shell:
             if count & (count - 1) == 0:
                 self._log.warning("mesh: dropped a message (%d so far): %s", count, error)
             return
+        if self._wire.newest(frames) < PROTOCOL_VERSION:
+            self.counters["received.from_older_version"] += 1
         self._step(Received(connection, message))
 
     def _lost(self, member: MemberId) -> None:
@@ -292,6 +309,12 @@ class Shell:
             return
         self._shown = state
         changed(core.members(), core.joined)
+    def _locate(self, member: MemberId) -> Address | None:
+        if not self._reach.allows(member):
+            self.counters["dropped.not_reachable_from_here"] += 1
+            return None
+        return numeric_address(member)
+
         # While everything changes (a cold start), snapshots of a large table take at most a fifth
         # of this thread's time.
         now = time.monotonic()

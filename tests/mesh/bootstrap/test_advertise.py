@@ -19,13 +19,19 @@ def choose(
     *,
     open_: bool = True,
     source: str | None = "10.0.0.7",
+    networks: str = "",
+    sources: Mapping[str, str] | None = None,
 ) -> Address:
     return choose_host(
-        MeshSettings(advertise=explicit, program=Program(host_variables=("MY_IP", "POD_IP"))),
+        MeshSettings(
+            advertise=explicit,
+            networks=networks,
+            program=Program(host_variables=("MY_IP", "POD_IP")),
+        ),
         environ or {},
         seeds,
         remote_allowed=open_,
-        source_of=lambda _: source,
+        source_of=lambda target: (sources or {}).get(target.host, source),
         lookup=lambda address: [address] if address.ip else [Address("10.9.9.9", address.port)],
     )
 
@@ -61,6 +67,23 @@ def test_no_route_to_a_remote_seed_is_refused() -> None:
     for source in (None, "0.0.0.0", "127.0.0.1"):
         with pytest.raises(SettingsError, match=r"10\.0\.0\.1:5"):
             choose(None, {}, REMOTE, source=source)
+
+
+def test_the_address_is_one_in_the_allowed_networks() -> None:
+    both = {"MY_IP": "10.0.0.2", "POD_IP": "192.0.2.3"}
+    assert choose(None, both, REMOTE, networks="192.0.2.0/24").host == "192.0.2.3"
+    routes = {"172.16.0.0": "172.16.5.5"}
+    found = choose(None, {}, REMOTE, networks="fd00::/8,172.16.0.0/12", sources=routes)
+    assert found.host == "172.16.5.5"
+    with pytest.raises(SettingsError, match=r"MESH_NETWORKS.*192\.0\.2\.0/24"):
+        choose(None, {}, REMOTE, networks="192.0.2.0/24")
+    with pytest.raises(SettingsError, match=r"MESH_ADVERTISE.*192\.0\.2\.0/24"):
+        choose("10.0.0.4", {}, networks="192.0.2.0/24")
+
+
+def test_allowed_networks_say_nothing_about_loopback() -> None:
+    assert choose(None, {}, LOCAL, source="127.0.0.1", networks="10.0.0.0/8").host == "127.0.0.1"
+    assert choose(None, {}, open_=False, networks="10.0.0.0/8").host == "127.0.0.1"
 
 
 def test_local_seeds_mean_loopback() -> None:

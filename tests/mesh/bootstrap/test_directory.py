@@ -48,6 +48,12 @@ def tree(path: Path) -> dict[str, bytes | None]:
     }
 
 
+def namespace(kind: str, boot: str | None = None) -> str:
+    """A namespace of this process, as an entry names it; on the host with the boot id *boot*."""
+    boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{Path(f'/proc/self/ns/{kind}').readlink()}@{boot}"
+
+
 def entry_of(mesh: str, address: Address, **changes: object) -> tuple[str, bytes]:
     """Name and content of a well-formed entry of a process that is gone, as *changes* say
     otherwise."""
@@ -57,8 +63,8 @@ def entry_of(mesh: str, address: Address, **changes: object) -> tuple[str, bytes
         "mesh": mesh,
         "pid": 1,
         "started": "never",
-        "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
-        "net_namespace": str(Path("/proc/self/ns/net").readlink()),
+        "pid_namespace": namespace("pid"),
+        "net_namespace": namespace("net"),
     } | changes
     tag = hashlib.blake2b(str(values["mesh"]).encode(), digest_size=6).hexdigest()
     place = hashlib.blake2b(str(values["net_namespace"]).encode(), digest_size=4).hexdigest()
@@ -209,6 +215,41 @@ def test_other_containers_are_seen_while_they_touch_their_entries(path: Path) ->
     # Their loopback is not ours.
     put(path, *entry_of("m", B, **elsewhere))
     assert a.contacts() == []
+
+
+def on_another_host(kind: str) -> str:
+    """The namespace of the same number on another host: the first ones of all kernels have it."""
+    return namespace(kind, "6a4b2b4c-0000-4000-8000-000000000000")
+
+
+def test_a_folder_shared_by_hosts_loses_no_entry_of_theirs(path: Path) -> None:
+    there = Address("10.0.0.2", 1001)
+    elsewhere = {
+        "pid": os.getpid(),
+        "pid_namespace": on_another_host("pid"),
+        "net_namespace": on_another_host("net"),
+    }
+    theirs = put(path, *entry_of("m", there, **elsewhere))
+    a = announced(path, Address("10.0.0.1", 1001))  # the same port, and the same process id
+    assert theirs.exists() and len(list((path / FOLDER).glob("*.json"))) == 2
+    assert a.contacts() == [there]
+    a.withdraw()
+    assert theirs.exists()
+    put(path, *entry_of("m", B, **elsewhere))  # their loopback leads nowhere
+    assert HostDirectory(path, "m").contacts() == [there]
+
+
+def test_entries_without_a_boot_id_are_read_and_not_swept(path: Path) -> None:
+    before = {
+        "pid_namespace": str(Path("/proc/self/ns/pid").readlink()),
+        "net_namespace": str(Path("/proc/self/ns/net").readlink()),
+    }
+    old = put(path, *entry_of("m", B, **before))
+    a = announced(path, A)
+    assert a.contacts() == [B]
+    os.utime(old, (1, 1))  # whoever wrote it has not touched it for long
+    a.announce(A)
+    assert not old.exists()
 
 
 def test_what_a_killed_writer_left_is_swept_once_it_is_old(path: Path) -> None:

@@ -1,14 +1,18 @@
+import resource
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from netmesh.address import Address
-from netmesh.bootstrap.resolve import Resolver
+from netmesh.bootstrap.resolve import MAX_TEXT, Resolver
 from netmesh.errors import SettingsError
 from netmesh.seeds import DnsSeed, ExecSeed, FileSeed, HostSeed, SrvSeed, parse_seed
+
+from ..support import until
 
 HOSTS = {"one": ["10.0.0.1"], "many": ["10.0.0.1", "10.0.0.2"]}
 
@@ -124,3 +128,38 @@ def test_command_that_fails_hangs_or_is_missing() -> None:
     impatient = Resolver(lookup, exec_timeout_s=0.05)
     with pytest.raises(OSError, match=r"took over 0\.05 s"):
         impatient.resolve(ExecSeed((sys.executable, "-c", "import time; time.sleep(60)")), 7)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def test_a_command_that_prints_without_end_is_cut_at_once() -> None:
+    endless = "import os\nwhile True: os.write(1, b'10.9.9.9\\n' * 4096)"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = Resolver(lookup, exec_timeout_s=60).resolve(
+        ExecSeed((sys.executable, "-c", endless)), 7
+    )
+    assert set(found) == {Address("10.9.9.9", 7)}  # the last line was not torn
+    assert len(found) <= MAX_TEXT // len("10.9.9.9\n")
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 64 * 1024  # KiB
+
+
+@pytest.mark.parametrize("ending", ["", "exit 3", "sleep 60"])
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path, ending: str) -> None:
+    pid = tmp_path / "pid"
+    script = f"sleep 60 >/dev/null & echo $! > {pid}; echo 10.9.9.9; {ending}"
+    with suppress(OSError):
+        Resolver(lookup, exec_timeout_s=2).resolve(ExecSeed(("sh", "-c", script)), 7)
+    until(lambda: ended(int(pid.read_text())))
+
+
+def test_a_child_that_keeps_the_output_open_does_not_hold_the_answer_up() -> None:
+    seed = ExecSeed(("sh", "-c", "sleep 60 & echo 10.9.9.9"))
+    with pytest.raises(OSError, match=r"took over 0\.5 s"):
+        Resolver(lookup, exec_timeout_s=0.5).resolve(seed, 7)

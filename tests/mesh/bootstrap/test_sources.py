@@ -64,6 +64,10 @@ def test_what_may_become_a_contact(tmp_path: Path) -> None:
     keyed = bootstrap(tmp_path)
     assert keyed.accepts(remote, ME)
     assert not keyed.accepts(Address("fe80::2", 5), ME)
+    # Loopback leads somewhere else on every host, but an observer is on this one.
+    assert not keyed.accepts(local, ME) and keyed.accepts(local)
+    assert keyed.accepts(local, Address("127.0.0.1", 6))
+    assert not keyed.accepts(remote, Address("127.0.0.1", 6))
 
 
 def test_a_member_is_no_contact_of_itself(tmp_path: Path) -> None:

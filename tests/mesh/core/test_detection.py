@@ -154,6 +154,31 @@ def test_an_answer_to_a_dial_that_nobody_asked_for_is_ignored() -> None:
     assert town.statuses(ids[1]) == {Status.ALIVE}
 
 
+def test_a_member_without_descriptors_accuses_nobody() -> None:
+    """It loses what it sends and cannot connect; the others are well."""
+    town = Town()
+    ids = town.grow(6)
+    town.dial_outcome = DialOutcome.UNKNOWN
+    town.cut({ids[1]})
+    town.run(8.0)
+    assert {town.status(ids[1], other) for other in ids if other != ids[1]} == {Status.ALIVE}
+    town.mend()
+    town.dial_outcome = None
+    assert town.until(town.converged, 30.0)
+
+
+def test_a_last_look_that_cannot_be_taken_is_taken_again() -> None:
+    town = Town()
+    ids = town.grow(5)
+    town.host_down(ids[2])
+    assert town.until(lambda: Status.SUSPECT in town.statuses(ids[2]), 10.0)
+    town.dial_outcome = DialOutcome.UNKNOWN
+    town.run(30.0)
+    assert Status.DEAD not in town.statuses(ids[2])
+    town.dial_outcome = None
+    assert town.until(lambda: town.statuses(ids[2]) == {Status.DEAD}, 30.0)
+
+
 def test_the_links_of_four_successors_are_watched() -> None:
     town = Town()
     ids = town.grow(10)
@@ -183,3 +208,25 @@ def test_a_shell_that_loses_the_answers_of_its_dials_still_buries_in_the_end() -
     assert Status.DEAD not in town.statuses(ids[2])
     town.dials_answered = True
     assert town.until(lambda: town.statuses(ids[2]) == {Status.DEAD}, 40.0)
+
+
+def answer_for(town: Town, prober: MemberId, target: MemberId, by: MemberId) -> None:
+    """Everything that `prober` sends to `target` is answered by another member."""
+    process = town.process(by)
+    town.world.redirected[prober, target] = process
+
+
+def test_another_member_that_answers_is_told_apart_and_accused_for_once() -> None:
+    """The target lives and others reach it, so it refutes, and the accuser keeps quiet a while."""
+    town = Town()
+    ids = town.grow(6)
+    answer_for(town, ids[0], ids[1], ids[2])
+    assert town.until(lambda: Status.SUSPECT in town.statuses(ids[1]), 20.0)
+    assert town.until(lambda: town.statuses(ids[1]) == {Status.ALIVE}, 20.0)
+    before = town.engine(ids[1]).record(ids[1])
+    town.run(40.0)
+    assert town.statuses(ids[1]) == {Status.ALIVE}
+    after = town.engine(ids[1]).record(ids[1])
+    assert before is not None and after is not None and after.incarnation == before.incarnation
+    assert any(f"{ids[1]} leads to {ids[2]}" in line for line in town.process(ids[0]).logs)
+    assert any(f"reaches me as {ids[1]}" in line for line in town.process(ids[2]).logs)

@@ -64,9 +64,10 @@ def test_every_cause_has_a_row() -> None:
         (DialOutcome.REFUSED, Cause.CRASH_SEEN),
         (DialOutcome.CONNECTED, Cause.PROCESS_SILENT),
         (DialOutcome.SILENT, Cause.UNREACHABLE),
+        (DialOutcome.UNKNOWN, None),
     ],
 )
-def test_triage(outcome: DialOutcome, cause: Cause) -> None:
+def test_triage(outcome: DialOutcome, cause: Cause | None) -> None:
     assert triage(outcome) is cause
 
 

@@ -17,6 +17,8 @@ from netmesh.core.messages import (
     Digest,
     Entry,
     Exchange,
+    Forget,
+    Forgotten,
     Gossip,
     Join,
     Message,
@@ -35,7 +37,7 @@ from netmesh.core.records import (
     Status,
     pack_advert,
 )
-from netmesh.core.wire import HEADER, MAX_BODY_BYTES, PROTOCOL_VERSION, Codec
+from netmesh.core.wire import HEADER, MAX_BODY_BYTES, OLDEST_VERSION, PROTOCOL_VERSION, Codec
 from netmesh.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
 
 CODEC = Codec("test")
@@ -75,7 +77,7 @@ claims = st.builds(
 several = st.lists(claims, max_size=3).map(tuple)
 entries = st.builds(Entry, ids, generations, counters, st.integers(0, 4), counters)
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Ping, ids, generations, words, roots, words, several),
+    st.builds(Ping, ids, generations, words, roots, words, several, st.just(NOBODY) | ids),
     st.builds(Ack, ids, generations, words, roots, words, several),
     st.builds(Relay, ids, generations, words, ids),
     st.builds(Relayed, ids, generations, words, st.booleans()),
@@ -116,6 +118,8 @@ messages: st.SearchStrategy[Message] = st.one_of(
         st.lists(ids, max_size=3).map(tuple),
         st.booleans(),
     ),
+    st.builds(Forget, st.just(NOBODY), st.just(Generation(0)), ids),
+    st.builds(Forgotten, ids, generations, ids, st.none() | st.sampled_from(Status)),
 )
 
 
@@ -204,8 +208,29 @@ def test_a_deeply_nested_body_is_refused() -> None:
 def test_an_unknown_version_is_refused_naming_both() -> None:
     with pytest.raises(VersionMismatch) as caught:
         CODEC.decode(framed(b"{}", version=7))
-    assert (caught.value.theirs, caught.value.ours) == (7, PROTOCOL_VERSION)
-    assert "7" in str(caught.value) and str(PROTOCOL_VERSION) in str(caught.value)
+    error = caught.value
+    assert (error.theirs, error.oldest, error.newest) == (7, OLDEST_VERSION, PROTOCOL_VERSION)
+    assert "version 7" in str(error) and f"{OLDEST_VERSION} to {PROTOCOL_VERSION}" in str(error)
+
+
+def test_the_versions_of_the_range_are_understood_and_no_other() -> None:
+    understood = []
+    for version in range(256):
+        try:
+            CODEC.decode(framed(orjson.dumps({"from": ME}), version=version))
+        except VersionMismatch:
+            continue
+        understood.append(version)
+    assert understood == list(range(OLDEST_VERSION, PROTOCOL_VERSION + 1))
+
+
+@given(messages)
+def test_a_message_shows_the_version_that_it_needs_and_the_newest_that_is_understood(
+    message: Message,
+) -> None:
+    frames = CODEC.encode(message)
+    assert frames[0][2] == (2 if isinstance(message, Forget | Forgotten) else 1)
+    assert CODEC.newest(frames) == PROTOCOL_VERSION
 
 
 def test_a_newer_version_may_have_another_header() -> None:
@@ -268,7 +293,8 @@ def test_what_cannot_be_decoded_is_never_encoded() -> None:
 
 
 def test_a_quiet_ping_is_small() -> None:
-    assert CODEC.size(Ping(MemberId("10.123.45.67:17946"), Generation(2**62), 9, 2**64 - 1, 7)) < 80
+    a, b = MemberId("10.123.45.67:17946"), MemberId("10.123.45.68:17946")
+    assert CODEC.size(Ping(a, Generation(2**62), 9, 2**64 - 1, 7, (), b)) < 108
 
 
 @given(claims)

@@ -13,7 +13,7 @@ from random import Random
 
 from netmesh.core.effects import Effect
 from netmesh.core.engine import Engine
-from netmesh.core.events import Dialled, Event
+from netmesh.core.events import Dialled, DialOutcome, Event
 from netmesh.core.records import JsonObject, MemberId, Record, Status, host_of
 from netmesh.core.settings import ProtocolSettings
 from netsim.machine import Changed, Machine, NetmeshSpecies
@@ -44,6 +44,8 @@ class Observed:
     def handle(self, event: Event, now: float) -> list[Effect]:
         if isinstance(event, Dialled) and not self.town.dials_answered:
             return []
+        if isinstance(event, Dialled) and self.town.dial_outcome is not None:
+            event = Dialled(event.id, self.town.dial_outcome)
         effects = self.engine.handle(event, now)
         self.town.handled(self.id)
         return effects
@@ -89,6 +91,8 @@ class Town:
         self.advert: JsonObject = advert if advert is not None else {"model": "m"}
         self.dials_answered = True
         """False: the shells lose what their connects found."""
+        self.dial_outcome: DialOutcome | None = None
+        """What every connect ends with, whatever the network says."""
         self.handled: Callable[[MemberId], object] = lambda viewer: None
         """Called with each member that has handled an event."""
 

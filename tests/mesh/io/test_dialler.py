@@ -1,3 +1,5 @@
+import errno
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -164,7 +166,7 @@ def test_every_dial_is_answered_once_and_few_are_open(pump: Pump) -> None:
         setup.dialler.dial(MemberId(f"127.0.0.{number + 1}:{port}"), 1.0)
     assert setup.pump.counters["dropped.dial"] == 3
     setup.dialler.expire()
-    assert len(setup.outcomes) == 3
+    assert [outcome for _, outcome in setup.outcomes] == [DialOutcome.UNKNOWN] * 3
     while setup.dialler.deadline() < float("inf"):
         setup.now += 1.0
         setup.dialler.expire()
@@ -180,6 +182,30 @@ def test_ids_that_are_no_addresses_are_silent_and_counted(setup: Setup, target: 
     setup.dialler.expire()
     assert setup.outcomes == [(MemberId(target), DialOutcome.SILENT)]
     assert setup.pump.counters["dropped.bad_address"] == 1
+
+
+@pytest.mark.parametrize("lack", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_a_lack_of_this_host_is_no_finding_about_the_member(pump: Pump, lack: int) -> None:
+    def refused(family: int, kind: int) -> socket.socket:
+        raise OSError(lack, os.strerror(lack))
+
+    setup = Setup(pump, make_socket=refused)
+    setup.dialler.dial(MemberId("127.0.0.1:5"), 1.0)
+    assert setup.until_reported() is DialOutcome.UNKNOWN
+    assert setup.pump.counters["dial.unknown"] == 1
+
+
+class Portless(socket.socket):
+    """Finds no free port of its own."""
+
+    def connect_ex(self, address: object) -> int:
+        return errno.EADDRNOTAVAIL
+
+
+def test_a_lack_of_ports_is_no_finding_about_the_member(pump: Pump) -> None:
+    setup = Setup(pump, make_socket=Portless)
+    setup.dialler.dial(MemberId("127.0.0.1:5"), 1.0)
+    assert setup.until_reported() is DialOutcome.UNKNOWN
 
 
 class Unwritable(socket.socket):

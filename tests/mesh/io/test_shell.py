@@ -23,6 +23,7 @@ from netmesh.core.events import (
 from netmesh.core.member import Member
 from netmesh.core.messages import NOBODY, Message, Observe
 from netmesh.core.records import Generation, MemberId
+from netmesh.core.wire import PROTOCOL_VERSION
 from netmesh.errors import BindError, RemoteProtocolError
 from netmesh.io.links import harden
 from netmesh.io.security import SocketSecurity
@@ -45,6 +46,9 @@ class FakeWire:
         if len(frames) != 2 or frames[0] != b"M":
             raise RemoteProtocolError("not ours")
         return message(int(frames[1]))
+
+    def newest(self, frames: Sequence[bytes]) -> int:
+        return PROTOCOL_VERSION
 
 
 def message(number: int) -> Observe:

@@ -14,7 +14,15 @@ import pytest
 
 import netmesh
 from mesh_inspect import cli
-from netmesh import JsonObject, Mesh, MeshSettings, NoMeshError, VersionMismatch
+from netmesh import (
+    JsonObject,
+    MemberId,
+    Mesh,
+    MeshSettings,
+    NoMeshError,
+    Status,
+    VersionMismatch,
+)
 
 from .support import ALONE, advert, holding
 
@@ -188,7 +196,7 @@ def test_a_likely_reason_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     def look(
         settings: MeshSettings, timeout_s: float, *, seeds_only: bool
     ) -> tuple[netmesh.Member, ...]:
-        raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1)
+        raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1, 1)
 
     assert cli.main([], look) == 3
     assert "version 9" in capsys.readouterr().err
@@ -340,3 +348,42 @@ def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
     process.stdout = None
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, b"")
+
+
+def test_a_dead_member_is_forgotten_and_a_living_one_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said: list[tuple[str, float, bool]] = []
+
+    def run(answer: Status | None, *arguments: str) -> tuple[int, str]:
+        def bury(
+            settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
+        ) -> Status | None:
+            said.append((member, timeout_s, seeds_only))
+            return answer
+
+        status = cli.main(["forget", "10.0.0.9:17946", *arguments], bury=bury)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    assert run(Status.LEFT) == (0, "10.0.0.9:17946 is forgotten\n")
+    status, text = run(Status.STALLED, "--seed", "a", "--timeout", "9")
+    assert status == 2 and "is stalled: only a dead member can be forgotten" in text
+    status, text = run(None)
+    assert status == 2 and "knows no member 10.0.0.9:17946" in text
+    assert said[:2] == [("10.0.0.9:17946", 3.0, False), ("10.0.0.9:17946", 9.0, True)]
+
+
+def test_forgetting_takes_one_address() -> None:
+    assert usage_error("forget") == 64
+    assert usage_error("forget", "10.0.0.9:17946", "--model", "m") == 64
+    assert usage_error("peers", "10.0.0.9:17946") == 64
+    assert usage_error("keygen", "10.0.0.9:17946") == 64
+    assert cli.main(["forget", "node-7", *SOON]) == 64
+
+
+def test_forgetting_without_a_mesh_says_where_it_looked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["forget", "127.0.0.1:9", *SOON]) == 3
+    assert "looked in: same-host directory" in capsys.readouterr().err
