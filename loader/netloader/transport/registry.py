@@ -24,13 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 def _hccl() -> Backend:
-    from netloader.transport.hccl import HcclBackend  # noqa: PLC0415
+    from netloader.transport.hccl import HcclBackend
 
     return HcclBackend()
 
 
 def _nccl() -> Backend:
-    from netloader.transport.nccl import NcclBackend  # noqa: PLC0415
+    from netloader.transport.nccl import NcclBackend
 
     return NcclBackend()
 
