@@ -15,7 +15,7 @@ ASCEND_PARTS := ./tests/ascend/env/vllm-shim -e ./tests/fakecann/python -e .
 # A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check flaky format soak sim sim-day fuzz clean
+.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check flaky format soak soak-ascend sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -27,7 +27,12 @@ $(VENV)/.ready: $(LOCK) pyproject.toml tests/env/vllm-shim/pyproject.toml
 	$(PIP) install -q --no-deps --no-compile -r $(LOCK)
 	$(PIP) install -q --no-deps --no-build-isolation ./tests/env/vllm-shim
 	$(PIP) install -q --no-deps --no-build-isolation -e .
+	-$(call compile,$(BIN))
 	touch $@
+
+# What servers import first. Otherwise several processes of the first test compile the same files.
+COMPILED := torch transformers vllm
+compile = cd $(1)/../lib/python3.*/site-packages && $(abspath $(1))/python -m compileall -q $(COMPILED) $(2) > /dev/null
 
 venv-ascend: $(ASCEND)/.ready  ## make the pinned Ascend environment, over an emulated CANN
 	$(ASCEND_BIN)/python tests/fakecann/build.py
@@ -37,6 +42,7 @@ $(ASCEND)/.ready: $(ASCEND_LOCK) pyproject.toml tests/ascend/env/vllm-shim/pypro
 	$(ASCEND_PIP) install -q --no-deps --no-compile -r $(ASCEND_LOCK) || $(NO_WHEEL)
 	rm -f $(ASCEND)/lib/python3.*/site-packages/vllm/_C*.so
 	$(ASCEND_PIP) install -q --no-deps --no-build-isolation $(ASCEND_PARTS)
+	-$(call compile,$(ASCEND_BIN),torch_npu vllm_ascend)
 	touch $@
 
 NO_WHEEL = { echo "test-ascend: pip could not get every package of $(ASCEND_LOCK): its last line above \
@@ -46,19 +52,22 @@ demo: venv  ## two real vLLM servers: the second takes its weights from the firs
 	$(BIN)/python -m tests.e2e.demo
 
 # Unit tests wait for half of their time: the types are checked meanwhile.
-test: venv  ## everything that CI runs
+test: venv  ## what CI runs first: lint, types, unit tests, real servers
 	$(MAKE) -j2 --output-sync=target check test-unit
 	$(MAKE) test-e2e
 
 test-unit: venv  ## every part without vLLM, two files at a time, in random order
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench and not soak"
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
-	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
+	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not soak" tests/e2e
 
-# One process at a time: a worker that starts keeps one core busy, and most tests start two.
+# Two files at a time: a worker that starts keeps one core busy, and some tests start one alone.
 test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
-	$(ASCEND_BIN)/python -m pytest -p no:randomly -m ascend tests/ascend
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "ascend and not soak" tests/ascend
+
+soak-ascend: venv-ascend  ## the same over the emulated CANN, at full size: what make test-ascend has no time for
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -m "ascend and soak" tests/ascend
 
 flaky: venv  ## the unit tests ten times in random order, ten times beside a busy machine, ten times on one core (hours)
 	$(BIN)/python -m tests.flaky
@@ -70,6 +79,7 @@ check: venv  ## ruff and strict mypy
 
 soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (over half an hour)
 	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
+	$(BIN)/python -m pytest -p no:randomly -m soak tests
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/source/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

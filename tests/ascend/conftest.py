@@ -16,6 +16,9 @@ import pytest
 
 HERE = Path(__file__).parent
 
+RECORDED = pytest.StashKey[int]()
+"""How much of the record there was before a test."""
+
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 
 if not HAS_NPU:
@@ -33,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.close(descriptor)
     os.environ["FAKECANN_RECORD"] = path
     config.add_cleanup(Path(path).unlink)
+    config.pluginmanager.register(_Printer(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,24 +46,54 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ascend)
 
 
+RAN = "by fallback"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Print which operators ran by fallback in a test, here or in a process that it started.
+    """Have each test of this folder record its operators anew.
 
     A process that serves several tests records each operator once, in the first of them.
     pytest calls this for the tests of all folders, once it has read this file.
     """
-    if HERE not in item.path.parents:
-        return (yield)
-    from fakecann import record
+    if HERE in item.path.parents:
+        from fakecann import record
 
-    record.start_again()
-    path = Path(os.environ["FAKECANN_RECORD"])
-    before = len(path.read_text())
-    outcome = yield
-    names = sorted(set(path.read_text()[before:].split()))
-    reporter = item.config.pluginmanager.get_plugin("terminalreporter")
-    if names and reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(f"    by fallback, so no NPU kernel: {', '.join(names)}")
-    return outcome
+        record.start_again()
+        item.stash[RECORDED] = len(_record())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the last report of a test what ran by fallback in it, here or in a process of its own.
+
+    The report is what reaches the terminal, also from another process of pytest-xdist.
+    """
+    report = yield
+    if call.when == "teardown" and RECORDED in item.stash:
+        names = sorted(set(_record()[item.stash[RECORDED] :].split()))
+        report.user_properties.append((RAN, ", ".join(names)))
+    return report
+
+
+class _Printer:
+    """Prints what reports say."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        names = dict(report.user_properties).get(RAN)
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if names and report.when == "teardown" and reporter is not None:
+            # Tests of two processes end in any order, so the line says whose it is.
+            test = report.nodeid.rpartition("::")[2]
+            reporter.ensure_newline()
+            reporter.write_line(f"    by fallback, so no NPU kernel, in {test}: {names}")
+
+
+def _record() -> str:
+    return Path(os.environ["FAKECANN_RECORD"]).read_text()

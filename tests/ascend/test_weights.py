@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -60,6 +61,8 @@ SHAPES: Final[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {
     "packed": (torch.int8, (36, 130)),  # W4A8: two int4 in an int8, rows halved.
     "experts": (torch.bfloat16, (4, 40, 72)),
     "quantised_experts": (torch.int8, (3, 64, 96)),
+    "padded_experts": (torch.bfloat16, (5, 33, 68)),
+    "two_stacks": (torch.float16, (2, 3, 17, 20)),
     "row": (torch.bfloat16, (1, 64)),
     "column": (torch.bfloat16, (64, 1)),
 }
@@ -232,3 +235,28 @@ def test_reading_takes_no_more_memory_than_is_told(how: str) -> None:
         weights.pack(chunk, staging)
     # torch_npu rounds each allocation up to a multiple of 512 bytes and adds 32.
     assert torch.npu.max_memory_allocated() - before <= weights.temporary_bytes + 8 * 1024
+
+
+@pytest.mark.parametrize("how", ["NZ", "turned, NZ"])
+def test_experts_are_converted_one_by_one(how: str) -> None:
+    """A stack of all experts may be as large as what is left of the device."""
+    stack = (torch.arange(64 * 64 * 96) % 251).to(torch.bfloat16).reshape(64, 64, 96)
+    now = PROCESSES[how](stack.to(DEVICE))
+    (one,) = formats.recasts(now, stack.dtype, tuple(stack.shape), threading.Lock())
+    assert one.temporary_bytes <= 2 * stack[0].nbytes
+    target = torch.empty(stack[:2].nbytes, dtype=torch.uint8, device=DEVICE)
+    torch.npu.synchronize()
+    torch.npu.reset_peak_memory_stats()
+    before = torch.npu.memory_allocated()
+    one.copy_to(target, stack[0].nbytes // 2)
+    torch.npu.synchronize()
+    rows = stack[0].nbytes
+    assert torch.npu.max_memory_allocated() - before <= one.temporary_bytes + rows + 8 * 1024
+    wanted = formats.flat_bytes(stack)[rows // 2 :][: target.numel()]
+    assert torch.equal(target.cpu(), wanted)
+
+
+def test_wide_elements_are_converted_as_a_whole() -> None:
+    stack = torch.arange(4 * 40 * 72, dtype=torch.float32).reshape(4, 40, 72)
+    (one,) = formats.recasts(cast(stack.to(DEVICE)), stack.dtype, (4, 40, 72), threading.Lock())
+    assert torch.equal(one.whole().cpu(), formats.flat_bytes(stack))

@@ -14,12 +14,14 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import Final, NoReturn
 
 import torch
 
-from netbench import kill, pair, serving, sources, starts
+from netbench import carried, kill, pair, serving, sources, starts
+from netbench.backends import DEVICES
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
 from netbench.render import write
@@ -126,11 +128,20 @@ def _add_pair(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         help="into untouched memory, new each time; unprepared: after a pause in which a virtual "
         "machine's host takes back free memory, which is then not fetched first",
     )
+    command.add_argument(
+        "--backend",
+        choices=DEVICES,
+        help="measure this transport beside Gloo instead, into warm memory: staged copies host "
+        "memory as it would a device's; hccl needs an NPU",
+    )
     _add_common(command, repeat=5)
     command.set_defaults(run=_pair)
 
 
 def _pair(options: argparse.Namespace) -> Json:
+    if options.backend is not None:
+        task = replace(_task(options), device=DEVICES[options.backend])
+        return carried.measure(task, options.backend, repeat=options.repeat)
     return pair.measure(_task(options), cold=options.cold, repeat=options.repeat)
 
 

@@ -35,13 +35,13 @@ def fill(weights: Weights, seed: int) -> None:
     generator = np.random.Generator(np.random.SFC64(seed))
     for data in weights.tensors:
         words = generator.integers(0, 1 << 64, -(-data.numel() // 8), dtype=np.uint64)
-        data.numpy()[:] = words.view(np.uint8)[: data.numel()]
+        data.copy_(torch.from_numpy(words.view(np.uint8)[: data.numel()]))
 
 
 def clear(weights: Weights) -> None:
     """Fill with zeros, so that former contents cannot pass for bytes that arrived."""
     for data in weights.tensors:
-        data.numpy().fill(0)
+        data.zero_()
 
 
 def fresh_memory_only() -> None:

@@ -11,6 +11,7 @@ from netbench.watch import ChunkWatch, WatchedBackend
 from netloader.discovery.candidate import Candidate
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
+from netloader.transport import Backend
 from netloader.transport.gloo import GlooBackend
 from netloader.weights.capture import Weights
 
@@ -38,11 +39,13 @@ def pull(
     weights: Weights,
     endpoints: Sequence[str],
     *,
+    backend: Backend | None = None,
     verify: bool = True,
     source_timeout_s: float = 0.0,
     progress: Callable[[int], object] = lambda nbytes: None,
 ) -> TimedPull:
-    """Fill `weights` from all of these sources at once. Raises `TransferError`."""
+    """Fill `weights` from all of these sources at once, over Gloo or another `backend`. Raises
+    `TransferError`."""
     verified = 0
 
     def count(nbytes: int) -> None:
@@ -55,7 +58,12 @@ def pull(
     started = time.perf_counter()
     one = Pull(
         weights,
-        Request(IDENTITY, (WatchedBackend(GlooBackend(), watch),), lambda: OPEN, "netbench"),
+        Request(
+            IDENTITY,
+            (WatchedBackend(backend or GlooBackend(), watch),),
+            lambda: OPEN,
+            "netbench",
+        ),
         replace(
             SETTINGS,
             max_sources=len(endpoints),

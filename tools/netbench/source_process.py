@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from netbench import memory, raw
+from netbench.backends import backends_of
 from netbench.child import Json, obey, say
 from netbench.common import GENERATION, IDENTITY, OPEN, TIMEOUT_S
 from netbench.models import fill
@@ -56,12 +57,14 @@ def main() -> None:
     weights = task.lay_out(task.model())
     fill(weights, SEED)
     watch = ChunkWatch()
-    backend = WatchedBackend(GlooBackend(), watch)
+    transport = spec.get("transport")
+    carriers = backends_of(transport) if transport is not None else (GlooBackend(),)
+    backends = tuple(WatchedBackend(one, watch) for one in carriers)
     settings = SourceSettings(timeout_s=TIMEOUT_S)
     listener = Listener(spec["host"], None, OPEN, settings.handshake_timeout_s)
     source = Source(listener, lambda: GENERATION, settings)
     chunks = weights.manifest.chunks()
-    source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, (backend,)))
+    source.serve(Offer(IDENTITY, weights, digests.of_weights(weights, chunks), {}, backends))
     # Upstream sends a model from the memory where torch has put it.
     model = task.model()
     fill(capture(model), SEED)

@@ -10,8 +10,9 @@ from torch import nn
 from netbench.child import Json
 from netbench.models import empty_model
 from netbench.shapes import TensorRow, rows_of
-from netloader.weights.capture import Weights
+from netloader.weights.capture import Weights, capture
 from netloader.weights.coalesce import arrange
+from netloader.weights.formats import may_share_storages
 from netloader.weights.manifest import CHUNK_BYTES
 
 SEED = 1
@@ -25,6 +26,8 @@ class Task:
     shape: str
     nbytes_wanted: int | None = None
     chunk_bytes: int = CHUNK_BYTES
+    device: str = "cpu"
+    """Where the model is, for torch."""
 
     @cached_property
     def rows(self) -> tuple[TensorRow, ...]:
@@ -37,15 +40,17 @@ class Task:
 
     def model(self) -> nn.Module:
         """The empty model."""
-        return empty_model(self.rows)
+        return empty_model(self.rows).to(self.device)
 
     def lay_out(self, model: nn.Module) -> Weights:
         """The model's weights, laid out as the loader does before it fills them."""
-        return arrange(model, self.chunk_bytes, leave_empty=True)
+        if may_share_storages(self.device):
+            return arrange(model, self.chunk_bytes, leave_empty=True)
+        return capture(model, chunk_bytes=self.chunk_bytes)
 
     def spec(self, **more: object) -> Json:
         """The task as JSON, for a child process."""
-        return {"task": [self.shape, self.nbytes_wanted, self.chunk_bytes], **more}
+        return {"task": [self.shape, self.nbytes_wanted, self.chunk_bytes, self.device], **more}
 
     @classmethod
     def of_spec(cls, spec: Json) -> Task:

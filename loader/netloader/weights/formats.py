@@ -8,8 +8,9 @@ Weights travel as rows and columns (ND), on every device. After loading, vLLM As
 weights into FRACTAL_NZ, swaps their last two dimensions, or does both, and drops the original.
 `Recast` reads the original's bytes back from the result, without a second copy of the weights.
 
-Nothing here knows the bytes of FRACTAL_NZ: torch_npu converts whole tensors, by its documented
-operator. Its views of such tensors neither give the bytes of the format nor those of the rows.
+Of FRACTAL_NZ this module knows only that the matrices of a stack lie one behind the other. The rest
+is torch_npu's: its documented operator converts one whole matrix. Its views of such tensors neither
+give the bytes of the format nor those of the rows.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 _ONE_STORAGE_EACH: Final = frozenset({"npu"})
 """Types of devices that describe the format of a storage as a whole."""
@@ -29,6 +31,9 @@ _ND: Final = 2
 _PLAIN: Final = frozenset({0, _ND, 30})
 """torch_npu's numbers of the formats without blocks: NCHW, ND and NCDHW. The number of dimensions
 alone decides between them."""
+
+_NARROW_BYTES: Final = 2
+"""torch_npu lays wider elements out in blocks of another width, and vLLM Ascend converts none."""
 
 _NAMES: Final = {3: "NC1HWC0", 4: "FRACTAL_Z", 29: "FRACTAL_NZ"}
 
@@ -66,7 +71,7 @@ class Recast:
     is_swapped: bool
     """Whether the last two dimensions have changed places."""
     one_at_a_time: AbstractContextManager[object]
-    """A lock, shared by all tensors of a model, so that there is one temporary at a time."""
+    """A lock, shared by all tensors of a model, so that one is converted at a time."""
 
     @property
     def nbytes(self) -> int:
@@ -74,8 +79,11 @@ class Recast:
 
     @property
     def temporary_bytes(self) -> int:
-        """Device memory that `copy_to` takes for the whole tensor, besides the copied rows."""
-        return self.nbytes if blocked_format(self.tensor) is not None else 0
+        """Device memory that `copy_to` takes at most, besides the copied rows."""
+        if blocked_format(self.tensor) is None:
+            return 0
+        # One matrix, as it lies and converted.
+        return 2 * _raw_matrix_bytes(self.tensor) if _is_stack(self.tensor) else self.nbytes
 
     def copy_to(self, target: torch.Tensor, start: int = 0) -> None:
         """Fill `target`, flat uint8 on any device, with the loaded bytes from byte `start` on.
@@ -83,23 +91,18 @@ class Recast:
         Takes `temporary_bytes`, and a copy of the rows in question where dimensions have changed
         places. Does not wait for the device.
         """
+        row_bytes = self.shape[-1] * self.tensor.element_size()
+        matrix_bytes = row_bytes * (self.shape[-2] if len(self.shape) > 1 else 1)
+        end = start + target.numel()
         with self.one_at_a_time:
-            plain = self._plain()
-            end = start + target.numel()
-            if plain.is_contiguous():
-                target.copy_(flat_bytes(plain)[start:end])
-                return
-            matrices = plain.flatten(0, -3) if plain.dim() > 2 else (plain,)
-            row_bytes = self.shape[-1] * self.tensor.element_size()
-            batch_bytes = self.shape[-2] * row_bytes
-            for batch in range(start // batch_bytes, -(-end // batch_bytes)):
-                at = batch * batch_bytes
-                lowest, highest = max(start - at, 0), min(end - at, batch_bytes)
+            for number in range(start // matrix_bytes, -(-end // matrix_bytes)):
+                at = number * matrix_bytes
+                lowest, highest = max(start - at, 0), min(end - at, matrix_bytes)
                 first, last = lowest // row_bytes, -(-highest // row_bytes)
-                copied = flat_bytes(matrices[batch][first:last].contiguous())
+                rows = flat_bytes(self._matrix(number)[first:last].contiguous())
                 skip = lowest - first * row_bytes
                 target[at + lowest - start : at + highest - start].copy_(
-                    copied[skip : skip + highest - lowest]
+                    rows[skip : skip + highest - lowest]
                 )
 
     def whole(self) -> torch.Tensor:
@@ -108,16 +111,56 @@ class Recast:
         self.copy_to(copy)
         return copy
 
-    def _plain(self) -> torch.Tensor:
-        """The tensor in its loaded shape and plain order of memory; a view where possible."""
+    def _matrix(self, number: int) -> torch.Tensor:
+        """One matrix of the stack as loaded: rows and columns, a view where possible."""
         tensor = self.tensor.detach()
         turned = tensor.dim() > 1 and not tensor.is_contiguous()
-        if blocked_format(tensor) is not None:
-            # torch_npu converts a storage, so give it the tensor that fills the storage.
-            base = tensor.transpose(-1, -2) if turned else tensor
-            tensor = torch.ops.npu.npu_format_cast(base, _ND)
-            tensor = tensor.transpose(-1, -2) if turned else tensor
-        return tensor.transpose(-1, -2) if self.is_swapped else tensor
+        # torch_npu converts a storage, so give it the tensor that fills the storage.
+        base = tensor.transpose(-1, -2) if turned else tensor
+        if blocked_format(base) is None:
+            matrix = _matrices(base)[number]
+        elif _is_stack(base):
+            matrix = _converted(base, number)
+        else:
+            matrix = _matrices(torch.ops.npu.npu_format_cast(base, _ND))[number]
+        return matrix.transpose(-1, -2) if turned != self.is_swapped else matrix
+
+
+def _matrices(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor]:
+    """The matrices of a contiguous tensor in plain order, as views. A vector is one row."""
+    if tensor.dim() == 1:
+        return (tensor.view(1, -1),)
+    return tensor.flatten(0, -3) if tensor.dim() > 2 else (tensor,)
+
+
+def _is_stack(tensor: torch.Tensor) -> bool:
+    """Whether the matrices of a blocked tensor can be converted one by one."""
+    return tensor.dim() > 2 and tensor.element_size() <= _NARROW_BYTES
+
+
+def _raw_matrix_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of one matrix of a blocked stack as it lies in memory, padding included."""
+    return tensor.untyped_storage().nbytes() // math.prod(tensor.shape[:-2])
+
+
+def _converted(stack: torch.Tensor, number: int) -> torch.Tensor:
+    """One matrix of a blocked stack as rows and columns."""
+    matrix = torch.ops.npu.empty_with_format(
+        stack.shape[-2:],
+        dtype=stack.dtype,
+        device=stack.device,
+        acl_format=torch.ops.npu.get_npu_format(stack),
+    )
+    nbytes = _raw_matrix_bytes(stack)
+    _raw(matrix).copy_(_raw(stack)[number * nbytes : (number + 1) * nbytes])
+    return cast("torch.Tensor", torch.ops.npu.npu_format_cast(matrix, _ND))
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole storage of a tensor as it lies: flat uint8, with a description of its own."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    whole: torch.Tensor = from_dlpack(tensor.detach().as_strided((count,), (1,), 0))
+    return whole.view(torch.uint8)
 
 
 def recasts(

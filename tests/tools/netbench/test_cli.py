@@ -12,9 +12,11 @@ import pytest
 from tests.loader.support import until
 
 from netbench import cli, clock, starts
+from netbench.backends import backends_of
 from netbench.hosts import Hosts, HostsError
 from netbench.serving import percentile
 from netbench.sources import counts_up_to
+from netloader.errors import TransportError
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(300)]  # processes that import torch
 
@@ -109,6 +111,22 @@ class TestPair:
         assert (found["tensors"], found["bytes"]) == (4, 4_270_404)
         check_pair(found, 2)
         assert "plain_gbps" not in found
+
+    @pytest.mark.bench
+    def test_staged_beside_gloo(self) -> None:
+        found = report("pair", "--backend", "staged", "--bytes", "8MB", "--repeat", "2")
+        assert (found["backend"], found["device"], found["bytes_ok"]) == ("staged", "cpu", True)
+        rates = found["repetitions_gbps"]
+        assert {name: len(values) for name, values in rates.items()} == dict.fromkeys(
+            ("raw_one", "raw_two", "gloo", "staged"), 2
+        )
+        assert found["ratio_gloo"] == pytest.approx(
+            found["staged_gbps"] / found["gloo_gbps"], rel=0.01
+        )
+
+    def test_a_transport_that_the_machine_lacks(self) -> None:
+        with pytest.raises(TransportError, match="this machine has no hccl"):
+            backends_of("hccl")
 
     @pytest.mark.bench
     def test_cold(self) -> None:

@@ -1,0 +1,26 @@
+"""The transports that `pair --backend` compares with Gloo, and whose memory they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from netloader.transport import Backend, TransportError, backends_for
+from netloader.transport.gloo import GlooBackend
+from netloader.transport.staged import StagedBackend
+
+DEVICES: Final[Mapping[str, str]] = {"staged": "cpu", "hccl": "npu"}
+"""By transport. Staged Gloo is measured on host memory that plays a device: a second buffer and a
+real copy on either side, beside the same transfer without them."""
+
+
+def backends_of(transport: str) -> tuple[Backend, Backend]:
+    """Gloo and this transport. Raises `TransportError` where the machine lacks it."""
+    if transport == "staged":
+        staged = StagedBackend(GlooBackend(), stages=lambda data: True)
+        staged.name = transport
+        return GlooBackend(), staged
+    found = {one.name: one for one in backends_for(DEVICES[transport])}
+    if transport not in found:
+        raise TransportError(f"this machine has no {transport}")
+    return found["gloo"], found[transport]
