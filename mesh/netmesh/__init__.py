@@ -17,10 +17,15 @@ from netmesh.errors import (
     NoMeshError,
     RemoteProtocolError,
     SettingsError,
+    StartError,
     VersionMismatch,
 )
+from netmesh.io.descriptors import MEMBER, RESERVE, Descriptors, prepare
+from netmesh.io.doorkeeper import Doorkeeper
+from netmesh.io.doors import Door, all_shut, drop_newcomers
+from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
-from netmesh.io.security import SocketSecurity, ZapHandler, generate_key
+from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
 from netmesh.mesh import Mesh, own_host
 from netmesh.observer import forget, observe
 from netmesh.private import private_directory, user_directory
@@ -28,10 +33,15 @@ from netmesh.program import Program
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
 
 __all__ = [
+    "MEMBER",
     "MESH_KEYS",
+    "RESERVE",
     "WELL_KNOWN_PORT",
     "BindError",
     "ClosedError",
+    "Descriptors",
+    "Door",
+    "Doorkeeper",
     "Generation",
     "Json",
     "JsonObject",
@@ -48,13 +58,19 @@ __all__ = [
     "RemoteProtocolError",
     "SettingsError",
     "SocketSecurity",
+    "StartError",
     "Status",
     "VersionMismatch",
     "ZapHandler",
     "forget",
+    "all_shut",
+    "drop_newcomers",
     "generate_key",
+    "keep_alive",
     "observe",
     "own_host",
+    "prepare",
     "private_directory",
     "user_directory",
+    "warn_of_readable_key",
 ]

@@ -3,6 +3,7 @@
     MeshError
     +-- SettingsError           a setting cannot be used: names the key, the value, what is allowed
     +-- BindError               the address to listen on is taken or does not exist
+    +-- StartError              the process lacks what a member needs: mostly descriptors
     +-- ClosedError             the mesh was left or closed before this call
     +-- NoMeshError             no member answered where a mesh was expected
     +-- LocalProtocolError      our own code asked for something the protocol forbids: a bug here
@@ -34,6 +35,14 @@ class BindError(MeshError):
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"cannot listen on {address}: {reason}")
         self.address = address
+        self.reason = reason
+
+
+class StartError(MeshError):
+    """The process lacks what a member needs, and nobody's setting is wrong."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"cannot start a member of the mesh: {reason}")
         self.reason = reason
 
 

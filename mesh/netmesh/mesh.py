@@ -12,6 +12,8 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 
+import zmq
+
 from netmesh.address import Address
 from netmesh.bootstrap.advertise import choose_host
 from netmesh.bootstrap.finder import Finder
@@ -30,10 +32,10 @@ from netmesh.core.records import (
 )
 from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
-from netmesh.errors import ClosedError, SettingsError
-from netmesh.io.fork import drop_inherited
+from netmesh.errors import ClosedError, SettingsError, StartError
+from netmesh.io.descriptors import FEWEST, MEMBER, prepare
 from netmesh.io.rotation import KeyWatch
-from netmesh.io.security import SocketSecurity
+from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
 from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
 
@@ -61,7 +63,6 @@ class Mesh:
     def __init__(
         self,
         name: str,
-        port: int,
         shell: Shell,
         engine: Engine,
         finder: Finder,
@@ -73,7 +74,6 @@ class Mesh:
         self._reach = reach
         self.name = name
         """Name of the mesh."""
-        self._port = port
         self._shell = shell
         self._engine = engine
         self._finder = finder
@@ -91,11 +91,16 @@ class Mesh:
         """Listen, start the gossip thread and return; joining goes on in the background.
 
         `advert` is what others see of this member: a JSON object of at most 8 KiB. The call takes
-        up to two seconds if seeds are names that do not resolve. Raises SettingsError, BindError,
-        or LocalProtocolError for an advert that is too big or not JSON.
+        up to two seconds if seeds are names that do not resolve. The process's soft limit of
+        descriptors becomes the hard one. Raises SettingsError, BindError, StartError, or
+        LocalProtocolError for an advert that is too big or not JSON.
         """
         log = log or logging.getLogger("netmesh")
         pack_advert(advert)
+        free = prepare(log, MEMBER)
+        if free < FEWEST:
+            raise StartError(f"{free} file descriptors are free, and it needs {FEWEST} at least")
+        warn_of_readable_key(settings, log)
         security = SocketSecurity.from_settings(settings)
         bootstrap = Bootstrap.of(
             settings, os.environ, log, remote_allowed=security.enabled or settings.insecure
@@ -105,8 +110,11 @@ class Mesh:
         if chosen.is_loopback and bootstrap.remote_allowed and not (seeds or settings.advertise):
             log.warning(_NO_ROUTE, chosen.host)
         reach = bootstrap.reach(chosen)
-        shell = Shell(Codec(settings.name), security, log, reach)
-        port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
+        try:
+            shell = Shell(Codec(settings.name), security, log, reach)
+            port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
+        except (zmq.ZMQError, OSError) as error:
+            raise StartError(str(error)) from error
         address = Address(chosen.host, chosen.port or port)
         try:
             bootstrap.directory.announce(address)
@@ -137,7 +145,7 @@ class Mesh:
             reach,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
-        mesh = cls(settings.name, port, shell, engine, finder, bootstrap, keys, reach)
+        mesh = cls(settings.name, shell, engine, finder, bootstrap, keys, reach)
         _LIVE.add(mesh)
         atexit.register(mesh.leave)
         shell.start(engine, mesh._show)
@@ -282,7 +290,6 @@ _INHERITED: list[Mesh] = []
 def _after_fork_in_child() -> None:
     for mesh in list(_LIVE):
         _INHERITED.append(mesh)
-        drop_inherited(mesh._port)
     _LIVE.clear()
 
 

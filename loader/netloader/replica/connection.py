@@ -15,7 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from netloader.errors import ProtocolError, SourceLost, TransferError
 from netloader.protocol import messages
-from netmesh import SocketSecurity
+from netmesh import SocketSecurity, keep_alive
 
 _REASON_MS = 1000
 """How long to wait for the reason of a break. It mostly takes a millisecond."""
@@ -82,9 +82,9 @@ class Connection:
             (zmq.MAXMSGSIZE, messages.MAX_ATTACHMENT_BYTES),
             (zmq.RCVHWM, _UNREAD),
             (zmq.IPV6, int(endpoint.startswith("["))),
-            (zmq.TCP_KEEPALIVE, 1),
         ):
             self._dealer.setsockopt(option, value)
+        keep_alive(self._dealer)
         security.apply_client(self._dealer, ring)
         # A monitor reports only changes, so it must exist before the connection does.
         self._monitor: zmq.Socket[bytes] = self._dealer.get_monitor_socket(_MONITORED)

@@ -133,7 +133,7 @@ class Dispatch:
             if admitted.code == "manifest" and isinstance(offer, Offer):
                 return admitted, self._manifest(offer)
             return admitted, None
-        full = self._sessions.full()
+        full = self._sessions.full() or self._listener.lack()
         if full is not None:
             self._make_room()
             again_s = self._settings.retry_after_s

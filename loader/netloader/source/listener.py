@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,15 @@ import zmq
 from netloader.errors import ListenError
 from netloader.protocol import messages
 from netloader.system import affinity
-from netmesh import SocketSecurity, ZapHandler
+from netmesh import Descriptors, Doorkeeper, SocketSecurity, ZapHandler, keep_alive
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 256
+
+SESSION = 32
+"""Descriptors that a session may open: two lanes with a listener, a connection and an event loop
+each, the rendezvous and strangers there. Measured: 16."""
 
 _QUEUED = 32
 """Messages of one connection that may wait, in each direction. A replica has a few; with the
@@ -47,11 +52,17 @@ class Listener:
     """The sockets of one source. All but the constructor belongs to the source's thread."""
 
     def __init__(
-        self, host: str, port: int | None, security: SocketSecurity, handshake_timeout_s: float
+        self,
+        host: str,
+        port: int | None,
+        security: SocketSecurity,
+        handshake_timeout_s: float,
+        descriptors: Descriptors | None = None,
     ) -> None:
         """Listen on `host`, on any free port when `port` is None.
 
-        Raises `ListenError` when the port is taken or the address is not ours.
+        `descriptors` are those of this process. Raises `ListenError` when the port is taken or the
+        address is not ours.
         """
         self.host = host
         self._handshake_ms = round(handshake_timeout_s * 1000)
@@ -64,11 +75,21 @@ class Listener:
         # connection comes.
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
+        self._descriptors = descriptors or Descriptors()
+        self._doorkeeper = Doorkeeper(
+            self._socket,
+            "source",
+            _log,
+            keyed=security.enabled,
+            descriptors=self._descriptors,
+        )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._security = security
         self._zap: ZapHandler | None = None
         self._retired: list[zmq.Socket[bytes]] = []
+        self._watched: dict[zmq.Socket[bytes], zmq.Socket[bytes]] = {}
+        """ROUTERs, each with the socket that tells of its strangers."""
         try:
             # ZeroMQ starts its threads here, and they should not run on an inference core.
             self._router = affinity.elsewhere(self._open)
@@ -88,18 +109,29 @@ class Listener:
 
     def wait(self, timeout_s: float | None) -> list[tuple[ControlConnection, list[bytes]]]:
         """Sleep until something happens, authenticate new connections, return what replicas
-        said."""
+        said. Returns after a second at the latest."""
         said = []
-        for ready, _ in self._poller.poll(None if timeout_s is None else int(timeout_s * 1000)):
+        patience_s = max(0.0, self._doorkeeper.due - time.monotonic())
+        patience_s = patience_s if timeout_s is None else min(timeout_s, patience_s)
+        for ready, _ in self._poller.poll(int(patience_s * 1000 + 0.999)):
             if self._zap is not None and ready is self._zap.socket:
                 self._zap.handle()
+            elif ready in self._events:
+                self._doorkeeper.look()
             elif ready is self._router or ready in self._retired:
                 try:
                     routing_id, *frames = ready.recv_multipart(zmq.DONTWAIT)
                 except zmq.Again:  # The sender is gone, and its message with it.
                     continue
                 said.append((ControlConnection(ready, routing_id), frames))
+        if time.monotonic() >= self._doorkeeper.due:
+            self._doorkeeper.look()
         return said
+
+    def lack(self) -> str | None:
+        """Why no session should be opened: few descriptors are left. None when there are
+        enough."""
+        return self._descriptors.lack(SESSION)
 
     def retired(self, caller: ControlConnection) -> bool:
         """Whether the keys have changed since this connection was opened."""
@@ -125,7 +157,7 @@ class Listener:
         carry no session are cut, and replicas dial again by a remaining key.
         """
         before, after = self._security.rings, security.rings
-        if self._zap is None or not after:
+        if self._zap is None or not before or not after:
             raise ValueError("a source cannot get its first key, or lose its last, while it runs")
         if before[0] != after[0] or not set(before) <= set(after):
             fresh = self._make_router(security)
@@ -140,18 +172,20 @@ class Listener:
         for router in [router for router in self._retired if router not in used]:
             self._retired.remove(router)
             self._poller.unregister(router)
+            self._unwatch(router)
             router.close(linger=_LAST_WORDS_MS)
 
     def close(self) -> None:
         """Stop listening and end all connections."""
-        self._socket.close()
+        self._doorkeeper.close()
+        for router in self._watched:
+            self._doorkeeper.dismiss(router)
         self._context.destroy(linger=0)
 
     def _open(self) -> zmq.Socket[bytes]:
-        if self._security.enabled:
-            # Before the ROUTER: a replica that finds no handler is refused and must come again.
-            self._zap = ZapHandler(self._context, self._security)
-            self._poller.register(self._zap.socket, zmq.POLLIN)
+        # Before the ROUTER: a replica that finds no handler is refused and must come again.
+        self._zap = ZapHandler(self._context, self._security)
+        self._poller.register(self._zap.socket, zmq.POLLIN)
         return self._make_router(self._security)
 
     def _make_router(self, security: SocketSecurity) -> zmq.Socket[bytes]:
@@ -169,10 +203,23 @@ class Listener:
                 (zmq.USE_FD, self._socket.dup().detach()),
             ):
                 router.setsockopt(option, value)
+            keep_alive(router)
             security.apply_server(router)
+            events = self._doorkeeper.attend(self._context, router)
             router.bind(f"tcp://{self.endpoint}")
         except (zmq.ZMQError, OSError):
+            self._doorkeeper.dismiss(router)
             router.close(linger=0)
             raise
+        self._watched[router] = events
+        self._poller.register(events, zmq.POLLIN)
         self._poller.register(router, zmq.POLLIN)
         return router
+
+    @property
+    def _events(self) -> Collection[zmq.Socket[bytes]]:
+        return self._watched.values()
+
+    def _unwatch(self, router: zmq.Socket[bytes]) -> None:
+        self._poller.unregister(self._watched.pop(router))
+        self._doorkeeper.dismiss(router)

@@ -12,6 +12,7 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
 
@@ -21,8 +22,10 @@ from torch._C._distributed_c10d import ProcessGroupGloo, Store, Work
 from netloader.errors import TransportError
 from netloader.transport import send_buffers
 from netloader.transport.base import RANKS, Group, Pending, aborted, failed, peer_of
+from netloader.transport.listeners import shut_listeners
 from netloader.transport.store import RecordingStore
 from netloader.transport.stripes import LANES, lane_tag, stripes
+from netmesh import Door, all_shut
 
 _log = logging.getLogger(__name__)
 
@@ -68,9 +71,11 @@ class GlooGroup:
     """A two-rank Gloo group. One lane's error breaks all of it."""
 
     # torch's stub of ProcessGroupGloo lacks send and recv.
-    def __init__(self, group: Any, peer: int) -> None:
-        """`group` has a context per lane, and uses the one numbered tag modulo `LANES`."""
+    def __init__(self, group: Any, peer: int, doors: Collection[Door] = ()) -> None:
+        """`group` has a context per lane, and uses the one numbered tag modulo `LANES`. `doors`
+        are its listeners, shut."""
         self._group = group
+        self._doors = doors
         self._peer = peer
         self._aborting = threading.Lock()
         self._why: str | None = None  # Set before the lanes are closed; waiting threads read it.
@@ -98,6 +103,8 @@ class GlooGroup:
                     never.wait(_ABORT_WAIT)
                 except RuntimeError as closed:
                     _log.debug("lane %d aborted: %s", lane, _first_line(closed))
+            for door in self._doors:
+                door.close()
 
     def give_up(self, sends: bool, nbytes: int, tag: int, error: RuntimeError) -> str:
         """Break the group over a transfer that Gloo gave up. Returns the text of its error.
@@ -144,15 +151,23 @@ class GlooBackend:
         recording = RecordingStore(store)
         first = send_buffers.lowest_free_descriptor()
         try:
-            # Each device becomes a context, with keys of its own in the store.
-            options._devices = [ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)]
-            group = ProcessGroupGloo(recording, rank, 2, options)
+            # libgloo ends the process when it cannot accept, so nobody else may take descriptors
+            # until its listeners are shut.
+            with all_shut():
+                # Each device becomes a context, with keys of its own in the store.
+                options._devices = [
+                    ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)
+                ]
+                group = ProcessGroupGloo(recording, rank, 2, options)
+                doors = shut_listeners(host, recording.mine)
         except RuntimeError as error:
             peer = RANKS[peer_of(rank)]
             raise TransportError(f"no Gloo group with the {peer}: {_first_line(error)}") from None
+        if len(doors) < LANES:
+            _log.debug("%d of %d Gloo listeners are shut", len(doors), LANES)
         local = send_buffers.shrink(host, recording.mine, recording.theirs, first, LANES)
         _log.debug("%d of %d connections are to a process of this host", local, LANES)
-        return GlooGroup(group, peer_of(rank))
+        return GlooGroup(group, peer_of(rank), doors)
 
 
 def _first_line(error: RuntimeError) -> str:

@@ -22,6 +22,7 @@ from netloader.errors import TransportError
 from netloader.transport.arrivals import Arrivals
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group
 from netloader.transport.store import LANE, PROOF, AuthenticatedStore, left
+from netmesh import Door
 
 STRANGER_S: Final = 1.0
 """Seconds that a connection may take to prove that it is the replica's. Loopback, and any network
@@ -53,6 +54,7 @@ class Rendezvous:
         `timeout_s` bounds `open`; `stranger_s` bounds the time that each connection may take there.
         """
         self._listener = listen(host)
+        self._door = Door(self._listener)
         self.port: int = self._listener.getsockname()[1]
         self.host = host
         self.secret = secrets.token_hex(16)
@@ -94,7 +96,7 @@ class Rendezvous:
                 _wake(self._listener)
                 self._arrivals.wake()
             else:
-                self._listener.close()
+                self._door.close()
 
     def _meet(self, lanes: int, deadline: float) -> AuthenticatedStore:
         try:

@@ -58,8 +58,8 @@ def shrink(
     """
     found = 0
     try:
-        my_ports = {port for value in mine for port in _ports(host, value)}
-        their_ports = {port for value in theirs for port in _ports(host, value)}
+        my_ports = {port for value in mine for port in ports_in(host, value)}
+        their_ports = {port for value in theirs for port in ports_in(host, value)}
     except ValueError as error:
         _log.debug("send buffers stay as they are: %s", error)
         return found
@@ -81,7 +81,7 @@ def shrink(
     return found
 
 
-def _ports(host: str, value: bytes) -> Iterator[int]:
+def ports_in(host: str, value: bytes) -> Iterator[int]:
     """Ports of `host` in bytes that contain socket addresses as C lays them out. Raises
     `ValueError`."""
     address = ipaddress.ip_address(host)

@@ -110,6 +110,6 @@ def _join(config: Config) -> Mesh | None:
         return Mesh.start(config.mesh_settings, advert.encode(()), log=logging.getLogger("netmesh"))
     except netmesh.SettingsError:
         raise
-    except MeshError as error:
+    except (MeshError, OSError) as error:
         _log.warning("going on without the mesh: %s", error)
         return None

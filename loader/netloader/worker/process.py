@@ -9,13 +9,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 from netloader.config import Config
+from netloader.identity.identity import Role
+from netloader.source.listener import SESSION
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
 from netloader.worker.peers import Peers
 from netloader.worker.sources import Sources
-from netmesh import KeyWatch, SocketSecurity
+from netmesh import (
+    MEMBER,
+    RESERVE,
+    KeyWatch,
+    SocketSecurity,
+    prepare,
+    warn_of_readable_key,
+)
 
 PURPOSE = "netloader"
 """Keys of the control channel are derived for this purpose; gossip has keys of its own."""
@@ -31,7 +41,12 @@ class Worker:
         """
         self.config = config
         self.rank = rank
+        log = logging.getLogger("netmesh")
+        sessions = len(get_args(Role)) * config.source_settings.max_sessions
+        prepare(log, MEMBER + RESERVE + sessions * SESSION)
         security = SocketSecurity.from_settings(config.mesh_settings, PURPOSE)
+        if not config.mesh:
+            warn_of_readable_key(config.mesh_settings, log)
         self.membership = Membership(config, rank)
         self.accusations = Accusations(
             lambda role, accused: self.membership.update(role, accuses=accused)
@@ -43,7 +58,7 @@ class Worker:
             config.mesh_settings,
             security,
             self.sources.rekey,
-            logging.getLogger("netmesh"),
+            log,
             PURPOSE,
         )
         self._keys.start()

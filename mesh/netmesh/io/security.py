@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import secrets
 import stat
 from collections import Counter
@@ -88,6 +89,20 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
     return keys
 
 
+def warn_of_readable_key(settings: MeshSettings, log: logging.Logger) -> None:
+    """Tell the operator if other users of this machine can read the key file."""
+    try:
+        readable = settings.key_file is not None and settings.key_file.stat().st_mode & stat.S_IROTH
+    except OSError:
+        return  # whoever loads the keys says so
+    if readable:
+        log.warning(
+            "mesh: every user of this machine can read MESH_KEY_FILE=%s, and so be a member: "
+            "`chmod 600` it (for a secret of Kubernetes: `defaultMode: 0400`)",
+            settings.key_file,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class CurvePair:
     """A Curve25519 key pair, each key as the 40 Z85 characters that ZeroMQ wants."""
@@ -126,7 +141,7 @@ def hkdf_sha256(key: bytes, *, salt: bytes, info: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SocketSecurity:
-    """Applies one mesh's keys to sockets of one purpose. Does nothing if there is no key.
+    """Applies one mesh's keys to sockets of one purpose. If there is no key, everybody is let in.
 
     A server also needs a ZapHandler on its context, polled by the thread that owns the handler.
     Without a handler, CURVE refuses everybody.
@@ -158,12 +173,17 @@ class SocketSecurity:
         return bool(self.rings)
 
     def apply_server(self, socket: zmq.Socket[bytes]) -> None:
-        """Make `socket` a CURVE server of the current key. Call before bind."""
+        """Make `socket` a CURVE server of the current key. Call before bind.
+
+        Without a key everybody is let in, but has to say the whole handshake: a socket without a
+        domain takes a client's first odd byte for an old protocol, and then waits for ever.
+        """
+        if self.domain:
+            socket.setsockopt_string(zmq.ZAP_DOMAIN, self.domain)
         if not self.rings:
             return
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.rings[0].server.secret)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, self.domain)
         # Without this option, a missing handler would let everybody in.
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
@@ -183,6 +203,8 @@ class SocketSecurity:
 class ZapHandler:
     """Answers the ZeroMQ authentication requests (RFC 27) of one context from an allow-list.
 
+    In the domain of a `SocketSecurity` without a key, everybody is let in.
+
     Make it before any server socket of that context is bound. Register `socket` for POLLIN in the
     poll loop, and call `handle` when it is readable. Belongs to the thread that made it.
     """
@@ -195,6 +217,7 @@ class ZapHandler:
     ) -> None:
         self._counters = Counter() if counters is None else counters
         self._allowed: dict[bytes, frozenset[bytes]] = {}
+        self._keyless: set[bytes] = set()
         self.allow(security)
         self.socket: zmq.Socket[bytes] = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -202,8 +225,13 @@ class ZapHandler:
 
     def allow(self, security: SocketSecurity) -> None:
         """Replace the allow-list of the domain of `security`."""
+        domain = security.domain.encode()
         clients = frozenset(z85.decode(ring.client.public) for ring in security.rings)
-        self._allowed[security.domain.encode()] = clients
+        self._allowed[domain] = clients
+        if security.enabled:
+            self._keyless.discard(domain)
+        else:
+            self._keyless.add(domain)
 
     def handle(self) -> None:
         """Answer all waiting requests."""
@@ -219,6 +247,8 @@ class ZapHandler:
         allowed = False
         if len(request) == 7 and request[0] == b"1.0" and request[5] == b"CURVE":
             allowed = request[6] in self._allowed.get(request[2], frozenset())
+        elif len(request) == 6 and request[0] == b"1.0" and request[5] == b"NULL":
+            allowed = request[2] in self._keyless
         if allowed:
             self._counters["zap.accepted"] += 1
             return [b"1.0", number, b"200", b"OK", b"member", b""]
@@ -226,4 +256,7 @@ class ZapHandler:
         return [b"1.0", number, b"400", b"not a member", b"", b""]
 
     def close(self) -> None:
-        self.socket.close(linger=0)
+        """Free the context's place for a handler at once; a closed socket alone does so later."""
+        if not self.socket.closed:
+            self.socket.unbind(ZAP_ENDPOINT)
+            self.socket.close(linger=0)

@@ -7,6 +7,7 @@ to all others a refused connection means that this member is dead.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import zmq
 
 from netmesh.address import Address
 from netmesh.errors import BindError
+from netmesh.io.doorkeeper import Doorkeeper
 from netmesh.io.links import harden
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity, ZapHandler
@@ -36,13 +38,16 @@ class Server:
         security: SocketSecurity,
         counters: Counter[str],
         received: Callable[[bytes, list[bytes]], None],
+        log: logging.Logger | None = None,
     ) -> None:
+        self._log = log or logging.getLogger("netmesh")
         self._context = context
         self._reactor = reactor
         self._security = security
         self._counters = counters
         self._received = received
         self._listener: socket.socket | None = None
+        self._doorkeeper: Doorkeeper | None = None
         self._router: zmq.Socket[bytes] | None = None
         self._zap: ZapHandler | None = None
 
@@ -62,10 +67,16 @@ class Server:
             else:
                 break
         assert self._listener is not None
-        if self._security.enabled:
-            # Before the ROUTER, because a client that meets no handler is refused and must retry.
-            self._zap = ZapHandler(self._context, self._security, self._counters)
-            self._reactor.add(self._zap.socket, self._zap.handle)
+        self._doorkeeper = Doorkeeper(
+            self._listener,
+            "mesh",
+            self._log,
+            keyed=self._security.enabled,
+            counters=self._counters,
+        )
+        # Before the ROUTER, because a client that meets no handler is refused and must retry.
+        self._zap = ZapHandler(self._context, self._security, self._counters)
+        self._reactor.add(self._zap.socket, self._zap.handle)
         self._router = self._make_router()
         bound: int = self._listener.getsockname()[1]
         return bound
@@ -80,8 +91,17 @@ class Server:
         self._security = security
         self._zap.allow(security)
         old, self._router = self._router, self._make_router()
-        self._reactor.remove(old)
-        old.close(linger=0)
+        self._drop(old)
+
+    @property
+    def due(self) -> float:
+        """When `tend` has something to do."""
+        return float("inf") if self._doorkeeper is None else self._doorkeeper.due
+
+    def tend(self, now: float) -> None:
+        """Look after strangers, if it is time."""
+        if self._doorkeeper is not None and now >= self._doorkeeper.due:
+            self._doorkeeper.look()
 
     def reply(self, to: bytes, frames: list[bytes]) -> None:
         """Queue `frames` for the connection `to`; drop them if it is gone or its queue is full."""
@@ -99,27 +119,43 @@ class Server:
 
     def close(self, linger_s: float = 0.0) -> None:
         """Close; `linger_s` bounds how long the context waits for answers to be sent."""
-        if self._listener is not None:
-            self._listener.close()
         if self._router is not None:
-            self._reactor.remove(self._router)
-            self._router.close(linger=int(linger_s * 1000))
+            self._drop(self._router, linger_s)
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         if self._zap is not None:
             self._reactor.remove(self._zap.socket)
             self._zap.close()
 
     def _make_router(self) -> zmq.Socket[bytes]:
-        assert self._listener is not None
+        assert self._listener is not None and self._doorkeeper is not None
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        harden(router)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.USE_FD, self._listener.dup().detach())
-        self._security.apply_server(router)
-        host, port = self._listener.getsockname()[:2]
-        router.setsockopt(zmq.IPV6, int(":" in host))
-        router.bind(f"tcp://{Address(host, port)}")
+        try:
+            harden(router)
+            router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            self._security.apply_server(router)
+            events = self._doorkeeper.attend(self._context, router)
+            self._bind(router, self._listener)
+        except (zmq.ZMQError, OSError):  # no descriptor left; an open socket would block `term`
+            self._doorkeeper.dismiss(router)
+            router.close(linger=0)
+            raise
+        self._reactor.add(events, self._doorkeeper.look)
         self._reactor.add(router, lambda: self._readable(router))
         return router
+
+    def _bind(self, router: zmq.Socket[bytes], listening: socket.socket) -> None:
+        host, port = listening.getsockname()[:2]
+        router.setsockopt(zmq.USE_FD, listening.dup().detach())
+        router.setsockopt(zmq.IPV6, int(":" in host))
+        router.bind(f"tcp://{Address(host, port)}")
+
+    def _drop(self, router: zmq.Socket[bytes], linger_s: float = 0.0) -> None:
+        assert self._doorkeeper is not None
+        self._reactor.remove(router)
+        self._reactor.remove(self._doorkeeper.events(router))
+        self._doorkeeper.dismiss(router)
+        router.close(linger=int(linger_s * 1000))
 
     def _readable(self, router: zmq.Socket[bytes]) -> None:
         for _ in range(_BATCH):

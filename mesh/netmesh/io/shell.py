@@ -48,6 +48,9 @@ FAREWELL_S = 0.3
 ERROR_PAUSE_S = 0.05
 """A timer that raises is due again at once. Without a pause it would use a whole CPU core."""
 
+REKEY_PAUSE_S = 1.0
+"""Until a change of keys that failed (for lack of descriptors) is tried again."""
+
 _WAKE = "inproc://wake"
 _OWN_LINK = b"\x01"
 """First byte of the token of a message that came over one of our links. The core must answer such
@@ -111,7 +114,7 @@ class Shell:
             locate=self._locate,
         )
         self._server = Server(
-            self._context, self._reactor, security, self.counters, self._from_outside
+            self._context, self._reactor, security, self.counters, self._from_outside, log
         )
         self._tick_after = 0.0
         self._shown: tuple[int, bool] | None = None
@@ -120,20 +123,27 @@ class Shell:
         self._advert: JsonObject | None = None
         self._contacts: deque[tuple[MemberId, ...]] = deque(maxlen=8)
         self._new_keys: SocketSecurity | None = None
+        self._wanted_keys: SocketSecurity | None = None
+        self._rekey_due = float("inf")
         self._leaving = False
         self._stopping = False
         self._woken = False
-        self._wake_in: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
-        self._wake_in.bind(_WAKE)
-        self._wake_out: zmq.Socket[bytes] | None = self._context.socket(zmq.PAIR)
-        self._wake_out.connect(_WAKE)
+        try:
+            self._wake_in: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+            self._wake_in.bind(_WAKE)
+            self._wake_out: zmq.Socket[bytes] | None = self._context.socket(zmq.PAIR)
+            self._wake_out.connect(_WAKE)
+        except zmq.ZMQError:  # no descriptor left
+            self._context.destroy(linger=0)
+            raise
         self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
 
     def bind(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
-        """Listen (see `Server.listen`); returns the port. Raises BindError."""
+        """Listen (see `Server.listen`); returns the port. Raises BindError, and ZMQError for lack
+        of descriptors."""
         try:
             return self._server.listen(host, port, fallback_port)
-        except BindError:
+        except (BindError, zmq.ZMQError, OSError):
             self.close_unstarted()
             raise
 
@@ -201,8 +211,12 @@ class Shell:
         assert self._core is not None
         now = time.monotonic()
         due = max(self._core.deadline(), self._tick_after)
-        self._reactor.poll(min(due, self._dialler.deadline(), self._show_due(now)) - now)
+        wake = min(due, self._dialler.deadline(), self._show_due(now), self._rekey_due)
+        self._reactor.poll(min(wake, self._server.due) - now)
         now = time.monotonic()
+        if now >= self._rekey_due:
+            self._rekey()
+        self._server.tend(now)
         if now >= due and not self._step(Tick()):
             self._tick_after = now + ERROR_PAUSE_S
         self._dialler.expire()
@@ -219,13 +233,22 @@ class Shell:
             keys, self._new_keys = self._new_keys, None
             leaving, self._leaving = self._leaving, False
         if keys is not None:
-            self._reactor.guard("rekey", lambda: self._change_keys(keys))
+            self._wanted_keys = keys
+            self._rekey()
         for ids in contacts:
             self._step(Contacts(ids))
         if advert is not None:
             self._step(Publish(advert))
         if leaving:
             self._step(Leave())
+
+    def _rekey(self) -> None:
+        """Take the wanted keys into use, now or (for lack of descriptors) in a while."""
+        keys = self._wanted_keys
+        if keys is not None and not self._reactor.guard("rekey", lambda: self._change_keys(keys)):
+            self._rekey_due = time.monotonic() + REKEY_PAUSE_S
+            return
+        self._wanted_keys, self._rekey_due = None, float("inf")
 
     def _change_keys(self, security: SocketSecurity) -> None:
         self._server.rekey(security)

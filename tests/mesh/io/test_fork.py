@@ -14,7 +14,7 @@ def test_a_child_gives_up_what_listens_on_the_port_and_nothing_else() -> None:
     ):
         child = os.fork()
         if child == 0:
-            dropped = drop_inherited(ours.getsockname()[1])
+            dropped = drop_inherited({ours.getsockname()[1]})
             left = [
                 os.fstat(one.fileno()).st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
                 for one in (ours, accepted, other, client)

@@ -1,0 +1,162 @@
+"""Strangers at the ports of a source that has few descriptors. None of them has a key."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.loader.ports import knock, listening_ports, open_descriptors
+from tests.loader.support import (
+    GENERATION,
+    Caller,
+    equal,
+    pull_from,
+    pull_into,
+    toy_weights,
+    until,
+)
+
+from netloader.discovery.candidate import Candidate
+from netloader.errors import NetloaderError
+from netloader.protocol import messages
+from netloader.transport import join
+from netloader.transport.gloo import GlooBackend
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+HERE = Path(__file__).parents[3]
+SEED = 1
+WEIGHTS = toy_weights(SEED)
+LIMIT = 1024
+
+
+class Flooded:
+    """A source in a process of its own, with 1,024 descriptors at most."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            ["sh", "-c", f"ulimit -n {LIMIT}; exec \"$@\"", "sh",
+             sys.executable, "-m", "tests.loader.source_process", str(SEED), "-1", "0"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=HERE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.endpoint = self.process.stdout.readline().strip()
+        self.port = int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture
+def source() -> Iterator[Flooded]:
+    made = Flooded()
+    yield made
+    made.end()
+
+
+@contextmanager
+def flood(port: int, count: int) -> Iterator[None]:
+    """`count` connections that say nothing, each made again when it is cut."""
+    over = threading.Event()
+
+    def keep() -> None:
+        with selectors.DefaultSelector() as selector:
+            for one in knock(port, count):
+                selector.register(one, selectors.EVENT_READ)
+            while not over.is_set():
+                for key, _ in selector.select(0.05):
+                    one = key.fileobj
+                    assert isinstance(one, socket.socket)
+                    try:
+                        cut = not one.recv(4096)
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        cut = True
+                    if cut:
+                        selector.unregister(one)
+                        one.close()
+                        selector.register(knock(port)[0], selectors.EVENT_READ)
+            for key in list(selector.get_map().values()):
+                assert isinstance(key.fileobj, socket.socket)
+                key.fileobj.close()
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def pulls(source: Flooded) -> bool:
+    """Whether a whole pull succeeds; its bytes are right if so."""
+    mine = toy_weights()
+    try:
+        pull_from(pull_into(mine), Candidate(source.endpoint, "test", GENERATION))
+    except NetloaderError:
+        return False
+    assert equal(mine, WEIGHTS)
+    return True
+
+
+def test_silent_connects_at_the_control_port_end_nothing(source: Flooded) -> None:
+    assert pulls(source)
+    before = open_descriptors(source.pid)
+    whole = 0
+    with flood(source.port, 1300):
+        end = time.monotonic() + 5
+        most = 0
+        while time.monotonic() < end:
+            whole += pulls(source)
+            assert source.alive()
+            most = max(most, open_descriptors(source.pid))
+    assert most < LIMIT - 100, "the reserve was used"
+    until(lambda: pulls(source), 30)
+    until(lambda: open_descriptors(source.pid) <= before + 4, 30)
+    print(f"{whole} pulls during the flood, {most} descriptors at most")
+
+
+def test_connects_at_an_open_sessions_ports_end_nothing(source: Flooded) -> None:
+    before = listening_ports(source.pid)
+    caller = Caller(source)  # type: ignore[arg-type]  # it has an endpoint
+    accept = caller.accepted(WEIGHTS)
+    group = join(accept.host, accept.port, accept.secret, GlooBackend(), 10)
+    ports = listening_ports(source.pid) - before
+    quiet = open_descriptors(source.pid)
+    strangers = knock(source.port, 1000)
+    until(lambda: open_descriptors(source.pid) > quiet + 64, 30)
+    strangers += [one for port in ports for one in knock(port, 20)]
+    caller.send(messages.Want(session=accept.session, chunks=(0,)))
+    caller.send(messages.Done(session=accept.session))
+    group.abort()
+    for one in strangers:
+        one.close()
+    until(lambda: pulls(source), 30)
+    assert source.alive()
+    caller.close()
