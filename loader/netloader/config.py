@@ -33,7 +33,7 @@ from netloader.identity.identity import Evidence
 from netloader.program import ENV_PREFIX, PROGRAM
 from netloader.replica.settings import PullSettings
 from netloader.source.settings import SourceSettings
-from netloader.terms import KeepMode
+from netloader.terms import KeepMode, UpstreamUse
 from netloader.weights.manifest import CHUNK_BYTES
 from netmesh import MESH_KEYS, MeshSettings
 
@@ -155,6 +155,15 @@ class Config(BaseModel):
     output_prefix: _NonEmpty | None = Field(default=None, alias="OUTPUT_PREFIX")
     """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`."""
 
+    upstream: Annotated[UpstreamUse, BeforeValidator(_lower)] = Field(
+        default=UpstreamUse.OFF, alias="UPSTREAM"
+    )
+    """Transfers with vLLM Ascend's own Netloader. Off, because they are neither authenticated nor
+    verified."""
+    upstream_insecure: bool = Field(default=False, alias="UPSTREAM_INSECURE")
+    """Whether such transfers are allowed although this worker has a cluster key. They go around
+    the key."""
+
     mesh: bool = Field(default=True, alias="MESH")
     """Whether to join the mesh. If off, only `SOURCE` and storage are used."""
     mesh_settings: MeshSettings = Field(
@@ -243,11 +252,25 @@ class Config(BaseModel):
                 _STORAGE_OPTIONS: options,
             }
             rest = {key: value for key, value in own.items() if key not in _IN_PARTS}
-            return cls.model_validate(rest | handed)
+            made = cls.model_validate(rest | handed)
         except netmesh.SettingsError as error:
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None
+        if made.upstream is not UpstreamUse.OFF and made.has_key and not made.upstream_insecure:
+            raise ConfigError(
+                "UPSTREAM",
+                str(made.upstream),
+                "this worker has a cluster key, and upstream's transfers go around it: leave "
+                "UPSTREAM off, or also set UPSTREAM_INSECURE to allow transfers without "
+                "authentication",
+            )
+        return made
+
+    @property
+    def has_key(self) -> bool:
+        """Whether this worker has a cluster key."""
+        return self.mesh_settings.key is not None or self.mesh_settings.key_file is not None
 
     @property
     def content_demanded(self) -> dict[Evidence, str]:

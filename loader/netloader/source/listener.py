@@ -6,25 +6,31 @@ while it controls sessions, so a change of keys loses none of them. It cannot st
 (unbinding it would end its connections too), but it opens no more sessions. One I/O thread serves
 both, and Linux wakes it for the newest first. A replica that still reaches the earlier ROUTER dials
 again (`handshake.py`).
+
+Where replicas of vLLM Ascend's own Netloader may come too, the ROUTERs listen behind a front door,
+which tells the two kinds apart (`frontdoor.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import zmq
 
 from netloader.errors import ListenError
 from netloader.protocol import messages
+from netloader.source.frontdoor import FrontDoor
 from netloader.system import affinity
 from netmesh import SocketSecurity, ZapHandler
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 256
+
+_LOOPBACK = "127.0.0.1"
 
 _QUEUED = 32
 """Messages of one connection that may wait, in each direction. A replica has a few; with the
@@ -47,23 +53,33 @@ class Listener:
     """The sockets of one source. All but the constructor belongs to the source's thread."""
 
     def __init__(
-        self, host: str, port: int | None, security: SocketSecurity, handshake_timeout_s: float
+        self,
+        host: str,
+        port: int | None,
+        security: SocketSecurity,
+        handshake_timeout_s: float,
+        *,
+        has_door: bool = False,
     ) -> None:
-        """Listen on `host`, on any free port when `port` is None.
+        """Listen on `host`, on any free port when `port` is None. With `has_door`, callers wait
+        until `open_door`.
 
         Raises `ListenError` when the port is taken or the address is not ours.
         """
         self.host = host
         self._handshake_ms = round(handshake_timeout_s * 1000)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        outside = _listen(host, port)
+        self.port: int = outside.getsockname()[1]
+        self._outside = outside if has_door else None
+        self._door: FrontDoor | None = None
         try:
-            self._socket = socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
+            self._socket = _listen(_LOOPBACK, None) if has_door else outside
+        except ListenError:
+            outside.close()
+            raise
         # Two ROUTERs may share the socket: the second to accept must not block until another
         # connection comes.
         self._socket.setblocking(False)
-        self.port: int = self._socket.getsockname()[1]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._security = security
@@ -81,6 +97,12 @@ class Listener:
         """`host:port` for replicas."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    def open_door(self, receive: Callable[[socket.socket, tuple[str, int], bytes], None]) -> None:
+        """Let callers in. `receive` gets those who bring a JSON object (`FrontDoor`). Does nothing
+        without a door."""
+        if self._outside is not None and self._door is None:
+            self._door = FrontDoor(self._outside, self._socket.getsockname()[:2], receive)
 
     def watch(self, readable: object) -> None:
         """Let `wait` also return when `readable` (anything with a `fileno`) becomes readable."""
@@ -144,6 +166,10 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and end all connections."""
+        if self._door is not None:
+            self._door.close()
+        elif self._outside is not None:
+            self._outside.close()
         self._socket.close()
         self._context.destroy(linger=0)
 
@@ -170,9 +196,19 @@ class Listener:
             ):
                 router.setsockopt(option, value)
             security.apply_server(router)
+            # The address is a formality: the ROUTER gets a socket that listens already.
             router.bind(f"tcp://{self.endpoint}")
         except (zmq.ZMQError, OSError):
             router.close(linger=0)
             raise
         self._poller.register(router, zmq.POLLIN)
         return router
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """Raises `ListenError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None

@@ -83,8 +83,9 @@ def plan(request: LoadRequest) -> Planned | Unshared:
 def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
     """Returns the announced identity, and what can carry bytes of the model's device."""
     worker, role = request.worker, request.role
-    identity, backends = request.engine.identity(), backends_for(request.engine.device_type())
-    source = worker.sources.listen(role)
+    device_type = request.engine.device_type()
+    identity, backends = request.engine.identity(), backends_for(device_type)
+    source = worker.sources.listen(role, device_type)
     worker.membership.announce(
         role=role,
         state="loading",
