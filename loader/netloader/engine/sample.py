@@ -31,7 +31,7 @@ _NUMBER: Final = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class FileTensor:
     """A tensor in a file."""
 
     path: str
@@ -55,21 +55,21 @@ def load_sample(model: nn.Module, files: Files) -> int:
     return sum(one.nbytes for one in sample)
 
 
-def chosen(stored: Iterable[_Stored]) -> list[_Stored]:
+def chosen(stored: Iterable[FileTensor]) -> list[FileTensor]:
     """The sample, in the order of the files."""
-    kinds: dict[str, list[_Stored]] = {}
+    kinds: dict[str, list[FileTensor]] = {}
     for one in stored:
         kinds.setdefault(_NUMBER.sub("#", one.prefix + one.name), []).append(one)
     return [one for kind in kinds.values() for one in _spread(kind)]
 
 
-def _spread(kind: Sequence[_Stored]) -> list[_Stored]:
+def _spread(kind: Sequence[FileTensor]) -> list[FileTensor]:
     count = 1 if kind[0].nbytes > _LARGE else min(_EACH, len(kind))
     # In the middle of as many equal parts.
     return [kind[(2 * part + 1) * len(kind) // (2 * count)] for part in range(count)]
 
 
-def _listed(files: Files) -> Iterator[_Stored]:
+def _listed(files: Files) -> Iterator[FileTensor]:
     for file in files.files:
         if file.path.suffix != ".safetensors":
             raise IdentityError(f"{file.path} is not safetensors, so no sample of it can be read")
@@ -77,14 +77,14 @@ def _listed(files: Files) -> Iterator[_Stored]:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(name)
                 size = math.prod(part.get_shape()) * _ITEMSIZE.get(part.get_dtype(), 4)
-                yield _Stored(str(file.path), name, file.prefix, size)
+                yield FileTensor(str(file.path), name, file.prefix, size)
 
 
 _ITEMSIZE: Final = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
 """Only to tell large tensors."""
 
 
-def _read(sample: Sequence[_Stored]) -> Iterator[tuple[str, torch.Tensor]]:
+def _read(sample: Sequence[FileTensor]) -> Iterator[tuple[str, torch.Tensor]]:
     for one in sample:
         with safe_open(one.path, "pt") as opened:
             yield one.prefix + one.name, opened.get_tensor(one.name)

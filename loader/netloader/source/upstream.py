@@ -20,7 +20,7 @@ from netloader.source.throttle import Bucket, Throttle
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
 from netloader.upstream import admission, messages
-from netloader.upstream.admission import Access, Held
+from netloader.upstream.admission import Access, Offered
 from netloader.upstream.group import SOURCE_RANK, OrderedCarrier, OrderedGroup, meet_replica
 from netloader.upstream.messages import JoinAccepted, JoinRefused, MeshHere, UpstreamJoin
 from netloader.upstream.tensors import Ordered, ordered
@@ -222,7 +222,7 @@ class _Serving:
         self._why = ""
         self._lock = threading.Lock()  # Guards `_group`.
         self._group: OrderedGroup | None = None
-        self._reading = threading.Lock()  # Held while the thread itself reads weights.
+        self._reading = threading.Lock()  # Offered while the thread itself reads weights.
 
     def run(self) -> None:
         """Raises `TransportError`."""
@@ -294,10 +294,10 @@ class _Serving:
             return True
 
 
-def held(offer: Offer, rank: int) -> Held:
+def held(offer: Offer, rank: int) -> Offered:
     """What upstream's replicas would get of an offer."""
     names, built = offer.identity.names, offer.identity.built
-    return Held(
+    return Offered(
         frozenset(name for name in (names.model, names.known, names.given) if name),
         rank,
         int(built.get("tp_size", 1)),

@@ -32,7 +32,7 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Offered:
     """The weights that a source can hand out, as far as upstream's replicas are concerned."""
 
     names: frozenset[str]
@@ -66,7 +66,7 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def unfit(join: UpstreamJoin, held: Held) -> JoinRefused | None:
+def unfit(join: UpstreamJoin, held: Offered) -> JoinRefused | None:
     """Why a replica cannot have these weights; None when it can."""
     if join.int8_cache == "no":
         return JoinRefused(

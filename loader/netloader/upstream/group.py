@@ -8,6 +8,7 @@ of `named_parameters`, and then a barrier.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from netloader.errors import TransportError
+
+_log = logging.getLogger(__name__)
 
 REPLICA_RANK: Final = 0
 SOURCE_RANK: Final = 1
@@ -64,12 +67,16 @@ class OrderedCarrier(Protocol):
 
 
 def carrier_for(device_type: str) -> OrderedCarrier | None:
-    """Upstream's way to carry tensors of the current device; None where upstream has none."""
+    """Upstream's way to carry tensors of the current device; None where it has none."""
     if device_type != "npu":
         return None
-    from netloader.transport.hccl_ordered import HcclCarrier
+    try:
+        from netloader.transport.hccl_ordered import HcclCarrier
 
-    return HcclCarrier()
+        return HcclCarrier()
+    except (ImportError, OSError, RuntimeError) as error:
+        _log.warning("no transfers with vLLM Ascend's own Netloader: %s", error)
+        return None
 
 
 def meet_replica(

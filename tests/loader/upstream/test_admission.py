@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from netloader.upstream.admission import Access, Held, barred, is_loopback, unfit
+from netloader.upstream.admission import Access, Offered, barred, is_loopback, unfit
 from netloader.upstream.messages import UpstreamJoin
 
 OPEN = Access(serves=True, has_key=False, around_key=False, beyond_host=False)
-HELD = Held(frozenset({"org/toy", "/models/toy"}), rank=1, tp=2, pp=1)
+HELD = Offered(frozenset({"org/toy", "/models/toy"}), rank=1, tp=2, pp=1)
 JOIN = UpstreamJoin(1, "/models/toy", 2, 1, 40000)
 
 HERE, ELSEWHERE = "127.0.0.1", "10.0.0.7"
