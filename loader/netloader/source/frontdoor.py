@@ -200,7 +200,15 @@ class FrontDoor:
             self._dismiss(guest)
         elif guest.said[-1:] in b"} \r\n" and messages.is_whole(guest.said):
             self._forget(guest)
+            self._hand_over(guest)
+
+    def _hand_over(self, guest: _Guest) -> None:
+        try:
             self._receive(guest.end, guest.address, guest.said)
+        except Exception:  # noqa: BLE001
+            # One stranger's words must not close the door to everybody.
+            _log.exception("what %s said could not be received", guest.address[0])
+            guest.end.close()
 
     def _forget(self, guest: _Guest) -> None:
         self._selector.unregister(guest.end)

@@ -242,6 +242,7 @@ class _Serving:
         with self._lock:
             self._group = group
         try:
+            group.beside_the_model()
             nbytes = sum(self._send(group, one) for one in ordered(self._offer.weights))
             group.barrier(settings.timeout_s)
         finally:

@@ -221,6 +221,10 @@ class HcclOrderedGroup:
         except RuntimeError as error:
             raise TransportError(f"no HCCL group: {_first_line(error)}") from None
 
+    def beside_the_model(self) -> None:
+        npu.set_device(self._index)
+        npu.set_stream(self._issuer)
+
     def send(self, data: torch.Tensor, timeout_s: float) -> None:
         self._move(True, data, timeout_s)
 

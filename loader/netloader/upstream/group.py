@@ -37,6 +37,10 @@ _LEAST_S: Final = 0.1
 class OrderedGroup(Protocol):
     """One end. Belongs to one thread, but for `close`."""
 
+    def beside_the_model(self) -> None:
+        """Let what the calling thread does on the device from now on run beside the model, not in
+        its stream."""
+
     def send(self, data: torch.Tensor, timeout_s: float) -> None:
         """Send a contiguous tensor and wait until it has left. Raises `TransportError`."""
 

@@ -189,6 +189,24 @@ def test_whoever_does_not_read_holds_up_nobody() -> None:
                 until(lambda: handed, LIMIT_S)
 
 
+def test_a_fault_of_the_receiver_costs_one_connection() -> None:
+    outside, behind = listen(), listen()
+    address = outside.getsockname()[:2]
+
+    def fails(end: socket.socket, address: tuple[str, int], data: bytes) -> None:
+        raise RuntimeError("a fault")
+
+    made = FrontDoor(outside, behind.getsockname()[:2], fails, PATIENT)
+    try:
+        for _ in range(3):
+            with connect(address) as caller:
+                caller.sendall(JOIN)
+                assert is_closed(caller)
+    finally:
+        made.close()
+        behind.close()
+
+
 def test_closing_ends_all_connections_and_leaves_nothing() -> None:
     before = descriptors()
     with door() as (address, behind, _), ExitStack() as stack:

@@ -34,6 +34,9 @@ class GlooOrderedGroup:
             raise TransportError(str(error)) from None
         self._closed = threading.Event()
 
+    def beside_the_model(self) -> None:
+        pass
+
     def send(self, data: torch.Tensor, timeout_s: float) -> None:
         self._wait(lambda: self._group.send([data], self._peer, 0), timeout_s)
 
