@@ -56,6 +56,7 @@ ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
         "netloader.weights",
         "netloader.transport",
         "netloader.system.hugepages",
+        "netloader.system.threads",
         "netbench",
     ),
     "zmq": (

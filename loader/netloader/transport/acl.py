@@ -45,7 +45,7 @@ def set_device(index: int) -> None:
     _call(_acl(), "aclrtSetDevice", index)
 
 
-class Stream:
+class AclStream:
     """A stream of the current device that nobody else has."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Stream:
     def handle(self) -> ctypes.c_void_p:
         return self._handle
 
-    def wait_for(self, event: Event) -> None:
+    def wait_for(self, event: AclEvent) -> None:
         """What follows runs after the event. Raises `AclError`."""
         _call(_acl(), "aclrtStreamWaitEvent", self._handle, event.handle)
 
@@ -74,7 +74,7 @@ class Stream:
         _call(_acl(), "aclrtDestroyStreamForce", self._handle)
 
 
-class Event:
+class AclEvent:
     """A point of a stream: the one that it was last recorded at."""
 
     def __init__(self, stream: ctypes.c_void_p) -> None:
@@ -97,7 +97,7 @@ class Event:
         return status.value == _COMPLETE
 
 
-class _Config(ctypes.Structure):
+class _CommConfig(ctypes.Structure):
     """The first version of `HcclCommConfig`. Later ones are longer, and HCCL tells by `size`."""
 
     _fields_: ClassVar = [
@@ -125,8 +125,8 @@ class Communicator:
         """Meet the rank that made `root`, on the current device. Waits for it as long as
         `HCCL_CONNECT_TIMEOUT`, 120 s by default. HCCL keeps two buffers of `buffer_mib`. Raises
         `AclError`."""
-        config = _Config(
-            size=_Config.later.offset,
+        config = _CommConfig(
+            size=_CommConfig.later.offset,
             magic=0xF0F0F0F0,
             version=1,
             buffer_mib=buffer_mib,
@@ -143,7 +143,7 @@ class Communicator:
             ctypes.byref(self._handle),
         )
 
-    def start(self, sends: bool, address: int, nbytes: int, peer: int, stream: Stream) -> None:
+    def start(self, sends: bool, address: int, nbytes: int, peer: int, stream: AclStream) -> None:
         """Put a transfer of device memory on a stream. Raises `AclError`."""
         _call(
             _hccl(),

@@ -118,7 +118,7 @@ class _Operation:
     def __init__(
         self,
         communicator: acl.Communicator,
-        stream: acl.Stream,
+        stream: acl.AclStream,
         sends: bool,
         data: torch.Tensor,
         peer: int,
@@ -127,7 +127,7 @@ class _Operation:
         self._communicator = communicator
         self._data = data  # HCCL holds only the address.
         communicator.start(sends, data.data_ptr(), data.numel(), peer, stream)
-        self._event = acl.Event(stream.handle)
+        self._event = acl.AclEvent(stream.handle)
 
     def has_ended(self) -> bool:
         """Raises `AclError` when it has failed."""
@@ -153,7 +153,7 @@ class HcclPending:
         self.nbytes = data.numel()
         self.data: torch.Tensor | None = data
         """On the device. HCCL holds only its address; None once it has ended."""
-        self.ready: acl.Event | None = None
+        self.ready: acl.AclEvent | None = None
         """Earlier work on the data, of the thread that posted the transfer."""
         self.operation: _Operation | None = None
         """None before it has begun, and once it has ended."""
@@ -178,7 +178,7 @@ class HcclGroup:
         self._rank = rank
         self._peer = peer_of(rank)
         self._communicator = communicator
-        self._stream = acl.Stream()
+        self._stream = acl.AclStream()
         self._line = line
         self._changed = threading.Condition()  # Guards the fields below, and all operations.
         self._turns: Turns[HcclPending] = Turns(rank)
@@ -203,10 +203,6 @@ class HcclGroup:
         if data.device.type == "cpu":
             raise TransportError(self._failed(transfer, "HCCL receives in device memory only"))
         return self._post(transfer)
-
-    def beside_the_model(self) -> None:
-        npu.set_device(self._device.index)
-        npu.set_stream(self._device.stream)
 
     def abort(self, reason: str = "") -> None:
         with self._aborting:  # The second caller may not return before all is quiet either.
@@ -266,7 +262,7 @@ class HcclGroup:
         try:
             # What the calling thread still does with the data, as packing it, comes first.
             acl.set_device(self._device.index)
-            transfer.ready = acl.Event(_handle(npu.current_stream(self._device.index)))
+            transfer.ready = acl.AclEvent(_handle(npu.current_stream(self._device.index)))
             with self._changed:
                 if self._why is not None or self._broken is not None:
                     raise TransportError(self._why or self._broken)
