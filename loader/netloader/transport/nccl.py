@@ -65,9 +65,6 @@ _LAUNCH_S: Final = 5.0
 """Seconds that NCCL may take to queue a transfer. The two ends are connected since the group
 opened, so microseconds will do."""
 
-_cuda: Any = torch.cuda
-"""Without types: torch's own are incomplete here."""
-
 _not_released: list[object] = []
 """Tensors that an aborted communicator may still touch: they are never freed."""
 
@@ -366,16 +363,16 @@ class CudaDevice:
 
     def __init__(self) -> None:
         """The calling thread's current device. Raises `TransportError`."""
-        if not _cuda.is_available():
+        if not torch.cuda.is_available():
             raise TransportError("this torch has no CUDA device")
         self._library = NcclLibrary()
-        self._index: int = _cuda.current_device()
+        self._index: int = torch.cuda.current_device()
 
     def here(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self._index)
 
     def free_bytes(self) -> int:
-        return int(_cuda.mem_get_info(self._index)[0])
+        return int(torch.cuda.mem_get_info(self._index)[0])
 
     def holds(self, data: torch.Tensor) -> bool:
         return data.device == torch.device("cuda", self._index)
@@ -384,7 +381,7 @@ class CudaDevice:
         return data.to(torch.device("cuda", self._index))
 
     def mark(self) -> NcclOperation:
-        return _Mark(_cuda.current_stream(self._index))
+        return _Mark(torch.cuda.current_stream(self._index))
 
     def unique_id(self) -> bytes:
         return self._library.unique_id()
@@ -392,7 +389,8 @@ class CudaDevice:
     def join(self, unique_id: bytes, rank: int) -> NcclCommunicator:
         handle = self._library.init(unique_id, rank, MAX_CTAS)
         # A stream for each, so that no group waits for another's peer. 0 is the lowest priority.
-        return _CudaCommunicator(self._library, handle, peer_of(rank), _cuda.Stream(priority=0))
+        stream = torch.cuda.Stream(priority=0)  # type: ignore[no-untyped-call]
+        return _CudaCommunicator(self._library, handle, peer_of(rank), stream)
 
 
 class _CudaCommunicator:
@@ -449,7 +447,7 @@ class _Mark:
     """All that a stream was given until now."""
 
     def __init__(self, stream: Any) -> None:
-        self._event = _cuda.Event()
+        self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._event.record(stream)
 
     def has_ended(self) -> bool:
