@@ -160,11 +160,11 @@ class UpstreamServer:
             content = message.get("content")
             fits = message.get("label") == "JOIN" and self.expects.items() <= content.items()
             name = f"{address[0]}:{address[1]}"
-            answer: dict[str, Any] = {"label": "JOIN_NACK", "content": f"no: {message}"}
-            if fits:
-                answer = self.answer({"label": "JOIN_ACK", "content": {"name": name}})
+            refusal = {"label": "JOIN_NACK", "content": f"no: {message}"}
+            accepted = {"label": "JOIN_ACK", "content": {"name": name}}
+            answer = self.answer(accepted) if fits else refusal
             end.send(json.dumps(answer).encode())
-            if not fits:
+            if answer != accepted:
                 return
             try:
                 self._send(name, content)

@@ -166,7 +166,7 @@ def test_the_main_branchs_cache_is_tried_both_ways(served: Serve) -> None:
 
 def test_a_worker_without_files_takes_nothing(served: Serve) -> None:
     server = served(WEIGHTS)
-    loaded = pulled_from(server, files=None)
+    loaded = load([server.endpoint], engine(files=None), SOURCE_TIMEOUT=1, **PULLS)
     assert any("no weight files to compare with" in reason for reason in loaded.skipped)
     assert not any(b"JOIN" in heard for heard in server.heard)
 
