@@ -13,6 +13,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netloader.worker",),
     ("netloader.config",),
     ("netloader.replica", "netloader.source"),
+    ("netloader.upstream",),
     ("netloader.discovery",),
     ("netloader.protocol",),
     ("netloader.model",),
@@ -44,16 +45,18 @@ virtual time, event by event; a simulator that knew only the face would need soc
 ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
     "vllm": ("netloader.engine", "netbench"),
     "vllm_ascend": ("netloader.engine", "netbench"),
-    "torch_npu": ("netloader.transport.hccl", "netbench"),
+    "torch_npu": ("netloader.transport.hccl", "netloader.transport.hccl_ordered", "netbench"),
     "torch": (
         "netloader.engine",
         "netloader.worker",
         "netloader.replica",
         "netloader.source",
+        "netloader.upstream",
         "netloader.model",
         "netloader.weights",
         "netloader.transport",
         "netloader.system.hugepages",
+        "netloader.system.threads",
         "netbench",
     ),
     "zmq": (
@@ -83,6 +86,8 @@ PURE: Final = (
     "netloader.replica.retry",
     "netloader.replica.schedule",
     "netloader.replica.settings",
+    "netloader.upstream.admission",
+    "netloader.upstream.messages",
 )
 """Rooms and modules without I/O, clock, randomness, threads or torch."""
 

@@ -33,7 +33,7 @@ from netloader.identity.identity import Evidence
 from netloader.program import ENV_PREFIX, PROGRAM
 from netloader.replica.settings import PullSettings
 from netloader.source.settings import SourceSettings
-from netloader.terms import KeepMode
+from netloader.terms import KeepMode, UpstreamUse
 from netloader.transport.registry import TRANSPORTS
 from netloader.transport.sealed import missing
 from netloader.transport.tcp import SealedBackend
@@ -165,6 +165,15 @@ class Config(BaseModel):
     output_prefix: _NonEmpty | None = Field(default=None, alias="OUTPUT_PREFIX")
     """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`."""
 
+    upstream: Annotated[UpstreamUse, BeforeValidator(_lower)] = Field(
+        default=UpstreamUse.OFF, alias="UPSTREAM"
+    )
+    """Transfers with vLLM Ascend's own Netloader. Off, because they are neither authenticated nor
+    verified."""
+    upstream_insecure: bool = Field(default=False, alias="UPSTREAM_INSECURE")
+    """Whether such transfers are allowed although this worker has a cluster key. They go around
+    the key."""
+
     mesh: bool = Field(default=True, alias="MESH")
     """Whether to join the mesh. If off, only `SOURCE` and storage are used."""
     mesh_settings: MeshSettings = Field(
@@ -273,6 +282,7 @@ class Config(BaseModel):
         except ValidationError as error:
             raise _explain(error, merged) from None
         made._check_sealed()
+        made._check_upstream()
         return made
 
     def _check_sealed(self) -> None:
@@ -287,6 +297,18 @@ class Config(BaseModel):
             )
         if lacks is not None:
             raise ConfigError("TRANSPORTS", ",".join(self.transports), lacks)
+
+    def _check_upstream(self) -> None:
+        """Raise `ConfigError` if upstream's transfers would go around a cluster key unasked."""
+        if self.upstream is UpstreamUse.OFF or not self.has_key or self.upstream_insecure:
+            return
+        raise ConfigError(
+            "UPSTREAM",
+            str(self.upstream),
+            "this worker has a cluster key, and upstream's transfers go around it: leave "
+            "UPSTREAM off, or also set UPSTREAM_INSECURE to allow transfers without "
+            "authentication",
+        )
 
     @property
     def has_key(self) -> bool:

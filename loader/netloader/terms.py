@@ -25,3 +25,23 @@ class KeepMode(StrEnum):
     """In host memory."""
     NO = "no"
     """Nowhere: a model whose originals do not survive post-processing cannot be served."""
+
+
+class UpstreamUse(StrEnum):
+    """Which transfers with vLLM Ascend's own Netloader are allowed. They prove nothing: neither
+    end has a key, and nothing says which bytes are right."""
+
+    OFF = "off"
+    SERVE = "serve"
+    """Its replicas may pull from this worker."""
+    PULL = "pull"
+    """This worker may pull from its servers."""
+    BOTH = "both"
+
+    @property
+    def serves(self) -> bool:
+        return self in (UpstreamUse.SERVE, UpstreamUse.BOTH)
+
+    @property
+    def pulls(self) -> bool:
+        return self in (UpstreamUse.PULL, UpstreamUse.BOTH)

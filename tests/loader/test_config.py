@@ -357,6 +357,45 @@ def test_a_drafts_sources_are_upstreams_ports_higher() -> None:
     assert config.sources_of(1, draft=True) == ()
 
 
+class TestUpstream:
+    """Transfers that go around the key are allowed in as many words, or not at all."""
+
+    def test_they_are_off_unless_set(self) -> None:
+        use = load().upstream
+        assert not use.serves and not use.pulls
+
+    @pytest.mark.parametrize(
+        ("value", "serves", "pulls"),
+        [
+            ("off", False, False),
+            ("serve", True, False),
+            ("PULL", False, True),
+            ("both", True, True),
+        ],
+    )
+    def test_each_way_is_allowed_by_itself(self, value: str, serves: bool, pulls: bool) -> None:
+        use = load(UPSTREAM=value).upstream
+        assert (use.serves, use.pulls) == (serves, pulls)
+
+    def test_the_environment_may_set_them(self) -> None:
+        assert load({"NETLOADER_UPSTREAM": "pull"}).upstream.pulls
+
+    @pytest.mark.parametrize("value", [True, "yes", "", 1])
+    def test_no_other_word_will_do(self, value: object) -> None:
+        assert complaint(UPSTREAM=value).allowed == "one of off, serve, pull, both"
+
+    @pytest.mark.parametrize(
+        "key", [{"MESH_KEY": "0f" * 32}, {"MESH_KEY_FILE": "/keys/mesh.key"}], ids=["key", "file"]
+    )
+    @pytest.mark.parametrize("value", ["serve", "pull", "both"])
+    def test_a_key_needs_a_second_word(self, key: dict[str, str], value: str) -> None:
+        error = complaint(UPSTREAM=value, **key)
+        assert error.key == "UPSTREAM"
+        assert "UPSTREAM_INSECURE" in error.allowed
+        assert load(UPSTREAM=value, UPSTREAM_INSECURE=True, **key).upstream == value
+        assert load(UPSTREAM="off", **key).has_key
+
+
 class TestDocuments:
     """The tables that operators read say what the settings are."""
 

@@ -32,13 +32,14 @@ from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import Config
-from netloader.engine import identify, parallel
+from netloader.engine import identify, parallel, sample
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
 from netloader.identity.identity import Fields, Identity
 from netloader.system import heap
 from netloader.system.memory import Available
+from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import Filled, fill, filled_elsewhere
@@ -267,6 +268,12 @@ class _VllmModel:
 
     def load_from_storage(self, model: nn.Module) -> None:
         self.storage.load_weights(model, self.model_config)
+
+    def upstream_carrier(self) -> OrderedCarrier | None:
+        return carrier_for(self.device_type())
+
+    def load_sample(self, model: nn.Module, files: Files) -> int:
+        return sample.load_sample(model, files)
 
     def files_read(self) -> Files | None:
         return self.storage.read if isinstance(self.storage, StorageLoader) else None

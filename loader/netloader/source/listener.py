@@ -6,6 +6,9 @@ while it controls sessions, so a change of keys loses none of them. It cannot st
 (unbinding it would end its connections too), but it opens no more sessions. One I/O thread serves
 both, and Linux wakes it for the newest first. A replica that still reaches the earlier ROUTER dials
 again (`handshake.py`).
+
+Where replicas of vLLM Ascend's own Netloader may come too, the ROUTERs listen behind a front door,
+which tells the two kinds apart (`frontdoor.py`).
 """
 
 from __future__ import annotations
@@ -13,19 +16,22 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import zmq
 
 from netloader.errors import ListenError
 from netloader.protocol import messages
+from netloader.source.frontdoor import FrontDoor
 from netloader.system import affinity
 from netmesh import Descriptors, Doorkeeper, SocketSecurity, ZapHandler, keep_alive
 
 _log = logging.getLogger(__name__)
 
 _BACKLOG = 256
+
+_LOOPBACK = "127.0.0.1"
 
 SESSION = 32
 """Descriptors that a session may open: two lanes with a listener, a connection and an event loop
@@ -58,23 +64,29 @@ class Listener:
         security: SocketSecurity,
         handshake_timeout_s: float,
         descriptors: Descriptors | None = None,
+        *,
+        has_door: bool = False,
     ) -> None:
-        """Listen on `host`, on any free port when `port` is None.
+        """Listen on `host`, on any free port when `port` is None. With `has_door`, callers wait
+        until `open_door`.
 
         `descriptors` are those of this process. Raises `ListenError` when the port is taken or the
         address is not ours.
         """
         self.host = host
         self._handshake_ms = round(handshake_timeout_s * 1000)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        outside = _listen(host, port)
+        self.port: int = outside.getsockname()[1]
+        self._outside = outside if has_door else None
+        self._door: FrontDoor | None = None
         try:
-            self._socket = socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
+            self._socket = _listen(_LOOPBACK, None) if has_door else outside
+        except ListenError:
+            outside.close()
+            raise
         # Two ROUTERs may share the socket: the second to accept must not block until another
         # connection comes.
         self._socket.setblocking(False)
-        self.port: int = self._socket.getsockname()[1]
         self._descriptors = descriptors or Descriptors()
         self._doorkeeper = Doorkeeper(
             self._socket,
@@ -102,6 +114,12 @@ class Listener:
         """`host:port` for replicas."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    def open_door(self, receive: Callable[[socket.socket, tuple[str, int], bytes], None]) -> None:
+        """Let callers in. `receive` gets those who bring a JSON object (`FrontDoor`). Does nothing
+        without a door."""
+        if self._outside is not None and self._door is None:
+            self._door = FrontDoor(self._outside, self._socket.getsockname()[:2], receive)
 
     def watch(self, readable: object) -> None:
         """Let `wait` also return when `readable` (anything with a `fileno`) becomes readable."""
@@ -177,6 +195,10 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and end all connections."""
+        if self._door is not None:
+            self._door.close()
+        elif self._outside is not None:
+            self._outside.close()
         self._doorkeeper.close()
         for router in self._watched:
             self._doorkeeper.dismiss(router)
@@ -206,6 +228,7 @@ class Listener:
             keep_alive(router)
             security.apply_server(router)
             events = self._doorkeeper.attend(self._context, router)
+            # The address is a formality: the ROUTER gets a socket that listens already.
             router.bind(f"tcp://{self.endpoint}")
         except (zmq.ZMQError, OSError):
             self._doorkeeper.dismiss(router)
@@ -223,3 +246,12 @@ class Listener:
     def _unwatch(self, router: zmq.Socket[bytes]) -> None:
         self._poller.unregister(self._watched.pop(router))
         self._doorkeeper.dismiss(router)
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    """Raises `ListenError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None

@@ -22,6 +22,7 @@ from netloader.source.rekeying import Rekeying
 from netloader.source.session import Session, SessionOutcome
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
+from netloader.source.upstream import UpstreamService
 from netloader.system import affinity
 from netloader.system.inbox import Inbox
 from netmesh import SocketSecurity
@@ -69,6 +70,7 @@ class Source:
         throttle: Throttle | None = None,
         on_sessions: Callable[[int], None] = lambda count: None,
         on_changed: Callable[[str], None] = lambda reason: None,
+        upstream: Callable[[CurrentOffer], UpstreamService] | None = None,
     ) -> None:
         """Take over `listener`, which belongs to the source's thread from now on.
 
@@ -76,7 +78,9 @@ class Source:
         `on_sessions` is told the number of sessions whenever it changes, from the source's thread.
         `throttle` limits the bytes per second; a worker's sources share one. None: no limit.
         `on_changed` is called with the reason, from a thread of its own, once this source has
-        withdrawn because its weights are no longer those it promised.
+        withdrawn because its weights are no longer those it promised. `upstream` makes what
+        answers replicas of vLLM Ascend's own Netloader; it is called once, if the listener has a
+        door.
         """
         self._settings = settings
         self._listener = listener
@@ -87,6 +91,10 @@ class Source:
         self._dispatch = Dispatch(listener, self._current, opener, self._audit, on_sessions)
         self._rekeying = Rekeying(listener.rekey, settings.rekey_pause_s)
         self._inbox: Inbox[_Close | _Withdraw | _Rekey | _ThreadEnded] = Inbox()
+        self._upstream: UpstreamService | None = None
+        if upstream is not None:
+            self._upstream = upstream(self._current)
+            listener.open_door(self._upstream.receive)
         self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
         self._thread.start()
 
@@ -129,6 +137,8 @@ class Source:
 
     def close(self) -> None:
         """End all sessions and stop listening. Takes at most about a second. Idempotent."""
+        if self._upstream is not None:
+            self._upstream.close()
         self._inbox.post(_Close())
         self._thread.join(2 * self._settings.close_timeout_s)
 
@@ -137,7 +147,9 @@ class Source:
         weights."""
         done = threading.Event()
         posted = self._inbox.post(_Withdraw(reason, done))
-        return not posted or done.wait(2 * self._settings.close_timeout_s)
+        quiet = self._upstream is None or self._upstream.end(reason)
+        ended = not posted or done.wait(2 * self._settings.close_timeout_s)
+        return quiet and ended
 
     def _changed(self, offer: Offer) -> None:
         """Called by the audit's thread when the weights are no longer those that were promised."""

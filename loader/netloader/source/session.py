@@ -211,6 +211,7 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         weights, settings = self.offer.weights, self._settings
+        _step_beside_the_model(weights.device_type)
         sends = _Sends(weights, settings, self._count)
         while (number := self._next(sends)) is not None:
             chunk = self.offer.chunks[number]
@@ -267,6 +268,14 @@ class Session:
     def _check(self) -> None:
         if self._over.is_set():
             raise TransportError("the session is over")
+
+
+def _step_beside_the_model(device_type: str) -> None:
+    """Give the calling thread a stream of its own, so that packing waits for no inference, and is
+    recorded in no graph."""
+    module = None if device_type == "cpu" else torch.get_device_module(device_type)
+    if module is not None and hasattr(module, "Stream"):
+        module.set_stream(module.Stream())
 
 
 class _Sends:

@@ -4,6 +4,9 @@ They are daemons: a peer can hold them up for as long as `TRANSFER_TIMEOUT`, and
 wants to end must not wait that long. But a thread that is inside torch when the interpreter goes
 away takes the process down with SIGABRT. So all threads are first told to stop, and get a moment to
 do so. A thread that Gloo does not wake (`session`) is left behind all the same.
+
+A thread begins on an accelerator's first device, wherever its starter is. Ours begin where their
+starter is: otherwise a worker would take memory of a device that belongs to another.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Final
+
+import torch
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +36,13 @@ class TransferThread(threading.Thread):
     ) -> None:
         """`stop` is called, from another thread, if the process ends before the thread does."""
         super().__init__(target=target, name=name, daemon=True)
+        self._device = _current_device()
         self._stop_early = stop
 
     def run(self) -> None:
         _running.add(self)
+        if self._device is not None:
+            torch.accelerator.set_device_index(self._device)
         try:
             super().run()
         finally:
@@ -47,6 +55,14 @@ class TransferThread(threading.Thread):
         stop_early = self._stop_early
         if stop_early is not None:
             stop_early()
+
+
+def _current_device() -> int | None:
+    """The accelerator's device that the calling thread uses; None when the process uses none."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None or not torch.get_device_module(accelerator).is_initialized():
+        return None
+    return torch.accelerator.current_device_index()
 
 
 @atexit.register

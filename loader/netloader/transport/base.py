@@ -13,6 +13,11 @@ Every implementation promises, and `tests/loader/transport/test_conformance.py` 
 - An error says which transfer failed, with whom and why, and breaks the whole group.
 - A group that was aborted keeps no thread, descriptor or connection.
 
+A group takes flat, contiguous uint8 tensors in the memory of the device that is current where its
+backend was made. It sends those of host memory too, by way of a bounded part of the device's memory
+where its library cannot, and then `send` may wait for room. A transfer begins after what the
+thread that posts it has given its current stream; when `wait` returns, every stream sees the bytes.
+
 An implementation does not promise:
 
 - that a send has reached the peer when its `wait` returns: the bytes may lie in a buffer;

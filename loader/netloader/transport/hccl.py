@@ -1,30 +1,28 @@
-"""HCCL: memory of Ascend NPUs, by torch_npu's `ProcessGroupHCCL`. Nothing else imports torch_npu.
+"""HCCL: memory of Ascend NPUs. With `hccl_ordered.py`, the only importer of torch_npu.
 
-What HCCL does badly, and what is done about it here:
+The group is HCCL's own communicator of two ranks (`acl.py`), not torch_npu's `ProcessGroupHCCL`.
+That one cannot live beside a model that serves:
 
-- It makes the communicator inside the first send or receive, which waits for the peer for
-  `HCCL_CONNECT_TIMEOUT`. So a group exchanges a byte both ways while it opens, in a thread that can
-  be left behind.
+- its watchdog ends the process over an error of any group;
+- it lends 32 streams in turn, so the model's groups would get those that our failures have spoilt;
+- it passes operations through a queue whose first error silently drops what others queue later;
+- it notes its stream in the tensors, so they can never be freed once the stream is gone;
+- it destroys a communicator under the GIL, and two that are made at once corrupt its memory.
+
+What HCCL itself does badly, and what is done about it here:
+
+- It makes a communicator with a peer that may be gone, and waits for it for `HCCL_CONNECT_TIMEOUT`.
+  So that happens in a thread that can be left behind, and a group is open once a byte has come both
+  ways.
 - Its operations have no tags, and one that the peer never joins blocks its stream for good. So an
-  operation begins only once both ends have posted it (`turns.py`).
+  operation begins only once both ends have posted it (`turns.py`), on a stream of the group's own.
 - It notices late, or never, that the peer has died. A line between the ends does at once
   (`line.py`).
-- Its watchdog ends the process over an error of any group. It is stopped for ours before it has
-  anything to watch, and the errors are asked for here. Groups of the model keep theirs.
-- torch_npu hands out its 32 streams in turn, so the model's groups would soon get streams that our
-  failures have spoilt, and queue behind our transfers. It has four more for synchronous launches,
-  which nobody else uses. All that is done here runs on these. So nothing of ours passes torch_npu's
-  task queue either, whose first error silently drops what others queue later.
-
-An operation that is broken off can leave its stream unusable, and whoever then synchronises the
-device would wait for it or get its error. So that stream is destroyed, and used no more. A process
-that has lost all of them, to peers that died halfway through a message, opens no more groups.
 """
 
 from __future__ import annotations
 
 import ctypes
-import itertools
 import logging
 import os
 import threading
@@ -36,10 +34,10 @@ from typing import Any, Final, NoReturn
 import torch
 from torch._C._distributed_c10d import Store
 from torch_npu import npu
-from torch_npu._C._distributed_c10d import ProcessGroupHCCL
 
 from netloader.errors import TransportError
 from netloader.system.threads import TransferThread
+from netloader.transport import acl
 from netloader.transport.base import RANKS, SOURCE, Group, Pending, aborted, failed, peer_of
 from netloader.transport.line import Line, open_line
 from netloader.transport.turns import Note, Turns
@@ -48,22 +46,17 @@ _log = logging.getLogger(__name__)
 
 _MIB: Final = 1 << 20
 
-_STOP: Final = 2
-"""`WatchdogStatus::STOP` of torch_npu: the watchdog looks at nothing, and nothing is queued for
-it."""
+_ROOT: Final = "netloader/hccl"
+"""Key in the store: how the replica's HCCL finds the source's."""
 
 _BUFFER_MIB: Final = 20
-"""torch_npu's default of `P2P_HCCL_BUFFSIZE`, which it reads once for all groups of a process."""
+"""torch_npu's default of `P2P_HCCL_BUFFSIZE`."""
 
 _BUFFERS: Final = 2
 """Buffers of that size that HCCL keeps on the device for each communicator."""
 
 _SPARE_BYTES: Final = 64 * _MIB
 """Device memory to leave free beside the buffers: HCCL also needs room for queues and notifies."""
-
-_STREAMS: Final = 3
-"""Streams for HCCL's operations. torch_npu has four for synchronous launches on each device, and
-the first of them issues ours."""
 
 _LEFT_BEHIND: Final = 8
 """Threads that may still wait for peers that never came, each until `HCCL_CONNECT_TIMEOUT`."""
@@ -90,62 +83,8 @@ _LAST_WORDS_S: Final = 1.0
 _RELEASE_S: Final = 5.0
 """Seconds that operations may take to end once their communicator is destroyed."""
 
-_numbers = itertools.count()
-
 _not_released: list[object] = []
 """Tensors that a destroyed communicator may still touch: they are never freed."""
-
-
-class _Streams:
-    """The streams of one device for HCCL's operations, lent by name.
-
-    torch_npu binds a stream to each name (`hccl_buffer_name`) when a communicator is first made
-    with it. Two groups may share a stream: an operation begins only when both ends are there, so
-    none waits long behind another.
-    """
-
-    def __init__(self, device: int) -> None:
-        self._device = device
-        self._lock = threading.Lock()
-        self._users = {f"netloader-{number}": 0 for number in range(_STREAMS)}
-        self._lost: dict[str, int] = {}
-        """Handles of streams that will be destroyed when their last user is gone, by name."""
-
-    def borrow(self, rank: int) -> str:
-        """The name of the least used stream. Raises `TransportError` when none is left."""
-        with self._lock:
-            # The ends of one group, should they be in one process, need two.
-            order = sorted(self._users, reverse=rank == SOURCE)
-            names = [name for name in order if name not in self._lost]
-            if not names:
-                raise TransportError(
-                    f"device {self._device} has lost its {_STREAMS} streams for transfers to peers "
-                    "that died halfway through a message: only a restart brings them back"
-                )
-            name = min(names, key=self._users.__getitem__)
-            self._users[name] += 1
-            return name
-
-    def give_back(self, name: str, lost: int | None = None) -> None:
-        """`lost` is the handle of the stream if an operation on it was broken off."""
-        with self._lock:
-            self._users[name] -= 1
-            if lost is not None:
-                _log.warning("device %d loses a stream for transfers", self._device)
-                self._lost[name] = lost
-            if self._users[name] == 0 and self._lost.get(name):
-                _destroy_stream(self._lost[name])
-                self._lost[name] = 0
-
-
-def _destroy_stream(handle: int) -> None:
-    """Free the current device of a stream of ours, whatever is on it. torch_npu has no call for
-    that, and does not look at its streams by itself."""
-    destroy = ctypes.CDLL("libascendcl.so").aclrtDestroyStreamForce
-    destroy.argtypes = [ctypes.c_void_p]
-    error = destroy(handle)
-    if error:
-        _log.warning("a stream could not be destroyed: CANN reports %d", error)
 
 
 class _Device:
@@ -153,12 +92,13 @@ class _Device:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.name = f"npu:{index}"
         with npu.device(index):
             self.stream = npu.SyncLaunchStream()
-        """Issues all that is done here. Never waits for an operation that has not ended."""
-        self.streams = _Streams(index)
-        self.left_behind = 0
+            """For copies to the device, beside the model's streams."""
         self.lock = threading.Lock()
+        self.left_behind = 0
+        """Threads that still wait for peers that never came."""
 
 
 _devices: dict[int, _Device] = {}
@@ -176,51 +116,32 @@ class _Operation:
     """One operation of HCCL that has begun."""
 
     def __init__(
-        self, group: Any, sends: bool, data: torch.Tensor, peer: int, device: _Device
+        self,
+        communicator: acl.Communicator,
+        stream: acl.AclStream,
+        sends: bool,
+        data: torch.Tensor,
+        peer: int,
     ) -> None:
-        """Begin it, after all that `device.stream` was given. Raises `RuntimeError`."""
-        start = group.send if sends else group.recv
-        # The same memory, of which torch_npu's allocator knows nothing: it would note the stream,
-        # use it whenever the tensor is freed, and end the process if the stream is gone by then.
-        # The view also has a storage of just these bytes, whatever format the tensor is part of.
-        self._alias = torch.utils.dlpack.from_dlpack(data)
-        with npu.stream(device.stream):
-            self._work = start([self._alias], peer, 0)
-        self._device = device
-        self.stream = npu.Stream(
-            stream_id=group._get_stream_id(True, peer),
-            device_index=device.index,
-            device_type=device.stream.device_type,
-        )
-        self._event = npu.Event()
-        self._event.record(self.stream)
+        """Begin it. Raises `AclError`."""
+        self._communicator = communicator
+        self._data = data  # HCCL holds only the address.
+        communicator.start(sends, data.data_ptr(), data.numel(), peer, stream)
+        self._event = acl.AclEvent(stream.handle)
 
     def has_ended(self) -> bool:
-        """Raises `RuntimeError` when it has failed."""
-        if self._event.query():
+        """Raises `AclError` when it has failed."""
+        if self._event.reached():
             return True
-        # Also true when HCCL has reported an error of the communicator.
-        if not self._work.is_completed():
-            return False
-        deadline = time.monotonic() + _LAST_BYTES_S
-        while not self._event.query():
-            if time.monotonic() > deadline:
-                raise RuntimeError("HCCL reports an error of the communicator")
-            time.sleep(_BRIEF_S)
-        return True
+        self._communicator.check()
+        return False
 
     def is_over(self) -> bool:
         """Whether it has ended, well or not."""
         try:
-            return bool(self._event.query())
-        except RuntimeError:
+            return self._event.reached()
+        except acl.AclError:
             return True
-
-    def settle(self) -> None:
-        """Show what was received to all streams. Raises `RuntimeError` when the operation has
-        failed after all, which a stream tells only whoever synchronises it."""
-        self._device.stream.wait_event(self._event)
-        self._device.stream.synchronize()
 
 
 class HcclPending:
@@ -232,7 +153,7 @@ class HcclPending:
         self.nbytes = data.numel()
         self.data: torch.Tensor | None = data
         """On the device. HCCL holds only its address; None once it has ended."""
-        self.ready: npu.Event | None = None
+        self.ready: acl.AclEvent | None = None
         """Earlier work on the data, of the thread that posted the transfer."""
         self.operation: _Operation | None = None
         """None before it has begun, and once it has ended."""
@@ -250,24 +171,16 @@ class HcclGroup:
     """One end of a group, with a thread that begins transfers as they are called."""
 
     def __init__(
-        self,
-        device: _Device,
-        rank: int,
-        group: Any,
-        line: Line,
-        stream_name: str,
-        stream: npu.Stream,
+        self, device: _Device, rank: int, communicator: acl.Communicator, line: Line
     ) -> None:
-        """`stream` is the one of that name, on which the group's operations run."""
+        """Raises `AclError` when the device has no stream left."""
         self._device = device
         self._rank = rank
         self._peer = peer_of(rank)
-        self._group = group
+        self._communicator = communicator
+        self._stream = acl.AclStream()
         self._line = line
-        self._stream_name = stream_name
-        self._stream = stream
-        self._handle: int = stream.npu_stream
-        self._changed = threading.Condition()  # Guards the fields below, and all use of `_group`.
+        self._changed = threading.Condition()  # Guards the fields below, and all operations.
         self._turns: Turns[HcclPending] = Turns(rank)
         self._under_way: list[HcclPending] = []
         self._staged: list[HcclPending] = []
@@ -291,17 +204,14 @@ class HcclGroup:
             raise TransportError(self._failed(transfer, "HCCL receives in device memory only"))
         return self._post(transfer)
 
-    def beside_the_model(self) -> None:
-        npu.set_device(self._device.index)
-        npu.set_stream(self._device.stream)
-
     def abort(self, reason: str = "") -> None:
         with self._aborting:  # The second caller may not return before all is quiet either.
             if self._over:
                 return
             self._why = aborted(reason)
             self._line.hang_up()
-            with self._changed, npu.device(self._device.index):
+            acl.set_device(self._device.index)
+            with self._changed:
                 self._changed.notify_all()
                 self._take_down()
             self._over = True
@@ -349,12 +259,10 @@ class HcclGroup:
             raise TransportError(f"timed out after {timeout_s:g} s")
 
     def _post(self, transfer: HcclPending) -> HcclPending:
-        # What the calling thread still does with the data, as packing it, comes first.
-        current = npu.current_stream(self._device.index)
-        if current.stream_id != self._device.stream.stream_id:
-            transfer.ready = npu.Event()
-            transfer.ready.record(current)
         try:
+            # What the calling thread still does with the data, as packing it, comes first.
+            acl.set_device(self._device.index)
+            transfer.ready = acl.AclEvent(_handle(npu.current_stream(self._device.index)))
             with self._changed:
                 if self._why is not None or self._broken is not None:
                     raise TransportError(self._why or self._broken)
@@ -374,7 +282,7 @@ class HcclGroup:
             staged.pop(0).wait(_STAGING_S)
         try:
             with npu.stream(self._device.stream):
-                transfer.data = torch.empty_like(data, device=f"npu:{self._device.index}")
+                transfer.data = torch.empty_like(data, device=self._device.name)
                 transfer.data.copy_(data)
         except RuntimeError as error:
             self._give_up(transfer, f"staging it on the device failed: {_first_line(error)}")
@@ -383,12 +291,12 @@ class HcclGroup:
 
     def _listen(self) -> None:
         """Begin what the peer calls, until one end leaves."""
-        npu.set_device(self._device.index)
-        while self._why is None and self._broken is None:
+        acl.set_device(self._device.index)
+        while not self._is_broken():
             self._line.wait(_IDLE_S)
             try:
                 with self._changed:
-                    if self._why is not None:
+                    if self._is_broken():
                         return
                     for piece in self._line.hear(Note.FORMAT.size):
                         called = self._turns.hear(Note.decode(piece))
@@ -401,6 +309,9 @@ class HcclGroup:
             except (RuntimeError, TransportError) as error:
                 with self._changed:
                     self._break(_first_line(error))
+
+    def _is_broken(self) -> bool:
+        return self._why is not None or self._broken is not None
 
     def _break(self, why: str) -> None:
         self._broken = why
@@ -415,10 +326,10 @@ class HcclGroup:
         if transfer.data is None or transfer.nbytes == 0:
             transfer.done = True
             return
-        if transfer.ready is not None:
-            self._device.stream.wait_event(transfer.ready)
+        assert transfer.ready is not None, "recorded when it was posted"
+        self._stream.wait_for(transfer.ready)
         transfer.operation = _Operation(
-            self._group, transfer.sends, transfer.data, self._peer, self._device
+            self._communicator, self._stream, transfer.sends, transfer.data, self._peer
         )
         self._under_way.append(transfer)
 
@@ -429,7 +340,6 @@ class HcclGroup:
                 return
             if self._why is not None:
                 raise TransportError(self._why)
-            transfer.operation.settle()
             self._under_way.remove(transfer)
             transfer.done = True
             transfer.operation = transfer.ready = transfer.data = None
@@ -449,13 +359,13 @@ class HcclGroup:
         """End what is under way, and destroy the communicator."""
         operations = [one.operation for one in self._under_way if one.operation is not None]
         clean = _end_well(operations, _LAST_BYTES_S)
-        if clean and self._stream.query():
-            # The stream is idle: this waits for nothing but the watchdog, and without the GIL.
-            self._group.shutdown()
+        try:
+            self._communicator.destroy()
+        except acl.AclError as error:
+            _log.warning("a communicator is left behind: %s", error)
+        if clean or _end(operations, _RELEASE_S):
+            self._stream.destroy()
         else:
-            # Holds the GIL while HCCL destroys the communicator: there is no other way.
-            self._group.abort_hccl_comm("netloader")
-        if not clean and not _end(operations, _RELEASE_S):
             _log.error(
                 "HCCL still holds %d operations %g s after their communicator was destroyed: "
                 "their memory stays reserved",
@@ -463,11 +373,9 @@ class HcclGroup:
                 _RELEASE_S,
             )
             _not_released.extend(self._under_way)
-        self._device.streams.give_back(self._stream_name, None if clean else self._handle)
         self._under_way.clear()
         self._staged.clear()
         self._turns = Turns(self._rank)
-        self._group = None
 
 
 def _end_well(operations: Sequence[_Operation], timeout_s: float) -> bool:
@@ -509,31 +417,45 @@ class HcclBackend:
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         deadline = time.monotonic() + timeout.total_seconds()
         peer = RANKS[peer_of(rank)]
-        npu.set_device(self._index)
         device = _device(self._index)
+        npu.set_device(self._index)
+        acl.set_device(self._index)
         self._check_memory(device)
         line = open_line(store, rank, host, deadline)
-        opening: _Opening | None = None
         try:
-            opening = _Opening(device, store, rank, deadline)
-            return opening.result(line)
-        except TransportError as error:
-            raise TransportError(f"no HCCL group with the {peer}: {error}") from None
-        except RuntimeError as error:
-            why = _first_line(error)
-            raise TransportError(f"no HCCL group with the {peer}: {why}") from None
-        finally:
-            if opening is None or opening.failed:
-                line.hang_up()
-                line.close()
+            if rank == SOURCE:
+                root = acl.root_info()
+                store.set(_ROOT, root)  # type: ignore[arg-type]  # The stub knows only text.
+            else:
+                root = bytes(store.get(_ROOT))
+            communicator = _Opening(device, root, rank).result(line, deadline)
+            group = HcclGroup(device, rank, communicator, line)
+        except (RuntimeError, TransportError) as error:
+            line.hang_up()
+            line.close()
+            raise TransportError(f"no HCCL group with the {peer}: {_first_line(error)}") from None
+        self._exchange_a_byte(group, rank, device, deadline)
+        return group
+
+    def _exchange_a_byte(
+        self, group: HcclGroup, rank: int, device: _Device, deadline: float
+    ) -> None:
+        """Both ways, so that the first transfer does not find out what does not work. Raises
+        `TransportError`."""
+        with npu.stream(device.stream):
+            mine = torch.tensor([rank], dtype=torch.uint8).to(device.name)
+            theirs = torch.empty_like(mine)
+            arriving, leaving = group.recv(theirs, 0), group.send(mine, 0)
+            for pending in (arriving, leaving):
+                pending.wait(max(0.0, deadline - time.monotonic()))
+            got = theirs.tolist()
+        if got != [peer_of(rank)]:
+            group.abort(f"the first byte is {got[0]}, not {peer_of(rank)}")
+            raise TransportError(f"HCCL brought {got[0]} as the first byte, not {peer_of(rank)}")
 
     def _check_memory(self, device: _Device) -> None:
         """Raises `TransportError` when HCCL's buffers would not fit."""
-        try:
-            size = int(os.environ.get("P2P_HCCL_BUFFSIZE", _BUFFER_MIB)) or 200
-        except ValueError:
-            size = _BUFFER_MIB
-        needed = _BUFFERS * size * _MIB
+        needed = _BUFFERS * _buffer_mib() * _MIB
         free, _ = npu.mem_get_info(device.index)
         if free < needed + _SPARE_BYTES:
             raise TransportError(
@@ -554,42 +476,35 @@ class HcclBackend:
 class _Opening:
     """Makes a communicator in a thread, because HCCL itself may wait for minutes."""
 
-    def __init__(self, device: _Device, store: Store, rank: int, deadline: float) -> None:
+    def __init__(self, device: _Device, root: bytes, rank: int) -> None:
         """Raises `TransportError` when this process can open no group now."""
         self._device = device
-        self._store: Store | None = store
+        self._root = root
         self._rank = rank
-        self._deadline = deadline
         self._lock = threading.Lock()  # Guards the hand-over between the two threads.
         self._abandoned = False
         self._ended = threading.Event()
-        self._group: Any = None
-        self._operations: list[_Operation] = []
+        self._made: acl.Communicator | None = None
         self._error: str | None = None
-        self.failed = True
         with device.lock:
             if device.left_behind >= _LEFT_BEHIND:
                 raise TransportError(
                     f"{_LEFT_BEHIND} threads wait in HCCL for peers that went while a group opened"
                 )
-        self._name = device.streams.borrow(rank)
         TransferThread(self._run, "netloader-hccl-open").start()
 
-    def result(self, line: Line) -> HcclGroup:
+    def result(self, line: Line, deadline: float) -> acl.Communicator:
         """Wait for the communicator, as long as the peer is there. Raises `TransportError`."""
         while not self._ended.wait(_PAUSE_S):
-            # The line has nothing to say before the source's first call.
+            # Nothing is said on the line yet.
             line.peek()
             if line.gone:
                 self._abandon(f"the {RANKS[peer_of(self._rank)]} has left")
-            if time.monotonic() > self._deadline:
+            if time.monotonic() > deadline:
                 self._abandon("HCCL did not make a communicator in time")
-        if self._error is not None:
-            raise TransportError(self._error)
-        self.failed = False
-        return HcclGroup(
-            self._device, self._rank, self._group, line, self._name, self._operations[-1].stream
-        )
+        if self._made is None:
+            raise TransportError(self._error or "HCCL made no communicator")
+        return self._made
 
     def _abandon(self, why: str) -> None:
         """Leave the thread behind; raises `TransportError` unless it has just ended."""
@@ -602,49 +517,34 @@ class _Opening:
         raise TransportError(why)
 
     def _run(self) -> None:
-        group, error = None, None
+        made, error = None, None
         try:
-            group = self._open()
-        except (RuntimeError, TransportError) as found:
-            error = _first_line(found)
+            acl.set_device(self._device.index)
+            made = acl.Communicator(self._root, self._rank, _buffer_mib())
+        except acl.AclError as found:
+            error = str(found)
         with self._lock:
-            self._group, self._error = group, error
-            self._store = None
-            self._ended.set()
-            if not self._abandoned and error is None:
+            self._error = error
+            if not self._abandoned:
+                self._made = made
+                self._ended.set()
                 return
-            self._group = None
-            if self._abandoned:
-                with self._device.lock:
-                    self._device.left_behind -= 1
-        if group is not None:
-            group.abort_hccl_comm("netloader")
-        self._device.streams.give_back(self._name)
+        with self._device.lock:
+            self._device.left_behind -= 1
+        if made is not None:
+            made.destroy()
 
-    def _open(self) -> Any:
-        npu.set_device(self._device.index)
-        peer = peer_of(self._rank)
-        options = ProcessGroupHCCL.Options()
-        options.global_ranks_in_group = [0, 1]
-        options.group_id = f"netloader-{os.getpid()}-{next(_numbers)}"
-        options.hccl_config = {"hccl_buffer_name": self._name}
-        with npu.stream(self._device.stream):
-            group = ProcessGroupHCCL(self._store, self._rank, 2, options)
-            group.set_watchdog_status(_STOP)
-            byte = torch.empty(1, dtype=torch.uint8, device=f"npu:{self._device.index}")
-        try:
-            for sends in (self._rank == SOURCE, self._rank != SOURCE):
-                operation = _Operation(group, sends, byte, peer, self._device)
-                self._operations.append(operation)
-                while not operation.has_ended():
-                    if time.monotonic() > self._deadline or self._abandoned:
-                        raise TransportError("the first byte did not come")
-                    time.sleep(_BRIEF_S)
-                operation.settle()
-        except BaseException:
-            group.abort_hccl_comm("netloader")
-            raise
-        return group
+
+def _buffer_mib() -> int:
+    """MiB of one buffer of a communicator."""
+    try:
+        return max(1, int(os.environ["P2P_HCCL_BUFFSIZE"]))
+    except (KeyError, ValueError):
+        return _BUFFER_MIB
+
+
+def _handle(stream: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(stream.npu_stream)
 
 
 def _first_line(error: Exception) -> str:

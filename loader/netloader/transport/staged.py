@@ -50,9 +50,12 @@ class Copies(Protocol):
     def buffer(self, nbytes: int) -> torch.Tensor:
         """Host memory that the device copies from and to quickly, uint8. Raises `RuntimeError`."""
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        """Copy flat bytes after all that the caller's stream was given so far, and wait until they
-        are copied. Raises `RuntimeError`."""
+    def mark(self) -> object:
+        """What the calling thread has given its current stream until now."""
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
+        """Copy flat bytes after what a mark stands for, and wait until they are copied. Raises
+        `RuntimeError`."""
 
 
 class HostCopies:
@@ -61,7 +64,10 @@ class HostCopies:
     def buffer(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+    def mark(self) -> object:
+        return None
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
         # Not by torch, whose OpenMP pool belongs to inference here.
         np.copyto(target.numpy(), source.numpy())
 
@@ -85,12 +91,17 @@ class DeviceCopies:
                 _log.warning("copies of %s are slower: no pinned memory: %s", self._device, error)
         return torch.empty(nbytes, dtype=torch.uint8)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+    def mark(self) -> object:
+        if self._stream is None:
+            return None
+        return self._module.current_stream(self._device).record_event()
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
         if self._stream is None:
             target.copy_(source)
             self._module.synchronize()
             return
-        self._stream.wait_stream(self._module.current_stream(self._device))
+        self._stream.wait_event(after)
         with self._module.stream(self._stream):
             target.copy_(source, non_blocking=True)
         self._stream.synchronize()
@@ -156,6 +167,8 @@ class StagedPending:
         """Holds the message in host memory; None before it begins, and where `data` does."""
         self.inner: Pending | None = None
         """The transport's part; None before it begins."""
+        self.after: object = None
+        """Stands for what has to happen before the device's memory is read or written."""
         self.complete = False
         self.why = ""
         """The error with which the transfer failed."""
@@ -225,12 +238,24 @@ class StagedGroup:
         transfer = StagedPending(self, sends, data, tag)
         direction = self._directions[sends]
         with self._lock:
+            self._mark(transfer)
             direction.waiting.append(transfer)
-            broken = self._begin(direction)
+            broken = transfer.why or self._begin(direction)
         if broken:
             self.abort(broken)
             raise TransportError(transfer.why or self._failed(transfer, self._why))
         return transfer
+
+    def _mark(self, transfer: StagedPending) -> None:
+        """Note what the calling thread still does with the device's memory."""
+        if not self._stages(transfer.data):
+            return
+        try:
+            if self._copies is None:
+                self._copies = self._make_copies(transfer.data.device)
+            transfer.after = self._copies.mark()
+        except RuntimeError as error:
+            transfer.why = self._failed(transfer, f"no copy: {error}")
 
     def _in_the_way(self, transfer: StagedPending) -> StagedPending | None:
         """A transfer that must be complete before this one can begin."""
@@ -265,14 +290,13 @@ class StagedGroup:
 
     def _staged(self, direction: _Direction, transfer: StagedPending) -> torch.Tensor:
         """The host memory from which a message is sent, or into which it is received."""
+        assert self._copies is not None, "made when it was posted"
         nbytes = transfer.data.numel()
         try:
-            if self._copies is None:
-                self._copies = self._make_copies(transfer.data.device)
             transfer.buffer = direction.buffers.take(nbytes, self._copies.buffer)
             message = transfer.buffer[:nbytes]
             if transfer.sends:
-                self._copies.copy(message, transfer.data)
+                self._copies.copy(message, transfer.data, transfer.after)
         except RuntimeError as error:
             raise TransportError(self._failed(transfer, f"no copy: {error}")) from None
         return message
@@ -318,7 +342,8 @@ class StagedGroup:
     def _empty(self, transfer: StagedPending, buffer: torch.Tensor) -> None:
         assert self._copies is not None, "made with the first buffer"
         try:
-            self._copies.copy(transfer.data, buffer[: transfer.data.numel()])
+            message = buffer[: transfer.data.numel()]
+            self._copies.copy(transfer.data, message, transfer.after)
         except RuntimeError as error:
             raise TransportError(self._failed(transfer, f"no copy: {error}")) from None
 

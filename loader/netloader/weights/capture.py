@@ -137,8 +137,8 @@ class Weights:
     @property
     def temporary_bytes(self) -> int:
         """Device memory that reading a chunk takes at most, besides `staging`."""
-        largest = max((one.temporary_bytes for one in self.recast.values()), default=0)
-        return largest + self.manifest.chunk_bytes if self.recast else 0
+        longest = self.manifest.chunk_bytes
+        return max((one.memory_for(longest) for one in self.recast.values()), default=0)
 
     def read(self, number: int) -> torch.Tensor:
         """The bytes of one whole tensor: shape [nbytes], uint8, in place or a copy."""

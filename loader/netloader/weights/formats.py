@@ -78,20 +78,26 @@ class Recast:
         return self.tensor.numel() * self.tensor.element_size()
 
     @property
-    def temporary_bytes(self) -> int:
-        """Device memory that `copy_to` takes at most, besides the copied rows."""
+    def row_bytes(self) -> int:
+        """Bytes of one row as loaded."""
+        return self.shape[-1] * self.tensor.element_size()
+
+    def memory_for(self, nbytes: int) -> int:
+        """Device memory that `copy_to` takes at most for a run of so many bytes."""
+        # A run may begin and end within a row.
+        rows = min(self.nbytes, nbytes + 2 * self.row_bytes)
         if blocked_format(self.tensor) is None:
-            return 0
+            return rows
         # One matrix, as it lies and converted.
-        return 2 * _raw_matrix_bytes(self.tensor) if _is_stack(self.tensor) else self.nbytes
+        stacked = _is_stack(self.tensor)
+        return rows + (2 * _raw_matrix_bytes(self.tensor) if stacked else self.nbytes)
 
     def copy_to(self, target: torch.Tensor, start: int = 0) -> None:
         """Fill `target`, flat uint8 on any device, with the loaded bytes from byte `start` on.
 
-        Takes `temporary_bytes`, and a copy of the rows in question where dimensions have changed
-        places. Does not wait for the device.
+        Does not wait for the device.
         """
-        row_bytes = self.shape[-1] * self.tensor.element_size()
+        row_bytes = self.row_bytes
         matrix_bytes = row_bytes * (self.shape[-2] if len(self.shape) > 1 else 1)
         end = start + target.numel()
         with self.one_at_a_time:

@@ -94,6 +94,10 @@ class Peers:
         mine = replace(identity, built={}).fields().items()
         return [holding for _, holding in self._ready() if mine <= holding.fields.items()]
 
+    def listed(self, role: Role) -> tuple[str, ...]:
+        """Endpoints of the sources that the operator lists for this worker."""
+        return tuple(candidate.endpoint for candidate in self._static(role))
+
     def _static(self, role: Role) -> tuple[Candidate, ...]:
         own = self._own_endpoint(role)
         return tuple(

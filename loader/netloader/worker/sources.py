@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -12,12 +13,15 @@ from netloader.config import Config
 from netloader.errors import ListenError
 from netloader.identity.identity import Role
 from netloader.source.listener import Listener
-from netloader.source.offer import Offer
+from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.recovery import again_as_promised
 from netloader.source.service import Source
 from netloader.source.throttle import Throttle
+from netloader.source.upstream import UpstreamService, UpstreamSettings
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
+from netloader.upstream.admission import Access
+from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.worker.membership import Membership
 from netmesh import SocketSecurity
 
@@ -70,8 +74,9 @@ class Sources:
             source = self._models[role].source
             return source.endpoint if source is not None else None
 
-    def listen(self, role: Role) -> Source | None:
+    def listen(self, role: Role, device_type: str = "cpu") -> Source | None:
         """The source for one of this worker's models, refusing replicas until it has an offer.
+        `device_type` is the model's, as torch calls it.
 
         None, with the reason logged, when its port cannot be listened on; the worker still serves
         its own requests. Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
@@ -80,13 +85,22 @@ class Sources:
         with self._lock:
             model = self._models[role]
             if model.source is None:
-                model.source = self._start(role, port)
+                model.source = self._start(role, port, device_type)
             return model.source
 
-    def _start(self, role: Role, port: int | None) -> Source | None:
+    def _start(self, role: Role, port: int | None, device_type: str) -> Source | None:
         settings, membership = self._config.source_settings, self._membership
+        serves = self._config.upstream.serves
+        # Upstream's replicas, which exist on NPUs, know a source by the port that was set.
+        has_door = serves or (device_type == "npu" and port is not None)
         try:
-            listener = Listener(membership.host, port, self._security, settings.handshake_timeout_s)
+            listener = Listener(
+                membership.host,
+                port,
+                self._security,
+                settings.handshake_timeout_s,
+                has_door=has_door,
+            )
         except ListenError as error:
             _log.warning("this worker will not be a source of its %s model: %s", role, error)
             return None
@@ -97,7 +111,27 @@ class Sources:
             throttle=self._throttle,
             on_sessions=lambda count: membership.update(role, serving=count),
             on_changed=lambda reason: membership.update(role, state="unavailable", reason=reason),
+            upstream=self._serve_upstream(device_type) if has_door else None,
         )
+
+    def _serve_upstream(self, device_type: str) -> Callable[[CurrentOffer], UpstreamService]:
+        """Makes what answers replicas of vLLM Ascend's own Netloader, if only to refuse them."""
+        config = self._config
+        settings = UpstreamSettings(
+            Access(
+                config.upstream.serves,
+                config.has_key,
+                config.upstream_insecure,
+                config.mesh_settings.insecure,
+            ),
+            self._rank,
+            config.source_settings.timeout_s,
+            config.source_settings.rendezvous_timeout_s,
+        )
+        carrier: OrderedCarrier | None = None
+        if config.upstream.serves:
+            carrier = carrier_for(device_type)
+        return lambda current: UpstreamService(current, settings, carrier, self._throttle)
 
     def withdrawals(self, role: Role) -> int:
         """How often the weights of this role have been withdrawn so far."""

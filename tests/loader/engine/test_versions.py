@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from netloader.engine.versions import ANY_VLLM, FIRST, LAST, check
@@ -37,3 +40,15 @@ def test_an_operator_may_try_another_version(version: str) -> None:
     check(version, {ANY_VLLM: "1"})
     with pytest.raises(UnsupportedError):
         check(version, {ANY_VLLM: "0"})
+
+
+def test_the_extra_installs_a_version_that_was_checked() -> None:
+    root = Path(__file__).parents[3]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    wanted = f"vllm>={FIRST[0]}.{FIRST[1]},<{LAST[0]}.{LAST[1] + 1}"
+    assert wanted in extras["vllm"] and wanted in extras["ascend"]
+    range_in_words = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
+    for page in ("README.md", "docs/ascend.md", "docs/cuda.md"):
+        assert range_in_words in (root / page).read_text()

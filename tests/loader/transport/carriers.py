@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import torch
+from tests.loader.transport.played_nccl import PlayedDevice
 
 from netloader.transport import Backend, Group, Rendezvous, join
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
+from netloader.transport.nccl import NcclBackend
 from netloader.transport.staged import StagedBackend
 from netloader.transport.tcp import SealedBackend, TcpBackend
 
@@ -68,6 +70,7 @@ CARRIERS: Final = (
     Carrier("memory", MemoryBackend, crosses_processes=False),
     # Host memory plays the device: a second buffer, and a real copy.
     Carrier("staged", stage_everything, crosses_processes=True, lands_at_wait=True),
+    Carrier("played nccl", lambda: NcclBackend(PlayedDevice()), crosses_processes=False),
     *((Carrier("hccl", make_hccl, crosses_processes=True, device="npu:0"),) if HAS_NPU else ()),
 )
 """One line a backend."""

@@ -552,6 +552,7 @@ def received_until_broken(carrier: Carrier, group: Group, flowing: threading.Eve
         pending.append(group.recv(data[tag % 4], tag))
 
 
+@pytest.mark.timeout(240)  # torch_npu takes half a minute to import on a busy machine
 @pytest.mark.slow  # an interpreter of its own, and torch in it
 def test_a_process_that_is_killed_in_mid_transfer_is_missed_by_all_its_groups(
     carrier: Carrier,
@@ -579,6 +580,7 @@ def test_a_process_that_is_killed_in_mid_transfer_is_missed_by_all_its_groups(
         group.abort()
 
 
+@pytest.mark.timeout(240)  # torch_npu takes half a minute to import on a busy machine
 @pytest.mark.slow  # an interpreter of its own, and torch in it
 def test_a_sender_is_held_no_longer_than_its_timeout_by_a_process_that_is_killed(
     carrier: Carrier,
@@ -593,6 +595,7 @@ def test_a_sender_is_held_no_longer_than_its_timeout_by_a_process_that_is_killed
             group.recv(carrier.zeros(1), 2)
 
 
+@pytest.mark.timeout(240)  # torch_npu takes half a minute to import on a busy machine
 @pytest.mark.slow  # an interpreter of its own, and torch in it
 def test_a_process_that_is_killed_while_a_group_opens_is_missed_at_once(carrier: Carrier) -> None:
     with peer_process(carrier, "hangs") as (process, meetings):

@@ -225,3 +225,18 @@ def test_capture_keeps_the_memory_when_the_model_lets_go() -> None:
 
 def test_equal_models_have_equal_manifests() -> None:
     assert toy_weights(1).manifest == toy_weights(2).manifest
+
+
+def test_staging_memory_holds_any_chunk_and_each_call_gives_new_memory() -> None:
+    weights = toy_weights(1)
+    first, second = weights.staging(), weights.staging()
+    assert first.data_ptr() != second.data_ptr()
+    for chunk in weights.manifest.chunks():
+        assert weights.pack(chunk, first).numel() == chunk.nbytes <= first.numel()
+
+
+def test_a_whole_tensor_is_read_where_it_lies() -> None:
+    weights = toy_weights(1)
+    for number, data in enumerate(weights.tensors):
+        assert weights.read(number) is data
+    assert weights.temporary_bytes == 0

@@ -107,7 +107,8 @@ def test_tensors_share_no_storage_where_the_format_belongs_to_the_storage(
     assert may_share_storages(device_type) == may
 
 
-def test_bytes_on_the_host_need_no_temporary() -> None:
+def test_memory_is_told_for_the_rows_that_a_run_touches() -> None:
     was = loaded((6, 4))
-    now = [was.clone(), was.t().contiguous()]
-    assert [only(tensor, was).temporary_bytes for tensor in now] == [0, 0]
+    now = only(was.t().contiguous(), was)
+    assert now.row_bytes == 8
+    assert [now.memory_for(nbytes) for nbytes in (1, 16, 48)] == [17, 32, 48]

@@ -19,6 +19,7 @@ from netloader.worker.loading.provenance import Provenance
 from netloader.worker.loading.pull import Pulled, pull
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.storage import Stored, read_storage, read_unshared
+from netloader.worker.loading.upstream import Taken, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,15 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
     pulled = pull(built, model)
     if isinstance(pulled, Pulled):
         return _filled(built, model, pulled, pulled.tried)
-    stored = read_storage(built, model, pulled.unverified, pulled.tried)
+    taken = take(built, model, pulled)
+    if isinstance(taken, Taken):
+        return _filled(built, model, taken, taken.tried)
+    stored = read_storage(built, model, taken.unverified, taken.tried)
     if isinstance(stored, Failed):
-        reason, tried = stored.reason, pulled.tried.but(stored.reason)
+        reason, tried = stored.reason, taken.tried.but(stored.reason)
         again = Planned(built.request, built.identity, built.backends, tried, from_peers=False)
         return BuildAgain(again, reason)
-    return _filled(built, model, stored, pulled.tried)
+    return _filled(built, model, stored, taken.tried)
 
 
 def filled_elsewhere(planned: Planned | Unshared, reason: str) -> Filled:
@@ -95,12 +99,13 @@ def _fill_unshared(unshared: Unshared, model: nn.Module) -> Filled | BuildAgain:
     return Filled(record, unshared.reason)
 
 
-def _filled(built: Built, model: nn.Module, by: Pulled | Stored, tried: Tried) -> Filled:
+def _filled(built: Built, model: nn.Module, by: Pulled | Taken | Stored, tried: Tried) -> Filled:
     provenance = by.provenance
-    origin: Literal["storage", "peers"] = "peers" if isinstance(by, Pulled) else "storage"
+    origin: Literal["storage", "peers"] = "storage" if isinstance(by, Stored) else "peers"
     if isinstance(provenance, str):
         record = LoadRecord(built.request, origin, _nbytes(model), by.seconds, tried)
         return Filled(record, provenance)
+    assert not isinstance(by, Taken), "nobody can say where these weights come from"
     kept = attempt(Step.KEEP, lambda: _keep(built, model, by))
     nbytes = 0 if isinstance(kept, Failed) else kept[0].manifest.nbytes
     record = LoadRecord(built.request, origin, nbytes, by.seconds, tried, provenance.content)

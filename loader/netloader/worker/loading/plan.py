@@ -87,7 +87,7 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
     worker, role = request.worker, request.role
     identity, backends = request.engine.identity(), _backends(request)
     transports = tuple(backend.name for backend in backends)
-    source = worker.sources.listen(role)
+    source = worker.sources.listen(role, request.engine.device_type())
     worker.membership.announce(
         role=role,
         state="loading",

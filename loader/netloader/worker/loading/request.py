@@ -12,6 +12,7 @@ from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.identity.identity import Fields, Identity, Names, Role
 from netloader.system.memory import Available
+from netloader.upstream.group import OrderedCarrier
 from netloader.worker.process import Worker
 
 
@@ -37,6 +38,14 @@ class EngineModel(Protocol):
 
     def load_from_storage(self, model: nn.Module) -> None:
         """Fill the model in the ordinary way. Raises what the engine raises."""
+
+    def upstream_carrier(self) -> OrderedCarrier | None:
+        """What carries the model's tensors between vLLM Ascend's own Netloader and this worker;
+        None where nothing does."""
+
+    def load_sample(self, model: nn.Module, files: Files) -> int:
+        """Load some of the tensors of `files` into the model, and return their size in bytes.
+        Raises `IdentityError` when they cannot be read one by one, and what the engine raises."""
 
     def files_read(self) -> Files | None:
         """The files that `load_from_storage` has read; None when they are not known."""

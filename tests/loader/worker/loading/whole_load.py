@@ -26,6 +26,7 @@ from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import MIN_CHUNK_BYTES, Config
 from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
 from netloader.system.memory import Available
+from netloader.upstream.group import OrderedCarrier
 from netloader.weights.capture import capture
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import fill
@@ -76,6 +77,8 @@ class FakeEngine:
     reserve: int = 0
     device: str = "cpu"
     commit_of_files: str | None = None
+    carrier: OrderedCarrier | None = None
+    """Of transfers with vLLM Ascend's own Netloader."""
     cache: None = None
 
     def identity(self) -> Identity:
@@ -111,6 +114,14 @@ class FakeEngine:
             if not self.leaves_out(tensor.name):
                 empty.copy_(right)
         self.while_loading(model)
+
+    def upstream_carrier(self) -> OrderedCarrier | None:
+        return self.carrier
+
+    def load_sample(self, model: nn.Module, files: Files) -> int:
+        self.fails_in("load_sample")
+        self.load_from_storage(model)
+        return 1
 
     def files_read(self) -> Files | None:
         self.fails_in("files_read")

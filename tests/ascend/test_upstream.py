@@ -1,0 +1,188 @@
+"""vLLM Ascend's own Netloader, unmodified, and ours: each pulls from the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.ascend.llama import storage_digests
+from tests.ascend.ours import ND, NZ, starting
+from tests.ascend.processes import ANSWER_S, START_S, Process, ProcessError
+from tests.e2e.models import make_llama
+from tests.e2e.servers import free_port
+
+pytestmark = pytest.mark.timeout(900)
+
+THEIRS = {
+    "VLLM_PLUGINS": "a_fakecann,ascend,ascend_kv_connector,ascend_model,ascend_model_loader,"
+    "ascend_service_profiling"
+}
+"""All plugins except ours."""
+
+
+def test_a_chain_of_ours_theirs_and_ours(tmp_path: Path) -> None:
+    """Their worker pulls from our source, and our worker from theirs. Two convert to NZ."""
+    model = make_llama(tmp_path / "llama", seed=1, megabytes=24)
+    cache, wanted = tmp_path / "vllm", storage_digests(model)
+    weights, hidden = model / "model.safetensors", model / "hidden"
+    port = free_port()
+    with ExitStack() as stack:
+        source = stack.enter_context(
+            starting(tmp_path, "source", cache, model, env=NZ, extra={"UPSTREAM": "serve"})
+        )
+        settings = {
+            "SOURCE": [{"device_id": 0, "sources": [source.endpoint]}],
+            "LISTEN_PORT": port,
+        }
+        theirs = stack.enter_context(
+            Process(
+                "tests.ascend.npu_worker",
+                tmp_path,
+                "theirs",
+                env=THEIRS | NZ | {"VLLM_CACHE_ROOT": str(cache)},
+                model=str(model),
+                load_format="netloader",
+                port=free_port(),
+                extra=settings,
+            )
+        )
+        theirs.say(do="init_device")
+        listed = f"127.0.0.1:{port}"
+        replica = stack.enter_context(
+            starting(
+                tmp_path, "replica", cache, model, env=ND, source=listed, extra={"UPSTREAM": "pull"}
+            )
+        )
+        assert source.load()["not_a_source"] == ""
+        weights.rename(hidden)
+        theirs.answer(START_S)
+        theirs.ask("load_model", timeout_s=START_S)
+        assert "ModelNetLoaderElastic" in theirs.output()
+        assert theirs.ask("digests") == wanted
+        assert "FRACTAL_NZ" in theirs.ask("formats")
+        # Ours compares a sample of what it gets with its files.
+        hidden.rename(weights)
+        report = replica.load()
+        assert report["origin"] == "peers", report
+        assert [(one["endpoint"], one["transport"]) for one in report["deliveries"]] == [
+            (listed, "upstream")
+        ]
+        assert "only a sample of them was compared" in report["not_a_source"]
+        assert replica.parameters() == wanted
+        assert source.parameters() == wanted
+        assert theirs.is_alive()
+
+
+MEBIBYTE = 1 << 20
+
+
+@contextmanager
+def end(home: Path, name: str, seed: int, **env: str) -> Iterator[Process]:
+    """A process with a small model on a device, and both Netloaders' classes to move it."""
+    with Process("tests.ascend.upstream_end", home, name, env=THEIRS | env, seed=seed) as process:
+        yield process
+
+
+def pair(stack: ExitStack, home: Path, **faults: dict[str, str]) -> tuple[Process, Process]:
+    """A source and a replica with other bytes."""
+    source = stack.enter_context(end(home, "source", 1, **faults.get("source", {})))
+    replica = stack.enter_context(end(home, "replica", 2, **faults.get("replica", {})))
+    for one in (source, replica):
+        one.say(do="digests")
+    before = [one.answer(START_S) for one in (source, replica)]
+    assert before[0] != before[1]
+    return source, replica
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process]]:
+    with ExitStack() as stack:
+        yield pair(stack, tmp_path_factory.mktemp("ends"))
+
+
+@pytest.mark.parametrize("draft", [False, True], ids=["target", "draft"])
+@pytest.mark.parametrize("serves", ["ours", "theirs"])
+def test_every_byte_arrives(ends: tuple[Process, Process], serves: str, draft: bool) -> None:
+    source, replica = ends
+    pulls = "theirs" if serves == "ours" else "ours"
+    source.ask("fill", seed=10 + draft)
+    replica.ask("fill", seed=20)
+    port = source.ask(f"serve_{serves}", draft=draft)
+    assert replica.ask(f"pull_{pulls}", port=port, draft=draft, timeout_s=ANSWER_S) == ""
+    assert replica.ask("digests") == source.ask("digests")
+
+
+def test_a_replica_of_another_model_goes_on_at_once(ends: tuple[Process, Process]) -> None:
+    source, replica = ends
+    port = source.ask("serve_ours", draft=False)
+    before = replica.ask("digests")
+    assert replica.ask("pull_theirs", port=port, draft=False, model_path="/other") == "nothing"
+    assert replica.ask("digests") == before
+    assert "the model here is /models/m" in replica.output()
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_without_upstream_a_replica_goes_on_at_once(
+    ends: tuple[Process, Process], has_key: bool
+) -> None:
+    """Their client cannot read ZeroMQ's greeting, and a source that set a port refuses in words."""
+    source, replica = ends
+    for door in (False, True):
+        port = source.ask("listen_without", door=door, has_key=has_key)
+        assert replica.ask("pull_theirs", port=port, draft=False) == "nothing"
+    assert "set UPSTREAM to serve at this source" in replica.output()
+
+
+def test_asking_who_is_there_leaves_their_server_as_it_was(ends: tuple[Process, Process]) -> None:
+    source, replica = ends
+    port = source.ask("serve_theirs", draft=False)
+    for _ in range(3):
+        assert replica.ask("look", port=port) == "UPSTREAM"
+    assert replica.ask("pull_ours", port=port, draft=False) == ""
+
+
+@pytest.mark.parametrize("death", ["error", "silence"])
+@pytest.mark.parametrize("serves", ["ours", "theirs"])
+def test_a_peer_that_is_killed_ends_nobody(tmp_path: Path, serves: str, death: str) -> None:
+    """Their process is killed in the middle. Ours lives, and moves the model with the next one."""
+    pulls = "theirs" if serves == "ours" else "ours"
+    killed = {"FAKECANN_KILL_AT_RECEIVED" if serves == "ours" else "FAKECANN_KILL_AT_SENT": ""}
+    killed = dict.fromkeys(killed, str(3 * MEBIBYTE))
+    told = {"FAKECANN_PEER_DEATH": death, "HCCL_EXEC_TIMEOUT": "600"}
+    faults: dict[str, dict[str, str]] = {"source": dict(told), "replica": dict(told)}
+    faults["replica" if serves == "ours" else "source"] |= killed
+    with ExitStack() as stack:
+        source, replica = pair(stack, tmp_path, **faults)
+        dies, lives = (replica, source) if serves == "ours" else (source, replica)
+        port = source.ask(f"serve_{serves}", draft=False)
+        replica.say(do=f"pull_{pulls}", port=port, draft=False)
+        assert dies.status() == -9
+        if lives is replica:
+            assert "left" in replica.answer() or "HCCL" in replica.output()
+        # Another one comes in its place.
+        fresh = stack.enter_context(end(tmp_path, "fresh", 7))
+        fresh.ask("digests", timeout_s=START_S)
+        if serves == "ours":
+            assert fresh.ask("pull_theirs", port=port, draft=False) == ""
+            assert fresh.ask("digests") == source.ask("digests")
+        else:
+            port = fresh.ask("serve_theirs", draft=False)
+            assert replica.ask("pull_ours", port=port, draft=False) == ""
+            assert fresh.ask("digests") == replica.ask("digests")
+        assert lives.is_alive()
+
+
+def test_upstreams_own_replica_does_not_survive_that(tmp_path: Path) -> None:
+    """The same death between their two ends: what ours is measured by."""
+    killed = {"FAKECANN_KILL_AT_SENT": str(3 * MEBIBYTE)}
+    with ExitStack() as stack:
+        source, replica = pair(stack, tmp_path, source=killed)
+        port = source.ask("serve_theirs", draft=False)
+        replica.say(do="pull_theirs", port=port, draft=False)
+        assert source.status() == -9
+        with pytest.raises(ProcessError):
+            replica.answer()
+        assert replica.status() == -6
