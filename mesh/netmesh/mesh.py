@@ -37,7 +37,7 @@ from netmesh.io.descriptors import FEWEST, MEMBER, prepare
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
-from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+from netmesh.settings import MeshSettings
 
 CLOSE_S = 1.0
 """How long `close` waits for the thread, which needs milliseconds unless the CPU is starved."""
@@ -112,7 +112,7 @@ class Mesh:
         reach = bootstrap.reach(chosen)
         try:
             shell = Shell(Codec(settings.name), security, log, reach)
-            port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
+            port = shell.bind(_listen_on(chosen), settings.port, settings.well_known_ports)
         except (zmq.ZMQError, OSError) as error:
             raise StartError(str(error)) from error
         address = Address(chosen.host, chosen.port or port)
