@@ -26,6 +26,7 @@ from netmesh.io.doors import Door, all_shut, drop_newcomers
 from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
+from netmesh.io.whois import KeyCount, count_keys
 from netmesh.mesh import Mesh, own_host
 from netmesh.observer import forget, observe
 from netmesh.private import private_directory, user_directory
@@ -45,6 +46,7 @@ __all__ = [
     "Generation",
     "Json",
     "JsonObject",
+    "KeyCount",
     "KeyWatch",
     "LocalProtocolError",
     "Member",
@@ -64,6 +66,7 @@ __all__ = [
     "ZapHandler",
     "forget",
     "all_shut",
+    "count_keys",
     "drop_newcomers",
     "generate_key",
     "keep_alive",

@@ -34,10 +34,11 @@ from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import Codec
 from netmesh.errors import ClosedError, SettingsError, StartError
 from netmesh.io.descriptors import FEWEST, MEMBER, prepare
+from netmesh.io.doubts import SeedDoubts
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
-from netmesh.settings import WELL_KNOWN_PORT, MeshSettings
+from netmesh.settings import MeshSettings
 
 CLOSE_S = 1.0
 """How long `close` waits for the thread, which needs milliseconds unless the CPU is starved."""
@@ -69,8 +70,10 @@ class Mesh:
         bootstrap: Bootstrap,
         keys: KeyWatch,
         reach: Reach,
+        doubts: SeedDoubts,
     ) -> None:
         """Use `Mesh.start`."""
+        self._doubts = doubts
         self._reach = reach
         self.name = name
         """Name of the mesh."""
@@ -112,7 +115,7 @@ class Mesh:
         reach = bootstrap.reach(chosen)
         try:
             shell = Shell(Codec(settings.name), security, log, reach)
-            port = shell.bind(_listen_on(chosen), settings.port, WELL_KNOWN_PORT)
+            port = shell.bind(_listen_on(chosen), settings.port, settings.well_known_ports)
         except (zmq.ZMQError, OSError) as error:
             raise StartError(str(error)) from error
         address = Address(chosen.host, chosen.port or port)
@@ -130,9 +133,16 @@ class Mesh:
         if settings.insecure and not security.enabled:
             program = settings.program
             log.warning(_INSECURE, address, program.exposed, program.keygen)
+        codec = Codec(settings.name)
+        doubts = SeedDoubts(lambda: keys.current, codec, lambda: engine.size == 1, log)
+
+        def contacts(found: tuple[Address, ...]) -> None:
+            doubts.found(found)
+            shell.contacts(tuple(one.member_id() for one in found))
+
         finder = Finder(
             bootstrap.sources(announce=address),
-            lambda found: shell.contacts(tuple(one.member_id() for one in found)),
+            contacts,
             lambda found: bootstrap.accepts(found, address),
             log,
         )
@@ -145,12 +155,13 @@ class Mesh:
             reach,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
-        mesh = cls(settings.name, shell, engine, finder, bootstrap, keys, reach)
+        mesh = cls(settings.name, shell, engine, finder, bootstrap, keys, reach, doubts)
         _LIVE.add(mesh)
         atexit.register(mesh.leave)
         shell.start(engine, mesh._show)
         finder.start()
         keys.start()
+        doubts.start()
         log.info("mesh: %s is a member of %r", mesh.id, settings.name)
         return mesh
 
@@ -218,6 +229,7 @@ class Mesh:
         _LIVE.discard(self)
         atexit.unregister(self.leave)
         self._finder.stop()
+        self._doubts.stop()
         self._keys.stop()
         self._bootstrap.directory.withdraw()
         self._shell.stop(CLOSE_S)

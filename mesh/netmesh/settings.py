@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
@@ -19,8 +20,24 @@ from netmesh.program import Program
 from netmesh.seeds import parse_seed
 
 WELL_KNOWN_PORT = 17946
-"""TCP port of the first member on a host, so that a seed can be a bare host name. The port is in
-the registered range, is assigned to nobody, and needs no privilege (it is above 1024)."""
+"""TCP port of the first member on a host in the mesh `default`, so that a seed can be a bare host
+name. The port is in the registered range, is assigned to nobody, and needs no privilege (it is
+above 1024)."""
+
+_MESHES_APART = 64
+"""How many ports the names of other meshes are spread over: meshes of two jobs on the same hosts
+should not look for each other's members, and a firewall should need one range."""
+
+_NEXT = 4
+"""Ports of one mesh, the next one for when another mesh or program has the one before."""
+
+
+def well_known_ports(name: str) -> tuple[int, ...]:
+    """Ports at which the members of a mesh are looked for, in this order; 17946 to 18012."""
+    spread = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+    first = WELL_KNOWN_PORT + (0 if name == "default" else spread % _MESHES_APART)
+    return tuple(range(first, first + _NEXT))
+
 
 MESH_KEYS: Mapping[str, str] = {
     "MESH_NAME": "name",
@@ -54,8 +71,9 @@ class MeshSettings(BaseModel):
     same-host directory. Two or three are enough; they are asked again for ever."""
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
-    """TCP port to listen on. None: the well-known port, or a free one when that is taken. A port
-    that is set must be free: if the member took another, others could not use it as a seed."""
+    """TCP port to listen on. None: the first of the mesh's well-known ports that is free, else a
+    free one. A port that is set must be free: if the member took another, others could not use it
+    as a seed."""
 
     advertise: str | None = None
     """`host` or `host:port` at which others reach this member. None: chosen as in
@@ -129,9 +147,10 @@ class MeshSettings(BaseModel):
         return value
 
     @property
-    def default_port(self) -> int:
-        """Port of a seed that names none. Members of one mesh usually have the same settings."""
-        return self.port or WELL_KNOWN_PORT
+    def well_known_ports(self) -> tuple[int, ...]:
+        """Ports of a member that was given none, and of seeds that name none; the first is the
+        usual one."""
+        return (self.port,) if self.port is not None else well_known_ports(self.name)
 
     def host_directory(self, environ: Mapping[str, str] | None = None) -> Path:
         """Where members of this host and user find each other. Creates and checks nothing."""

@@ -1,5 +1,6 @@
 """Members as their users see them, on loopback, several in one process."""
 
+import itertools
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from netmesh import (
 )
 from netmesh.address import Address
 from netmesh.bootstrap.advertise import udp_source
+from netmesh.settings import well_known_ports
 
 from .support import until
 
@@ -92,6 +94,30 @@ def test_ipv6(start: Start, tmp_path: Path) -> None:
     for mesh in (a, b):
         assert mesh.wait(size(2), 10)
         assert {member.host for member in mesh.members()} == {"::1"}
+
+
+@pytest.fixture
+def jobs() -> tuple[str, str]:
+    """Names of two meshes with the same usual port."""
+    names: dict[int, str] = {}
+    for number in itertools.count():
+        name = f"job-{os.getpid()}-{number}"
+        first = well_known_ports(name)[0]
+        if first in names:
+            return names[first], name
+        names[first] = name
+    raise AssertionError
+
+
+def test_two_meshes_on_the_same_hosts_meet_their_own(
+    start: Start, tmp_path: Path, jobs: tuple[str, str]
+) -> None:
+    # Another directory is another host, as far as finding goes.
+    first = [start(name=name, directory=tmp_path / name) for name in jobs]
+    assert first[0].id != first[1].id
+    for name, member in zip(jobs, first, strict=True):
+        late = start(name=name, seeds=("127.0.0.1",), directory=tmp_path / "elsewhere")
+        assert late.wait(size(2), 20) and member.wait(size(2), 20)
 
 
 def test_the_first_of_all_is_joined_when_nobody_is_there(start: Start) -> None:

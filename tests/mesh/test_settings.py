@@ -5,7 +5,7 @@ import pytest
 
 from netmesh.errors import SettingsError
 from netmesh.program import Program
-from netmesh.settings import MESH_KEYS, MeshSettings
+from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings, well_known_ports
 
 CREW = Program(prefix="CREW_")
 
@@ -101,3 +101,14 @@ def test_members_of_one_user_meet_in_one_place_unless_told_otherwise(tmp_path: P
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert MeshSettings().host_directory(environ) == tmp_path / f"netmesh-{os.geteuid()}"
     assert MeshSettings(directory=Path("/d")).host_directory(environ) == Path("/d")
+
+
+def test_each_mesh_has_ports_of_its_own() -> None:
+    assert well_known_ports("default")[0] == WELL_KNOWN_PORT == 17946
+    firsts = {well_known_ports(f"job-{number}")[0] for number in range(1000)}
+    assert firsts == set(range(17946, 17946 + 64))
+    assert well_known_ports("job-1")[0] == 17996  # part of the protocol: never another one
+    for name in ("default", "job-1"):
+        first = well_known_ports(name)[0]
+        assert well_known_ports(name) == (first, first + 1, first + 2, first + 3)
+    assert MeshSettings(port=5000).well_known_ports == (5000,)

@@ -31,6 +31,7 @@ from netmesh import (
     NoMeshError,
     SettingsError,
     Status,
+    count_keys,
     forget,
     generate_key,
     observe,
@@ -59,6 +60,7 @@ commands:
   peers    print the members (the default)
   forget MEMBER
            tell the mesh that a dead member (HOST:PORT) will not come back
+  keys     count the members that serve by each cluster key, by its fingerprint
   keygen   print a new cluster key, for MESH_KEY_FILE:
            (umask 077; mesh-inspect keygen > mesh.key)
 """
@@ -136,6 +138,10 @@ def main(argv: Sequence[str] | None = None, look: Look = observe, bury: Bury = f
             if options.output is not None or options.model is not None:
                 parser.error("forget takes --seed, --mesh and --timeout only")
             status = _forget(MemberId(options.member), options, bury)
+        elif options.command == "keys":
+            if options.member is not None or options.output or options.model is not None:
+                parser.error("keys takes --seed, --mesh and --timeout only")
+            status = _keys(options, look)
         else:
             if options.member is not None:
                 parser.error(f"peers takes no member: {options.member!r}")
@@ -174,6 +180,28 @@ def _forget(member: MemberId, options: _Arguments, bury: Bury) -> InspectExit:
         return InspectExit.NOTHING_MATCHES
     _say(f"{member} is {status.name.lower()}: only a dead member can be forgotten")
     return InspectExit.NOTHING_MATCHES
+
+
+def _keys(options: _Arguments, look: Look) -> InspectExit:
+    settings = _settings(options)
+    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
+    seeds_only = options.seed is not None
+    try:
+        with _log_to_stderr():
+            members = look(settings, timeout_s, seeds_only=seeds_only)
+    except NoMeshError as error:
+        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
+        return InspectExit.NO_MESH
+    gone = (Status.DEAD, Status.LEFT)
+    asked = [member.id for member in members if member.status not in gone]
+    for number, count in enumerate(count_keys(settings, asked, timeout_s), start=1):
+        if count.fingerprint is not None:
+            print(f"key {number} ({count.fingerprint}): {len(count.members)} members serve by it")
+        elif count.members:
+            print(f"none of these, or no answer: {len(count.members)} members")
+            for member in count.members:
+                print(f"  {escape(member)}")
+    return InspectExit.OK
 
 
 def _peers(options: _Arguments, look: Look) -> InspectExit:
@@ -287,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("peers", "forget", "keygen"),
+        choices=("peers", "forget", "keys", "keygen"),
         default="peers",
         help="default: peers",
     )

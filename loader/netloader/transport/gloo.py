@@ -36,6 +36,9 @@ _ABORT_TAGS: Final = range(1 << 28, 1 << 29)
 """Tags that no chunk has: chunk ids end far below. A tag is drawn at random, so that a peer cannot
 have posted its counterpart."""
 
+_ROOM: Final = 64
+"""Descriptors that must be free before Gloo listens. A group takes ten."""
+
 _ABORT_WAIT: Final = timedelta(milliseconds=1)
 
 
@@ -153,7 +156,9 @@ class GlooBackend:
         try:
             # libgloo ends the process when it cannot accept, so nobody else may take descriptors
             # until its listeners are shut.
-            with all_shut():
+            with all_shut() as room:
+                if room < _ROOM:
+                    raise TransportError(f"no Gloo group: {room} file descriptors are left")
                 # Each device becomes a context, with keys of its own in the store.
                 options._devices = [
                     ProcessGroupGloo.create_device(hostname=host) for _ in range(LANES)

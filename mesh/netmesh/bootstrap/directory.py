@@ -43,8 +43,8 @@ MAX_BYTES = 2048
 
 FOREIGN_TTL_S = 600.0
 """An entry whose process is invisible from here (another container or host) is swept after this
-long without a touch. Its owner touches it at every bootstrap round (<= 30 s). The same limit holds for a
-file that was written but never renamed to its final name."""
+long without a touch. Its owner touches it at every bootstrap round (<= 30 s). The same limit holds
+for a file that was written but never renamed to its final name."""
 
 _KEY: Final = "MESH_DIRECTORY"
 

@@ -24,6 +24,12 @@ from netmesh.settings import MeshSettings
 RESOLVE_S = 2.0
 """How long a start waits for its seeds' addresses before it chooses its own without theirs."""
 
+FEW_HOSTS = 16
+"""With up to so many hosts behind a seed, each is asked at all ports of the mesh."""
+
+_NO_PORT = 0
+"""Port of a seed that names none."""
+
 _NOT_MET = "not looked into, so members on this host do not meet there (seeds still work)"
 
 
@@ -35,8 +41,8 @@ class Bootstrap:
     """The explicit seeds, else those that the scheduler knows."""
 
     directory: HostDirectory
-    port: int
-    """Port of a seed that names none."""
+    ports: tuple[int, ...]
+    """Where a member may listen on the host of a seed that names no port."""
 
     remote_allowed: bool
     resolver: Resolver
@@ -57,27 +63,27 @@ class Bootstrap:
 
         Raises SettingsError, also for a remote seed without a key.
         """
-        port = settings.default_port
+        ports = settings.well_known_ports
         program = settings.program
         directory = HostDirectory(settings.host_directory(environ), settings.name)
         resolver = resolver or Resolver()
-        explicit = tuple(parse_seed(text, port) for text in settings.seeds)
+        explicit = tuple(parse_seed(text, _NO_PORT) for text in settings.seeds)
         if not remote_allowed:
             for seed, text in zip(explicit, settings.seeds, strict=True):
                 if _leaves_host(seed):
                     raise program.needs_key("MESH_SEEDS", text)
-            return cls(explicit, directory, port, remote_allowed, resolver)
+            return cls(explicit, directory, ports, remote_allowed, resolver)
         if explicit:
-            return cls(explicit, directory, port, remote_allowed, resolver, settings.networks)
+            return cls(explicit, directory, ports, remote_allowed, resolver, settings.networks)
         service = settings.kubernetes_service or program.service
         try:
-            found = scheduler_seeds(environ, port=port, service=service)
+            found = scheduler_seeds(environ, port=_NO_PORT, service=service)
         except SettingsError as error:  # a scheduler wrote this, not the operator: go on without it
             log.warning("mesh: no seeds from the scheduler: %s", error)
             found = ()
         if found:
             log.info("mesh: %d seeds from the scheduler's environment", len(found))
-        return cls(found, directory, port, remote_allowed, resolver, settings.networks)
+        return cls(found, directory, ports, remote_allowed, resolver, settings.networks)
 
     def accepts(self, address: Address, mine: Address | None = None) -> bool:
         """Whether `address` may become a contact of a member that advertises `mine`.
@@ -109,7 +115,7 @@ class Bootstrap:
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # All hosts of a deployment often have the same seeds, which then include themselves.
             return lambda: [
-                found for found in self.resolver.resolve(seed, self.port) if found != announce
+                found for found in self._resolve(seed) if found != announce
             ]
 
         made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
@@ -124,13 +130,23 @@ class Bootstrap:
 
         return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
 
+    def _resolve(self, seed: Seed) -> list[Address]:
+        """Where members may listen behind a seed."""
+        found = self.resolver.resolve(seed, _NO_PORT)
+        named = [address for address in found if address.port != _NO_PORT]
+        hosts = [address.host for address in found if address.port == _NO_PORT]
+        # Another mesh or program may have been first on a host. Of many hosts, one surely has a
+        # member on the usual port.
+        ports = self.ports if len(hosts) <= FEW_HOSTS else self.ports[:1]
+        return named + [Address(host, port) for port in ports for host in hosts]
+
     def resolve_now(self, timeout_s: float = RESOLVE_S) -> list[Address]:
         """Addresses of the seeds that resolve within `timeout_s`. Blocks no longer than that."""
         found: list[Address] = []
 
         def ask(seed: Seed) -> None:
             try:
-                found.extend(self.resolver.resolve(seed, self.port))
+                found.extend(self._resolve(seed))
             except (OSError, MeshError):
                 return  # the finder asks again, and logs the failure
 
@@ -150,12 +166,16 @@ def _leaves_host(seed: Seed) -> bool:
     return isinstance(seed, SrvSeed)
 
 
+def _shown(address: Address) -> str:
+    return str(address) if address.port != _NO_PORT else address.host
+
+
 def _name(seed: Seed) -> str:
     match seed:
         case HostSeed(address):
-            return f"seed {address}"
+            return f"seed {_shown(address)}"
         case DnsSeed(address):
-            return f"seed dns://{address}"
+            return f"seed dns://{_shown(address)}"
         case SrvSeed(name):
             return f"seed dns+srv://{name}"
         case _:

@@ -35,6 +35,9 @@ is for: libzmq accepts a connection in 20 microseconds or more, and the moment h
 
 _AT_ONCE: Final = 4096
 
+_QUEUE_AT: Final = 24
+"""Where Linux has the length of a listening socket's queue in its `tcp_info` (`tcpi_unacked`)."""
+
 
 def drop_newcomers(listening: socket.socket) -> bool:
     """Let the kernel drop whatever asks `listening` for a connection. False where it cannot."""
@@ -75,6 +78,16 @@ class Door:
                 with suppress(OSError):
                     self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
+    @property
+    def waiting(self) -> int:
+        """Connections that stand and that nobody has accepted yet. They come in even when the door
+        is shut."""
+        try:
+            state = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUE_AT + 4)
+        except OSError:
+            return 0  # closed meanwhile
+        return int(struct.unpack_from("=I", state, _QUEUE_AT)[0]) if len(state) > _QUEUE_AT else 0
+
     def turn_away(self) -> int:
         """Close the connections that nobody has accepted yet. Returns how many there were.
 
@@ -105,15 +118,21 @@ _DOORS: Final[weakref.WeakSet[Door]] = weakref.WeakSet()
 
 
 @contextmanager
-def all_shut(descriptors: Descriptors | None = None) -> Iterator[None]:
-    """Shut all doors of this process while descriptors are scarce and one too few would end it."""
-    free = (descriptors or Descriptors()).free
+def all_shut(descriptors: Descriptors | None = None) -> Iterator[int]:
+    """Shut all doors of this process while descriptors are scarce and one too few would end it.
+
+    Yields how many descriptors nobody who comes through a door can take meanwhile.
+    """
+    descriptors = descriptors or Descriptors()
+    free = descriptors.free
     with _KNOWN:
         shut = list(_DOORS) if free < SCARCE else []
     for door in shut:
         door.shut()
     try:
-        yield
+        waiting = sum(door.waiting for door in shut)
+        # Counted again: between the first look and the last shut door, others came in.
+        yield max(0, descriptors.free - waiting)
     finally:
         for door in shut:
             door.open()

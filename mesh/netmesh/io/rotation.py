@@ -34,6 +34,11 @@ class KeyWatch:
         self._purpose = purpose
         self._stop = threading.Event()
 
+    @property
+    def current(self) -> SocketSecurity:
+        """The keys that were read last."""
+        return self._current
+
     def start(self) -> None:
         """Do nothing without a key file, because a key in the environment cannot change."""
         if self._settings.key_file is not None and self._current.enabled:

@@ -89,6 +89,12 @@ def load_keys(settings: MeshSettings) -> tuple[bytes, ...]:
     return keys
 
 
+def fingerprint(key: bytes) -> str:
+    """A name for a cluster key that may be shown: 32 bits of a hash, which do not help to find the
+    key."""
+    return hkdf_sha256(key, salt=b"netmesh", info=b"netmesh fingerprint").hex()[:8]
+
+
 def warn_of_readable_key(settings: MeshSettings, log: logging.Logger) -> None:
     """Tell the operator if other users of this machine can read the key file."""
     try:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -23,6 +24,9 @@ from netmesh.io.security import SocketSecurity, ZapHandler
 
 BACKLOG = 1024
 """Connections that wait to be accepted. A cold start of 2,000 members brings many at once."""
+
+TAKE_S = 15.0
+"""Seconds between two attempts to take the well-known port, as often as seeds are asked again."""
 
 _BATCH = 64
 """Messages read before other sockets have their turn."""
@@ -39,7 +43,9 @@ class Server:
         counters: Counter[str],
         received: Callable[[bytes, list[bytes]], None],
         log: logging.Logger | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._log = log or logging.getLogger("netmesh")
         self._context = context
         self._reactor = reactor
@@ -47,17 +53,20 @@ class Server:
         self._counters = counters
         self._received = received
         self._listener: socket.socket | None = None
+        self._second: socket.socket | None = None
+        self._missed: Address | None = None
+        self._take_at = float("inf")
         self._doorkeeper: Doorkeeper | None = None
         self._router: zmq.Socket[bytes] | None = None
         self._zap: ZapHandler | None = None
 
-    def listen(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
+    def listen(self, host: str, port: int | None, well_known: Sequence[int] = ()) -> int:
         """Listen on `host` and `port`; returns the port.
 
-        If `port` is None, listens on `fallback_port` or, when that is taken, on a free port. Raises
-        BindError.
+        If `port` is None, listens on the first of `well_known` that is free, else on a free port.
+        As soon as the first of them is free, listens there, too. Raises BindError.
         """
-        wanted = [port] if port is not None else [fallback_port or 0, 0]
+        wanted = [port] if port is not None else [*well_known, 0]
         for number in wanted:
             try:
                 self._listener = _listener(host, number)
@@ -79,6 +88,9 @@ class Server:
         self._reactor.add(self._zap.socket, self._zap.handle)
         self._router = self._make_router()
         bound: int = self._listener.getsockname()[1]
+        if port is None and well_known and bound != well_known[0]:
+            self._missed = Address(host, well_known[0])
+            self._take_at = self._clock() + TAKE_S
         return bound
 
     def rekey(self, security: SocketSecurity) -> None:
@@ -96,12 +108,36 @@ class Server:
     @property
     def due(self) -> float:
         """When `tend` has something to do."""
-        return float("inf") if self._doorkeeper is None else self._doorkeeper.due
+        strangers = float("inf") if self._doorkeeper is None else self._doorkeeper.due
+        return min(strangers, self._take_at)
 
     def tend(self, now: float) -> None:
-        """Look after strangers, if it is time."""
+        """Look after strangers and the well-known port, if it is time."""
         if self._doorkeeper is not None and now >= self._doorkeeper.due:
             self._doorkeeper.look()
+        if now >= self._take_at:
+            self._take_at = now + TAKE_S
+            self._take()
+
+    def _take(self) -> None:
+        """Listen on the port that was taken at the start, if it is free now.
+
+        Whoever had it is gone, and nobody else would answer at the address of this host's seed.
+        """
+        assert self._missed is not None and self._router is not None
+        assert self._doorkeeper is not None
+        try:
+            listening = _listener(self._missed.host, self._missed.port)
+        except OSError:
+            return  # still taken
+        try:
+            self._bind(self._router, listening)
+        except (zmq.ZMQError, OSError):  # no descriptor left; the next time may do
+            listening.close()
+            return
+        self._second, self._take_at = listening, float("inf")
+        self._doorkeeper.also(listening)
+        self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
 
     def reply(self, to: bytes, frames: list[bytes]) -> None:
         """Queue `frames` for the connection `to`; drop them if it is gone or its queue is full."""
@@ -136,6 +172,8 @@ class Server:
             self._security.apply_server(router)
             events = self._doorkeeper.attend(self._context, router)
             self._bind(router, self._listener)
+            if self._second is not None:
+                self._bind(router, self._second)
         except (zmq.ZMQError, OSError):  # no descriptor left; an open socket would block `term`
             self._doorkeeper.dismiss(router)
             router.close(linger=0)

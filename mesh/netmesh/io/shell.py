@@ -138,11 +138,11 @@ class Shell:
             raise
         self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
 
-    def bind(self, host: str, port: int | None, fallback_port: int | None = None) -> int:
+    def bind(self, host: str, port: int | None, well_known: Sequence[int] = ()) -> int:
         """Listen (see `Server.listen`); returns the port. Raises BindError, and ZMQError for lack
         of descriptors."""
         try:
-            return self._server.listen(host, port, fallback_port)
+            return self._server.listen(host, port, well_known)
         except (BindError, zmq.ZMQError, OSError):
             self.close_unstarted()
             raise

@@ -7,11 +7,11 @@ import pytest
 
 from netmesh.address import Address
 from netmesh.bootstrap.resolve import Resolver
-from netmesh.bootstrap.sources import Bootstrap
+from netmesh.bootstrap.sources import FEW_HOSTS, Bootstrap
 from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.seeds import DnsSeed, HostSeed, Seed
-from netmesh.settings import MeshSettings
+from netmesh.settings import WELL_KNOWN_PORT, MeshSettings, well_known_ports
 
 LOG = logging.getLogger("netmesh.test")
 ME = Address("10.0.0.1", 17946)
@@ -31,9 +31,32 @@ def bootstrap(
 
 def test_explicit_seeds_come_before_the_scheduler(tmp_path: Path) -> None:
     environ = {"SLURM_JOB_NODELIST": "n[1-2]"}
-    assert bootstrap(tmp_path, "a", environ=environ).seeds == (HostSeed(Address("a", 17946)),)
-    found = bootstrap(tmp_path, environ=environ, port=5000).seeds
-    assert set(found) == {HostSeed(Address("n1", 5000)), HostSeed(Address("n2", 5000))}
+    assert bootstrap(tmp_path, "a:7", environ=environ).seeds == (HostSeed(Address("a", 7)),)
+    found = bootstrap(tmp_path, environ=environ).seeds
+    assert {seed.address.host for seed in found if isinstance(seed, HostSeed)} == {"n1", "n2"}
+
+
+def found_at(made: Bootstrap) -> set[Address]:
+    return {address for source in made.sources() for address in source.find()}
+
+
+def test_a_seed_without_a_port_is_asked_at_the_ports_of_the_mesh(tmp_path: Path) -> None:
+    seeds = ("10.0.0.1", "10.0.0.2:7")
+    assert found_at(bootstrap(tmp_path, *seeds)) == {
+        Address("10.0.0.2", 7),
+        *(Address("10.0.0.1", port) for port in well_known_ports("default")),
+    }
+    alone = bootstrap(tmp_path, *seeds, port=5000)
+    assert found_at(alone) == {Address("10.0.0.1", 5000), Address("10.0.0.2", 7)}
+
+
+def test_a_name_with_many_hosts_is_asked_at_the_usual_port_only(tmp_path: Path) -> None:
+    def lookup(address: Address) -> list[Address]:
+        return [Address(f"10.0.1.{n}", address.port) for n in range(FEW_HOSTS + 1)]
+
+    found = found_at(bootstrap(tmp_path, "dns://pods", resolver=Resolver(lookup)))
+    assert {address.port for address in found} == {WELL_KNOWN_PORT}
+    assert len(found) == FEW_HOSTS + 1
 
 
 def test_a_schedulers_nonsense_is_not_the_operators_error(
@@ -73,7 +96,8 @@ def test_what_may_become_a_contact(tmp_path: Path) -> None:
 def test_a_member_is_no_contact_of_itself(tmp_path: Path) -> None:
     made = bootstrap(tmp_path, "10.0.0.1", "10.0.0.2")
     found = [address for source in made.sources(announce=ME) for address in source.find()]
-    assert found == [Address("10.0.0.2", 17946)]
+    assert Address("10.0.0.2", 17946) in found
+    assert ME not in found
 
 
 def test_a_start_does_not_wait_for_a_hanging_resolver(tmp_path: Path) -> None:
@@ -84,7 +108,7 @@ def test_a_start_does_not_wait_for_a_hanging_resolver(tmp_path: Path) -> None:
             answered.wait(30)
         return [ME]
 
-    made = bootstrap(tmp_path, "dns://slow", "10.0.0.1", resolver=Resolver(lookup))
+    made = bootstrap(tmp_path, "dns://slow:1", "10.0.0.1:1", resolver=Resolver(lookup))
     try:
         assert made.resolve_now(timeout_s=0.5) == [ME]
         assert not answered.is_set()
@@ -99,9 +123,9 @@ def test_the_service_is_the_operators_else_the_programs(tmp_path: Path) -> None:
     def seeds(settings: MeshSettings) -> tuple[Seed, ...]:
         return Bootstrap.of(settings, inside, LOG, remote_allowed=True).seeds
 
-    assert seeds(settings) == (DnsSeed(Address("crew.team.svc", 17946)),)
+    assert seeds(settings) == (DnsSeed(Address("crew.team.svc", 0)),)
     named = settings.model_copy(update={"kubernetes_service": "mine"})
-    assert seeds(named) == (DnsSeed(Address("mine.team.svc", 17946)),)
+    assert seeds(named) == (DnsSeed(Address("mine.team.svc", 0)),)
 
 
 def test_a_program_says_how_its_keys_are_made(tmp_path: Path) -> None:

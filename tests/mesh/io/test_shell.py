@@ -275,7 +275,7 @@ def test_a_taken_port_is_an_error_only_when_it_was_asked_for() -> None:
         with pytest.raises(BindError, match=str(port)):
             Shell(FakeWire(), PLAIN, LOG).bind("127.0.0.1", port)
         other = Shell(FakeWire(), PLAIN, LOG)
-        assert other.bind("127.0.0.1", None, port) not in (0, port)
+        assert other.bind("127.0.0.1", None, [port]) not in (0, port)
         other.close_unstarted()
 
 
