@@ -309,6 +309,7 @@ class NcclBackend:
     """Opens NCCL groups on one device."""
 
     name = "nccl"
+    connections = 0
 
     def __init__(self, device: NcclDevice | None = None) -> None:
         """By default on the device that is current here. Raises `TransportError` when this machine
