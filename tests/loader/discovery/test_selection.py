@@ -43,7 +43,7 @@ def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
 
 
 def test_member_never_picks_itself() -> None:
-    assert choose([member(me=True)], identity(), (("gloo",),), CHUNK).candidates == ()
+    assert choose([member(me=True)], identity(), ("gloo",), CHUNK).candidates == ()
 
 
 def test_an_endpoint_that_may_not_be_reached_is_no_candidate() -> None:
