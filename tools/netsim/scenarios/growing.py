@@ -125,7 +125,9 @@ def wave(stage: PlayStage) -> None:
 
     world.run(SPREAD_S)
     world.witness.on_view = on_view
-    world.until(world.converged, 120.0)
+    if world.until(world.converged, 120.0):
+        for process in world.running():
+            seen.setdefault(process.index, world.now)
     stage.samples = [at - began for at in seen.values()]
     stage.agree()
     stage.require(len(world.running()) == expected, f"{len(world.running())} run, not {expected}")
