@@ -334,6 +334,11 @@ class Shell:
             return
         self._shown = state
         changed(core.members(), core.joined)
+        # While everything changes (a cold start), snapshots of a large table take at most a fifth
+        # of this thread's time.
+        now = time.monotonic()
+        self._show_after = now + 4 * (now - started)
+
     def _live(self, member: MemberId) -> bool:
         return self._core is not None and self._core.live(member)
 
@@ -342,11 +347,6 @@ class Shell:
             self.counters["dropped.not_reachable_from_here"] += 1
             return None
         return numeric_address(member)
-
-        # While everything changes (a cold start), snapshots of a large table take at most a fifth
-        # of this thread's time.
-        now = time.monotonic()
-        self._show_after = now + 4 * (now - started)
 
     def _close(self, linger_s: float) -> None:
         with self._lock:
