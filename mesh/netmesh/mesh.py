@@ -145,6 +145,7 @@ class Mesh:
             contacts,
             lambda found: bootstrap.accepts(found, address),
             log,
+            members=lambda: engine.size,
         )
         generation = new_generation(time.time_ns() // 1_000_000, secrets.randbits(22))
         engine = Engine(
@@ -153,6 +154,7 @@ class Mesh:
             random.Random(secrets.randbits(128)),
             shell.counters,
             reach,
+            lambda: time.time_ns() // 1_000_000,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
         mesh = cls(settings.name, shell, engine, finder, bootstrap, keys, reach, doubts)

@@ -48,7 +48,7 @@ def observe(
     NoMeshError when nobody answers.
     """
     log = logging.getLogger("netmesh")
-    return _consult(settings, _Table, timeout_s, log, seeds_only=seeds_only)
+    return _consult(settings, _Census, timeout_s, log, seeds_only=seeds_only)
 
 
 def forget(
@@ -86,7 +86,7 @@ class _Dialogue(Protocol[_Said]):
         ...
 
 
-class _Table:
+class _Census:
     """Asks for the table, page by page."""
 
     def __init__(self) -> None:

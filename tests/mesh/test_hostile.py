@@ -8,7 +8,9 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,94 @@ def test_silent_connections_are_dropped(pair: list[MemberProcess]) -> None:
     until(lambda: pair[0].ask("fds") <= descriptors + 2, 10)  # the handshake has three seconds
     for one in silent:
         one.close()
+
+
+FOREIGN = [
+    b"G",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"\xff",
+    GREETING[:10],
+    GREETING[:11] + b"\x01",
+    GREETING,
+]
+"""What scrapers with keep-alive and old or half ZeroMQ peers begin with, and then stay."""
+
+
+@pytest.mark.parametrize("said", FOREIGN)
+def test_foreign_and_half_open_clients_that_stay_are_dropped(
+    pair: list[MemberProcess], said: bytes
+) -> None:
+    host, _, port = pair[0].id.rpartition(":")
+    clients = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for one in clients:
+        one.sendall(said)
+    for one in clients:
+        one.settimeout(20)
+        with suppress(ConnectionResetError):
+            while one.recv(999):  # the end comes from the member: nobody closes here
+                pass
+        one.close()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_member_at_its_limit_of_descriptors_stands_and_does_not_spin(tmp_path: Path) -> None:
+    settings: dict[str, object] = {
+        "MESH_DIRECTORY": str(tmp_path / "netmesh"),
+        "MESH_ADVERTISE": "127.0.0.1",
+        "MESH_KEY": generate_key(),
+    }
+    limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh"]
+    log = tmp_path / "log"
+    members = [
+        MemberProcess(settings, log=log, prefix=limited),
+        MemberProcess(settings, log=log),
+    ]
+    try:
+        until(lambda: both_alive(members), 30)
+        host, _, port = members[0].id.rpartition(":")
+        silent = []
+        for _ in range(400):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex((host, int(port)))
+            silent.append(one)
+        started, before = time.monotonic(), cpu_s(members[0].pid)
+        until(lambda: time.monotonic() - started > 4, 30)
+        used = (cpu_s(members[0].pid) - before) / (time.monotonic() - started)
+        assert used < 0.5  # of a core; a listener that spins takes a whole one, if it gets it
+        assert both_alive(members)
+        for one in silent:
+            one.close()
+        assert "lets nobody in for a moment" in log.read_text()
+        assert "but up to 256 are needed" in log.read_text()
+        until(lambda: both_alive(members), 30)
+    finally:
+        for member in members:
+            member.end()
+
+
+def test_a_process_without_descriptors_starts_no_member_and_says_so(tmp_path: Path) -> None:
+    script = (
+        "import os, resource\n"
+        "from netmesh import Mesh, MeshSettings, StartError\n"
+        "used = len(os.listdir('/proc/self/fd'))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))\n"
+        "try: Mesh.start(MeshSettings(directory='%s'), {})\n"
+        "except StartError as error: print(error)\n"
+    ) % (tmp_path / "d")
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    assert "file descriptors are free, and it needs 64" in ended.stdout
 
 
 def test_oversize_and_malformed_messages(tmp_path: Path) -> None:

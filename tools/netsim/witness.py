@@ -128,7 +128,11 @@ class Witness:
         """Check that only a member itself raises its incarnation, or says that it left."""
         subject = self._lives.get((record.id, record.generation))
         if subject is None:
-            self.problem(f"{observer.id} believes in {record.id}, which never ran")
+            # A process that finds its address claimed by another takes a new generation.
+            there = [p for (member, _), p in self._lives.items() if member == record.id]
+            said = [one for p in there if (one := p.machine.record(p.id)) is not None]
+            if all(one.generation < record.generation for one in said):
+                self.problem(f"{observer.id} believes in {record.id}, which never ran")
             return
         own = subject.machine.record(subject.id)
         if own is not None and own.generation == record.generation:

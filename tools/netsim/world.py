@@ -78,6 +78,9 @@ class World:
         self.redirected: dict[tuple[MemberId, MemberId], Process] = {}
         """Addresses that lead to another process, by (sender, address), as behind a NAT."""
         self.handled = 0
+        self.connects = 0
+        """Connects in the window in which traffic counts, as far as they are not links between the
+        living: dials, and messages to addresses where nobody is."""
         self.deadlines_run_while_blocked = species.timers_run_while_blocked
         self._checked = checked
         self._through_wire = through_wire
@@ -88,9 +91,17 @@ class World:
     # Population
 
     def start(
-        self, member: MemberId, contacts: Sequence[MemberId] | None, advert: JsonObject
+        self,
+        member: MemberId,
+        contacts: Sequence[MemberId] | None,
+        advert: JsonObject,
+        *,
+        twin: bool = False,
     ) -> Process:
-        """Start a new process there. Without contacts it knows nobody (see `acquaint`)."""
+        """Start a new process there. Without contacts it knows nobody (see `acquaint`).
+
+        A twin only says that it is there: the address still leads to the process before it.
+        """
         wall_ms = EPOCH_MS + int(self.now * 1000)
         generation = new_generation(wall_ms, self.rng.getrandbits(22))
         record = new_record(member, generation, advert)
@@ -105,9 +116,10 @@ class World:
         connection = Connection(b"%d" % index)
         process = Process(member, generation, index, machine, connection, self.now)
         holder.append(process)
-        before = self.processes.get(member)
-        assert before is None or before.fate.ended, f"{member} is still in use"
-        self.processes[member] = process
+        if not twin:
+            before = self.processes.get(member)
+            assert before is None or before.fate.ended, f"{member} is still in use"
+            self.processes[member] = process
         self.all.append(process)
         self.witness.born(process)
         self.dark.discard(host_of(member))
@@ -145,6 +157,10 @@ class World:
         self._end(process, Fate.CRASHED)
         self.faults["crash"] += 1
         self.links.ended(process.id)
+
+    def crash_twin(self, process: Process) -> None:
+        """A twin ends without a goodbye; its address still leads to the other."""
+        self._end(process, Fate.CRASHED)
 
     def crash_host(self, host: str) -> list[Process]:
         """A host loses power; returns the processes that went with it."""
@@ -232,6 +248,7 @@ class World:
     def measure(self, *, on: bool) -> None:
         """Begin or end the window in which traffic counts."""
         if on:
+            self.connects = 0
             self.meter.reset()
             self.after(1.0, self._second)
         self._metering = on
@@ -300,6 +317,7 @@ class World:
             case Send(to, message):
                 if self._metering:
                     self.meter.sent(process.id, message)
+                    self.connects += not self._anybody_at(to)
                 reliable = self.species.reliable(message)
                 if self._through_wire:
                     decoded = self.codec.decode(self.codec.encode(message))
@@ -319,6 +337,7 @@ class World:
                 for delay in self.network.delays(process.id, asker.id, reliable=reliable):
                     self.after(delay, self._answered, asker, event)
             case Dial(target, timeout_s):
+                self.connects += self._metering
                 self._dial(process, target, timeout_s)
             case Watch(ids):
                 self.links.watch(process, ids)
@@ -328,6 +347,10 @@ class World:
             case Log(level, message):
                 if level != "debug":
                     process.logs.append(f"{self.now - START_S:.3f} {message}")
+
+    def _anybody_at(self, address: MemberId) -> bool:
+        there = self.processes.get(address)
+        return there is not None and not there.fate.ended
 
     def _arrive(self, to: MemberId, event: Event) -> None:
         process = self.processes.get(to)
@@ -340,11 +363,10 @@ class World:
 
     def _dial(self, process: Process, target: MemberId, timeout_s: float) -> None:
         took = self.network.connects(process.id, target)
-        there = self.processes.get(target)
         outcome = DialOutcome.CONNECTED
         if took is None or host_of(target) in self.dark:
             outcome, took = DialOutcome.SILENT, timeout_s
-        elif there is None or there.fate.ended:
+        elif not self._anybody_at(target):
             outcome = DialOutcome.REFUSED
         self.after(took, self.give, process, Dialled(target, outcome))
 

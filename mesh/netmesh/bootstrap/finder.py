@@ -12,10 +12,12 @@ import logging
 import random
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netmesh.address import Address
+from netmesh.core.backoff import backed_off, shared
 from netmesh.errors import MeshError
 
 FAST_S = 1.0
@@ -23,6 +25,12 @@ FAST_S = 1.0
 
 SLOW_S = 15.0
 """Pause once contacts are known. A round costs a lookup and heals a split within this time."""
+
+MOST_S = 600.0
+"""The longest pause of all members together, once a member knows others."""
+
+REST_S = 4 * 3600.0
+"""The longest pause of one member of a large mesh."""
 
 MAX_CONTACTS = 64
 """Addresses kept of one source, and handed on in one call; of more, a random sample is kept. The
@@ -36,6 +44,8 @@ class ContactSource:
     name: str
     find: Callable[[], list[Address]]
     """Blocking. Raises OSError or MeshError when it has no answer this time."""
+    local: bool = False
+    """True when asking costs nobody else anything: then its pause is not shared."""
 
 
 class Finder:
@@ -57,7 +67,10 @@ class Finder:
         *,
         fast_s: float = FAST_S,
         slow_s: float = SLOW_S,
+        members: Callable[[], int] = lambda: 1,
     ) -> None:
+        """`members` counts the live members, who share the cost of asking."""
+        self._members = members
         self._fast_s = fast_s
         self._slow_s = slow_s
         self._sources = tuple(sources)
@@ -80,6 +93,7 @@ class Finder:
 
     def _run(self, source: ContactSource) -> None:
         complaint = ""
+        began = time.monotonic()
         while not self._stop.is_set():
             addresses, problem = ask(source, self._accept, self._rng)
             if problem and problem != complaint:
@@ -92,10 +106,29 @@ class Finder:
                 all_answered = len(self._known) == len(self._sources)
                 if (everything or all_answered) and not self._stop.is_set():
                     self._found(everything[:MAX_CONTACTS])
-            pause = self._slow_s if addresses else self._fast_s
-            if problem:  # a broken resolver or command is asked less often than an empty one
-                pause = 5 * self._fast_s
-            self._stop.wait(pause * self._rng.uniform(0.8, 1.2))
+            first = self._slow_s if addresses else self._fast_s
+            if problem and not addresses:  # broken, so asked less often than an empty one
+                first = 5 * self._fast_s
+            asked, jitter = time.monotonic(), self._rng.uniform(0.8, 1.2)
+            while not self._stop.is_set():
+                # Members come and go meanwhile, so the pause is looked at again.
+                members = 0 if source.local else self._members()
+                pause = pause_s(first, asked - began, members, alone_s=self._slow_s)
+                left = asked + jitter * pause - time.monotonic()
+                if left <= 0:
+                    break
+                self._stop.wait(min(left, self._slow_s))
+
+
+def pause_s(first_s: float, age_s: float, members: int, *, alone_s: float = SLOW_S) -> float:
+    """Until a source is asked again, `age_s` seconds after it was asked first.
+
+    A member that knows nobody asks every `alone_s` seconds at least. With others it shares the cost
+    with them. With `members` 0 the pause stays the first one.
+    """
+    if members <= 1:
+        return backed_off(age_s if members else 0.0, first_s, max(first_s, alone_s))
+    return shared(backed_off(age_s, max(first_s, alone_s), MOST_S), members, REST_S)
 
 
 def ask(

@@ -114,9 +114,7 @@ class Bootstrap:
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # All hosts of a deployment often have the same seeds, which then include themselves.
-            return lambda: [
-                found for found in self._resolve(seed) if found != announce
-            ]
+            return lambda: [found for found in self._resolve(seed) if found != announce]
 
         made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
 
@@ -128,7 +126,11 @@ class Bootstrap:
             except (OSError, SettingsError) as error:
                 raise OSError(f"{_NOT_MET}: {error}") from None
 
-        return [*made, ContactSource("same-host directory", meet)] if on_this_host else made
+        return (
+            [*made, ContactSource("same-host directory", meet, local=True)]
+            if on_this_host
+            else made
+        )
 
     def _resolve(self, seed: Seed) -> list[Address]:
         """Where members may listen behind a seed."""

@@ -20,4 +20,5 @@ The parts, from the roof down; each imports only from lines below its own (a tes
     table suspicion messages
     accusation_limits health claims member reach rng
     records timers settings
+    backoff
 """

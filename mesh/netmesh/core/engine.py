@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from netmesh.core.accusation_limits import AccusationLimits
@@ -56,7 +56,6 @@ from netmesh.core.records import (
     Record,
     Status,
     pack_advert,
-    started_ms,
 )
 from netmesh.core.relaying import Relays
 from netmesh.core.rng import Rng
@@ -84,10 +83,12 @@ class Engine:
         rng: Rng,
         counters: Counter[str] | None = None,
         reach: Reach = EVERYWHERE,
+        wall_ms: Callable[[], int] | None = None,
     ) -> None:
         """*counters* gets a ``dropped.*`` for everything that a limit kept out. Members beyond
-        *reach* are not taken in, asked or answered."""
-        self._node = node = Node(settings, me, rng, counters, reach)
+        *reach* are not taken in, asked or answered. *wall_ms* gives milliseconds since the epoch;
+        without it the clock of the first generation goes on."""
+        self._node = node = Node(settings, me, rng, counters, reach, wall_ms)
         suspicions = Suspicions(settings)
         limits = AccusationLimits(settings)
         health = LocalHealth(settings)
@@ -142,6 +143,10 @@ class Engine:
         """Live members, me included."""
         return self._node.table.size
 
+    def live(self, member: MemberId) -> bool:
+        """True when the member is known and neither dead nor gone; O(1)."""
+        return self._node.table.live(member)
+
     def record(self, member: MemberId) -> Record | None:
         """What is known about one member; O(1)."""
         return self._node.table.get(member)
@@ -163,8 +168,7 @@ class Engine:
     def members(self) -> tuple[Member, ...]:
         """A snapshot that includes me; the dead are shown for ten minutes."""
         node = self._node
-        # My own generation holds the wall clock at my start, so ages need no other clock.
-        now_ms = started_ms(node.generation) + (node.now - (self._started or node.now)) * 1000
+        now_ms = node.clock_ms()
         return tuple(
             member_of(record, now_ms, me=record.id == node.id)
             for record in node.table.shown(node.now - node.settings.dead_shown_s)
@@ -192,6 +196,7 @@ class Engine:
                 self._view.apply(self._verdicts.dialled(event))
                 self._view.find(self._detector.dialled(event))
                 self._joining.dialled(event)
+                self._tombstones.dialled(event)
             case LinkLost():
                 self._detector.verify(event.id)
             case Contacts():
@@ -241,7 +246,7 @@ class Engine:
     def _start(self, now: float) -> None:
         node = self._node
         self._started = now
-        node.now = now
+        node.now = node.began = now
         self._detector.start()
 
     def _received(self, event: Received) -> None:
@@ -291,12 +296,15 @@ class Engine:
             return False
         if not sender:
             return True
-        record = node.table.get(sender)
+        record = node.known(sender)
         if record is None and not node.reaches(sender):
             return False
         if isinstance(message, Join):
             return True
         if record is None or record.generation < message.generation:
+            if message.generation > node.horizon():
+                node.counters["dropped.generation_ahead"] += 1
+                return isinstance(message, Ping)
             self._fetches.stranger(sender, message.generation)
             return True
         if record.generation > message.generation:
@@ -312,7 +320,9 @@ class Engine:
 
     def _on_ping(self, event: Received, message: Ping) -> None:
         node, table = self._node, self._node.table
-        if message.target not in (NOBODY, node.id):
+        if message.target in (NOBODY, node.id):
+            node.pinged_at = node.now
+        else:
             # The answer has my name, so that the sender learns whom it has reached.
             node.log_rarely(
                 "received.for_another",
@@ -392,6 +402,7 @@ class Engine:
     def _settle(self) -> None:
         """Do what follows from the event as a whole."""
         self._view.settle()
+        self._joining.settle()
         watched = frozenset() if self._node.leaving else self._detector.watched()
         if watched != self._watching:
             self._watching = watched

@@ -77,14 +77,26 @@ class Ingest:
     def read(self, claim: Claim, channel: Channel, sender: MemberId) -> Ingested:
         """Read a claim about somebody else."""
         node = self._node
-        old = node.table.get(claim.id)
+        old = node.known(claim.id)
+        newer = old is None or claim.generation > old.generation
+        if newer and claim.generation > node.horizon():
+            node.log_rarely(
+                "dropped.generation_ahead",
+                "warning",
+                f"{claim.id} claims to have started more than a day from now: the clock there or "
+                "the one here is wrong",
+            )
+            return NOTHING
         if old is None and node.table.size >= node.settings.member_limit:
             node.counters["dropped.member_limit"] += 1
             return NOTHING
         if old is None and not node.reaches(claim.id):
             return NOTHING
         told = claim
-        if old is not None and claim.status in (Status.SUSPECT, Status.DEAD):
+        bad = claim.status in (Status.SUSPECT, Status.DEAD)
+        # A goodbye is believed from the one that leaves; others may tell it as little as a death.
+        bad = bad or (claim.status is Status.LEFT and sender != claim.id)
+        if old is not None and bad:
             believed = self._believed(claim, old, channel, sender)
             if believed is None:
                 return NOTHING
@@ -120,7 +132,7 @@ class Ingest:
             return None
         if not old.status.live or not self._deadly(claim):
             return claim
-        if channel is Channel.GOSSIP:
+        if channel is Channel.GOSSIP or claim.status is Status.LEFT:
             if self._limits.may_declare_dead(accuser, node.now):
                 return claim
             node.counters["dropped.accuser_limit"] += 1
@@ -129,7 +141,7 @@ class Ingest:
 
     def _deadly(self, claim: Claim) -> bool:
         """True when believing the claim would make the member dead on the word of others."""
-        if claim.status is Status.DEAD:
+        if claim.status in (Status.DEAD, Status.LEFT):
             return True
         seen = set(claim.crash)
         suspicion = self._suspicions.get(claim.id)

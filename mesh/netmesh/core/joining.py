@@ -38,6 +38,8 @@ class Contact:
     attempts: int = 0
     sequence: int = 0
     """Number of the open question."""
+    silent_since: float | None = None
+    """When it was first found not to answer; None while it does."""
     alias: MemberId | None = None
     """The member that answered there, by its own id."""
 
@@ -45,7 +47,16 @@ class Contact:
 class Joining:
     """State of the contacts, and whether this member has joined."""
 
-    __slots__ = ("_antientropy", "_contacts", "_node", "_observers", "_told", "_view", "joined")
+    __slots__ = (
+        "_antientropy",
+        "_contacts",
+        "_lonely",
+        "_node",
+        "_observers",
+        "_told",
+        "_view",
+        "joined",
+    )
 
     def __init__(self, node: Node, view: MembershipView, antientropy: AntiEntropy) -> None:
         self._node = node
@@ -54,6 +65,7 @@ class Joining:
         self._contacts: dict[MemberId, Contact] = {}
         self._observers = Admission(node.settings.inbound_syncs)
         self._told = False
+        self._lonely = True
         self.joined = False
 
     def found(self, ids: tuple[MemberId, ...]) -> None:
@@ -81,12 +93,18 @@ class Joining:
         node.timers.set((Timer.CONTACT, member), node.now + again)
         if node.leaving or node.table.live(contact.alias or member):
             contact.stage = Stage.ANSWERED
+            contact.silent_since = None
             return
+        if contact.stage is Stage.ANSWERED and self.joined:
+            # It was a member and is none any more: whether anybody is there, a connect tells.
+            contact.stage = Stage.UNREACHABLE
         if contact.stage is Stage.ASKED:
             contact.attempts += 1
             if contact.attempts >= ATTEMPTS:
                 self._unreachable(contact)
-        if contact.stage is not Stage.UNREACHABLE:
+        if contact.stage is Stage.UNREACHABLE:
+            node.timers.set((Timer.CONTACT, member), node.now + self._pause_s(contact))
+        else:
             node.timers.set((Timer.CONTACT, member), node.now + settings.join_timeout_s)
         if contact.stage in (Stage.ASKED, Stage.ANSWERED):
             self._ask(member, contact, 0)
@@ -94,6 +112,18 @@ class Joining:
             if contact.stage is Stage.NEW:
                 contact.stage = Stage.DIALLING
             node.dial(member)
+
+    def settle(self) -> None:
+        """Ask the contacts soon when nobody else is left: pauses are shared only by those that
+        live."""
+        node = self._node
+        lonely = node.table.size == 1
+        if lonely and not self._lonely:
+            for member, contact in self._contacts.items():
+                if contact.stage is Stage.UNREACHABLE:
+                    due = node.now + self._pause_s(contact)
+                    node.timers.sooner((Timer.CONTACT, member), due)
+        self._lonely = lonely
 
     def dialled(self, event: Dialled) -> None:
         """Act on the end of a connect, which may have been to a contact."""
@@ -187,6 +217,7 @@ class Joining:
             if contact.sequence == sequence and sequence:
                 contact.alias = sender
                 contact.attempts = 0
+                contact.silent_since = None
                 contact.stage = Stage.ANSWERED
                 if not self.joined:
                     self._node.timers.sooner(
@@ -218,8 +249,19 @@ class Joining:
                 pause = node.settings.contact_interval_s * (0.5 + node.rng.random())
                 node.timers.set((Timer.CONTACT, member), node.now + pause)
 
+    def _pause_s(self, contact: Contact) -> float:
+        """Until a contact that does not answer is tried again."""
+        node = self._node
+        if contact.silent_since is None:
+            contact.silent_since = node.now
+        silent_s = node.now - contact.silent_since
+        pause = node.settings.contact_pause_s(silent_s, node.table.size)
+        return pause * (0.75 + 0.5 * node.rng.random())
+
     def _unreachable(self, contact: Contact) -> None:
         contact.stage = Stage.UNREACHABLE
+        if contact.silent_since is None:
+            contact.silent_since = self._node.now
         self._alone()
 
     def _alone(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 from netmesh.core.changes import Change, Telling
@@ -12,7 +13,17 @@ from netmesh.core.events import Connection
 from netmesh.core.fields import claim_bytes
 from netmesh.core.messages import Message, Ping
 from netmesh.core.reach import EVERYWHERE, Reach
-from netmesh.core.records import Generation, MemberId, Record, Status
+from netmesh.core.records import (
+    DAY_MS,
+    FIRST_MS,
+    MAX_GENERATION,
+    Generation,
+    MemberId,
+    Record,
+    Status,
+    first_generation,
+    started_ms,
+)
 from netmesh.core.rng import Rng
 from netmesh.core.rumours import Rumours
 from netmesh.core.settings import ProtocolSettings
@@ -37,7 +48,12 @@ class Node:
         rng: Rng,
         counters: Counter[str] | None = None,
         reach: Reach = EVERYWHERE,
+        wall_ms: Callable[[], int] | None = None,
     ) -> None:
+        self._wall_ms = wall_ms
+        self._started_ms = started_ms(me.generation)
+        self.began: float | None = None
+        """Time of the first event."""
         self.settings = settings
         self.reach = reach
         self.counters: Counter[str] = Counter() if counters is None else counters
@@ -49,6 +65,8 @@ class Node:
         self.effects: list[Effect] = []
         self.leaving = False
         self.gossiped_at = -1e9
+        self.pinged_at = -1e9
+        """When somebody last reached me at my address."""
         self.dialling: dict[MemberId, float] = {}
         """Connects under way, each with the time after which no answer is expected any more."""
         self.changes: list[Change] = []
@@ -114,6 +132,34 @@ class Node:
         self.dialling[member] = self.now + DIAL_GRACE * self.settings.dial_timeout_s
         self.effects.append(Dial(member, self.settings.dial_timeout_s))
         return True
+
+    def clock_ms(self) -> float:
+        """Milliseconds since the epoch."""
+        if self._wall_ms is not None:
+            return self._wall_ms()
+        # My first generation holds the wall clock at my start.
+        return self._started_ms + (self.now - (self.began or self.now)) * 1000
+
+    def horizon(self) -> int:
+        """The newest generation that is believed: nobody has started more than a day from now.
+
+        A clock that shows a time before this protocol was made is no clock, so it limits nobody.
+        """
+        clock = int(self.clock_ms())
+        return (
+            MAX_GENERATION
+            if clock < FIRST_MS
+            else min(MAX_GENERATION, first_generation(clock + DAY_MS))
+        )
+
+    def known(self, member: MemberId) -> Record | None:
+        """The record of that member, without a tombstone that no right clock can have made: it
+        would lock the address out."""
+        record = self.table.get(member)
+        if record is not None and not record.status.live and record.generation > self.horizon():
+            self.table.forget(member)
+            return None if member != self.id else record
+        return record
 
     def reaches(self, member: MemberId) -> bool:
         """Whether I may talk to that member; counts a refusal."""

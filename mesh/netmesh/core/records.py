@@ -31,6 +31,9 @@ Advert = NewType("Advert", bytes)
 
 GENERATION_RANDOM_BITS = 22
 MAX_GENERATION = 2**63 - 1
+DAY_MS = 24 * 3600 * 1000
+FIRST_MS = 1_735_689_600_000
+"""2025-01-01, before this protocol was made: a clock that shows an earlier time is not set."""
 MAX_COUNTER = 2**53 - 1
 """Incarnations and versions stay exact in every JSON implementation."""
 MAX_ADVERT_BYTES = 8 * 1024
@@ -135,7 +138,15 @@ def merge(a: Record, b: Record) -> Record:
 def new_generation(wall_ms: int, random_bits: int) -> Generation:
     """Generation of a process that starts at `wall_ms` (milliseconds since the epoch)."""
     low = random_bits & ((1 << GENERATION_RANDOM_BITS) - 1)
-    return Generation(min(MAX_GENERATION, (max(0, wall_ms) << GENERATION_RANDOM_BITS) | low))
+    # The last day of the format (in 2039) is kept for those that have to outbid somebody.
+    latest = first_generation(started_ms(Generation(MAX_GENERATION)) - DAY_MS)
+    return Generation(min(latest, first_generation(wall_ms) | low))
+
+
+def first_generation(wall_ms: int) -> Generation:
+    """The lowest generation of a process that starts at `wall_ms`; the format may have no room for
+    it."""
+    return Generation(max(0, wall_ms) << GENERATION_RANDOM_BITS)
 
 
 def started_ms(generation: Generation) -> int:

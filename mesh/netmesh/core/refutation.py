@@ -11,16 +11,30 @@ from netmesh.core.states import Cause
 OUTBID_SPACING_S = 1.0
 """Seconds between outbids: two processes that claim one id must not outbid each other at wire
 speed."""
+OUTBIDS = 3
+OUTBIDS_WITHIN_S = 60.0
+"""After so many outbids within this time, the other process lives and has the same address. Then
+the one that nobody reaches there stands back."""
+REACHED_WITHIN_S = 10.0
+"""Whoever was pinged this recently is the one that the address leads to."""
+OUTBIDS_REACHED = 30
+"""How often that one outbids the others within the same time: once for each of ten that share an
+address and try three times."""
+STAND_BACK_S = 60.0
+STAND_BACK_MOST_S = 3600.0
+"""How long the other is let be then, at first and at most; twice as long each time."""
 
 
 class Refutation:
     """My answers to claims about me."""
 
-    __slots__ = ("_node", "_outbid_at")
+    __slots__ = ("_node", "_not_before", "_outbids", "_pause_s")
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._outbid_at = -1e9
+        self._not_before = -1e9
+        self._outbids: list[float] = []
+        self._pause_s = 0.0
 
     def answer(self, claim: Claim) -> Change | None:
         """What I say from now on to outrank the claim; None when my record outranks it already."""
@@ -28,6 +42,8 @@ class Refutation:
         me = node.me
         if claim.generation < me.generation or node.leaving:
             return None
+        if claim.generation > node.horizon():
+            return None  # nobody believes it
         if claim.generation > me.generation or max(claim.incarnation, claim.version) >= MAX_COUNTER:
             return self._outbid(claim)
         incarnation, version = me.incarnation, me.version
@@ -44,22 +60,48 @@ class Refutation:
             causes = (*causes, Cause.ADVERTISES)
         if not causes:
             return None
-        node.log("info", f"refuted: {claim.id} was called {claim.status.name.lower()}")
+        called = claim.status.name.lower()
+        node.log_rarely("refuted", "info", f"refuted: {claim.id} was called {called}")
         said = Claim(me.id, me.generation, incarnation, Status.ALIVE, version, me.advert)
         return apply(me, said, causes, Telling.AT_ONCE)
 
     def _outbid(self, claim: Claim) -> Change | None:
         """Become newer than another process that uses my id, or is said to use it."""
         node = self._node
-        if node.now - self._outbid_at < OUTBID_SPACING_S:
+        if node.now < self._not_before:
             return None
-        self._outbid_at = node.now
+        self._not_before = node.now + OUTBID_SPACING_S
         if claim.generation >= MAX_GENERATION - 2:
-            node.log("warning", f"{claim.id} is claimed with the last possible generation")
+            node.log_rarely(
+                "outbids.impossible",
+                "warning",
+                f"{claim.id} is claimed with the last possible generation: take another port",
+            )
             return None
+        self._outbids = [at for at in self._outbids if node.now - at < OUTBIDS_WITHIN_S]
+        reached = node.now - node.pinged_at < REACHED_WITHIN_S
+        if len(self._outbids) >= (OUTBIDS_REACHED if reached else OUTBIDS):
+            self._stand_back()
+            return None
+        self._outbids.append(node.now)
         room = MAX_GENERATION - claim.generation - 1
         generation = Generation(claim.generation + 1 + node.rng.getrandbits(20) % room)
         me = node.me
-        node.log("warning", f"another process claims my address {claim.id}: taking it back")
+        node.log_rarely(
+            "outbids", "warning", f"another process claims my address {claim.id}: taking it back"
+        )
         said = Claim(me.id, generation, 0, Status.ALIVE, 1, me.advert)
         return apply(me, said, (Cause.RESTARTED,))
+
+    def _stand_back(self) -> None:
+        """Let the other process have the address for a while: it lives, and fights for it, too."""
+        node = self._node
+        self._outbids.clear()
+        self._pause_s = min(STAND_BACK_MOST_S, max(STAND_BACK_S, 2 * self._pause_s))
+        self._not_before = node.now + self._pause_s * (0.75 + 0.5 * node.rng.random())
+        node.log_rarely(
+            "outbids.given_up",
+            "warning",
+            f"another process advertises {node.id}, too, and lives: others see only one of us. "
+            "Give each process an address and port of its own (MESH_ADVERTISE, MESH_PORT)",
+        )

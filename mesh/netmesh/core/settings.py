@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from netmesh.core.backoff import backed_off, shared
+
 
 @dataclass(frozen=True, slots=True)
 class ProtocolSettings:
@@ -70,7 +72,10 @@ class ProtocolSettings:
     """Rumours kept; the most often sent ones go first. Anti-entropy repairs what is lost."""
     gossip_to_dead_s: float = 30.0
     announce_interval_s: float = 60.0
-    """Every member pings each dead one about this often, but at most one a second."""
+    """All members together connect to each dead one this often; a member connects once a second at
+    most."""
+    announce_most_s: float = 3600.0
+    """The pause of `announce_interval_s` grows to this one while the member stays dead."""
 
     # Anti-entropy
     sync_spacing_s: float = 1.0
@@ -92,8 +97,14 @@ class ProtocolSettings:
     ask."""
     busy_retry_s: float = 0.5
     contact_interval_s: float = 5.0
-    """Contacts that are not members here are tried again this often, so that a split start
-    heals."""
+    """Contacts that are not members here are tried again after this time, so that a split start
+    heals. The pause grows while the contact does not answer."""
+    contact_alone_s: float = 60.0
+    """The longest pause of a member that knows nobody."""
+    contact_most_s: float = 600.0
+    """The longest pause of all members together, once a member knows others."""
+    contact_rest_s: float = 4 * 3600.0
+    """The longest pause of one member of a large mesh."""
     contact_limit: int = 64
 
     # Tombstones and bounds
@@ -117,6 +128,17 @@ class ProtocolSettings:
     late_s: float = 0.25
     """When I am woken this much too late, I was the slow one, so nobody else is blamed for that
     time."""
+
+    def announce_pause_s(self, dead_s: float) -> float:
+        """Time between two connects of all members to one that has been dead for `dead_s`."""
+        return backed_off(dead_s, self.announce_interval_s, self.announce_most_s)
+
+    def contact_pause_s(self, silent_s: float, members: int) -> float:
+        """Time between two connects of one of `members` to a contact that does not answer."""
+        if members <= 1:
+            return backed_off(silent_s, self.contact_interval_s, self.contact_alone_s)
+        together = backed_off(silent_s, self.contact_interval_s, self.contact_most_s)
+        return shared(together, members, self.contact_rest_s)
 
     def suspicion_min_s(self, members: int) -> float:
         """Shortest suspicion among `members` live members."""

@@ -40,6 +40,9 @@ are read."""
 MAX_WATCHED = 16
 """Watch links honoured; the protocol asks for four."""
 
+LOOK_S = 0.5
+"""How often links to members that have died meanwhile are looked for."""
+
 _BATCH = 64
 """Messages read from one socket before the others have their turn."""
 
@@ -86,6 +89,8 @@ class _PeerLink:
     ring: int
     monitor: zmq.Socket[bytes] | None = None
     watched: bool = False
+    fleeting: bool = False
+    """To somebody who is no live member: the connection is made once, and its end ends the link."""
     reported: bool = False
     confirmed: bool = False
     unconfirmed: deque[list[bytes]] = field(default_factory=lambda: deque(maxlen=8))
@@ -104,7 +109,10 @@ class Links:
         received: Callable[[MemberId, list[bytes]], None],
         lost: Callable[[MemberId], None],
         locate: Locate = numeric_address,
+        live: Callable[[MemberId], bool] = lambda member: True,
     ) -> None:
+        """`live` tells members from the dead and from strangers, to whom ZeroMQ must not connect
+        again and again."""
         self._context = context
         self._reactor = reactor
         self._security = security
@@ -112,6 +120,8 @@ class Links:
         self._received = received
         self._lost = lost
         self._locate = locate
+        self._live = live
+        self._look_at = 0.0
         self._links: OrderedDict[MemberId, _PeerLink] = OrderedDict()
         self._watched: frozenset[MemberId] = frozenset()
         self._rings: dict[MemberId, int] = {}
@@ -165,7 +175,12 @@ class Links:
             self._open(member, now)
 
     def expire(self, now: float) -> None:
-        """Close links that were not used for a while."""
+        """Close links that were not used for a while, and those to members that have died."""
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for link in list(self._links.values()):
+                if not (link.watched or link.fleeting or self._live(link.member)):
+                    self._close(link)
         while self._links:
             member, link = next(iter(self._links.items()))
             if now - link.used < IDLE_S:
@@ -191,15 +206,18 @@ class Links:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         harden(socket)
         socket.setsockopt(zmq.IPV6, int(address.is_v6))
-        socket.setsockopt(zmq.RECONNECT_IVL, 100)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        fleeting = not self._live(member)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1 if fleeting else 100)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 0 if fleeting else 2000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, 3000)
         self._security.apply_client(socket, ring)
-        link = _PeerLink(member, socket, now, ring, watched=member in self._watched)
+        link = _PeerLink(
+            member, socket, now, ring, watched=member in self._watched, fleeting=fleeting
+        )
         # With one key there is no other to try, and no need to keep messages for a second try.
         link.confirmed = len(self._security.rings) < 2
         try:
-            if link.watched or not link.confirmed:
+            if link.watched or link.fleeting or not link.confirmed:
                 self._monitor(link)
             socket.connect(f"tcp://{address}")
         except zmq.ZMQError:  # no descriptor left; an open socket would block `Context.term`
@@ -259,7 +277,8 @@ class Links:
 
     def _settle(self, link: _PeerLink) -> None:
         """Remove the monitor when nothing needs it any more."""
-        if link.monitor is not None and not link.watched and link.confirmed:
+        needed = link.watched or link.fleeting or not link.confirmed
+        if link.monitor is not None and not needed:
             self._unmonitor(link)
 
     def _observed(self, link: _PeerLink) -> None:
@@ -287,6 +306,10 @@ class Links:
         if link.watched and not link.reported:
             link.reported = True
             self._lost(link.member)
+        if link.fleeting and self._links.get(link.member) is link:
+            self._close(link)
+            if link.watched and link.member in self._watched:
+                self._open(link.member, link.used)
 
     def _next_ring(self, link: _PeerLink) -> None:
         """The peer serves with another of our keys: open the link anew with the next key."""

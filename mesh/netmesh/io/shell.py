@@ -69,6 +69,7 @@ class Core(Protocol):
     def handle(self, event: Event, now: float) -> list[Effect]: ...
     def deadline(self) -> float: ...
     def members(self) -> tuple[Member, ...]: ...
+    def live(self, member: MemberId) -> bool: ...
 
 
 class Wire(Protocol):
@@ -112,6 +113,7 @@ class Shell:
             received=self._from_link,
             lost=self._lost,
             locate=self._locate,
+            live=self._live,
         )
         self._server = Server(
             self._context, self._reactor, security, self.counters, self._from_outside, log
@@ -332,16 +334,19 @@ class Shell:
             return
         self._shown = state
         changed(core.members(), core.joined)
+        # While everything changes (a cold start), snapshots of a large table take at most a fifth
+        # of this thread's time.
+        now = time.monotonic()
+        self._show_after = now + 4 * (now - started)
+
+    def _live(self, member: MemberId) -> bool:
+        return self._core is not None and self._core.live(member)
+
     def _locate(self, member: MemberId) -> Address | None:
         if not self._reach.allows(member):
             self.counters["dropped.not_reachable_from_here"] += 1
             return None
         return numeric_address(member)
-
-        # While everything changes (a cold start), snapshots of a large table take at most a fifth
-        # of this thread's time.
-        now = time.monotonic()
-        self._show_after = now + 4 * (now - started)
 
     def _close(self, linger_s: float) -> None:
         with self._lock:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from netmesh.address import Address
-from netmesh.bootstrap.finder import MAX_CONTACTS, ContactSource, Finder
+from netmesh.bootstrap.finder import (
+    FAST_S,
+    MAX_CONTACTS,
+    MOST_S,
+    REST_S,
+    SLOW_S,
+    ContactSource,
+    Finder,
+    pause_s,
+)
 
 A, B, C = (Address("10.0.0.1", port) for port in (1, 2, 3))
 LOG = logging.getLogger("netmesh.test")
@@ -118,3 +127,43 @@ def test_a_source_with_a_bug_is_asked_again(begin: Begin) -> None:
 def test_a_huge_answer_is_sampled(begin: Begin) -> None:
     many = [Address("10.0.0.1", port) for port in range(1, 2001)]
     assert len(begin(lambda: many).get(timeout=5)) == MAX_CONTACTS
+
+
+def test_a_member_that_knows_nobody_asks_often_at_first_and_every_15_s_later() -> None:
+    assert pause_s(FAST_S, 0.0, 1) == FAST_S
+    assert FAST_S < pause_s(FAST_S, 20.0, 1) < SLOW_S
+    assert pause_s(FAST_S, 1e6, 1) == pause_s(SLOW_S, 0.0, 1) == SLOW_S
+
+
+def test_what_costs_nobody_anything_is_asked_as_often_for_ever() -> None:
+    assert pause_s(SLOW_S, 1e6, 0) == SLOW_S and pause_s(FAST_S, 1e6, 0) == FAST_S
+
+
+@pytest.mark.parametrize("members", [2, 10, 2000])
+def test_all_members_together_ask_as_seldom_as_one(members: int) -> None:
+    """A round of Kubernetes' name costs six queries, so 2,000 members once asked 800 times/s."""
+    assert members / pause_s(SLOW_S, 0.0, members) <= 1 / SLOW_S + members / REST_S
+    assert members / pause_s(SLOW_S, 1e6, members) <= 1 / MOST_S + members / REST_S
+    assert 6 * members / pause_s(FAST_S, 3600.0, members) < 1.0
+
+
+def test_a_member_that_is_alone_again_asks_soon() -> None:
+    """A source that would be asked in an hour is asked within the pause of a lonely member."""
+    alone = threading.Event()
+    found: Found = queue.Queue()
+    finder = Finder(
+        [ContactSource("dns", lambda: [A])],
+        found.put,
+        lambda address: True,
+        LOG,
+        fast_s=0.005,
+        slow_s=0.005,
+        members=lambda: 1 if alone.is_set() else 1_000_000,
+    )
+    finder.start()
+    try:
+        assert found.get(timeout=5) == (A,)
+        alone.set()
+        assert found.get(timeout=5) == (A,)
+    finally:
+        finder.stop()

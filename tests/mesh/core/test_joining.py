@@ -90,3 +90,46 @@ def test_only_eight_are_served_at_once_and_the_rest_is_sent_elsewhere() -> None:
     assert len(replies) == 20 and len(busy) == 12
     assert all(m.retry_after_ms > 0 and m.claims for m in busy)
     assert town.engine(seed).size == 21
+
+
+def test_contacts_that_do_not_answer_are_asked_ever_more_seldom() -> None:
+    """64 seeds where nobody listens once cost 12.7 connects a second, for ever."""
+    town = Town()
+    seeds = [f"10.9.0.{number}:1" for number in range(1, 65)]
+    town.start("10.0.0.1:1", seeds)
+    town.run(600.0)
+    town.world.measure(on=True)
+    town.run(120.0)
+    assert 0 < town.world.connects / 120.0 < 1.5
+
+
+def test_members_share_the_cost_of_contacts_that_do_not_answer() -> None:
+    town = Town(checked=False)
+    seeds = [f"10.9.0.{number}:1" for number in range(1, 9)]
+    first = town.start("10.0.0.1:1", seeds)
+    for number in range(2, 9):
+        town.start(f"10.0.0.{number}:1", (first, *seeds))
+    town.run(1200.0)
+    town.world.measure(on=True)
+    town.run(600.0)
+    # 8 contacts in 600 s and a pause of a quarter of half an hour: not 8 times as many.
+    assert town.world.connects <= 8 * 600 / 300 * 1.5
+
+
+def test_a_seed_that_dies_is_not_asked_every_second() -> None:
+    town = Town(checked=False)
+    ids = town.grow(4)
+    town.crash(ids[0])
+    town.run(60.0)
+    town.world.measure(on=True)
+    town.run(120.0)
+    assert town.world.connects <= 20
+
+
+def test_whoever_is_left_alone_asks_its_contacts_soon() -> None:
+    town = Town(checked=False)
+    ids = town.grow(6)
+    town.cut({ids[5]})
+    town.run(1200.0)
+    town.mend()
+    assert town.until(town.converged, 150.0)

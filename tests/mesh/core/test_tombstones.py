@@ -45,3 +45,25 @@ def test_a_member_that_was_buried_alive_hears_of_it_and_comes_back() -> None:
     town.run(60.0)
     town.mend()
     assert town.until(town.converged, 30.0)
+
+
+def test_all_members_together_look_for_a_dead_one_ever_more_seldom() -> None:
+    settings = ProtocolSettings()
+    assert settings.announce_pause_s(0.0) == 60.0
+    assert settings.announce_pause_s(24 * 3600.0) == 3600.0
+    looks, age = 0, 0.0
+    while age < 24 * 3600.0:
+        age += settings.announce_pause_s(age)
+        looks += 1
+    assert looks < 50, "in a day"
+
+
+def test_a_member_is_not_pinged_again_where_nobody_accepts_connections() -> None:
+    town = Town(checked=False)
+    ids = town.grow(4)
+    town.crash(ids[3])
+    town.run(60.0)
+    town.world.measure(on=True)
+    town.run(300.0)
+    # Each look is one connect; a ping would be another.
+    assert 0 < town.world.connects <= 10

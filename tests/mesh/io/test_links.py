@@ -40,6 +40,7 @@ class Setup:
     """Links and what they reported."""
 
     def __init__(self, pump: Pump, security: SocketSecurity = PLAIN) -> None:
+        self.dead: set[str] = set()
         self.received: list[tuple[str, list[bytes]]] = []
         self.lost: list[str] = []
         self.links = Links(
@@ -49,6 +50,7 @@ class Setup:
             pump.counters,
             received=lambda member, frames: self.received.append((member, frames)),
             lost=self.lost.append,
+            live=lambda member: member not in self.dead,
         )
 
 
@@ -207,3 +209,66 @@ def test_a_link_that_cannot_be_made_leaves_no_socket_behind() -> None:
     assert len(setup.links) == 0
     assert len(pump.reactor) == 0
     pump.context.destroy(linger=0)
+
+
+class Closed:
+    """Accepts connections, counts them and closes them at once."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.id = MemberId(f"127.0.0.1:{self._listener.getsockname()[1]}")
+        self.accepted = 0
+
+    def accept(self) -> int:
+        try:
+            while True:
+                self._listener.accept()[0].close()
+                self.accepted += 1
+        except BlockingIOError:
+            return self.accepted
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_a_link_to_a_dead_member_connects_once_and_a_link_to_a_living_one_again(
+    pump: Pump, setup: Setup
+) -> None:
+    dead, living = Closed(), Closed()
+    setup.dead.add(dead.id)
+    setup.links.send(dead.id, [b"h", b""], 0.0)
+    setup.links.send(living.id, [b"h", b""], 0.0)
+    pump.until(lambda: living.accept() >= 4)
+    pump.until(lambda: dead.id not in setup.links)
+    assert dead.accept() == 1 and living.id in setup.links
+    dead.close()
+    living.close()
+
+
+def test_a_link_whose_member_dies_is_closed(pump: Pump, setup: Setup) -> None:
+    peer = Peer(pump)
+    setup.links.send(peer.id, [b"h", b""], 0.0)
+    pump.until(lambda: peer.got)
+    setup.links.expire(1.0)
+    assert peer.id in setup.links
+    setup.dead.add(peer.id)
+    setup.links.expire(2.0)
+    assert peer.id not in setup.links
+
+
+def test_a_link_to_a_stranger_lives_as_long_as_its_connection(pump: Pump, setup: Setup) -> None:
+    """A contact is no member until it has answered; later the link is an ordinary one."""
+    peer = Peer(pump)
+    setup.dead.add(peer.id)
+    setup.links.send(peer.id, [b"join", b""], 0.0)
+    pump.until(lambda: peer.got)
+    setup.links.expire(2.0)
+    assert peer.id in setup.links
+    setup.dead.clear()
+    setup.links.watch(frozenset({peer.id}), 3.0)
+    peer.close()
+    pump.until(lambda: setup.lost)
+    again = Peer(pump, port=peer.port)
+    setup.links.send(again.id, [b"ping", b""], 4.0)
+    pump.until(lambda: [b"ping", b""] in [frames[1:] for frames in again.got])

@@ -1,4 +1,5 @@
 import itertools
+import logging
 import os
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from netmesh.io.security import (
     hkdf_sha256,
     load_keys,
     parse_key,
+    warn_of_readable_key,
 )
 from netmesh.program import Program
 from netmesh.settings import MeshSettings
@@ -182,3 +184,18 @@ def test_a_plain_client_cannot_talk_to_the_zap_handler_of_another_domain(pump: P
         assert answer[2] == b"400"
         asker.close(linger=0)
     handler.close()
+
+
+def test_a_key_file_that_everybody_can_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(generate_key())
+    settings = MeshSettings(key_file=path)
+    path.chmod(0o600)
+    warn_of_readable_key(settings, logging.getLogger("netmesh"))
+    warn_of_readable_key(MeshSettings(), logging.getLogger("netmesh"))
+    assert not caplog.records
+    path.chmod(0o644)
+    warn_of_readable_key(settings, logging.getLogger("netmesh"))
+    assert str(path) in caplog.text and "chmod 600" in caplog.text

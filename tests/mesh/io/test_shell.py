@@ -62,6 +62,7 @@ class FakeCore:
         self.events: list[Event] = []
         self.script: dict[type, Callable[[Event], list[Effect]]] = {}
         self.revision = 0
+        self.dead: set[MemberId] = set()
         self.joined = False
         self.tick_at = float("inf")
         self.threads: set[int] = set()
@@ -78,6 +79,9 @@ class FakeCore:
 
     def members(self) -> tuple[Member, ...]:
         return ()
+
+    def live(self, member: MemberId) -> bool:
+        return member not in self.dead
 
     def of(self, kind: type) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -93,6 +93,44 @@ def test_slow_members_harm_healthy_ones_under_swim_and_not_here() -> None:
     assert swim.false_deaths >= 50 * max(1, ours.false_deaths)
 
 
+def test_a_crash_is_found_while_messages_are_lost() -> None:
+    report = play("crash", loss=0.05, faults=2)
+    assert report.false_deaths == 0 and report.p99_s is not None and report.p99_s < 3.0
+
+
+def test_a_third_killed_at_one_moment_is_known_to_all() -> None:
+    """More than one accuser may report at once: the limits of distrust must not delay it."""
+    report = play("third", 24)
+    assert report.samples == 8 * 16 and report.false_deaths == 0
+    assert report.p99_s is not None and report.p99_s < 3.0
+
+
+@pytest.mark.slow
+def test_a_join_wave_while_others_die_converges() -> None:
+    report = play("wave")
+    assert report.samples == 30 and report.false_deaths == 0
+    assert report.max_s is not None and report.max_s < 20.0
+
+
+def test_one_of_two_processes_at_one_address_stands() -> None:
+    report = play("twins", 8, duration_s=120.0)
+    assert report.details["outbids"] <= 20
+    assert report.details["log_lines"] <= 16
+    assert report.details["refuted"] == 0, "the one that is reached was never doubted"
+
+
+def test_looking_for_the_dead_costs_all_members_together_one_connect_a_minute_each() -> None:
+    report = play("dead", faults=6)
+    assert 0 < report.details["connects_per_dead_and_minute"] <= 2.5
+
+
+@pytest.mark.soak
+def test_looking_for_the_dead_costs_no_more_among_two_thousand() -> None:
+    report = run(RunOptions("dead", 2000, faults=64, duration_s=60.0))
+    assert report.problems == ()
+    assert 0 < report.details["connects_per_dead_and_minute"] <= 2.0
+
+
 def test_quiet_costs_little() -> None:
     report = play("quiet", duration_s=10.0, faults=2)
     assert report.bytes_per_member_s_mean < 1500

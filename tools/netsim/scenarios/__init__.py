@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
 from netsim.report import RunReport
-from netsim.scenarios.endings import crash, host_crash, leave, stall
-from netsim.scenarios.growing import churn, join, quiet
+from netsim.scenarios.endings import crash, dead, host_crash, leave, stall, third
+from netsim.scenarios.growing import churn, join, quiet, twins, wave
 from netsim.scenarios.paths import flap, loss, partition
 from netsim.scenarios.slowness import slow
 from netsim.scenarios.stage import PlayStage
@@ -26,6 +26,10 @@ SCENARIOS: Mapping[str, Callable[[PlayStage], None]] = {
     "leave": leave,
     "slow": slow,
     "quiet": quiet,
+    "third": third,
+    "wave": wave,
+    "dead": dead,
+    "twins": twins,
 }
 
 

@@ -1,9 +1,9 @@
-"""Members that end or stop: crash, host crash, stall, leave."""
+"""Members that end or stop: crash, host crash, a third at once, stall, leave, the long dead."""
 
 from __future__ import annotations
 
 from netmesh.core.records import Record, Status, host_of
-from netsim.scenarios.stage import PlayStage, is_bad, is_dead
+from netsim.scenarios.stage import SETTLED_S, PlayStage, is_bad, is_dead
 
 
 def crash(stage: PlayStage) -> None:
@@ -35,6 +35,41 @@ def host_crash(stage: PlayStage) -> None:
     fired = world.faults["host-crash"]
     stage.require(0 < fired <= expected, f"{fired} workers went, {expected} are on a host")
     stage.details["workers"] = fired
+
+
+def third(stage: PlayStage) -> None:
+    """A third of all members is killed at one moment. Sample: until a survivor takes one for
+    dead."""
+    stage.populate()
+    world = stage.world
+    victims = stage.pick(stage.faults(stage.options.members // 3))
+    points = [stage.expect(victim, is_dead) for victim in victims]
+    for victim in victims:
+        world.crash(victim)
+    stage.samples = stage.collect(points, world.running, 120.0, "the crash")
+    stage.agree()
+    stage.require(world.faults["crash"] == len(victims) > 0, "no crash happened")
+
+
+def dead(stage: PlayStage) -> None:
+    """Some members are dead, and nothing else happens for `duration_s` (120). Takes no samples; the
+    result is what looking for the dead costs all others together."""
+    stage.populate()
+    world = stage.world
+    victims = stage.pick(stage.faults(4))
+    world.measure(on=False)
+    for victim in victims:
+        world.crash(victim)
+    stage.agree()
+    # Gossip goes on telling the dead of their death for half a minute.
+    world.run(SETTLED_S)
+    world.measure(on=True)
+    seconds = stage.duration(120.0)
+    world.run(seconds)
+    world.measure(on=False)
+    stage.details["connects_per_s"] = world.connects / seconds
+    stage.details["connects_per_dead_and_minute"] = 60 * world.connects / seconds / len(victims)
+    stage.require(world.faults["crash"] == len(victims) > 0, "no crash happened")
 
 
 def stall(stage: PlayStage) -> None:
