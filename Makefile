@@ -64,10 +64,12 @@ test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server th
 
 # Two files at a time: a worker that starts keeps one core busy, and some tests start one alone.
 test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
-	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "ascend and not soak" tests/ascend
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" -k "ascend or hccl" \
+		tests/ascend tests/loader/transport/test_conformance.py
 
-soak-ascend: venv-ascend  ## the same over the emulated CANN, at full size: what make test-ascend has no time for
-	$(ASCEND_BIN)/python -m pytest -p no:randomly -m "ascend and soak" tests/ascend
+soak-ascend: venv-ascend  ## the same over the emulated CANN: peers killed at 20 random moments of each kind, and what the marker soak names
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -m soak tests/ascend
+	NETLOADER_TEST_MOMENTS=20 $(ASCEND_BIN)/python -m pytest -p no:randomly tests/ascend/test_kill.py
 
 flaky: venv  ## the unit tests ten times in random order, ten times beside a busy machine, ten times on one core (hours)
 	$(BIN)/python -m tests.flaky

@@ -42,6 +42,11 @@ OURS = "netloader.engine.plugin:register"
 THEIRS = "vllm_ascend:register_model_loader"
 
 
+NOT_IN_TORCH_NPU = {"aclrtDeviceGetStreamPriorityRange"}
+"""Of CANN's functions those that torch_npu 2.13 does not call: a CANN may lack them, and our code
+goes on without."""
+
+
 def test_both_orders_of_the_plugins_end_the_same_way(tmp_path: Path) -> None:
     model = make_llama(tmp_path / "llama", seed=1, megabytes=24)
     wanted = storage_digests(model)
@@ -94,7 +99,7 @@ def test_the_names_of_the_document_are_those_of_the_libraries() -> None:
         elif re.fullmatch(r"[a-z][a-z_]+|_[a-z_]+", name):
             assert name.encode() in binary or any(hasattr(one, name) for one in objects), name
         else:
-            assert name.encode() in binary, name
+            assert (name.encode() in binary) == (name not in NOT_IN_TORCH_NPU), name
 
 
 def test_the_plugins_have_the_names_that_the_documents_list() -> None:

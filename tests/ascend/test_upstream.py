@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, NZ, starting
-from tests.ascend.processes import ANSWER_S, START_S, Process, ProcessError
+from tests.ascend.processes import START_S, Process, ProcessError
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
@@ -78,44 +78,52 @@ def test_a_chain_of_ours_theirs_and_ours(tmp_path: Path) -> None:
 
 MEBIBYTE = 1 << 20
 
+SILENT = {"FAKECANN_PEER_DEATH": "silence", "HCCL_EXEC_TIMEOUT": "600"}
+"""HCCL reports nothing when the other end dies."""
+
 
 @contextmanager
-def end(home: Path, name: str, seed: int, **env: str) -> Iterator[Process]:
+def end(home: Path, name: str, seed: int, env: Mapping[str, str] = SILENT) -> Iterator[Process]:
     """A process with a small model on a device, and both Netloaders' classes to move it."""
-    with Process("tests.ascend.upstream_end", home, name, env=THEIRS | env, seed=seed) as process:
+    given = THEIRS | dict(env)
+    with Process("tests.ascend.upstream_end", home, name, env=given, seed=seed) as process:
         yield process
 
 
-def pair(stack: ExitStack, home: Path, **faults: dict[str, str]) -> tuple[Process, Process]:
+Pair = tuple[Process, Process]
+
+
+@contextmanager
+def pair(home: Path, env: Mapping[str, str] = SILENT) -> Iterator[Pair]:
     """A source and a replica with other bytes."""
-    source = stack.enter_context(end(home, "source", 1, **faults.get("source", {})))
-    replica = stack.enter_context(end(home, "replica", 2, **faults.get("replica", {})))
-    for one in (source, replica):
-        one.say(do="digests")
-    before = [one.answer(START_S) for one in (source, replica)]
-    assert before[0] != before[1]
-    return source, replica
+    with end(home, "source", 1, env) as source, end(home, "replica", 2, env) as replica:
+        for one in (source, replica):
+            one.say(do="digests")
+        before = [one.answer(START_S) for one in (source, replica)]
+        assert before[0] != before[1]
+        yield source, replica
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Process, Process]]:
-    with ExitStack() as stack:
-        yield pair(stack, tmp_path_factory.mktemp("ends"))
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """For all tests below: a start takes most of their time."""
+    with pair(tmp_path_factory.mktemp("ends")) as made:
+        yield made
 
 
 @pytest.mark.parametrize("draft", [False, True], ids=["target", "draft"])
 @pytest.mark.parametrize("serves", ["ours", "theirs"])
-def test_every_byte_arrives(ends: tuple[Process, Process], serves: str, draft: bool) -> None:
+def test_every_byte_arrives(ends: Pair, serves: str, draft: bool) -> None:
     source, replica = ends
     pulls = "theirs" if serves == "ours" else "ours"
     source.ask("fill", seed=10 + draft)
     replica.ask("fill", seed=20)
     port = source.ask(f"serve_{serves}", draft=draft)
-    assert replica.ask(f"pull_{pulls}", port=port, draft=draft, timeout_s=ANSWER_S) == ""
+    assert replica.ask(f"pull_{pulls}", port=port, draft=draft) == ""
     assert replica.ask("digests") == source.ask("digests")
 
 
-def test_a_replica_of_another_model_goes_on_at_once(ends: tuple[Process, Process]) -> None:
+def test_a_replica_of_another_model_goes_on_at_once(ends: Pair) -> None:
     source, replica = ends
     port = source.ask("serve_ours", draft=False)
     before = replica.ask("digests")
@@ -125,10 +133,8 @@ def test_a_replica_of_another_model_goes_on_at_once(ends: tuple[Process, Process
 
 
 @pytest.mark.parametrize("has_key", [False, True])
-def test_without_upstream_a_replica_goes_on_at_once(
-    ends: tuple[Process, Process], has_key: bool
-) -> None:
-    """Their client cannot read ZeroMQ's greeting, and a source that set a port refuses in words."""
+def test_without_upstream_a_replica_goes_on_at_once(ends: Pair, has_key: bool) -> None:
+    """Their client cannot read ZeroMQ's greeting, and a source with a door refuses in words."""
     source, replica = ends
     for door in (False, True):
         port = source.ask("listen_without", door=door, has_key=has_key)
@@ -136,7 +142,7 @@ def test_without_upstream_a_replica_goes_on_at_once(
     assert "set UPSTREAM to serve at this source" in replica.output()
 
 
-def test_asking_who_is_there_leaves_their_server_as_it_was(ends: tuple[Process, Process]) -> None:
+def test_asking_who_is_there_leaves_their_server_as_it_was(ends: Pair) -> None:
     source, replica = ends
     port = source.ask("serve_theirs", draft=False)
     for _ in range(3):
@@ -144,45 +150,61 @@ def test_asking_who_is_there_leaves_their_server_as_it_was(ends: tuple[Process, 
     assert replica.ask("pull_ours", port=port, draft=False) == ""
 
 
-@pytest.mark.parametrize("death", ["error", "silence"])
-@pytest.mark.parametrize("serves", ["ours", "theirs"])
-def test_a_peer_that_is_killed_ends_nobody(tmp_path: Path, serves: str, death: str) -> None:
+def test_zeromqs_greeting_ends_their_server(ends: Pair) -> None:
+    """Why the test before this one asks in their words."""
+    source, replica = ends
+    port = source.ask("serve_theirs", draft=False)
+    replica.ask("greet_as_zeromq", port=port)
+    assert replica.ask("look", port=port, patience_s=2.0) == "nobody"
+    assert "UnicodeDecodeError" in source.output()
+
+
+def survives_a_death(home: Path, ends: Pair, serves: str, env: Mapping[str, str]) -> None:
     """Their process is killed in the middle. Ours lives, and moves the model with the next one."""
-    pulls = "theirs" if serves == "ours" else "ours"
-    killed = {"FAKECANN_KILL_AT_RECEIVED" if serves == "ours" else "FAKECANN_KILL_AT_SENT": ""}
-    killed = dict.fromkeys(killed, str(3 * MEBIBYTE))
-    told = {"FAKECANN_PEER_DEATH": death, "HCCL_EXEC_TIMEOUT": "600"}
-    faults: dict[str, dict[str, str]] = {"source": dict(told), "replica": dict(told)}
-    faults["replica" if serves == "ours" else "source"] |= killed
-    with ExitStack() as stack:
-        source, replica = pair(stack, tmp_path, **faults)
-        dies, lives = (replica, source) if serves == "ours" else (source, replica)
-        port = source.ask(f"serve_{serves}", draft=False)
-        replica.say(do=f"pull_{pulls}", port=port, draft=False)
-        assert dies.status() == -9
-        if lives is replica:
-            assert "left" in replica.answer() or "HCCL" in replica.output()
-        # Another one comes in its place.
-        fresh = stack.enter_context(end(tmp_path, "fresh", 7))
-        fresh.ask("digests", timeout_s=START_S)
+    source, replica = ends
+    source.ask("fill", seed=30)
+    replica.ask("fill", seed=40)
+    fault = "FAKECANN_KILL_AT_RECEIVED" if serves == "ours" else "FAKECANN_KILL_AT_SENT"
+    with end(home, "dies", 7, dict(env) | {fault: str(3 * MEBIBYTE)}) as dies:
+        dies.ask("digests", timeout_s=START_S)
         if serves == "ours":
-            assert fresh.ask("pull_theirs", port=port, draft=False) == ""
-            assert fresh.ask("digests") == source.ask("digests")
+            port = source.ask("serve_ours", draft=False)
+            dies.say(do="pull_theirs", port=port, draft=False)
+            assert dies.status() == -9
+            # Another one comes in its place.
+            assert replica.ask("pull_theirs", port=port, draft=False) == ""
         else:
-            port = fresh.ask("serve_theirs", draft=False)
+            port = dies.ask("serve_theirs", draft=False)
+            assert replica.ask("pull_ours", port=port, draft=False) != ""
+            assert dies.status() == -9
+            port = source.ask("serve_theirs", draft=False)
             assert replica.ask("pull_ours", port=port, draft=False) == ""
-            assert fresh.ask("digests") == replica.ask("digests")
-        assert lives.is_alive()
+    assert replica.ask("digests") == source.ask("digests")
+    assert (source if serves == "ours" else replica).ask("synchronize") is None
 
 
+@pytest.mark.parametrize("serves", ["ours", "theirs"])
+def test_an_end_that_dies_in_silence_ends_nobody(tmp_path: Path, ends: Pair, serves: str) -> None:
+    survives_a_death(tmp_path, ends, serves, SILENT)
+
+
+@pytest.mark.soak
+def test_an_end_whose_death_is_told_ends_nobody(tmp_path: Path) -> None:
+    with pair(tmp_path, env={}) as made:
+        for serves in ("ours", "theirs"):
+            survives_a_death(tmp_path, made, serves, {})
+
+
+@pytest.mark.soak
 def test_upstreams_own_replica_does_not_survive_that(tmp_path: Path) -> None:
     """The same death between their two ends: what ours is measured by."""
-    killed = {"FAKECANN_KILL_AT_SENT": str(3 * MEBIBYTE)}
-    with ExitStack() as stack:
-        source, replica = pair(stack, tmp_path, source=killed)
-        port = source.ask("serve_theirs", draft=False)
+    with (
+        end(tmp_path, "source", 1, {"FAKECANN_KILL_AT_SENT": str(3 * MEBIBYTE)}) as source,
+        end(tmp_path, "replica", 2, {}) as replica,
+    ):
+        port = source.ask("serve_theirs", draft=False, timeout_s=START_S)
         replica.say(do="pull_theirs", port=port, draft=False)
-        assert source.status() == -9
+        assert source.status(START_S) == -9
         with pytest.raises(ProcessError):
             replica.answer()
         assert replica.status() == -6

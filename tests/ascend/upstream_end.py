@@ -6,10 +6,10 @@ megabytes in several types and formats.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import torch
-import torch_npu
 from torch import nn
 
 from tests.ascend.commands import arguments, serve
@@ -17,7 +17,6 @@ from tests.ascend.rank import pattern, sha256
 
 NAME = "/models/m"
 LIMIT_S = 30.0
-NZ = 29
 
 
 class Model(nn.Module):
@@ -43,8 +42,10 @@ class End:
     """The commands."""
 
     def __init__(self, seed: int) -> None:
+        # Now, because a start may take longer than any command.
+        from vllm_ascend.model_loader.netloader import load  # noqa: F401
+
         torch.npu.set_device(0)
-        torch.npu.config.allow_internal_format = True
         self.model = Model()
         self.sources: list[Any] = []
         self.fill(seed)
@@ -139,19 +140,24 @@ class End:
             return str(error)
         return ""
 
-    def look(self, port: int) -> str:
+    def look(self, port: int, patience_s: float = LIMIT_S) -> str:
+        """What our look finds there; `nobody` when it finds nothing."""
+        from netloader.errors import SourceLost
         from netloader.replica.probe import look
 
-        return look(f"127.0.0.1:{port}", LIMIT_S, LIMIT_S).name
+        try:
+            return look(f"127.0.0.1:{port}", LIMIT_S, patience_s).name
+        except SourceLost:
+            return "nobody"
 
-    def free_memory(self) -> int:
-        return int(torch.npu.mem_get_info()[0])
+    def greet_as_zeromq(self, port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            plain.sendall(b"\xff" + bytes(8) + b"\x7f\x03")
+            plain.recv(1)
 
-    def to_nz(self) -> None:
-        """As vllm-ascend converts the weights of linear layers after it loaded them."""
-        for one in self.model.parameters():
-            if one.dim() == 2 and one.dtype == torch.bfloat16:
-                one.data = torch_npu.npu_format_cast(one.data, NZ)
+    def synchronize(self) -> None:
+        """Wait for the whole device. Raises the error of any stream that has failed."""
+        torch.npu.synchronize()
 
 
 def _listener(door: bool, has_key: bool) -> Any:

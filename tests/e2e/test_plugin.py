@@ -30,21 +30,38 @@ print("auto:", type(get_model_loader(LoadConfig(load_format="auto"))).__name__)
 @pytest.mark.parametrize("script", [_OURS + _THEIRS, _THEIRS + _OURS], ids=["ours", "theirs"])
 def test_the_name_means_this_package_whoever_registers_first(home: Path, script: str) -> None:
     path = Path(__file__).parent / "fake_ascend"
+    output = run(home, script + _USE, {"PYTHONPATH": str(path)})
+    lines = output.splitlines()
+    assert "before: False" in lines
+    assert lines.count("used: netloader.engine.loader NetLoader") == 2
+    assert "auto: DefaultModelLoader" in lines
+    assert "overwritten" not in output
+    (said,) = [line for line in lines if "VLLM_PLUGINS" in line]
+    assert "FakeAscendNetLoader" in said and "leave netloader_mesh out" in said
+
+
+def test_an_allow_list_of_plugins_decides_as_the_readme_says(home: Path) -> None:
+    script = "from vllm.plugins import load_general_plugins\nload_general_plugins()\n" + _USE
+    listed = "lora_filesystem_resolver,netloader_mesh"
+    assert "used: netloader.engine.loader NetLoader" in run(home, script, {"VLLM_PLUGINS": listed})
+
+    others = {"VLLM_PLUGINS": "lora_filesystem_resolver"}
+    error = "Load format `netloader` is not supported"
+    assert f"ValueError: {error}" in run(home, script, others, fails=True)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f'"{error}"' in readme and "`VLLM_PLUGINS`" in readme
+
+
+def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) -> str:
+    """What a script writes in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", script + _USE],
-        env=isolated_environment(home) | {"PYTHONPATH": str(path)},
+        [sys.executable, "-c", script],
+        env=isolated_environment(home) | env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=120,
         check=False,
     )
-
-    assert done.returncode == 0, done.stdout
-    lines = done.stdout.splitlines()
-    assert "before: False" in lines
-    assert lines.count("used: netloader.engine.loader NetLoader") == 2
-    assert "auto: DefaultModelLoader" in lines
-    assert "overwritten" not in done.stdout
-    (said,) = [line for line in lines if "VLLM_PLUGINS" in line]
-    assert "FakeAscendNetLoader" in said and "leave netloader_mesh out" in said
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout

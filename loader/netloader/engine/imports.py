@@ -39,7 +39,12 @@ class ImportWatch(MetaPathFinder):
         if fullname not in self._names:
             return None
         for finder in sys.meta_path:
-            if finder is not self and (spec := finder.find_spec(fullname, path, target)):
+            # Python passes over finders of the old kind, which have no such method.
+            find = getattr(finder, "find_spec", None)
+            if finder is self or find is None:
+                continue
+            spec: ModuleSpec | None = find(fullname, path, target)
+            if spec is not None:
                 if spec.loader is not None:
                     spec.loader = _Around(spec.loader, self._around)
                 return spec

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
-
-import torch
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +41,8 @@ class TransferThread(threading.Thread):
     def run(self) -> None:
         _running.add(self)
         if self._device is not None:
+            import torch
+
             torch.accelerator.set_device_index(self._device)
         try:
             super().run()
@@ -59,6 +60,11 @@ class TransferThread(threading.Thread):
 
 def _current_device() -> int | None:
     """The accelerator's device that the calling thread uses; None when the process uses none."""
+    if "torch" not in sys.modules:
+        return None
+    # Not above: vLLM's plugin needs this module where nobody needs torch (`engine/plugin.py`).
+    import torch
+
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None or not torch.get_device_module(accelerator).is_initialized():
         return None

@@ -25,6 +25,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -156,13 +157,21 @@ class _WholeTensor:
         self._issuer.synchronize()
 
 
+@cache
+def _issuer(index: int) -> Any:
+    """The stream that issues all operations on a device: one for all carriers. torch_npu lends its
+    four in turn, so a fifth would be one that has been destroyed."""
+    with npu.device(index):
+        return npu.SyncLaunchStream()
+
+
 class HcclCarrier:
     """Opens such groups on the device that is current where this is made."""
 
     def __init__(self) -> None:
         self._index: int = npu.current_device()
         self.device = torch.device("npu", self._index)
-        self._issuer: Any = npu.SyncLaunchStream()
+        self._issuer = _issuer(self._index)
 
     def open(
         self, store: Store, rank: int, timeout_s: float, gone: Callable[[], bool]

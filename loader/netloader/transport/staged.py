@@ -267,6 +267,9 @@ class StagedGroup:
         """Begin what there are buffers for. Returns the error that breaks the group, if any."""
         while direction.waiting:
             transfer = direction.waiting[0]
+            if self._why:
+                transfer.why = self._failed(transfer, self._why)
+                return transfer.why
             staged = self._stages(transfer.data)
             if staged and not direction.buffers.has_room(transfer.data.numel()):
                 break
@@ -280,8 +283,6 @@ class StagedGroup:
 
     def _start(self, direction: _Direction, transfer: StagedPending, staged: bool) -> Pending:
         """Hand a transfer to the transport. Raises `TransportError`."""
-        if self._why:
-            raise TransportError(self._failed(transfer, self._why))
         message = transfer.data
         if staged:
             message = self._staged(direction, transfer)

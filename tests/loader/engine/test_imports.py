@@ -6,6 +6,9 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,22 @@ def test_an_error_of_the_body_passes_through(place: Path) -> None:
     ImportWatch(["watched_four"], seen.around).install()
     with pytest.raises(KeyError, match="mine"):
         importlib.import_module("watched_four")
+    assert seen.events == ["before", "after"]
+
+
+def test_other_finders_are_asked_and_those_of_the_old_kind_passed_over(place: Path) -> None:
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+            if fullname != "watched_six":
+                return None
+            return spec_from_file_location(fullname, place / "elsewhere" / "six.py")
+
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "six.py").write_text("X = 6\n")
+    seen = Seen()
+    sys.meta_path[:0] = [object(), Finder()]  # type: ignore[list-item]
+    ImportWatch(["watched_six"], seen.around).install()
+    assert importlib.import_module("watched_six").X == 6
     assert seen.events == ["before", "after"]
 
 

@@ -36,6 +36,8 @@ from netloader.worker.loading.pull import NotPulled
 
 _log = logging.getLogger(__name__)
 
+_OURS = "is a source of Netloader Mesh, and was asked before"
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -90,6 +92,8 @@ class _Attempts:
             seconds = time.monotonic() - started
             if not wrong:
                 return self._taken(endpoint, seconds)
+            if wrong == _OURS:
+                continue
             _log.warning("upstream: source %s: %s", endpoint, wrong)
             self._tried = self._tried.but(f"upstream: source {endpoint}: {wrong}")
         return NotPulled(self._unverified, self._tried)
@@ -121,7 +125,7 @@ class _Attempts:
             # A server serves one replica after the other, and says nothing meanwhile.
             patience_s = max(handshake.greeting_timeout_s, config.pull_settings.source_timeout_s)
             if look(endpoint, handshake.connect_timeout_s, patience_s) is not Kind.UPSTREAM:
-                return "is a source of Netloader Mesh, and was asked before"
+                return _OURS
             # Buffers do not travel.
             weights.put_back_all()
             self._spoil(weights)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.loader.support import Toy, toy_weights
+from tests.loader.support import Toy, serving, toy_weights
 from tests.loader.upstream.ends import GlooCarrier, UpstreamServer
 from tests.loader.worker.loading.whole_load import (
     ROWS,
@@ -99,6 +99,14 @@ def test_peers_that_can_be_verified_come_first(served: Serve) -> None:
     assert loaded.right and loaded.reason == ""
     assert loaded.delivered == {peer: WEIGHTS.manifest.nbytes}
     assert not any(b"JOIN" in heard for heard in server.heard)
+
+
+def test_a_peer_that_had_nothing_is_not_asked_again(served: Serve) -> None:
+    server = served(WEIGHTS)
+    with serving(None) as busy:
+        loaded = load([busy.endpoint, server.endpoint], engine(), SOURCE_TIMEOUT=0, **PULLS)
+    assert loaded.right and list(loaded.delivered) == [server.endpoint]
+    assert not any("asked before" in reason for reason in loaded.skipped)
 
 
 def test_another_checkpoint_under_the_same_name_is_found_out(served: Serve) -> None:
