@@ -50,8 +50,10 @@ test: venv  ## everything that CI runs
 	$(MAKE) -j2 --output-sync=target check test-unit
 	$(MAKE) test-e2e
 
+# To collect tests/e2e, and run none of it, imports transformers: 8 s in each process.
 test-unit: venv  ## every part without vLLM, two files at a time, in random order
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--ignore=tests/e2e -m "not e2e and not bench and not soak"
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
 	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e
@@ -70,6 +72,7 @@ check: venv  ## ruff and strict mypy
 
 soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (over half an hour)
 	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
+	$(BIN)/python -m pytest -m soak tests
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/source/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

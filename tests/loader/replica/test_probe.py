@@ -6,6 +6,7 @@ import socket
 import threading
 
 import pytest
+from tests.fastest import HANG_S
 
 from netloader.replica.connection import Broken
 from netloader.replica.probe import GREETED, Unreachable, complaint, may_be_zeromq, probe
@@ -72,7 +73,7 @@ def test_a_source_may_greet_in_pieces(server: socket.socket) -> None:
     endpoint, whole = endpoint_of(server), greeting(b"CURVE")
     talking = answering(server, whole[:1], whole[1:15], whole[15:])
     probe(endpoint, True, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, GREETED - 1])
@@ -81,7 +82,7 @@ def test_whoever_hangs_up_in_its_greeting_may_be_a_source(server: socket.socket,
     talking = answering(server, greeting(b"NULL")[:size])
     with pytest.raises(Broken):
         probe(endpoint, False, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 def test_another_service_is_told_by_its_first_bytes(server: socket.socket) -> None:
@@ -89,7 +90,7 @@ def test_another_service_is_told_by_its_first_bytes(server: socket.socket) -> No
     talking = answering(server, b"220 mail.example ESMTP\r\n")
     with pytest.raises(Unreachable, match="begins with b'220 mail"):
         probe(endpoint, False, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 def test_one_that_says_nothing_is_left_after_its_time(server: socket.socket) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from tests.fastest import HANG_S
 
 import netmesh
 from mesh_inspect import cli
@@ -297,7 +298,7 @@ def test_the_command_in_a_pipe(start: Start) -> None:
     model = "\u6a21\u578b/" + "x" * 200
     start(advert(holding(model)))
     process = command(PYTHONIOENCODING="ascii", FORCE_COLOR="1", COLUMNS="40")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (0, b"")
     assert b"\\u6a21\\u578b/" + b"x" * 200 in out
     assert b"\x1b" not in out
@@ -321,7 +322,7 @@ def test_the_command_leaves_every_file_where_it_is(start: Start, directory: Path
     for path, content in files.items():
         path.write_bytes(content)
     process = command("--timeout", "1")
-    assert b"no member" in process.communicate(timeout=30)[1]
+    assert b"no member" in process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 3
     assert contents(directory) == files
     start({})  # One that announces itself sweeps, and that only what is an entry.
@@ -338,5 +339,5 @@ def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (0, b"")
