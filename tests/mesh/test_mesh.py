@@ -244,7 +244,7 @@ def test_the_key_decides_who_is_in(start: Start) -> None:
     assert len(a.members()) == 2
     with pytest.raises(NoMeshError):
         observe(MeshSettings(seeds=(a.id,), key=wrong), 0.5)  # type: ignore[arg-type]
-    assert len(observe(MeshSettings(seeds=(a.id,), key=key))) == 2  # type: ignore[arg-type]
+    assert len(observe(MeshSettings(seeds=(a.id,), key=key), HANG_S)) == 2  # type: ignore[arg-type]
 
 
 def test_keys_rotate_without_downtime(start: Start) -> None:
@@ -285,11 +285,12 @@ def test_keys_rotate_while_everybody_runs(start: Start, tmp_path: Path) -> None:
 def test_an_observer_sees_everybody_and_is_no_member(start: Start, tmp_path: Path) -> None:
     a, b = start({"n": 1}), start({"n": 2})
     assert a.wait(size(2), HANG_S)
+    assert b.wait(size(2), HANG_S)
     for settings in (
         MeshSettings(directory=tmp_path / "netmesh"),
         MeshSettings(seeds=(b.id,), directory=tmp_path / "none"),
     ):
-        seen = observe(settings)
+        seen = observe(settings, HANG_S)
         assert {member.id: member.advert["n"] for member in seen} == {a.id: 1, b.id: 2}
         assert not any(member.me for member in seen)
     assert len(a.members()) == 2
@@ -307,7 +308,7 @@ def test_an_observer_that_finds_nobody_says_where_it_looked(tmp_path: Path) -> N
 def test_an_observer_can_ask_the_seeds_only(start: Start, tmp_path: Path) -> None:
     here, elsewhere = start({"n": 1}), start({"n": 2}, directory=tmp_path / "elsewhere")
     settings = MeshSettings(seeds=(elsewhere.id,), directory=tmp_path / "netmesh")
-    assert [member.advert["n"] for member in observe(settings, seeds_only=True)] == [2]
+    assert [member.advert["n"] for member in observe(settings, HANG_S, seeds_only=True)] == [2]
     with pytest.raises(NoMeshError):
         observe(MeshSettings(directory=tmp_path / "netmesh"), 0.1, seeds_only=True)
     assert len(here.members()) == 1

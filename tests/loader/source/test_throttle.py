@@ -11,7 +11,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fastest import HANG_S, at_most
+from tests.fastest import HANG_S, at_most, fastest_of, took_less
 
 from netloader.config import MIN_RATE_LIMIT, Config
 from netloader.source.throttle import LATE_S, MAX_MESSAGE, MIN_MESSAGE, Bucket, Throttle
@@ -85,13 +85,15 @@ def test_turns_of_any_number_of_sessions_stay_within_the_timeout(rate: int, sess
     assert turns_s < Config.load({}, {}).pull_settings.timeout_s / 3
 
 
+@fastest_of(5)
 def test_waiting_ends_when_told_to_stop() -> None:
     throttle = Throttle(MIN_RATE_LIMIT, 1)
     stop = threading.Event()
     assert throttle.wait(100_000_000, stop) == 0
     threading.Timer(0.05, stop.set).start()
     with at_most(1):
-        throttle.wait(1, stop)
+        held_s = throttle.wait(1, stop)
+    took_less(held_s, 1)
 
 
 def test_time_comes_from_the_clock() -> None:
