@@ -56,8 +56,10 @@ test: venv  ## what CI runs first: lint, types, unit tests, real servers
 	$(MAKE) -j2 --output-sync=target check test-unit
 	$(MAKE) test-e2e
 
+# To collect tests/e2e, and run none of it, imports transformers: 8 s in each process.
 test-unit: venv  ## every part without vLLM, two files at a time, in random order
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not bench and not soak"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--ignore=tests/e2e -m "not e2e and not bench and not soak"
 
 test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
 	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not soak" tests/e2e

@@ -64,7 +64,8 @@ class Plan:
         shared = ["-n", str(self.processes), "--dist", "loadfile", "--no-loadscope-reorder"]
         return [
             *(sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider"),
-            *(f"--randomly-seed={seed}", "-m", "not e2e and not bench and not soak"),
+            *(f"--randomly-seed={seed}", "--ignore=tests/e2e"),
+            *("-m", "not e2e and not bench and not soak"),
             *(shared if self.processes else ()),
             *self.select,
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_names_that_are_imported_exist(file: str) -> None:
     assert missing == set()
 
 
+@functools.cache
 def exists(name: str) -> bool:
     """Whether a full name is that of a module of this tree, or is defined in one."""
     module, _, last = name.rpartition(".")
@@ -62,9 +64,14 @@ def exists(name: str) -> bool:
             return True
         inside = ROOT / root / module.replace(".", "/")
         text = inside / "__init__.py" if inside.is_dir() else inside.with_suffix(".py")
-        if module and text.exists() and last in defined(text.read_text()):
+        if module and text.exists() and last in names_in(text):
             return True
     return False
+
+
+@functools.cache
+def names_in(file: Path) -> set[str]:
+    return defined(file.read_text())
 
 
 def test_names_in_scripts_are_found() -> None:

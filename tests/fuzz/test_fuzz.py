@@ -57,7 +57,7 @@ def test_changed_seeds_are_accepted_or_refused(target: Target, tmp_path: Path) -
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
-@pytest.mark.parametrize("name", ["wire", "control"])
+@pytest.mark.parametrize("name", ["wire", pytest.param("control", marks=pytest.mark.soak)])
 def test_the_coverage_guided_fuzzer_finds_nothing(name: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", "--runs", "1000", "--target", name],

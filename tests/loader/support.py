@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 import zmq
+from tests.fastest import HANG_S
+from tests.forked import ForkedProcess, start_loader
 from torch import nn
 from torch._C._distributed_c10d import Store
 
@@ -47,6 +46,9 @@ GENERATION = 7
 OPEN = SocketSecurity((), "netmesh.test.netloader")
 """No key: everybody who reaches the port is let in."""
 
+SILENT_S = 30.0
+"""How long an end may be silent in these tests: no time that a test waits for."""
+
 SMALL_WINDOW = 8
 """Chunks in flight from one source in these tests: it never has all of a toy model in flight, as it
 has not of a real one."""
@@ -57,7 +59,7 @@ def keys(*cluster_keys: bytes) -> SocketSecurity:
     return SocketSecurity.from_keys(cluster_keys, "mesh", "netloader")
 
 
-def until(done: Callable[[], object], timeout_s: float = 5.0) -> None:
+def until(done: Callable[[], object], timeout_s: float = HANG_S) -> None:
     """Wait for something that another thread brings about."""
     deadline = time.monotonic() + timeout_s
     while not done():
@@ -172,7 +174,7 @@ _OBSERVERS = ("throttle", "on_sessions", "on_changed", "upstream")
 
 
 def start_source(
-    timeout_s: float = 5.0,
+    timeout_s: float = SILENT_S,
     *,
     security: SocketSecurity = OPEN,
     listener: Listener | None = None,
@@ -186,7 +188,7 @@ def start_source(
 
 
 @contextmanager
-def serving(offer: Offer | None, timeout_s: float = 5.0, **options: Any) -> Iterator[Source]:
+def serving(offer: Offer | None, timeout_s: float = SILENT_S, **options: Any) -> Iterator[Source]:
     """A source on loopback that hands out `offer`."""
     source = start_source(timeout_s, **options)
     try:
@@ -212,7 +214,7 @@ def pull_into(
     **settings: Any,
 ) -> Pull:
     """By default nobody waits long for a source, and not at all for another one."""
-    few = {"timeout_s": 5.0, "source_timeout_s": 0.0}
+    few = {"timeout_s": SILENT_S, "source_timeout_s": 0.0}
     window = WindowSettings(max_chunks=SMALL_WINDOW)
     return Pull(
         weights,
@@ -256,30 +258,14 @@ def ended_by(
 @contextmanager
 def source_process(
     seed: int, sends: int, mebibytes: int = 0
-) -> Iterator[tuple[Candidate, subprocess.Popen[str]]]:
+) -> Iterator[tuple[Candidate, ForkedProcess]]:
     """A source in a process of its own, which ends by SIGKILL when it starts its n-th send."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.loader.source_process",
-            str(seed),
-            str(sends),
-            str(mebibytes),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        text=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    with process.stdin, process.stdout:
+    arguments = map(str, (seed, sends, mebibytes))
+    with start_loader("tests.loader.source_process", *arguments) as process:
         try:
             yield Candidate(process.stdout.readline().strip(), "test", GENERATION), process
         finally:
             process.kill()
-            process.wait()
 
 
 OnSend = Callable[[int, torch.Tensor], torch.Tensor]
@@ -369,7 +355,7 @@ class Stuck:
     def __call__(self, tag: int, data: torch.Tensor) -> torch.Tensor:
         if self._left == 0:
             self.reached.set()
-            self.release.wait(10)
+            self.release.wait(HANG_S)
         self._left -= 1
         return data
 
@@ -390,10 +376,10 @@ class Caller:
     def send_raw(self, *frames: bytes) -> None:
         self._dealer.send_multipart(list(frames))
 
-    def receive(self, timeout_s: float = 5.0) -> messages.Message:
+    def receive(self, timeout_s: float = HANG_S) -> messages.Message:
         return self.receive_all(timeout_s)[0]
 
-    def receive_all(self, timeout_s: float = 5.0) -> tuple[messages.Message, bytes]:
+    def receive_all(self, timeout_s: float = HANG_S) -> tuple[messages.Message, bytes]:
         """A message and its attachment."""
         assert self._dealer.poll(int(timeout_s * 1000)), "the source said nothing"
         return messages.decode(self._dealer.recv_multipart())
@@ -450,7 +436,7 @@ def threads() -> int:
 
 def settle() -> None:
     """Wait until the threads of sessions that are over have ended, and Gloo's are gone."""
-    until(lambda: not any(map(_moves_bytes, threading.enumerate())), 10)
+    until(lambda: not any(map(_moves_bytes, threading.enumerate())))
     last = -1
     while last != (now := threads()):
         last = now

@@ -1,6 +1,6 @@
 """Two thousand simulated peers in one process: they listen, answer pings and hand out the table.
 
-    python crowd.py MESH COUNT INBOUND TARGET-ID-FOLLOWS-ON-STDIN
+    python -m tests.mesh.crowd MESH COUNT INBOUND TARGET-ID-FOLLOWS-ON-STDIN
 
 Each peer is an address on a port of its own, so a real member needs a connection for each. They
 echo the asker's root, so it believes their tables equal to its own. INBOUND is how many links the

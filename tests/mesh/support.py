@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.fastest import HANG_S
+from tests.forked import ForkedProcess, start_mesh
+
 import netmesh
 
 WORKER = Path(__file__).with_name("worker.py")
 MESH_ROOT = Path(netmesh.__file__).parents[1]
 
 
-def until(done: Callable[[], object], timeout_s: float = 10.0) -> float:
+def until(done: Callable[[], object], timeout_s: float = HANG_S) -> float:
     """Wait for something that can be seen; returns the seconds it took."""
     started = time.monotonic()
     while not done():
@@ -48,14 +51,20 @@ class MemberProcess:
         log: Path,
         prefix: Sequence[str] = (),
     ) -> None:
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, str(WORKER), json.dumps(settings), json.dumps(advert or {})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("ab"),
-            env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
-            text=True,
-        )
+        arguments = json.dumps(settings), json.dumps(advert or {})
+        self.process: subprocess.Popen[str] | ForkedProcess
+        with log.open("ab") as errors:
+            if prefix:
+                self.process = subprocess.Popen(
+                    [*prefix, sys.executable, str(WORKER), *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
+                    text=True,
+                )
+            else:
+                self.process = start_mesh("tests.mesh.worker", *arguments, stderr=errors)
         self._log = log
         self._hello: dict[str, Any] | None = None
 
@@ -67,12 +76,12 @@ class MemberProcess:
     def pid(self) -> int:
         return int(self._said_hello()["pid"])
 
-    def ask(self, command: str, timeout_s: float = 20.0) -> Any:
+    def ask(self, command: str, timeout_s: float = HANG_S) -> Any:
         self._said_hello()
         self.tell(command)
         return self.answer(timeout_s)
 
-    def answer(self, timeout_s: float) -> Any:
+    def answer(self, timeout_s: float = HANG_S) -> Any:
         """The next line that it prints, as a value."""
         return self._read(timeout_s)
 
@@ -99,7 +108,7 @@ class MemberProcess:
 
     def _said_hello(self) -> dict[str, Any]:
         if self._hello is None:
-            self._hello = self._read(30.0)
+            self._hello = self._read(HANG_S)
         return self._hello
 
     def _read(self, timeout_s: float) -> Any:

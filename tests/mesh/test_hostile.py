@@ -15,13 +15,15 @@ from pathlib import Path
 
 import pytest
 import zmq
+from tests.fastest import at_most
+from tests.forked import start_mesh
 
 from netmesh import generate_key
 from netmesh.io.links import MAX_FRAME
 
-from .support import MESH_ROOT, MemberProcess, until
+from .support import MemberProcess, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48)
 """What a ZeroMQ peer says first: gets a connection past the first checks."""
@@ -51,7 +53,7 @@ def both_alive(pair: list[MemberProcess]) -> bool:
 
 
 def test_ten_thousand_garbage_connections(pair: list[MemberProcess]) -> None:
-    until(lambda: both_alive(pair), 30)
+    until(lambda: both_alive(pair))
     target = pair[0]
     host, _, port = target.id.rpartition(":")
     descriptors, memory = target.ask("fds"), resident_bytes(target.pid)
@@ -75,7 +77,8 @@ def test_ten_thousand_garbage_connections(pair: list[MemberProcess]) -> None:
             open_ones = []
             if number % 1000 == 999:
                 assert both_alive(pair)
-    until(lambda: target.ask("fds") <= descriptors + 2, 10)
+    with at_most(10, target.pid):
+        until(lambda: target.ask("fds") <= descriptors + 2)
     assert both_alive(pair)
     assert resident_bytes(target.pid) - memory < 32 * 1024 * 1024
     errors = {k: n for k, n in target.ask("counters").items() if k.startswith("error.")}
@@ -83,12 +86,13 @@ def test_ten_thousand_garbage_connections(pair: list[MemberProcess]) -> None:
 
 
 def test_silent_connections_are_dropped(pair: list[MemberProcess]) -> None:
-    until(lambda: both_alive(pair), 30)
+    until(lambda: both_alive(pair))
     host, _, port = pair[0].id.rpartition(":")
     descriptors = pair[0].ask("fds")
     silent = [socket.create_connection((host, int(port))) for _ in range(300)]
     assert both_alive(pair)
-    until(lambda: pair[0].ask("fds") <= descriptors + 2, 10)  # the handshake has three seconds
+    with at_most(10, pair[0].pid):  # the handshake has three seconds
+        until(lambda: pair[0].ask("fds") <= descriptors + 2)
     for one in silent:
         one.close()
 
@@ -205,15 +209,8 @@ def test_oversize_and_malformed_messages(tmp_path: Path) -> None:
 
 def test_descriptors_among_two_thousand(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    crowd = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("crowd.py")), "default", "2000", "60"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log.open("ab"),
-        env={**os.environ, "PYTHONPATH": str(MESH_ROOT)},
-        text=True,
-    )
-    assert crowd.stdin is not None and crowd.stdout is not None
+    with log.open("ab") as errors:
+        crowd = start_mesh("tests.mesh.crowd", "default", "2000", "60", stderr=errors)
     seed = crowd.stdout.readline().strip()
     assert seed, log.read_text()
     settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "d"), "MESH_SEEDS": [seed]}
@@ -221,7 +218,7 @@ def test_descriptors_among_two_thousand(tmp_path: Path) -> None:
     try:
         crowd.stdin.write(member.id + "\n")
         crowd.stdin.flush()
-        until(lambda: list(member.statuses().values()).count("ALIVE") == 2001, 30)
+        until(lambda: list(member.statuses().values()).count("ALIVE") == 2001)
         most = 0
 
         def busy() -> bool:
@@ -230,16 +227,16 @@ def test_descriptors_among_two_thousand(tmp_path: Path) -> None:
             member.ask(f'publish {{"n": {most}}}')  # something to gossip to everybody
             return bool(member.ask("counters").get("links.opened", 0) > 150)
 
-        until(busy, 60)
+        until(busy)
         counters = member.ask("counters")
         print(f"{most} descriptors at most, {counters['links.opened']} links opened", counters)
         assert counters["links.evicted"] > 50  # all links were in use
         assert 130 < most <= 200  # 40 links, 60 connections to it and the sockets' own
         assert not [name for name in counters if name.startswith("error.")]
-        assert member.ask("close") < 1.0
+        with at_most(1.0, member.pid):
+            member.ask("close")
     finally:
         crowd.kill()
         crowd.wait()
-        crowd.stdin.close()
-        crowd.stdout.close()
+        crowd.close()
         member.end()

@@ -1,14 +1,16 @@
 """A member in a process of its own, driven by lines on stdin; used by the tests of real meshes.
 
-    python -m worker '{"MESH_NAME": ...}' '{advert}'
+    python -m tests.mesh.worker '{"MESH_NAME": ...}' '{advert}'
 
 Prints one JSON line at once ({"id", "pid"}), then answers each command with one JSON line:
 ``members`` (id -> status name and advert), ``publish JSON``, ``leave``, ``close``, ``counters``,
-``fds``, ``fork`` (forks a child that lives as long as this one and uses the mesh).
+``fds``, ``hog`` (keeps the interpreter lock until an empty line comes), ``fork`` (forks a child
+that lives as long as this one and uses the mesh).
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -42,15 +44,11 @@ def main() -> None:
             case "fds":
                 say(len(list(Path("/proc/self/fd").iterdir())))
             case "leave" | "close":
-                started = time.monotonic()
                 mesh.leave() if command == "leave" else mesh.close()
-                say(time.monotonic() - started)
+                say("ok")
             case "hog":  # holds the interpreter lock: what a long import or kernel build does
-                sys.setswitchinterval(1000)
-                end = time.monotonic() + float(argument)
-                while time.monotonic() < end:
-                    pass
-                sys.setswitchinterval(0.005)
+                # Until another line comes: a call by PyDLL does not release the lock.
+                ctypes.PyDLL(None).read(0, ctypes.create_string_buffer(1), 1)
                 say("ok")
             case "fork":
                 child = os.fork()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fastest import HANG_S
 from tests.loader.trees import of, sparse
 
 from netloader.checkpoint.blocks import (
@@ -116,7 +117,7 @@ def test_64_reads_wait_at_once(tmp_path: Path) -> None:
     def waiting(file: int, size: int, offset: int) -> bytes:
         # Only blocks of tensors: the header is read by one thread.
         if size == BLOCK and not together.is_set():
-            everybody.wait(timeout=30)
+            everybody.wait(HANG_S)
         return os.pread(file, size, offset)
 
     sample(files, reading=Reading(pread=waiting))

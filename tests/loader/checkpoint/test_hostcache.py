@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fastest import HANG_S
 
 from netloader.checkpoint.hostcache import HostCache
 
@@ -85,16 +86,16 @@ def test_of_two_that_ask_at_once_one_computes_and_the_other_waits(folder: Path) 
 
     def slow() -> str:
         begun.set()
-        assert other_waits.wait(timeout=30)
+        assert other_waits.wait(HANG_S)
         return "slow"
 
     first = threading.Thread(
         target=lambda: found.append(HostCache(folder).remembered(KEY, slow)), daemon=True
     )
     first.start()
-    assert begun.wait(timeout=30)
+    assert begun.wait(HANG_S)
     found.append(HostCache(folder).remembered(KEY, failing, waiting=other_waits.set))
-    first.join(timeout=30)
+    first.join(timeout=HANG_S)
     assert found == ["slow", "slow"]
 
 
@@ -163,13 +164,13 @@ def test_process_that_is_killed_over_its_work_holds_nobody_up(folder: Path) -> N
         def kill_once() -> None:
             if not killed:
                 process.kill()
-                killed.append(process.wait(timeout=30))
+                killed.append(process.wait(HANG_S))
 
         assert HostCache(folder).remembered(KEY, Computed(), waiting=kill_once) == "value"
         assert killed
     finally:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(HANG_S)
         process.stdout.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import torch
+from tests.fastest import HANG_S
 
 from netloader.replica.cancellation import Cancellation
 from netloader.transport import Pending
@@ -76,5 +77,5 @@ def test_it_waits_for_what_is_being_written() -> None:
         while not group.reasons:
             assert not cancelled.wait(0.001)
         assert not cancelled.wait(0.05)
-    thread.join(10)
+    thread.join(HANG_S)
     assert cancelled.is_set()

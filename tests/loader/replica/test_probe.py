@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.fastest import HANG_S
 from tests.loader.support import OPEN, toy_weights
 from tests.loader.upstream.ends import LIMIT_S, UpstreamServer
 
@@ -95,7 +96,7 @@ def test_a_source_may_greet_in_pieces(server: socket.socket) -> None:
     endpoint, whole = endpoint_of(server), greeting(b"CURVE")
     talking = answering(server, whole[:1], whole[1:15], whole[15:])
     probe(endpoint, True, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, GREETED - 1])
@@ -104,7 +105,7 @@ def test_whoever_hangs_up_in_its_greeting_may_be_a_source(server: socket.socket,
     talking = answering(server, greeting(b"NULL")[:size])
     with pytest.raises(Broken):
         probe(endpoint, False, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 @pytest.mark.parametrize("speaks_first", [False, True])
@@ -115,7 +116,7 @@ def test_another_service_is_told_by_its_first_bytes(
     talking = answering(server, b"220 mail.example ESMTP\r\n", speaks_first=speaks_first)
     with pytest.raises(Unreachable, match="begins with b'220 mail"):
         probe(endpoint, False, 10.0, 10.0)
-    talking.join(10)
+    talking.join(HANG_S)
 
 
 def test_one_that_says_nothing_is_left_after_its_time(server: socket.socket) -> None:

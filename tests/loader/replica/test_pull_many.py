@@ -15,7 +15,7 @@ from datetime import timedelta
 import pytest
 import torch
 import zmq
-from tests.fastest import fastest_of, took_less
+from tests.fastest import HANG_S, at_most, fastest_of
 from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     OnSend,
@@ -143,12 +143,12 @@ def test_a_source_that_stalls_is_dropped_and_its_chunks_come_from_the_other() ->
     stuck = Stuck(after=2)
     with sources(stuck, None) as made:
         # Far below the timeout, after which the stalled source would be given up anyway.
-        started = time.monotonic()
-        pull = run(pull_into(replica, timeout_s=60.0), made.candidates)
-        seconds = time.monotonic() - started
-        stuck.release.set()
+        try:
+            with at_most(3):
+                pull = run(pull_into(replica, timeout_s=HANG_S), made.candidates)
+        finally:
+            stuck.release.set()
     assert equal(replica, WEIGHTS)
-    took_less(seconds, 3)
     (failure,) = pull.failures
     assert "others deliver its last chunks sooner" in str(failure)
 
@@ -168,12 +168,11 @@ def test_a_source_that_is_stopped_in_the_middle_of_a_message_costs_little() -> N
                 process.send_signal(signal.SIGSTOP)
 
         # Far below the timeout, after which it would be given up anyway.
-        started = time.monotonic()
-        pull = run(
-            pull_into(replica, timeout_s=60.0, observer=PullObserver(progress=progress)),
-            lambda: (stopped, candidate(source)),
-        )
-    took_less(time.monotonic() - started, 15)
+        with at_most(15):
+            pull = run(
+                pull_into(replica, timeout_s=HANG_S, observer=PullObserver(progress=progress)),
+                lambda: (stopped, candidate(source)),
+            )
     assert equal(replica, weights)
     assert len(steps) == len(weights.manifest.chunks())
     assert pull.unverified() == ()
@@ -223,7 +222,7 @@ def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
         def recv(self, data: torch.Tensor, tag: int) -> Pending:
             if len(self.arriving) == arrived:
                 for pending in self.arriving:
-                    pending.wait(5)
+                    pending.wait(HANG_S)
                 self.abort()
             self.arriving.append(self.inner.recv(data, tag))
             return self.arriving[-1]
@@ -239,7 +238,7 @@ def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:
     with sources(None, None) as made:
         known.append(made.candidates()[0])
         backend = Backend(lambda tag, data: data)
-        pull = pull_into(replica, backend=backend, source_timeout_s=5.0)
+        pull = pull_into(replica, backend=backend, source_timeout_s=HANG_S)
 
         def find() -> tuple[Candidate, ...]:
             if pull.failures:
@@ -293,10 +292,9 @@ def test_busy_sources_do_not_hold_a_replica_for_ever(retry_after_s: float) -> No
         for source in made.sources:
             others.enter_context(calling(source)).accepted(WEIGHTS)
         started = time.monotonic()
-        with pytest.raises(NoSourceLeft):
+        with at_most(4), pytest.raises(NoSourceLeft):
             run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
     assert time.monotonic() - started >= 0.5
-    took_less(time.monotonic() - started, 4)
 
 
 def test_a_failed_pull_is_gone_without_the_garbage_collector() -> None:
@@ -346,7 +344,7 @@ class Refusing:
 
     def answer(self) -> None:
         """Refuse, and wait until the replica's stream has ended."""
-        assert self.router.poll(5000)
+        assert self.router.poll(int(HANG_S * 1000))
         connection, *_ = self.router.recv_multipart()
         no = messages.Refuse(code="identity", reason="other weights")
         self.router.send_multipart([connection, *messages.encode(no)])
@@ -371,27 +369,25 @@ class TestNobodyLeft:
             known.append(first)
             appearing = threading.Timer(0.5, lambda: known.append(second))
             appearing.start()
-            run(pull_into(replica, source_timeout_s=10.0), lambda: tuple(known))
+            run(pull_into(replica, source_timeout_s=HANG_S), lambda: tuple(known))
             appearing.join()
         assert equal(replica, WEIGHTS)
 
     @fastest_of(5)
     def test_nobody_at_all_ends_the_pull_at_once(self) -> None:
-        started = time.monotonic()
-        with pytest.raises(NoSourceLeft, match="no source could be used"):
-            run(pull_into(toy_weights(), source_timeout_s=60.0), lambda: ())
-        took_less(time.monotonic() - started, 1)
+        with at_most(1), pytest.raises(NoSourceLeft, match="no source could be used"):
+            run(pull_into(toy_weights(), source_timeout_s=HANG_S), lambda: ())
 
     @fastest_of(5)
     def test_the_wait_is_bounded(self) -> None:
         started = time.monotonic()
         with (
             sources(cut_after(4)) as made,
+            at_most(3),
             pytest.raises(NoSourceLeft, match=r"waited 0\.5 s for a source"),
         ):
             run(pull_into(toy_weights(rows=8000), source_timeout_s=0.5), made.candidates)
         assert time.monotonic() - started >= 0.5
-        took_less(time.monotonic() - started, 3)
 
     def test_a_busy_source_is_asked_again(self) -> None:
         first, second = toy_weights(rows=8000), toy_weights(rows=8000)
@@ -400,7 +396,7 @@ class TestNobodyLeft:
             pulling = threading.Thread(target=lambda: run(pull_into(first), lambda: (only,)))
             pulling.start()
             until(lambda: made.logs[0].sent)
-            pull = run(pull_into(second, source_timeout_s=20.0), lambda: (only,))
+            pull = run(pull_into(second, source_timeout_s=HANG_S), lambda: (only,))
             pulling.join()
         assert equal(first, WEIGHTS) and equal(second, WEIGHTS)
         (failure,) = pull.failures
@@ -414,7 +410,7 @@ class TestNobodyLeft:
             return cut(tag, data) if next(count) <= 4 else data
 
         with sources(cut_once) as made:
-            pull = run(pull_into(replica, source_timeout_s=10.0), made.candidates)
+            pull = run(pull_into(replica, source_timeout_s=HANG_S), made.candidates)
         assert equal(replica, WEIGHTS)
         assert len(pull.failures) == 1
 
@@ -456,12 +452,12 @@ def test_ten_replicas_and_three_sources_with_random_deaths() -> None:
     with sources(None, *(cut_after(rng.randrange(60)) for _ in range(2)), max_sessions=10) as made:
         threads = [
             threading.Thread(
-                target=lambda r=r: run(pull_into(r, source_timeout_s=5.0), made.candidates)
+                target=lambda r=r: run(pull_into(r, source_timeout_s=HANG_S), made.candidates)
             )
             for r in replicas
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(HANG_S)
     assert all(equal(replica, WEIGHTS) for replica in replicas)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.fastest import HANG_S
 from tests.loader.support import CHUNK, is_zero, toy_weights
 
 from netloader.errors import DigestMismatch
@@ -131,7 +132,7 @@ def test_every_chunk_is_given_out_once_to_whichever_thread(streams: int) -> None
 
     def stream(name: str) -> None:
         pull.enter(name, name, PROMISE, EVERY)
-        start.wait(10)
+        start.wait(HANG_S)
         while not pull.over:
             assignment = pull.pick(name)
             if assignment is not None:
@@ -142,6 +143,6 @@ def test_every_chunk_is_given_out_once_to_whichever_thread(streams: int) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(HANG_S)
     assert sorted(given) == list(EVERY)
     assert pull.complete and pull.unverified() == ()

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from tests.fastest import HANG_S
 from tests.loader import wrong_bytes
 from tests.loader.replica.test_pull_many import CHUNKS, WEIGHTS, run, sources
 from tests.loader.support import (
@@ -41,7 +42,7 @@ class TestWrongBytes:
             return wrong_byte_in(tag)(tag, data)
 
         def wait_for_the_lie(tag: int, data: torch.Tensor) -> torch.Tensor:
-            assert lied.wait(5)
+            assert lied.wait(HANG_S)
             return data
 
         with sources(lie, wait_for_the_lie) as made:

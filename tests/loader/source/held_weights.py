@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from tests.fastest import HANG_S
 
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
@@ -26,7 +27,7 @@ class HeldWeights(Weights):
 
     def pack(self, chunk: Chunk, staging: torch.Tensor) -> torch.Tensor:
         self.packing.set()
-        self.go_on.wait(5)
+        self.go_on.wait(HANG_S)
         packed = super().pack(chunk, staging)
         self.on_packed()
         return packed

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from tests.fastest import HANG_S
 from tests.loader.support import offer_of, toy_weights, until
 
 from netloader.source.audit import CHANGED, Audit
@@ -95,12 +96,12 @@ def test_who_is_about_to_change_weights_waits_for_the_reading() -> None:
 
     def slowly(*args: object) -> bytes:
         reading.set()
-        go_on.wait(5)
+        go_on.wait(HANG_S)
         return bytes(16)
 
     case = AuditCase(slowly)
     case.audit.accuse("replica", case.offer, 0)
-    assert reading.wait(5)
+    assert reading.wait(HANG_S)
     assert not case.audit.settle(0.05)
     case.now += 1
     assert not case.audit.accuse("replica", case.offer, 0)  # One at a time.
@@ -114,12 +115,12 @@ def test_who_is_about_to_change_weights_waits_for_the_consequences_too() -> None
 
     def slowly(offer: Offer) -> None:
         publishing.set()
-        go_on.wait(5)
+        go_on.wait(HANG_S)
 
     case = AuditCase(on_changed=slowly)
     case.change(0)
     assert case.audit.accuse("replica", case.offer, 0)
-    assert publishing.wait(5)
+    assert publishing.wait(HANG_S)
     assert not case.audit.settle(0.05)
     go_on.set()
     assert case.audit.settle(5)

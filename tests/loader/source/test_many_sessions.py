@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.fastest import HANG_S
 from tests.loader.support import (
     Caller,
     descriptors,
@@ -57,7 +58,7 @@ def group_of(accept: messages.Accept) -> Group:
 
 def receive(group: Group, number: int) -> torch.Tensor:
     data = torch.zeros(CHUNKS[number].nbytes, dtype=torch.uint8)
-    group.recv(data, number).wait(10)
+    group.recv(data, number).wait(HANG_S)
     return data
 
 
@@ -159,7 +160,7 @@ def run_sessions(source: Source, callers: list[Caller], count: int) -> None:
     for thread in running:
         thread.join()
     assert not failed, failed
-    until(lambda: source.sessions == 0, 10)
+    until(lambda: source.sessions == 0)
 
 
 @pytest.mark.slow
@@ -174,7 +175,7 @@ def test_many_sessions_leave_nothing_behind() -> None:
             before = (threads(), descriptors(), resident_bytes())
             run_sessions(source, callers, SESSIONS)
             gc.collect()
-            until(lambda: threads() <= before[0] + _SPARE_THREADS, 10)
+            until(lambda: threads() <= before[0] + _SPARE_THREADS)
             assert descriptors() <= before[1] + _SPARE_DESCRIPTORS
             grown = resident_bytes() - before[2]
             print(f"{SESSIONS} sessions: {grown / 2**20:+.1f} MiB")

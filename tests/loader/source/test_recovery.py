@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.fastest import HANG_S
 from tests.loader.discovery.test_advert import holding
 from tests.loader.support import calling, hello, identity, offer_of, toy_weights, until
 
@@ -36,7 +37,7 @@ def test_it_is_a_source_again_once_all_bytes_are_as_promised() -> None:
     waiting.start()
     assert found == []
     offer.weights.tensors[0].view(-1)[5] = before
-    waiting.join(10)
+    waiting.join(HANG_S)
     assert found == [True]
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.fastest import HANG_S
 from tests.loader.support import (
     SMALL_WINDOW,
     Caller,
@@ -143,10 +144,10 @@ def pulling_half_way(security: SocketSecurity) -> Iterator[tuple[Keyed, list[obj
     with keyed(security, offer) as one:
         thread = threading.Thread(target=pull, args=[one.source])
         thread.start()
-        assert stuck.reached.wait(5)
+        assert stuck.reached.wait(HANG_S)
         yield one, results
         stuck.release.set()
-        thread.join(5)
+        thread.join(HANG_S)
         assert not thread.is_alive()
         until(lambda: one.source.sessions == 0)
 
@@ -186,7 +187,7 @@ def test_a_removed_key_keeps_its_connection_for_a_session_and_not_for_its_thread
         accept = leaver.accepted(WEIGHTS)
         group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
         leaver.send(messages.Want(session=accept.session, chunks=(0,)))
-        assert stuck.reached.wait(5)
+        assert stuck.reached.wait(HANG_S)
         source.rekey(STEPS[3])
         until(lambda: refusal_of(leaver).code == "keys")
         leaver.send(messages.Done(session=accept.session))
@@ -276,7 +277,7 @@ def test_a_change_that_fails_costs_nothing_and_is_tried_again() -> None:
     listener = WithoutDescriptors(STEPS[0])
     with serving(offer_of(WEIGHTS), listener=listener, rekey_pause_s=0.01) as source:
         source.rekey(STEPS[3])
-        assert failed.wait(5)
+        assert failed.wait(HANG_S)
         assert can_pull(source, STEPS[0])
         again.set()
         until(lambda: listener.in_use == STEPS[3])

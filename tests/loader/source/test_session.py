@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 import torch
-from tests.fastest import fastest_of, took_less
+from tests.fastest import HANG_S, at_most, fastest_of
 from tests.loader.source.held_weights import HeldWeights
 from tests.loader.support import (
     SendLog,
@@ -44,8 +44,8 @@ class Watched:
     def __init__(
         self,
         offer: Offer,
-        timeout_s: float = 30.0,
-        opening_s: float = 30.0,
+        timeout_s: float = 4 * HANG_S,
+        opening_s: float = 4 * HANG_S,
         throttle: Throttle | None = None,
     ) -> None:
         self.ended = threading.Event()
@@ -62,13 +62,14 @@ class Watched:
         self.session.start()
 
     def join(self) -> Group:
-        return join("127.0.0.1", self.rendezvous.port, self.rendezvous.secret, GlooBackend(), 5)
+        return join(
+            "127.0.0.1", self.rendezvous.port, self.rendezvous.secret, GlooBackend(), HANG_S
+        )
 
-    def ends_in(self, timeout_s: float) -> SessionOutcome:
-        started = time.monotonic()
-        assert self.ended.wait(timeout_s), "the session goes on"
-        assert self.session.join(timeout_s)
-        assert time.monotonic() - started < timeout_s
+    def ends_in(self, limit_s: float) -> SessionOutcome:
+        with at_most(limit_s):
+            assert self.ended.wait(HANG_S), "the session goes on"
+            assert self.session.join(HANG_S)
         (outcome,) = self.outcomes
         return outcome
 
@@ -119,7 +120,7 @@ def test_wanted_chunks_are_sent_and_done_ends_the_session(offer: Offer) -> None:
     target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
     arriving = group.recv(target, chunk.id)
     assert watched.session.want([chunk.id]) is None
-    arriving.wait(5)
+    arriving.wait(HANG_S)
     watched.session.finish()
     assert watched.ends_in(10) == DONE
     assert torch.equal(target, offer.weights.view(chunk.pieces[0]))
@@ -140,7 +141,7 @@ def test_a_limited_session_cuts_chunks_into_messages_and_waits_for_each_turn() -
     arriving = [group.recv(part, 0) for part in target.split(throttle.message_bytes)]
     watched.session.want([0])
     for part in arriving:
-        part.wait(5)
+        part.wait(HANG_S)
     took_s = time.monotonic() - started
     usage = watched.session.usage()
     watched.session.finish()
@@ -167,7 +168,7 @@ def test_packed_chunks_may_be_cut_too_and_share_staging_memory() -> None:
         arriving = [group.recv(part, chunk.id) for part in target.split(size)]
         watched.session.want([chunk.id])
         for part in arriving:
-            part.wait(5)
+            part.wait(HANG_S)
         assert torch.equal(target, weights.pack(chunk, staging))
     watched.session.finish()
     assert watched.ends_in(10) == DONE
@@ -190,11 +191,11 @@ def test_staging_memory_is_two_chunks_however_many_are_asked_for() -> None:
     watched = Watched(offer)
     group = watched.join()
     watched.session.want([chunk.id for chunk in packed])
-    assert waits.wait(5)  # Nobody receives: the next ones have to wait.
+    assert waits.wait(HANG_S)  # Nobody receives: the next ones have to wait.
     assert len(log.sent) == SourceSettings().staged_chunks
     for chunk in packed:
         target = torch.zeros(chunk.nbytes, dtype=torch.uint8)
-        group.recv(target, chunk.id).wait(5)
+        group.recv(target, chunk.id).wait(HANG_S)
     watched.session.finish()
     assert watched.ends_in(10) == DONE
     assert len(log.sent) == len(packed)
@@ -222,7 +223,7 @@ def test_time_without_requests_is_counted_as_idle() -> None:
     target = torch.zeros(watched.session.offer.chunks[0].nbytes, dtype=torch.uint8)
     arriving = group.recv(target, 0)
     watched.session.want([0])
-    arriving.wait(5)
+    arriving.wait(HANG_S)
     watched.session.finish()
     assert watched.ends_in(10) == DONE
     ended = watched.session.usage()
@@ -257,7 +258,7 @@ def test_replica_that_dies_ends_the_session_with_the_next_send(offer: Offer) -> 
 
 
 def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
-    watched = Watched(offer, timeout_s=30)
+    watched = Watched(offer)
     group = watched.join()
     watched.session.abort("enough")
     watched.session.abort("a later reason")
@@ -266,7 +267,7 @@ def test_abort_ends_a_session_that_waits_for_requests(offer: Offer) -> None:
 
 
 def test_a_session_that_makes_room_says_so(offer: Offer) -> None:
-    watched = Watched(offer, timeout_s=30)
+    watched = Watched(offer)
     group = watched.join()
     watched.session.evict("took nothing")
     watched.session.abort("a later reason")
@@ -275,11 +276,11 @@ def test_a_session_that_makes_room_says_so(offer: Offer) -> None:
 
 
 def test_abort_ends_a_session_that_waits_for_a_send() -> None:
-    watched = Watched(offer_of(big_weights(1, 64)), timeout_s=30)
+    watched = Watched(offer_of(big_weights(1, 64)))
     group = watched.join()
     watched.session.want(range(8))
     waiting = group.recv(torch.zeros(8 << 20, dtype=torch.uint8), 0)
-    waiting.wait(5)
+    waiting.wait(HANG_S)
     watched.session.abort("enough")
     assert watched.ends_in(10) == ABORTED
     group.abort()
@@ -303,10 +304,9 @@ def test_aborted_in_the_middle_of_a_message_no_weights_are_read_although_gloo_wa
     arriving = [group.recv(target, number) for number, target in enumerate(targets)]
     watched.session.want(range(4))
     until(lambda: watched.session.sent_bytes)
-    started = time.monotonic()
-    watched.session.abort("enough")
-    assert watched.session.quiet(1)
-    took_less(time.monotonic() - started, 0.5)
+    with at_most(0.5):
+        watched.session.abort("enough")
+        assert watched.session.quiet(HANG_S)
     assert watched.ends_in(10) == ABORTED
     group.abort()
     del arriving
@@ -317,17 +317,17 @@ def test_whoever_wants_quiet_waits_for_a_chunk_that_is_being_packed(offer: Offer
     watched = Watched(replace(offer, weights=held))
     group = watched.join()
     watched.session.want([len(offer.chunks) - 1])
-    assert held.packing.wait(5)
+    assert held.packing.wait(HANG_S)
     watched.session.abort("enough")
     assert not watched.session.quiet(0.05)
     held.go_on.set()
-    assert watched.session.quiet(5)
+    assert watched.session.quiet(HANG_S)
     assert watched.ends_in(10) == ABORTED
     group.abort()
 
 
 def test_abort_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
-    watched = Watched(offer, opening_s=30)
+    watched = Watched(offer)
     watched.session.abort("enough")
     assert watched.ends_in(10) == ABORTED
 
@@ -343,7 +343,7 @@ def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Off
     class Slow(TamperedBackend):
         def open(self, *args: object, **kwargs: object) -> Group:
             group = super().open(*args, **kwargs)  # type: ignore[arg-type]
-            opened.wait(5)
+            opened.wait(HANG_S)
             return group
 
     watched = Watched(offer_of(toy_weights(1), backend=Slow(on_send)))
@@ -359,10 +359,10 @@ def test_abort_while_the_group_opens_sends_nothing_of_what_was_wanted(offer: Off
 def test_abort_with_much_left_to_send_still_ends_the_session() -> None:
     stuck = Stuck()
     offer = offer_of(toy_weights(1), backend=TamperedBackend(stuck))
-    watched = Watched(offer, timeout_s=30)
+    watched = Watched(offer)
     group = watched.join()
     watched.session.want([0] * 50)
-    assert stuck.reached.wait(5)
+    assert stuck.reached.wait(HANG_S)
     watched.session.abort("enough")
     stuck.release.set()
     assert watched.ends_in(10) == ABORTED
@@ -398,10 +398,12 @@ def test_what_is_queued_when_the_replica_is_done_is_not_sent() -> None:
     def on_send(tag: int, data: torch.Tensor) -> torch.Tensor:
         return log(tag, stuck(tag, data))
 
-    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(on_send)), timeout_s=30)
+    watched = Watched(
+        offer_of(toy_weights(1), backend=TamperedBackend(on_send)), timeout_s=4 * HANG_S
+    )
     group = watched.join()
     watched.session.want(range(6))
-    assert stuck.reached.wait(5)
+    assert stuck.reached.wait(HANG_S)
     watched.session.finish()
     stuck.release.set()
     # Nobody receives what was sent: the session does not wait out its timeout for that.
@@ -423,17 +425,19 @@ def test_done_does_not_wait_for_a_turn() -> None:
 
 
 def test_done_ends_a_session_whose_replica_has_not_come(offer: Offer) -> None:
-    watched = Watched(offer, opening_s=30)
+    watched = Watched(offer)
     watched.session.finish()
     assert watched.ends_in(10) == DONE
 
 
 def test_an_abort_after_done_is_no_problem_of_the_session(offer: Offer) -> None:
     stuck = Stuck()
-    watched = Watched(offer_of(toy_weights(1), backend=TamperedBackend(stuck)), timeout_s=30)
+    watched = Watched(
+        offer_of(toy_weights(1), backend=TamperedBackend(stuck)), timeout_s=4 * HANG_S
+    )
     group = watched.join()
     watched.session.want([0])
-    assert stuck.reached.wait(5)
+    assert stuck.reached.wait(HANG_S)
     watched.session.finish()
     watched.session.abort("enough")
     stuck.release.set()
@@ -457,6 +461,6 @@ def test_peer_notices_when_the_session_is_aborted(offer: Offer) -> None:
     group = watched.join()
     waiting = group.recv(torch.zeros(CHUNK_BYTES, dtype=torch.uint8), 0)
     watched.session.abort("enough")
-    with pytest.raises(TransportError):
-        waiting.wait(2)
+    with at_most(2), pytest.raises(TransportError):
+        waiting.wait(HANG_S)
     group.abort()

@@ -6,16 +6,16 @@ import itertools
 import logging
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 import torch
-from tests.fastest import fastest_of, took_less
+from tests.fastest import HANG_S, at_most, fastest_of
+from tests.forked import start_loader
 from tests.loader.source.held_weights import HeldWeights
 from tests.loader.support import (
     Caller,
@@ -65,7 +65,7 @@ class Replica:
     def fetch(self, chunk: int) -> torch.Tensor:
         data, arriving = self.begin(chunk)
         for part in arriving:
-            part.wait(10)
+            part.wait(HANG_S)
         return data
 
     def want(self, *chunks: int) -> None:
@@ -186,7 +186,7 @@ def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None
         offer.weights.view(offer.chunks[0].pieces[0])[0] ^= 1
         replica.fetch(0)
         replica.bye(bad_chunk=0)
-        assert told.wait(5)
+        assert told.wait(HANG_S)
         assert refusal_of(replica.caller).reason == CHANGED
         assert source.sessions == 0
 
@@ -207,7 +207,7 @@ def test_sources_of_one_worker_share_its_rate_limit() -> None:
         arriving = [replica.begin(0) for replica in replicas]
         for data, parts in arriving:
             for part in parts:
-                part.wait(30)
+                part.wait(HANG_S)
             assert torch.equal(data, weights.view(replicas[0].chunks[0].pieces[0]))
         took_s = time.monotonic() - started
     # 8 MiB at 10 MB/s take 0.84 s, less what was made up for. Either alone would take half of it.
@@ -261,7 +261,7 @@ def test_a_session_that_is_slow_to_end_keeps_no_place_and_stands_before_no_other
         calling(source) as another,
     ):
         stuck.want(0)
-        assert hangs.reached.wait(5)
+        assert hangs.reached.wait(HANG_S)
         trickle.fetch(0)
         ask_until(lambda: source.sessions == 1, newcomer)
         assert isinstance(stuck.caller.receive(), messages.Bye)
@@ -303,7 +303,7 @@ def test_a_place_is_free_at_once_although_the_session_s_thread_has_not_ended(end
         replica_of(source) as first,
     ):
         first.want(0, 1, 2)
-        assert held.reached.wait(5)
+        assert held.reached.wait(HANG_S)
         end(first)
         with calling(source) as second:
             until(lambda: source.sessions == 0)
@@ -355,14 +355,14 @@ def test_a_withdrawal_waits_for_a_session_that_was_done_while_a_chunk_was_packed
 
     with serving(offer_of(held)) as source, replica_of(source) as replica:
         replica.want(len(replica.chunks) - 1)
-        assert held.packing.wait(5)
+        assert held.packing.wait(HANG_S)
         done(replica)
         until(lambda: source.sessions == 0)
         thread = threading.Thread(target=withdraw)
         thread.start()
         thread.join(0.2)
         held.go_on.set()
-        thread.join(5)
+        thread.join(HANG_S)
     assert happened == ["read weights", "withdrawn"]
     assert "slow to end" not in caplog.text
 
@@ -375,7 +375,7 @@ def test_a_replica_that_is_done_and_gone_was_served(caplog: pytest.LogCaptureFix
         caplog.at_level(logging.INFO, "netloader.source.dispatch"),
     ):
         replica.want(0, 1)
-        assert held.reached.wait(5)
+        assert held.reached.wait(HANG_S)
         done(replica)
         until(lambda: source.sessions == 0)
         replica.group.abort()
@@ -409,7 +409,7 @@ def test_a_session_that_only_the_rate_limit_slows_keeps_its_place() -> None:
     ):
         _, arriving = slow.begin(0)
         for number, pending in enumerate(arriving[:40]):  # One takes 66 ms.
-            pending.wait(5)
+            pending.wait(HANG_S)
             if number < 24:  # Until it has been at work for longer than it took to begin.
                 continue
             assert refusal_of(newcomer, weights).code == "busy"
@@ -424,11 +424,10 @@ def test_a_replica_in_the_middle_of_a_message_hears_at_once_why_its_session_ends
         data = [torch.zeros(chunk.nbytes, dtype=torch.uint8) for chunk in replica.chunks]
         arriving = [replica.group.recv(one, number) for number, one in enumerate(data)]
         replica.want(*range(len(data)))
-        arriving[0].wait(5)
-        started = time.monotonic()
-        source.withdraw("its weights are about to change")
-        ended = replica.caller.receive()
-        took_less(time.monotonic() - started, 1)
+        arriving[0].wait(HANG_S)
+        with at_most(1):
+            source.withdraw("its weights are about to change")
+            ended = replica.caller.receive()
         assert isinstance(ended, messages.Bye)
         assert ended.reason == "its weights are about to change"
 
@@ -511,35 +510,23 @@ def test_what_a_replica_says_cannot_forge_lines_in_the_log(
         assert len(record.getMessage()) < 1500
 
 
-_SHORT_RECEIVE = """
-import sys, torch
-from netloader.transport import join
-from netloader.transport.gloo import GlooBackend
-group = join(sys.argv[1], int(sys.argv[2]), sys.argv[3], GlooBackend(), 10)
-pending = group.recv(torch.zeros(10, dtype=torch.uint8), 0)
-print("ready", flush=True)
-pending.wait(20)
-"""
-
-
-@pytest.mark.slow  # A process that imports torch.
-def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_source() -> None:
+def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_source(
+    tmp_path: Path,
+) -> None:
     """Gloo terminates a process that gets more than it has posted for: the receiver's, that is."""
     with (
-        serving(offer_of(WEIGHTS), rendezvous_timeout_s=40) as source,
+        serving(offer_of(WEIGHTS), rendezvous_timeout_s=HANG_S) as source,
         calling(source) as caller,
     ):
         accept = caller.accepted(WEIGHTS)
         command = [accept.host, str(accept.port), accept.secret]
-        with subprocess.Popen(
-            [sys.executable, "-c", _SHORT_RECEIVE, *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
+        with (
+            (tmp_path / "log").open("wb") as log,
+            start_loader("tests.loader.source.short_receive", *command, stderr=log) as process,
+        ):
+            assert process.stdout.readline() == "ready\n"
             caller.send(messages.Want(session=accept.session, chunks=(0, 1, 2)))
-            assert process.wait(20) == -signal.SIGABRT
-        until(lambda: source.sessions == 0, 10)
+            assert process.wait() == -signal.SIGABRT
+        until(lambda: source.sessions == 0)
         with replica_of(source) as other:
             assert other.fetch(0).numel()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
+from tests.fastest import HANG_S
 
 from netloader.system import affinity
 from netloader.system.affinity import ENVIRONMENT, Running, away_from, originally
@@ -71,7 +72,7 @@ def in_process(code: str, **environ: str) -> object:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=HANG_S,
     )
     return json.loads(done.stdout)
 
@@ -171,11 +172,11 @@ import json, os, threading
 from netloader.system import affinity
 affinity.remember()
 cores = sorted(os.sched_getaffinity(0))[{free}:]
-bound, over = threading.Barrier(len(cores) + 1, timeout=20), threading.Event()
+bound, over = threading.Barrier(len(cores) + 1, timeout=120), threading.Event()
 def infer(core):
     os.sched_setaffinity(0, {{core}})
     bound.wait()
-    over.wait(20)
+    over.wait(120)
 for core in cores:
     threading.Thread(target=infer, args=[core]).start()
 bound.wait()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.fastest import HANG_S
 
 _PULL_AND_END = """
 import os, sys
@@ -28,7 +29,7 @@ def test_a_process_that_ends_right_after_a_pull_ends_well() -> None:
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=HANG_S,
         check=False,
     )
 

@@ -26,7 +26,7 @@ from netloader.transport import REPLICA, SOURCE, TransportError, backends_for
 from netloader.transport.memory import MemoryBackend
 from netloader.transport.registry import FASTEST
 
-LATE_S = 30.0
+LATE_S = 120.0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from netloader.transport import REPLICA, SOURCE, TransportError
 from netloader.transport.store import AuthenticatedStore, RecordingStore
 
 SECRET = "5" * 32
-LATE_S = 30.0
+LATE_S = 120.0
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.fastest import HANG_S
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -573,14 +574,13 @@ def measured() -> dict[tuple[str, int], tuple[int, int]]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=150,
+        timeout=4 * HANG_S,
     ).stdout.splitlines()
     rows = (tuple(map(int, line.split())) for line in printed)
     return {case: (memory, cost) for case, (memory, cost) in zip(cases, rows, strict=True)}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("size", MEGABYTES)
 class TestResidentMemory:
     """Against what the kernel counts."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.fastest import HANG_S
 from tests.loader.discovery.test_advert import holding
 from tests.loader.support import (
     GENERATION,
@@ -238,7 +239,7 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
 
     def alone(tag: int, data: torch.Tensor) -> torch.Tensor:
         begun.set()
-        assert helped.wait(10)
+        assert helped.wait(HANG_S)
         return data
 
     def help_out(tag: int, data: torch.Tensor) -> torch.Tensor:
@@ -250,7 +251,7 @@ def test_a_worker_that_joins_the_mesh_in_the_middle_of_a_pull_helps(start: Start
     second = start(2)
 
     def join() -> None:
-        assert begun.wait(10)
+        assert begun.wait(HANG_S)
         serve(second, tampered(help_out))
 
     joining = threading.Thread(target=join)

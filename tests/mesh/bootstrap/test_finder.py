@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.fastest import HANG_S
 
 from netmesh.address import Address
 from netmesh.bootstrap.finder import (
@@ -49,7 +50,7 @@ def begin() -> Iterator[Begin]:
 
 
 def until_found(found: Found, wanted: set[Address]) -> None:
-    while set(found.get(timeout=5)) != wanted:
+    while set(found.get(timeout=HANG_S)) != wanted:
         pass
 
 
@@ -64,7 +65,7 @@ def test_what_several_sources_know_is_put_together(begin: Begin) -> None:
 def test_asked_for_ever(begin: Begin) -> None:
     answers = iter([[], [A], [B]])
     found = begin(lambda: next(answers, [C]))
-    assert [found.get(timeout=5) for _ in range(4)] == [(), (A,), (B,), (C,)]
+    assert [found.get(timeout=HANG_S) for _ in range(4)] == [(), (A,), (B,), (C,)]
 
 
 def test_a_source_that_fails_keeps_its_last_answer(begin: Begin) -> None:
@@ -76,32 +77,34 @@ def test_a_source_that_fails_keeps_its_last_answer(begin: Begin) -> None:
         raise OSError("gone")
 
     found = begin(find)
-    assert [found.get(timeout=5) for _ in range(3)] == [(A,)] * 3
+    assert [found.get(timeout=HANG_S) for _ in range(3)] == [(A,)] * 3
 
 
 def test_nobody_is_told_only_when_every_source_has_answered(begin: Begin) -> None:
     gate = threading.Event()
 
     def slow() -> list[Address]:
-        assert gate.wait(5)
+        assert gate.wait(HANG_S)
         return []
 
     found = begin(list, slow)
     with pytest.raises(queue.Empty):
         found.get(timeout=0.05)
     gate.set()
-    assert found.get(timeout=5) == ()
+    assert found.get(timeout=HANG_S) == ()
 
 
 def test_a_hanging_source_holds_up_no_other(begin: Begin) -> None:
     gate = threading.Event()
 
     def hangs() -> list[Address]:
-        gate.wait(5)
+        gate.wait(HANG_S)
         return []
 
-    assert begin(hangs, lambda: [A]).get(timeout=1) == (A,)
-    gate.set()
+    try:
+        assert begin(hangs, lambda: [A]).get(timeout=HANG_S / 2) == (A,)
+    finally:
+        gate.set()
 
 
 def test_refused_addresses_are_complained_about_once(
@@ -109,7 +112,7 @@ def test_refused_addresses_are_complained_about_once(
 ) -> None:
     found = begin(lambda: [A, B], refuse=B)
     for _ in range(3):
-        assert found.get(timeout=5) == (A,)
+        assert found.get(timeout=HANG_S) == (A,)
     assert len([r for r in caplog.records if "refused" in r.getMessage()]) == 1
 
 
@@ -126,7 +129,7 @@ def test_a_source_with_a_bug_is_asked_again(begin: Begin) -> None:
 
 def test_a_huge_answer_is_sampled(begin: Begin) -> None:
     many = [Address("10.0.0.1", port) for port in range(1, 2001)]
-    assert len(begin(lambda: many).get(timeout=5)) == MAX_CONTACTS
+    assert len(begin(lambda: many).get(timeout=HANG_S)) == MAX_CONTACTS
 
 
 def test_a_member_that_knows_nobody_asks_often_at_first_and_every_15_s_later() -> None:
@@ -162,8 +165,8 @@ def test_a_member_that_is_alone_again_asks_soon() -> None:
     )
     finder.start()
     try:
-        assert found.get(timeout=5) == (A,)
+        assert found.get(timeout=HANG_S) == (A,)
         alone.set()
-        assert found.get(timeout=5) == (A,)
+        assert found.get(timeout=HANG_S) == (A,)
     finally:
         finder.stop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import zmq
+from tests.fastest import HANG_S
 
 from netmesh.io.reactor import Reactor
 
@@ -26,7 +27,7 @@ class Pump:
     def __post_init__(self) -> None:
         self.reactor = Reactor(self.counters, LOG)
 
-    def until(self, done: Callable[[], object], timeout_s: float = 5.0) -> None:
+    def until(self, done: Callable[[], object], timeout_s: float = HANG_S) -> None:
         """Poll until *done* is true; fails the test after *timeout_s*."""
         deadline = time.monotonic() + timeout_s
         while not done():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from tests.fastest import HANG_S
 
 from netmesh.errors import SettingsError
 from netmesh.io.security import (
@@ -49,7 +50,7 @@ def gets_through(
     dealer.connect(f"tcp://127.0.0.1:{port}")
     try:
         dealer.send(b"hello", zmq.DONTWAIT)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
             pump.reactor.poll(0.005)
             if router.poll(5):

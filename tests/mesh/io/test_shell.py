@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from tests.fastest import HANG_S, at_most
 
 from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
@@ -135,7 +136,7 @@ def test_publish_is_coalesced_and_leave_departs() -> None:
     gate = threading.Event()
 
     def block(_: Event) -> list[Effect]:
-        assert gate.wait(5)
+        assert gate.wait(HANG_S)
         return []
 
     core.script[Contacts] = block
@@ -146,7 +147,7 @@ def test_publish_is_coalesced_and_leave_departs() -> None:
             shell.publish({"n": number})
         shell.leave()
         gate.set()
-        assert shell.departed.wait(5)
+        assert shell.departed.wait(HANG_S)
     assert core.of(Publish) == [Publish({"n": 99})]
 
 
@@ -182,7 +183,8 @@ def test_a_watched_peer_that_closes_is_lost_at_once() -> None:
             shell.contacts(())
             until(lambda: watched.of(Received))
             assert not core.of(LinkLost)
-        until(lambda: core.of(LinkLost), 5.0)  # keepalive alone would take six seconds
+        with at_most(5.0):  # keepalive alone would take six seconds
+            until(lambda: core.of(LinkLost))
     assert core.of(LinkLost) == [LinkLost(there)]
 
 

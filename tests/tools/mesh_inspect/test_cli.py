@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from tests.fastest import HANG_S
 
 import netmesh
 from mesh_inspect import cli
@@ -30,6 +31,9 @@ Start = Callable[..., Mesh]
 
 SOON = ["--timeout", "0.3"]
 """Where no answer is expected."""
+
+LONG = ["--timeout", str(HANG_S)]
+"""Where one is."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +56,7 @@ def start(directory: Path) -> Iterator[Start]:
         values = {"directory": directory} | settings
         mesh = Mesh.start(MeshSettings.model_validate(values), published)
         started.append(mesh)
-        assert mesh.wait_joined(10)
+        assert mesh.wait_joined(HANG_S)
         return mesh
 
     yield make
@@ -66,8 +70,8 @@ def pair(start: Start) -> tuple[Mesh, Mesh]:
     place = replace(ALONE, tp_size=2, tp_rank=1)
     first = start(advert(holding("org/target", place), holding("org/draft", role="draft")))
     second = start({})
-    assert first.wait(lambda members: len(members) == 2, 10)
-    assert second.wait(lambda members: len(members) == 2, 10)
+    assert first.wait(lambda members: len(members) == 2, HANG_S)
+    assert second.wait(lambda members: len(members) == 2, HANG_S)
     return first, second
 
 
@@ -85,7 +89,7 @@ def usage_error(*arguments: str) -> int:
 def test_it_shows_every_holding_with_nothing_set(
     pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([]) == 0
+    assert cli.main(LONG) == 0
     out, err = capsys.readouterr()
     assert err == ""
     lines = [line.split() for line in out.splitlines()]
@@ -98,7 +102,7 @@ def test_it_shows_every_holding_with_nothing_set(
 
 
 def test_json_is_one_document(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["peers", "-o", "json"]) == 0
+    assert cli.main([*LONG, "peers", "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["apiVersion"], document["mesh"]) == ("mesh-inspect/v1", "default")
     seen = {(entry["id"], entry["generation"]) for entry in document["members"]}
@@ -109,7 +113,7 @@ def test_json_is_one_document(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFix
 
 
 def test_wide_names_the_member(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["-o", "wide", "peers"]) == 0
+    assert cli.main([*LONG, "-o", "wide", "peers"]) == 0
     out = capsys.readouterr().out
     assert all(mesh.id in out for mesh in pair)
 
@@ -117,8 +121,8 @@ def test_wide_names_the_member(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFi
 def test_the_observer_is_never_a_member(pair: tuple[Mesh, Mesh], directory: Path) -> None:
     files = contents(directory)
     for _ in range(3):
-        assert cli.main(["-o", "json"]) == 0
-        assert cli.main(["--seed", pair[0].id]) == 0
+        assert cli.main([*LONG, "-o", "json"]) == 0
+        assert cli.main([*LONG, "--seed", pair[0].id]) == 0
     for mesh in pair:
         assert {member.id for member in mesh.members()} == {one.id for one in pair}
     assert contents(directory) == files
@@ -130,7 +134,7 @@ def test_a_member_that_left_is_still_shown(
     first, second = pair
     first.leave()
     assert second.wait(lambda members: sum(one.selectable for one in members) == 1, 5)
-    assert cli.main(["--model", "org/target", "-o", "json"]) == 0
+    assert cli.main([*LONG, "--model", "org/target", "-o", "json"]) == 0
     (gone,) = json.loads(capsys.readouterr().out)["members"]
     assert (gone["status"], gone["ready"], gone["id"]) == ("left", False, first.id)
 
@@ -138,13 +142,13 @@ def test_a_member_that_left_is_still_shown(
 def test_the_filter_decides_between_0_and_2(
     pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["--model", "org/*", "-o", "json"]) == 0
+    assert cli.main([*LONG, "--model", "org/*", "-o", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["members"]) == 2
-    assert cli.main(["--model", "org/other"]) == 2
+    assert cli.main([*LONG, "--model", "org/other"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert "org/other" in err
-    assert cli.main(["--model", "org/other", "-o", "json"]) == 2
+    assert cli.main([*LONG, "--model", "org/other", "-o", "json"]) == 2
     assert json.loads(capsys.readouterr().out)["members"] == []
 
 
@@ -160,9 +164,9 @@ def test_a_seed_is_the_only_place_asked(
 ) -> None:
     assert cli.main(["--seed", "127.0.0.1:1", *SOON]) == 3
     assert "127.0.0.1:1" in capsys.readouterr().err
-    assert cli.main(["--seed", "127.0.0.1:1", "--seed", pair[1].id]) == 0
+    assert cli.main([*LONG, "--seed", "127.0.0.1:1", "--seed", pair[1].id]) == 0
     monkeypatch.delenv("NETLOADER_MESH_DIRECTORY")
-    assert cli.main(["--seed", pair[0].id]) == 0
+    assert cli.main([*LONG, "--seed", pair[0].id]) == 0
 
 
 def test_settings_come_from_the_environment_of_a_worker(
@@ -173,7 +177,7 @@ def test_settings_come_from_the_environment_of_a_worker(
     monkeypatch.setenv("NETLOADER_MESH_NAME", "prod")
     assert cli.main(SOON) == 3
     monkeypatch.setenv("NETLOADER_MESH_KEY", key)
-    assert cli.main(["-o", "json"]) == 0
+    assert cli.main([*LONG, "-o", "json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["members"][0]["id"] == mesh.id
     assert key not in err
@@ -304,8 +308,8 @@ def command(*arguments: str, **environ: str) -> subprocess.Popen[bytes]:
 def test_the_command_in_a_pipe(start: Start) -> None:
     model = "\u6a21\u578b/" + "x" * 200
     start(advert(holding(model)))
-    process = command(PYTHONIOENCODING="ascii", FORCE_COLOR="1", COLUMNS="40")
-    out, err = process.communicate(timeout=30)
+    process = command(*LONG, PYTHONIOENCODING="ascii", FORCE_COLOR="1", COLUMNS="40")
+    out, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (0, b"")
     assert b"\\u6a21\\u578b/" + b"x" * 200 in out
     assert b"\x1b" not in out
@@ -329,7 +333,7 @@ def test_the_command_leaves_every_file_where_it_is(start: Start, directory: Path
     for path, content in files.items():
         path.write_bytes(content)
     process = command("--timeout", "1")
-    assert b"no member" in process.communicate(timeout=30)[1]
+    assert b"no member" in process.communicate(timeout=HANG_S)[1]
     assert process.returncode == 3
     assert contents(directory) == files
     start({})  # One that announces itself sweeps, and that only what is an entry.
@@ -342,11 +346,11 @@ def test_the_command_leaves_every_file_where_it_is(start: Start, directory: Path
 @pytest.mark.slow  # an interpreter of its own
 def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
     start({})
-    process = command("-o", "json")
+    process = command(*LONG, "-o", "json")
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=HANG_S)
     assert (process.returncode, err) == (0, b"")
 
 

@@ -6,6 +6,7 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
+from tests.fastest import took_less
 from tests.loader.support import until
 
 from netbench.child import Child, starting
@@ -13,7 +14,7 @@ from netbench.common import TIMEOUT_S
 from netbench.hosts import Hosts, HostsError
 from netbench.task import Task
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 TASK = Task("llama", 60_000_000, 2 << 20)
 REPLICA = 3
@@ -33,19 +34,19 @@ def test_the_other_source_brings_what_is_left_and_nobody_waits_for_the_timeout()
             pytest.skip(str(error))
         children: list[Child] = []
         for number in (1, 2):
-            hosts.limit(number, "100mbit")
+            hosts.limit(number, "40mbit")
             spec = TASK.spec(host=hosts.address(number))
             children.append(Child("source_process", spec, prefix=hosts.inside(number)))
         replica = Child("replica_process", TASK.spec(), prefix=hosts.inside(REPLICA))
         *ready, _ = stack.enter_context(starting([*children, replica]))
         endpoints = [one["endpoint"] for one in ready]
         replica.tell("pull", endpoints=endpoints)
-        # Both together take 2.4 s; a fifth of one half is several chunks.
-        until(lambda: all(sent_by(hosts, number) > TASK.nbytes / 10 for number in (1, 2)), 30)
+        # Both together take 6 s; a fifth of one half is several chunks.
+        until(lambda: all(sent_by(hosts, number) > TASK.nbytes / 10 for number in (1, 2)))
         hosts.cut(1)
         pulled = replica.hear(2 * TIMEOUT_S)
         assert replica.ask("sha256") == children[1].ask("sha256")
         assert pulled["verified"] == pulled["chunks"]
         assert 0 < pulled["sources"].get(endpoints[0], 0) < pulled["sources"][endpoints[1]]
         assert [failure for failure in pulled["failures"] if endpoints[0] in failure]
-        assert pulled["seconds"] < TIMEOUT_S
+        took_less(pulled["seconds"], TIMEOUT_S)
