@@ -19,8 +19,9 @@
     ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
     └── ProtocolError          the peer sent something that is not in the grammar
 
-Only `ConfigError`, `UnsupportedError` and `NothingToLoadError` reach the operator as a failed start.
-The others end one attempt: the loader logs them in one line and takes the next source, or storage.
+Only `ConfigError`, `UnsupportedError` and `NothingToLoadError` reach the operator as a failed
+start. The others end one attempt: the loader logs them in one line and takes the next source, or
+storage.
 """
 
 from __future__ import annotations

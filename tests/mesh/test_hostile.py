@@ -21,7 +21,7 @@ from tests.forked import start_mesh
 from netmesh import generate_key
 from netmesh.io.links import MAX_FRAME
 
-from .support import MemberProcess, until
+from .support import MESH_ROOT, MemberProcess, until
 
 pytestmark = pytest.mark.slow
 
