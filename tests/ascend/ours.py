@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tests.ascend.processes import START_S, Process
 from tests.e2e.servers import free_port
+from tests.loader.support import until
 
 NZ = {"VLLM_ASCEND_ENABLE_NZ": "2"}
 """vllm-ascend converts the weights of linear layers after it loaded them."""
@@ -35,10 +35,12 @@ class OurWorker:
         not."""
         self.process.answer(START_S)
         self.process.ask("load_model", timeout_s=START_S)
-        deadline = time.monotonic() + READY_S
-        while not self._report.exists():
-            assert self.process.is_alive() and time.monotonic() < deadline, self.process.tail()
-            time.sleep(0.1)
+        return self.report()
+
+    def report(self) -> dict[str, Any]:
+        """What the worker reports of a model that it has loaded."""
+        until(lambda: self._report.exists() or not self.process.is_alive(), READY_S)
+        assert self._report.exists(), self.process.tail()
         report: dict[str, Any] = json.loads(self._report.read_bytes())
         return report
 
@@ -67,7 +69,7 @@ def starting(
 ) -> Iterator[OurWorker]:
     """A worker of that name. `source` is the endpoint it pulls from, `extra` further settings of
     our loader, `engine` further arguments of `npu_worker`."""
-    port = free_port()
+    port, rank = free_port(), engine.get("rank", 0)
     settings: dict[str, Any] = {
         "MESH": False,
         "LISTEN_PORT": port,
@@ -86,4 +88,5 @@ def starting(
     environment = {"VLLM_CACHE_ROOT": str(cache)} | dict(env)
     with Process("tests.ascend.npu_worker", home, name, env=environment, **arguments) as process:
         process.say(do="init_device")
-        yield OurWorker(process, home / f"{name}-0.json", f"127.0.0.1:{port}")
+        # Each rank of a model has the next port.
+        yield OurWorker(process, home / f"{name}-{rank}.json", f"127.0.0.1:{port + rank}")
