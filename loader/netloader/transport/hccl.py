@@ -408,7 +408,7 @@ class HcclBackend:
     """Opens HCCL groups on the device that is current where the backend is made."""
 
     name = "hccl"
-    connections = 0
+    connections = 1
 
     def __init__(self) -> None:
         self._index: int = npu.current_device()
@@ -421,7 +421,7 @@ class HcclBackend:
         npu.set_device(self._index)
         acl.set_device(self._index)
         self._check_memory(device)
-        line = open_line(store, rank, host, deadline)
+        line = open_line(store, rank)
         try:
             if rank == SOURCE:
                 root = acl.root_info()

@@ -41,7 +41,7 @@ class Framing(Protocol):
         another message than that."""
 
 
-class Posted(Protocol):
+class Travelling(Protocol):
     """A message, or a part of one, as a lane sees it."""
 
     tag: int
@@ -110,7 +110,7 @@ class Lane:
         with self._lock:
             self._way(sends)
 
-    def post(self, sends: bool, message: Posted) -> None:
+    def post(self, sends: bool, message: Travelling) -> None:
         """Queue a message. It is dropped if the lane has been closed."""
         with self._lock:
             if not self._closed:
@@ -152,7 +152,7 @@ class _Way:
         sends: bool,
         broke: Callable[[str], object],
     ) -> None:
-        self.messages: queue.SimpleQueue[Posted | None] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[Travelling | None] = queue.SimpleQueue()
         """None: there will be no more."""
         self._connection = connection
         self._move = framing.send if sends else framing.recv
@@ -174,7 +174,7 @@ class _Way:
         while not self.messages.empty():
             self.messages.get()
 
-    def _moved(self, message: Posted) -> str | None:
+    def _moved(self, message: Travelling) -> str | None:
         """Move one message. Returns why that failed, if it did."""
         try:
             self._move(self._connection, message.tag, message.data)

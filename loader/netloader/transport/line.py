@@ -4,14 +4,11 @@ HCCL reports a peer that has died late or never, and has no word for one that le
 the kernel's ends with the process that had it. So the ends of a group also hold a line. They say on
 it what they are about to do (`turns.py`), and hear at once that the other has gone.
 
-The source listens, and leaves port and password in the store of the rendezvous, where only the
-replica can read them.
+A line is a connection of the rendezvous, so it needs no port of its own.
 """
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import select
 import socket
 import time
@@ -20,13 +17,9 @@ from typing import Final
 from torch._C._distributed_c10d import Store
 
 from netloader.errors import TransportError
-from netloader.transport.base import RANKS, SOURCE, peer_of
-from netloader.transport.store import left
+from netloader.transport.base import RANKS, peer_of
+from netloader.transport.store import met
 
-_WHERE, _THERE = "netloader/line", "netloader/line/dialled"
-"""Keys in the store: the source's port and password, and the replica's word that it has dialled."""
-
-_PASSWORD_BYTES: Final = 16
 _READ_BYTES: Final = 64 * 1024
 _SEND_S: Final = 5.0
 """Seconds that a peer may take to read what is said to it. The kernel's buffers hold thousands of
@@ -120,58 +113,8 @@ class Line:
         waiting.poll(max(0.0, deadline - time.monotonic()) * 1000)
 
 
-def open_line(store: Store, rank: int, host: str, deadline: float) -> Line:
-    """Meet the other rank over the store. `host` is this side's address towards the peer, and
-    `deadline` a time of `time.monotonic`. Raises `TransportError`."""
-    try:
-        one = _listen(store, host, deadline) if rank == SOURCE else _dial(store, deadline)
-    except TransportError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        peer = RANKS[peer_of(rank)]
-        raise TransportError(f"no line to the {peer}: {error or 'it did not come'}") from None
+def open_line(store: Store, rank: int) -> Line:
+    """A line on a connection of the rendezvous, which has proved the session's secret. Raises
+    `TransportError`."""
+    (one,) = met(store).take_lanes(1)
     return Line(one, rank)
-
-
-def _listen(store: Store, host: str, deadline: float) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    password = secrets.token_hex(_PASSWORD_BYTES)
-    with socket.create_server((host, 0), family=family, backlog=4) as listener:
-        store.set(_WHERE, f"{listener.getsockname()[1]} {password} {host}")
-        # Raises at once when the replica leaves instead.
-        store.get(_THERE)
-        while True:
-            listener.settimeout(left(deadline))
-            one, _ = listener.accept()
-            try:
-                one.settimeout(min(1.0, left(deadline)))
-                if hmac.compare_digest(_read(one, len(password)), password.encode()):
-                    return one
-            except OSError:
-                pass  # A stranger; the replica may still come.
-            except BaseException:
-                one.close()
-                raise
-            one.close()
-
-
-def _dial(store: Store, deadline: float) -> socket.socket:
-    port, password, host = store.get(_WHERE).decode().split(" ", 2)
-    one = socket.create_connection((host, int(port)), left(deadline))
-    try:
-        one.sendall(password.encode())
-        store.set(_THERE, "")
-    except BaseException:
-        one.close()
-        raise
-    return one
-
-
-def _read(one: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = one.recv(size - len(data))
-        if not part:
-            raise ConnectionResetError("left")
-        data += part
-    return data

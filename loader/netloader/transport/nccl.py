@@ -309,7 +309,7 @@ class NcclBackend:
     """Opens NCCL groups on one device."""
 
     name = "nccl"
-    connections = 0
+    connections = 1
 
     def __init__(self, device: NcclDevice | None = None) -> None:
         """By default on the device that is current here. Raises `TransportError` when this machine
@@ -328,7 +328,7 @@ class NcclBackend:
                         f"{free >> 20} MiB of the device are free, and NCCL may take "
                         f"{NEEDED_BYTES >> 20} MiB: lower gpu_memory_utilization"
                     )
-                line = open_line(store, rank, host, deadline)
+                line = open_line(store, rank)
                 communicator = self._join(store, rank, line, deadline)
             group = NcclGroup(self._device, rank, communicator, line)
             return group

@@ -52,8 +52,7 @@ class AuthenticatedStore(Store):
         super().__init__()
         self.secret = secret
         self.lanes: list[socket.socket] = []
-        """Further connections to the peer, in the same order at both ends. A group that takes them
-        over removes them from here."""
+        """Further connections to the peer, in the same order at both ends."""
         self._peer = peer
         self._rank = rank
         self._deadline = deadline
@@ -64,6 +63,15 @@ class AuthenticatedStore(Store):
     def host(self) -> str:
         """This side's address towards the peer."""
         return str(self._peer.getsockname()[0])
+
+    def take_lanes(self, count: int) -> list[socket.socket]:
+        """Hand the connections over to a group, which closes them. Raises `TransportError` when
+        there are not as many."""
+        lanes, self.lanes = self.lanes, []
+        if len(lanes) != count:
+            self.lanes = lanes
+            raise TransportError(f"{len(lanes)} connections came to the rendezvous, not {count}")
+        return lanes
 
     def close(self) -> None:
         """Close the store's connection, and all that no group has taken over."""
@@ -145,6 +153,14 @@ def entry(head: bytes, body: bytes, secret: str, rank: int) -> tuple[str, bytes]
 def _mac(secret: str, rank: int, body: bytes) -> bytes:
     """The rank is part of the code, so that a side's own entry cannot come back as the other's."""
     return hmac.digest(secret.encode(), bytes([rank]) + body, "sha256")
+
+
+def met(store: Store) -> AuthenticatedStore:
+    """The store of a rendezvous, which brings connections along. Raises `TransportError` for
+    another one."""
+    if not isinstance(store, AuthenticatedStore):
+        raise TransportError(f"such a group opens at a rendezvous, not over a {type(store)}")
+    return store
 
 
 class RecordingStore(Store):

@@ -24,7 +24,7 @@ from netloader.transport.base import SOURCE, Group, Pending, aborted, failed, pe
 from netloader.transport.lane import Framing, Lane, PlainFraming
 from netloader.transport.sealed import SealedFraming
 from netloader.transport.send_buffers import SEND_BUFFER_BYTES
-from netloader.transport.store import AuthenticatedStore
+from netloader.transport.store import AuthenticatedStore, met
 from netloader.transport.stripes import LANES, stripes
 
 
@@ -148,8 +148,8 @@ class TcpBackend:
     connections = LANES
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
-        met = _met(store)
-        return TcpGroup(_opened(met, rank), [PlainFraming() for _ in range(LANES)], rank)
+        where = met(store)
+        return TcpGroup(_opened(where, rank), [PlainFraming() for _ in range(LANES)], rank)
 
 
 class SealedBackend:
@@ -159,25 +159,19 @@ class SealedBackend:
     connections = LANES
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
-        met = _met(store)
-        framings = [SealedFraming(met.secret, rank, lane) for lane in range(LANES)]
-        return TcpGroup(_opened(met, rank), framings, rank)
+        where = met(store)
+        framings = [SealedFraming(where.secret, rank, lane) for lane in range(LANES)]
+        return TcpGroup(_opened(where, rank), framings, rank)
 
 
 _HERE: Final = ("tcp/source", "tcp/replica")
-
-
-def _met(store: Store) -> AuthenticatedStore:
-    if not isinstance(store, AuthenticatedStore):
-        raise TransportError(f"a group over TCP opens at a rendezvous, not over {type(store)}")
-    return store
 
 
 def _opened(store: AuthenticatedStore, rank: int) -> list[socket.socket]:
     """The connections, once both ends have them all. Raises `TransportError`."""
     store.set(_HERE[rank], "")
     store.get(_HERE[peer_of(rank)])
-    lanes, store.lanes = store.lanes, []
+    lanes = store.take_lanes(LANES)
     for lane in lanes:
         lane.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if lane.getsockname()[0] == lane.getpeername()[0]:

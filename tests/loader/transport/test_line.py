@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from tests.loader.support import until
 from tests.loader.transport.carriers import started
+from torch._C._distributed_c10d import HashStore
 
 from netloader.errors import TransportError
 from netloader.transport.base import REPLICA, SOURCE
@@ -20,25 +22,27 @@ SECRET = "secret"
 
 
 @pytest.fixture
-def stores() -> Iterator[tuple[AuthenticatedStore, AuthenticatedStore]]:
-    one, other = socket.socketpair()
-    deadline = time.monotonic() + LATE_S
-    with one, other:
-        yield (
+def ends() -> Iterator[tuple[Line, Line]]:
+    """Both ends, as two stores of one rendezvous bring them along."""
+    with ExitStack() as stack:
+        deadline = time.monotonic() + LATE_S
+        one, other = (stack.enter_context(end) for end in socket.socketpair())
+        stores = (
             AuthenticatedStore(one, SECRET, SOURCE, deadline),
             AuthenticatedStore(other, SECRET, REPLICA, deadline),
         )
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            stores[1].lanes.append(socket.create_connection(listener.getsockname(), LATE_S))
+            stores[0].lanes.append(listener.accept()[0])
+        made = open_line(stores[0], SOURCE), open_line(stores[1], REPLICA)
+        yield made
+        for end in made:
+            end.close()
 
 
-@pytest.fixture
-def ends(stores: tuple[AuthenticatedStore, AuthenticatedStore]) -> Iterator[tuple[Line, Line]]:
-    deadline = time.monotonic() + LATE_S
-    source = started(lambda: open_line(stores[0], SOURCE, "127.0.0.1", deadline))
-    replica = open_line(stores[1], REPLICA, "127.0.0.1", deadline)
-    made = source.result(LATE_S), replica
-    yield made
-    for end in made:
-        end.close()
+def test_a_line_needs_the_connection_of_a_rendezvous() -> None:
+    with pytest.raises(TransportError, match="opens at a rendezvous"):
+        open_line(HashStore(), SOURCE)
 
 
 def test_what_is_said_is_heard_in_whole_pieces(ends: tuple[Line, Line]) -> None:
@@ -76,20 +80,3 @@ def test_saying_something_to_a_peer_that_has_gone_is_an_error(ends: tuple[Line, 
     with pytest.raises(TransportError, match="the replica has left"):
         for _ in range(1000):
             ends[0].say(b"x" * 4096)
-
-
-def test_a_stranger_without_the_password_is_not_taken_for_the_replica(
-    stores: tuple[AuthenticatedStore, AuthenticatedStore],
-) -> None:
-    deadline = time.monotonic() + LATE_S
-    source = started(lambda: open_line(stores[0], SOURCE, "127.0.0.1", deadline))
-    port = int(stores[1].get("netloader/line").split()[0])
-    with socket.create_connection(("127.0.0.1", port), LATE_S) as stranger:
-        stranger.sendall(b"0" * 64)
-        replica = open_line(stores[1], REPLICA, "127.0.0.1", deadline)
-        line = source.result(LATE_S)
-        line.say(b"z")
-        replica.wait(LATE_S)
-        assert replica.hear(1) == [b"z"]
-        line.close()
-        replica.close()
