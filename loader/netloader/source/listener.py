@@ -35,7 +35,7 @@ _LOOPBACK = "127.0.0.1"
 
 SESSION = 32
 """Descriptors that a session may open: two lanes with a listener, a connection and an event loop
-each, the rendezvous and strangers there. Measured: 16."""
+each, the rendezvous, and strangers there. Both ends of an open session have 27 together."""
 
 _QUEUED = 32
 """Messages of one connection that may wait, in each direction. A replica has a few; with the
