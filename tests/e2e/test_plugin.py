@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.servers import isolated_environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 _THEIRS = "import vllm_ascend.model_loader.netloader.netloader\n"
 _OURS = "from netloader.engine.plugin import register\nregister()\nregister()\n"
@@ -60,7 +60,7 @@ def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert (done.returncode != 0) == fails, done.stdout
