@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch_npu
+from torch._C._distributed_c10d import BarrierOptions
 from torch.distributed import Work
 from torch_npu._C._distributed_c10d import ProcessGroupHCCL
 
@@ -86,7 +87,13 @@ def test_the_names_of_the_document_are_those_of_the_libraries() -> None:
     """Functions of C stand in torch_npu's binary as texts, since it looks them up by name."""
     library = Path(torch_npu.__file__).parent / "lib/libtorch_npu.so"
     binary = library.read_bytes()
-    objects = (ProcessGroupHCCL, ProcessGroupHCCL.Options, torch_npu.npu.Stream, Work)
+    objects = (
+        ProcessGroupHCCL,
+        ProcessGroupHCCL.Options,
+        BarrierOptions,
+        torch_npu.npu.Stream,
+        Work,
+    )
     for name in used(ASCEND):
         if name.startswith(("torch_npu.", "vllm_ascend.")):
             module, _, rest = name.partition(".")
