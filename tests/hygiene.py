@@ -23,6 +23,7 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
     "tests/loader/slow_storage.py": (1, "a file on slow storage"),
     "tests/loader/source/test_rotation.py": (1, "what lingers after a change is counted for 0.5 s"),
     "tests/loader/support.py": (2, "`until` and `settle` look again, with a deadline"),
+    "tests/mesh/test_budget.py": (2, "connects are counted over some time"),
     "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
     "tests/mesh/test_processes.py": (1, "other processes are asked again, with a deadline"),

@@ -161,7 +161,8 @@ def _mesh_seeds() -> Iterable[bytes]:
         _, _, kind, flags, _, generation, sequence, size, root, _ = HEADER.unpack(header)
         numbers = generation.to_bytes(8, "big") + sequence.to_bytes(4, "big")
         numbers += size.to_bytes(4, "big") + root.to_bytes(8, "big")
-        yield bytes((FRAMED, kind, flags)) + numbers + body
+        # The upper byte of the flags is the newest version that its sender speaks.
+        yield bytes((FRAMED, kind, flags & 0xFF)) + numbers + body
 
 
 _FRAMED_SEEDS = tuple(_mesh_seeds())

@@ -66,7 +66,7 @@ def respond(
     message: Message, me: MemberId, generation: Generation, claims: list[Claim]
 ) -> Message | None:
     if isinstance(message, Ping):
-        return Ack(me, generation, message.sequence, message.root, message.size)
+        return Ack(message.target or me, generation, message.sequence, message.root, message.size)
     if isinstance(message, Relay):
         return Relayed(me, generation, message.sequence, True)
     if isinstance(message, Join):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST: Final = 65_536
-"""Descriptors that a process is allowed at most. vLLM's server asks for as many; some libraries
+"""Descriptors that a process is allowed at most. Large servers ask for as many; some libraries
 keep a table as long as the limit, and the hard limit may be a billion."""
 
 RESERVE: Final = 256

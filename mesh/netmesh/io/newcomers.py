@@ -8,10 +8,12 @@ duplicate.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 GREETING_BYTES: Final = 64
@@ -66,7 +68,7 @@ class Newcomers:
     def _of(self, descriptor: int, ask: Callable[[socket.socket], object]) -> object:
         """The answer about a connection at our port; None if the descriptor is something else."""
         try:
-            with socket.socket(fileno=os.dup(descriptor)) as one:
+            with _duplicate(descriptor) as one:
                 if one.type == socket.SOCK_STREAM and one.getsockname()[1:2] == (self._port,):
                     return ask(one)
         except OSError:
@@ -83,3 +85,26 @@ class Newcomers:
             return False
         one.shutdown(socket.SHUT_RDWR)
         return True
+
+
+@contextmanager
+def _duplicate(descriptor: int) -> Iterator[socket.socket]:
+    """A duplicate of a connection; the connection itself where no descriptor is left for one.
+
+    There nobody else can open anything: the number stays this connection's, or becomes that of one
+    accepted right after it. Raises `OSError`.
+    """
+    try:
+        number = os.dup(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        number = descriptor
+    one = socket.socket(fileno=number)
+    try:
+        yield one
+    finally:
+        if number == descriptor:
+            one.detach()
+        else:
+            one.close()

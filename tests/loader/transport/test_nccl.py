@@ -62,7 +62,8 @@ def test_without_memory_for_its_buffers_no_group_opens() -> None:
         join("127.0.0.1", rendezvous.port, rendezvous.secret, poor, LATE_S)
     thread.join(LATE_S)
     (error,) = errors
-    assert "no NCCL group with the replica" in str(error)
+    # It left before it came with its line, or after.
+    assert "no NCCL group with the replica" in str(error) or "the replica left" in str(error)
 
 
 def test_what_the_ends_posted_must_agree() -> None:
