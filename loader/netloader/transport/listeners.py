@@ -20,7 +20,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator
 
-from netloader.transport.send_buffers import ports_in
+from netloader.transport import send_buffers
 from netmesh import Door
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def shut_listeners(host: str, mine: Collection[bytes]) -> list[Door]:
     until then. Returns fewer than there are listeners where not all can be found.
     """
     try:
-        ports = {port for value in mine for port in ports_in(host, value)}
+        ports = {port for value in mine for port in send_buffers.ports_in(host, value)}
     except ValueError as error:
         _log.debug("Gloo's listeners stay open: %s", error)
         return []
@@ -67,7 +67,7 @@ def _listening(host: str, ports: Collection[int]) -> Iterator[socket.socket]:
         if packed not in name.raw[: length.value]:
             continue
         try:
-            one = socket.socket(fileno=os.dup(number))
+            one = send_buffers.duplicate(number)
         except OSError as error:
             _log.debug("descriptor %d: %s", number, error)
             continue

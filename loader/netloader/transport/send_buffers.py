@@ -108,7 +108,7 @@ def _connections(host: str, descriptors: Iterable[int]) -> Iterator[socket.socke
         if packed not in peer.raw[: length.value]:
             continue
         try:
-            one = socket.socket(fileno=os.dup(descriptor))
+            one = duplicate(descriptor)
         except OSError as error:  # Closed by another thread in the meantime.
             _log.debug("descriptor %d: %s", descriptor, error)
             continue
@@ -116,3 +116,13 @@ def _connections(host: str, descriptors: Iterable[int]) -> Iterator[socket.socke
             yield one
         else:
             one.close()
+
+
+def duplicate(descriptor: int) -> socket.socket:
+    """A duplicate of a socket. Raises `OSError` for anything else, and leaves nothing open then."""
+    number = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=number)
+    except OSError:
+        os.close(number)
+        raise

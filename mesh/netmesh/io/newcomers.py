@@ -100,7 +100,12 @@ def _duplicate(descriptor: int) -> Iterator[socket.socket]:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         number = descriptor
-    one = socket.socket(fileno=number)
+    try:
+        one = socket.socket(fileno=number)
+    except OSError:  # no socket any more
+        if number != descriptor:
+            os.close(number)
+        raise
     try:
         yield one
     finally:
