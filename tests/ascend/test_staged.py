@@ -1,4 +1,4 @@
-"""Gloo by way of host memory on an NPU, and its choice beside HCCL."""
+"""Transports by way of host memory on an NPU, and their choice beside HCCL."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process
         yield made
 
 
+@pytest.mark.parametrize("transport", ["tcp", "gloo"])
 @pytest.mark.parametrize(
     ("source", "replica", "kind"),
     [
@@ -48,14 +49,14 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process
         ("cpu", "npu", "xxh3"),
     ],
 )
-def test_gloo_carries_a_model_between_any_two_devices(
-    ends: dict[str, Process], source: str, replica: str, kind: str
+def test_host_memory_carries_a_model_between_any_two_devices(
+    ends: dict[str, Process], source: str, replica: str, kind: str, transport: str
 ) -> None:
-    held = ends[source].ask("serve", seed=7, only=["gloo"])
+    held = ends[source].ask("serve", seed=7, only=[transport])
     pulled = ends[replica].ask("pull", endpoint=held["endpoint"])
     assert pulled["sha256"] == held["sha256"]
     assert pulled["where"] == [replica.split()[-1]]
-    assert (pulled["transports"], pulled["kind"]) == (["gloo"], kind)
+    assert (pulled["transports"], pulled["kind"]) == ([transport], kind)
 
 
 def test_only_device_memory_is_staged(ends: dict[str, Process]) -> None:
@@ -64,15 +65,15 @@ def test_only_device_memory_is_staged(ends: dict[str, Process]) -> None:
 
 
 def test_the_host_buffers_are_pinned(ends: dict[str, Process]) -> None:
-    held = ends["npu"].ask("serve", seed=10, only=["gloo"])
+    held = ends["npu"].ask("serve", seed=10, only=["tcp"])
     ends["other npu"].ask("pull", endpoint=held["endpoint"])
     for name in ("npu", "other npu"):
-        assert "gloo carries device memory by way of host memory" in ends[name].output()
+        assert "tcp carries device memory by way of host memory" in ends[name].output()
         assert "no pinned memory" not in ends[name].output()
 
 
 def test_hccl_is_preferred_where_both_have_it(ends: dict[str, Process]) -> None:
-    assert ends["npu"].ask("transports") == ["hccl", "gloo"]
+    assert ends["npu"].ask("transports") == ["hccl", "tcp", "gloo", "tcp-sealed"]
     held = ends["npu"].ask("serve", seed=8)
     pulled = ends["other npu"].ask("pull", endpoint=held["endpoint"])
     assert pulled["sha256"] == held["sha256"]
@@ -80,7 +81,7 @@ def test_hccl_is_preferred_where_both_have_it(ends: dict[str, Process]) -> None:
 
 
 @pytest.mark.parametrize("short", ["source", "replica"])
-def test_without_memory_for_hccl_the_same_pull_goes_on_over_gloo(
+def test_without_memory_for_hccl_the_same_pull_goes_on_over_tcp(
     ends: dict[str, Process], tmp_path: Path, short: str
 ) -> None:
     with end(tmp_path, "short", "npu", LITTLE) as little:
@@ -89,6 +90,6 @@ def test_without_memory_for_hccl_the_same_pull_goes_on_over_gloo(
         held = source.ask("serve", seed=9)
         pulled = replica.ask("pull", endpoint=held["endpoint"])
     assert pulled["sha256"] == held["sha256"]
-    assert pulled["transports"] == ["gloo"]
+    assert pulled["transports"] == ["tcp"]
     (failure,) = pulled["failures"]
     assert "no process group by hccl" in failure

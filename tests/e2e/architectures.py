@@ -45,7 +45,7 @@ from netloader.config import Config
 from netloader.model import attributes
 from netloader.plain import Plain
 from netloader.transport import Pending, TransportError
-from netloader.transport.gloo import GlooGroup
+from netloader.transport.tcp import TcpGroup
 from netloader.weights.poison import LeftoverError, Poison
 from netloader.worker.process import WORKER, Worker
 from tests.e2e import deep
@@ -312,15 +312,15 @@ def _leftovers() -> Iterator[None]:
 @contextmanager
 def _broken_after(sends: int) -> Iterator[None]:
     """Break every process group whose sender starts one more chunk after `sends` in all."""
-    original = GlooGroup.send
+    original = TcpGroup.send
     left = itertools.count(sends, -1)
 
-    def send(group: GlooGroup, data: torch.Tensor, tag: int) -> Pending:
+    def send(group: TcpGroup, data: torch.Tensor, tag: int) -> Pending:
         if next(left) <= 0:
             raise TransportError("broken on purpose")
         return original(group, data, tag)
 
-    with _replaced(GlooGroup, "send", send):
+    with _replaced(TcpGroup, "send", send):
         yield
 
 

@@ -9,7 +9,12 @@ from netloader.transport import Backend, TransportError, backends_for
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.staged import StagedBackend
 
-DEVICES: Final[Mapping[str, str]] = {"staged": "cpu", "hccl": "npu"}
+DEVICES: Final[Mapping[str, str]] = {
+    "tcp": "cpu",
+    "tcp-sealed": "cpu",
+    "staged": "cpu",
+    "hccl": "npu",
+}
 """By transport. Staged Gloo is measured on host memory that plays a device: a second buffer and a
 real copy on either side, beside the same transfer without them."""
 

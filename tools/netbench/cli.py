@@ -132,7 +132,7 @@ def _add_pair(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         "--backend",
         choices=DEVICES,
         help="measure this transport beside Gloo instead, into warm memory: staged copies host "
-        "memory as it would a device's; hccl needs an NPU",
+        "memory as Gloo would a device's; hccl needs an NPU",
     )
     _add_common(command, repeat=5)
     command.set_defaults(run=_pair)

@@ -27,7 +27,7 @@ from netloader.protocol import messages
 from netloader.replica.handshake import greet
 from netloader.replica.pull import Pull
 from netloader.replica.request import Request
-from netloader.transport.gloo import GlooBackend
+from netloader.transport.tcp import TcpBackend
 from netloader.weights import manifest
 from netloader.weights.capture import Weights
 from netmesh import MeshSettings, NoMeshError, observe
@@ -44,7 +44,7 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     holding = _find(Path(spec["directory"]))
     weights = _weights_of(_ask_manifest(holding))
-    request = Request(_identity_of(holding), (GlooBackend(),), lambda: OPEN, "netbench")
+    request = Request(_identity_of(holding), (TcpBackend(),), lambda: OPEN, "netbench")
 
     def pull_for(seconds: float) -> Json:
         """Pull everything again and again until the time is over. The last pull is finished."""

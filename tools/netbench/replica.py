@@ -12,7 +12,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.transport import Backend
-from netloader.transport.gloo import GlooBackend
+from netloader.transport.tcp import TcpBackend
 from netloader.weights.capture import Weights
 
 
@@ -60,7 +60,7 @@ def pull(
         weights,
         Request(
             IDENTITY,
-            (WatchedBackend(backend or GlooBackend(), watch),),
+            (WatchedBackend(backend or TcpBackend(), watch),),
             lambda: OPEN,
             "netbench",
         ),

@@ -23,7 +23,7 @@ from netloader.source.listener import Listener
 from netloader.source.offer import Offer
 from netloader.source.service import Source
 from netloader.source.settings import SourceSettings
-from netloader.transport.gloo import GlooBackend
+from netloader.transport.tcp import TcpBackend
 from netloader.weights import digests
 from netloader.weights.capture import capture
 
@@ -58,7 +58,7 @@ def main() -> None:
     fill(weights, SEED)
     watch = ChunkWatch()
     transport = spec.get("transport")
-    carriers = backends_of(transport) if transport is not None else (GlooBackend(),)
+    carriers = backends_of(transport) if transport is not None else (TcpBackend(),)
     backends = tuple(WatchedBackend(one, watch) for one in carriers)
     settings = SourceSettings(timeout_s=TIMEOUT_S)
     listener = Listener(spec["host"], None, OPEN, settings.handshake_timeout_s)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from netloader.transport.base import Pending
-from netloader.transport.gloo import GlooGroup
+from netloader.transport.tcp import TcpGroup
 
 
 def install() -> None:
@@ -24,13 +24,13 @@ def install() -> None:
     if limit <= 0:
         return
     armed_by = Path(os.environ["FAULT_ARMED_BY"])
-    send = GlooGroup.send
+    send = TcpGroup.send
     count = itertools.count(1)
 
-    def send_or_die(self: GlooGroup, data: torch.Tensor, tag: int) -> Pending:
+    def send_or_die(self: TcpGroup, data: torch.Tensor, tag: int) -> Pending:
         pending = send(self, data, tag)
         if armed_by.exists() and next(count) >= limit:
             os.kill(os.getpid(), signal.SIGKILL)
         return pending
 
-    GlooGroup.send = send_or_die  # type: ignore[method-assign]
+    TcpGroup.send = send_or_die  # type: ignore[method-assign]
