@@ -34,6 +34,9 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Member
     settings: dict[str, object] = {
         "MESH_DIRECTORY": str(tmp_path / "netmesh"),
         "MESH_ADVERTISE": "127.0.0.1",
+        # Ports of its own: once another test left the first of the default mesh's, a member would
+        # listen there too, and have more descriptors.
+        "MESH_NAME": f"hostile-{os.getpid()}",
     }
     if request.param == "curve":
         settings["MESH_KEY"] = generate_key()
