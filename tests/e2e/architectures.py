@@ -314,11 +314,15 @@ def _broken_after(sends: int) -> Iterator[None]:
     """Break every process group whose sender starts one more chunk after `sends` in all."""
     original = TcpGroup.send
     left = itertools.count(sends, -1)
+    sent: list[Pending] = []
 
     def send(group: TcpGroup, data: torch.Tensor, tag: int) -> Pending:
         if next(left) <= 0:
+            for pending in sent:  # Those before are whole.
+                pending.wait(60.0)
             raise TransportError("broken on purpose")
-        return original(group, data, tag)
+        sent.append(original(group, data, tag))
+        return sent[-1]
 
     with _replaced(TcpGroup, "send", send):
         yield
