@@ -77,7 +77,7 @@ _LAST_BYTES_S: Final = 0.25
 """Seconds that an abort gives operations under way to end by themselves. Both ends take part in
 them, so a chunk needs a few milliseconds; one that is broken off costs its stream."""
 
-_LAST_WORDS_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.5
 """The same for the peer's last operations once it has left: what it sent may have arrived."""
 
 _RELEASE_S: Final = 5.0

@@ -134,12 +134,23 @@ class Lane:
         for way in ways:
             if way.thread is not threading.current_thread():
                 way.thread.join()
-        self._connection.close()
+        with self._lock:
+            if True not in self._ways:
+                # Nothing of ours is on its way. A peer that found no more room may have to be
+                # reset: once we read no further, the system announces none, and it would wait for
+                # room until the system forgets the connection, minutes later.
+                _reset_on_close(self._connection)
+            self._connection.close()
 
     def _way(self, sends: bool) -> _Way:
         if sends not in self._ways:
             self._ways[sends] = _Way(self._connection, self._framing, sends, self._broke)
         return self._ways[sends]
+
+
+def _reset_on_close(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # It is closed already.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class _Way:

@@ -54,7 +54,7 @@ _PAUSE_S: Final = 0.001
 _IDLE_S: Final = 60.0
 """How long to sleep until the peer says something, or either end hangs up."""
 
-_LAST_WORDS_S: Final = 1.0
+_LAST_WORDS_S: Final = 0.5
 """Seconds that an operation may go on after the peer has left: it may have sent all of it."""
 
 _RELEASE_S: Final = 5.0

@@ -9,6 +9,7 @@ breaks, so does the group, at both ends and at once.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -173,7 +174,8 @@ def _opened(store: AuthenticatedStore, rank: int) -> list[socket.socket]:
     store.get(_HERE[peer_of(rank)])
     lanes = store.take_lanes(LANES)
     for lane in lanes:
-        lane.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if lane.getsockname()[0] == lane.getpeername()[0]:
-            lane.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        with contextlib.suppress(OSError):  # The peer has gone again, as the first use will tell.
+            lane.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if lane.getsockname()[0] == lane.getpeername()[0]:
+                lane.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return lanes

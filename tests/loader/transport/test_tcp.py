@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.fastest import at_most
 
 from netloader.errors import TransportError
 from netloader.transport.base import REPLICA, SOURCE
@@ -17,7 +20,7 @@ from netloader.transport.sealed import RECORD_BYTES, SealedFraming
 from netloader.transport.stripes import LANES, STRIPE_FROM
 from netloader.transport.tcp import TcpGroup
 
-LATE_S = 60.0
+LATE_S, PROMPT_S = 60.0, 1.0
 SECRET = "5e" * 16
 
 
@@ -98,6 +101,40 @@ def test_a_peer_that_resets_the_connection_is_missed_by_sender_and_receiver() ->
         with pytest.raises(TransportError):
             pending.wait(LATE_S)
     group.abort()
+
+
+class LateFraming(PlainFraming):
+    """Reads only once the group has been broken, and then all there is."""
+
+    def __init__(self) -> None:
+        self.reading = threading.Event()
+
+    def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+        self.reading.set()
+        poll = select.poll()
+        poll.register(connection, 0)
+        poll.poll(LATE_S * 1000)  # Both ways are shut.
+        while connection.recv(1 << 20):
+            pass
+
+
+def test_a_sender_that_found_no_more_room_hears_that_its_peer_has_gone() -> None:
+    """What is read after the connection was shut makes room that nobody is told of."""
+    mine, theirs = connections()
+    framing = LateFraming()
+    group = TcpGroup(mine, [framing, PlainFraming()], REPLICA)
+    receiving = group.recv(zeros(1), 2)
+    assert framing.reading.wait(LATE_S)
+    theirs[0].settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        while True:
+            theirs[0].send(bytes(1 << 20))
+    group.abort()
+    theirs[0].settimeout(LATE_S)
+    with at_most(PROMPT_S), pytest.raises(ConnectionError):
+        while True:
+            theirs[0].send(bytes(1 << 20))
+    del receiving
 
 
 def test_half_of_a_message_is_no_message(attacked: Attacked) -> None:
