@@ -224,6 +224,10 @@ class Config(BaseModel):
     """`--model-loader-extra-config` for reading storage."""
     storage_options: dict[str, object] = Field(default_factory=dict, alias="storage options")
     """Keys of the extra config that belong to vLLM's loader for storage, not to us."""
+    metrics_port: int | None = Field(default=None, alias="METRICS_PORT", ge=MIN_PORT, le=MAX_PORT)
+    """Base port of metrics for Prometheus (the rank is added); default: none."""
+    metrics_host: _NonEmpty = Field(default="127.0.0.1", alias="METRICS_HOST")
+    """Address on which metrics can be read. Anybody who reaches it can read them."""
     report_prefix: _NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
     """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`."""
     report_tensors: bool = Field(default=False, alias="REPORT_TENSORS")
@@ -351,6 +355,22 @@ class Config(BaseModel):
                 found.append((f"{host}:{int(port) + DRAFT_PORT_OFFSET}", origin))
         return tuple(found)
 
+    def metrics_address(self, rank: int) -> tuple[str, int] | None:
+        """Host and port of one global rank's metrics; None when they are off.
+
+        Raises `ConfigError` when the port leaves 1024..65535.
+        """
+        if self.metrics_port is None:
+            return None
+        port = self.metrics_port + rank
+        if port > MAX_PORT:
+            raise ConfigError(
+                "METRICS_PORT",
+                self.metrics_port,
+                f"METRICS_PORT + rank {rank} = {port} must be at most {MAX_PORT}",
+            )
+        return self.metrics_host, port
+
     def port_of(self, rank: int, *, draft: bool) -> int | None:
         """The listener's port for one global rank; None means any free one.
 
@@ -468,6 +488,7 @@ _WORDS = {
 
 _NOTES = {
     "LISTEN_PORT": " after the rank (and 10000 for a draft model) is added",
+    "METRICS_PORT": " after the rank is added",
     "CHUNK_BYTES": ", the same on all peers",
 }
 

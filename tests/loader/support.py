@@ -170,7 +170,7 @@ def listening(
     return Listener(host, port, security, SourceSettings().handshake_timeout_s)
 
 
-_OBSERVERS = ("throttle", "on_sessions", "on_changed", "upstream")
+_OBSERVERS = ("throttle", "on_sessions", "on_changed", "upstream", "telemetry")
 
 
 def start_source(

@@ -63,6 +63,8 @@ class PullObserver:
     """Told about a process whose bytes were not what it had promised."""
     sources: Callable[[int], object] = lambda count: None
     """Told the number of sources being pulled from, whenever that changes."""
+    ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
+    """Told how pulling from one source has ended, and how many chunks another one must bring."""
 
 
 class Pull:
@@ -243,6 +245,7 @@ class Pull:
             self._deliveries.clear()
         self._credit(stream, ended.brought)
         self._note_failure(source, ended.how)
+        self._observer.ended(ended.how, stream.unfinished)
         if isinstance(ended.how, Corrupt):
             self._observer.accused(ended.how.accused)
 

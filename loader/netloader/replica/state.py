@@ -138,11 +138,11 @@ class PullState:
             if self._schedule.complete:
                 self.changed.set()
 
-    def leave(self, source: str) -> None:
+    def leave(self, source: str) -> int:
         """Remove `source`: nothing more comes from it, and its unfinished chunks are no longer
-        written to."""
+        written to. Returns how many these are; 0 if it has left before."""
         with self._lock:
-            self._schedule.leave(source)
+            return len(self._schedule.leave(source))
 
     def corrupt(self, process: Process, error: DigestMismatch) -> Corrupt:
         """Note that this process sent other bytes than it had promised. Call this before `leave`.

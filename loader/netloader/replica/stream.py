@@ -74,6 +74,8 @@ class Stream:
         self._state = state
         self._progress = progress
         self._on_end = on_end
+        self.unfinished = 0
+        """Chunks that were asked for and did not come. Complete once the stream has ended."""
         self._cancellation = Cancellation()
         self._started = 0.0
         self._process: Process | None = None  # The process that opened a session.
@@ -111,7 +113,7 @@ class Stream:
         join the thread: if a message has arrived in part, the thread may hang until its timeout.
         """
         self._cancellation.cancel(reason)
-        self._state.leave(self.name)
+        self.unfinished += self._state.leave(self.name)
         return self._end(Dropped(reason))
 
     def _run(self) -> None:
@@ -128,7 +130,7 @@ class Stream:
             # remain.
             _log.exception("pulling from %s failed", self._endpoint)
             ended = self._end(Faulty(repr(error)))
-        self._state.leave(self.name)
+        self.unfinished += self._state.leave(self.name)
         self._on_end(self.name, ended)
 
     def _end(self, how: Outcome | DigestMismatch) -> Ended:

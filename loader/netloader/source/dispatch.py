@@ -25,6 +25,7 @@ from netloader.source.policy import admission
 from netloader.source.policy.sessions import ServedSession, Sessions
 from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
 from netloader.source.throttle import Bucket
+from netloader.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -45,12 +46,14 @@ class Dispatch:
         opener: Opener,
         audit: Audit,
         on_sessions: Callable[[int], None],
+        telemetry: Telemetry,
     ) -> None:
         self._listener = listener
         self._current = current
         self._opener = opener
         self._audit = audit
         self._on_sessions = on_sessions
+        self._telemetry = telemetry
         self._settings = opener.settings
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
@@ -95,6 +98,8 @@ class Dispatch:
             # The session ended by itself, and its replica does not know yet.
             self._say_bye(one, outcome.reason)
         self._sessions.remove(session.id)
+        held_s = session.usage().held_s
+        self._telemetry.session_ended(outcome.how, session.transport, session.sent_bytes, held_s)
         _log_end(session, outcome)
 
     def end_all(self, reason: str) -> bool:
@@ -114,6 +119,8 @@ class Dispatch:
 
     def _greet(self, caller: ControlConnection, hello: messages.Hello) -> None:
         answer, attachment = self._answer(caller, hello)
+        if isinstance(answer, messages.Refuse):
+            self._telemetry.refused(answer.code)
         heard = False
         try:
             heard = self._listener.reply(caller, answer, attachment)

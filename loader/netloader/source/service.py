@@ -25,6 +25,7 @@ from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService
 from netloader.system import affinity
 from netloader.system.inbox import Inbox
+from netloader.telemetry import SILENT, Telemetry
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Source:
         on_sessions: Callable[[int], None] = lambda count: None,
         on_changed: Callable[[str], None] = lambda reason: None,
         upstream: Callable[[CurrentOffer], UpstreamService] | None = None,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """Take over `listener`, which belongs to the source's thread from now on.
 
@@ -80,7 +82,7 @@ class Source:
         `on_changed` is called with the reason, from a thread of its own, once this source has
         withdrawn because its weights are no longer those it promised. `upstream` makes what
         answers replicas of vLLM Ascend's own Netloader; it is called once, if the listener has a
-        door.
+        door. `telemetry` is told of replicas that were served or refused.
         """
         self._settings = settings
         self._listener = listener
@@ -88,7 +90,9 @@ class Source:
         self._current = CurrentOffer("the source is still loading")
         self._audit = Audit(self._current, self._changed, settings.audit_pause_s)
         opener = Opener(listener.host, generation, settings, throttle, self._session_ended)
-        self._dispatch = Dispatch(listener, self._current, opener, self._audit, on_sessions)
+        self._dispatch = Dispatch(
+            listener, self._current, opener, self._audit, on_sessions, telemetry
+        )
         self._rekeying = Rekeying(listener.rekey, settings.rekey_pause_s)
         self._inbox: Inbox[_Close | _Withdraw | _Rekey | _ThreadEnded] = Inbox()
         self._upstream: UpstreamService | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from collections.abc import Mapping
 
 import netmesh
 from netloader.config import Config
@@ -58,6 +59,13 @@ class Membership:
     def members(self) -> tuple[Member, ...]:
         """All known members, including this worker; empty without a mesh."""
         return self._mesh.members() if self._mesh is not None else ()
+
+    def look(self) -> tuple[tuple[Member, ...], Mapping[str, int]]:
+        """All known members, and what the mesh has counted; nothing of both without a mesh. Raises
+        `netmesh.ClosedError` once this worker has left."""
+        if self._mesh is None:
+            return (), {}
+        return self._mesh.members(), self._mesh.counters()
 
     def reaches(self, endpoint: str) -> bool:
         """Whether this worker may connect to an endpoint that a member published."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import get_args
 
+from netloader import metrics
 from netloader.config import Config
 from netloader.identity.identity import Role
 from netloader.source.listener import SESSION
@@ -51,7 +52,10 @@ class Worker:
         self.accusations = Accusations(
             lambda role, accused: self.membership.update(role, accuses=accused)
         )
-        self.sources = Sources(config, rank, self.membership, security)
+        self._metrics = metrics.start(config.metrics_address(rank), self.membership.look)
+        self.telemetry = self._metrics.telemetry
+        """To be told what happens in this process."""
+        self.sources = Sources(config, rank, self.membership, security, self.telemetry)
         self.peers = Peers(config, rank, self.membership, self.accusations, self.sources.endpoint)
         # A watch of its own, not the mesh's: static sources need keys without a mesh too.
         self._keys = KeyWatch(
@@ -68,6 +72,7 @@ class Worker:
         self._keys.stop()
         self.membership.leave()
         self.sources.close()
+        self._metrics.close()
 
 
 class OneWorker:

@@ -20,6 +20,7 @@ from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService, UpstreamSettings
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
+from netloader.telemetry import SILENT, Telemetry
 from netloader.upstream.admission import Access
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.worker.membership import Membership
@@ -48,9 +49,15 @@ class Sources:
     """
 
     def __init__(
-        self, config: Config, rank: int, membership: Membership, security: SocketSecurity
+        self,
+        config: Config,
+        rank: int,
+        membership: Membership,
+        security: SocketSecurity,
+        telemetry: Telemetry = SILENT,
     ) -> None:
         """`security` are the keys of the control channel."""
+        self._telemetry = telemetry
         self._config = config
         self._rank = rank
         self._membership = membership
@@ -109,10 +116,15 @@ class Sources:
             lambda: membership.generation,
             settings,
             throttle=self._throttle,
-            on_sessions=lambda count: membership.update(role, serving=count),
+            on_sessions=lambda count: self._tell_sessions(role, count),
             on_changed=lambda reason: membership.update(role, state="unavailable", reason=reason),
             upstream=self._serve_upstream(device_type) if has_door else None,
+            telemetry=self._telemetry,
         )
+
+    def _tell_sessions(self, role: Role, count: int) -> None:
+        self._telemetry.sessions(role, count)
+        self._membership.update(role, serving=count)
 
     def _serve_upstream(self, device_type: str) -> Callable[[CurrentOffer], UpstreamService]:
         """Makes what answers replicas of vLLM Ascend's own Netloader, if only to refuse them."""

@@ -108,6 +108,8 @@ class Node:
         record = table.get(to)
         claims = self.piggyback(to, None if record is None else record.generation)
         ping = Ping(self.id, self.generation, sequence, table.root, table.size, claims, to)
+        if sequence:
+            self.counters["probes"] += 1
         self.send(to, ping)
 
     def log_rarely(self, what: str, level: Literal["info", "warning"], message: str) -> None:
@@ -172,6 +174,9 @@ class Node:
         """Take a change into the table and pass it on."""
         self.table.put(change.new, self.now)
         self.changes.append(change)
+        was = None if change.old is None else change.old.status
+        if change.new.status is Status.SUSPECT is not was:
+            self.counters["suspicions"] += 1
         if change.telling in (Telling.RUMOUR, Telling.AT_ONCE):
             self._tell(change)
 

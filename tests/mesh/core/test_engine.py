@@ -165,7 +165,8 @@ def test_what_a_limit_keeps_out_is_counted() -> None:
     for sequence in range(300):
         asked = Relay(ids[1], Generation(5), sequence, ids[2])
         made.handle(Received(Connection(b"c"), asked), 5.0)
-    assert counters == {
+    kept_out = {name: count for name, count in counters.items() if name.startswith("dropped.")}
+    assert kept_out == {
         "dropped.member_limit": 2,
         "dropped.accuser_limit": 1,
         "dropped.old_generation": 1,

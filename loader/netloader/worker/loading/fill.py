@@ -68,8 +68,14 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
     Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
     the weights, and whatever vLLM raises.
     """
-    if isinstance(built, Unshared):
-        return _fill_unshared(built, model)
+    filled = _fill_unshared(built, model) if isinstance(built, Unshared) else _fill(built, model)
+    if isinstance(filled, Filled):
+        request, record = built.request, filled.record
+        request.worker.telemetry.loaded(record.origin, request.role, record.seconds)
+    return filled
+
+
+def _fill(built: Built, model: nn.Module) -> Filled | BuildAgain:
     pulled = pull(built, model)
     if isinstance(pulled, Pulled):
         return _filled(built, model, pulled, pulled.tried)

@@ -10,12 +10,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from netloader.discovery.candidate import Candidate
-from netloader.errors import NoSourceLeft
+from netloader.errors import ManifestError, NoSourceLeft
 from netloader.identity.identity import Evidence, Identity, LazyContent, known
 from netloader.model import attributes, buffers
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.system import memory
+from netloader.telemetry import PullResult
 from netloader.weights.capture import DigestKind
 from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
@@ -81,6 +82,9 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
                 progress=bar.update,
                 accused=lambda process: worker.accusations.add(role, process),
                 sources=lambda count: worker.membership.update(role, pulling=count),
+                ended=lambda how, unfinished: worker.telemetry.stream_ended(
+                    type(how).__name__.lower(), unfinished
+                ),
             ),
         )
         return _run(one, built, model, tried, must_wait=must_wait)
@@ -107,6 +111,8 @@ def _run(
     one: Pull, built: Built, model: nn.Module, tried: Tried, *, must_wait: bool
 ) -> Pulled | NotPulled:
     started = time.monotonic()
+    telemetry = built.request.worker.telemetry
+    telemetry.pull_started()
 
     def fetch() -> None:
         peers = built.request.worker.peers
@@ -116,6 +122,9 @@ def _run(
 
     failed = attempt(Step.PULL, fetch)
     seconds = time.monotonic() - started
+    telemetry.pull_ended(_result(failed), one.nbytes, seconds)
+    for delivery in one.deliveries:
+        telemetry.delivered(delivery.transport, delivery.nbytes)
     skipped = [*tried.skipped, *map(str, one.failures)]
     deliveries = tried.deliveries + one.deliveries
     if isinstance(failed, Failed):
@@ -137,6 +146,14 @@ def _run(
     return Pulled(
         provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)
     )
+
+
+def _result(failed: Failed | None) -> PullResult:
+    if not isinstance(failed, Failed):
+        return PullResult.COMPLETE
+    if issubclass(failed.kind, NoSourceLeft):
+        return PullResult.NO_SOURCE_LEFT
+    return PullResult.MISMATCH if issubclass(failed.kind, ManifestError) else PullResult.FAULT
 
 
 def _learnt(identity: Identity, one: Pull) -> LazyContent:
