@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from netloader.engine.imports import ImportWatch
+from netloader.engine.ray import share_settings
 from netloader.system import affinity
 
 LOAD_FORMAT: Final = "netloader"
@@ -37,6 +38,7 @@ def register() -> None:
     """Make `--load-format netloader` mean this package's loader. Never raises."""
     try:
         affinity.remember()
+        share_settings()
         _share_logging()
         _WATCH.install()
     except Exception as error:  # noqa: BLE001 - whatever it is, vLLM starts without us

@@ -44,6 +44,7 @@ def test_register_imports_next_to_nothing(tmp_path: Path) -> None:
         "netloader.engine",
         "netloader.engine.imports",
         "netloader.engine.plugin",
+        "netloader.engine.ray",
         "netloader.system",
         "netloader.system.affinity",
         "netloader.system.threads",

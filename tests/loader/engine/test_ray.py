@@ -1,0 +1,64 @@
+"""Our settings reach workers that Ray starts, by vLLM's own means."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from netloader.engine.ray import NAMES, PREFIX, share_settings
+from netloader.program import ENV_PREFIX
+
+SEEDS = "NETLOADER_MESH_SEEDS"
+
+
+def shared(**environ: str) -> dict[str, str]:
+    share_settings(environ)
+    share_settings(environ)
+    return environ
+
+
+def test_the_prefix_is_that_of_the_settings() -> None:
+    assert PREFIX == ENV_PREFIX
+
+
+def test_without_settings_nothing_is_named() -> None:
+    assert shared(HOME="/") == {"HOME": "/"}
+
+
+def test_ours_are_named_beside_the_operator_s() -> None:
+    environ = shared(**{NAMES: " ONE , TWO", SEEDS: "a", "NETLOADER_MESH_NAME": "b"})
+    assert environ[NAMES] == f"NETLOADER_MESH_NAME,{SEEDS},ONE,TWO"
+
+
+@pytest.mark.parametrize("name", ["NETLOADER_MESH_ADVERTISE", "NETLOADER_METRICS_HOST"])
+def test_what_is_true_of_one_host_stays_there(name: str) -> None:
+    assert NAMES not in shared(**{name: "10.0.0.1"})
+
+
+def test_what_the_operator_names_himself_is_copied(name: str = "NETLOADER_MESH_ADVERTISE") -> None:
+    assert shared(**{NAMES: name, name: "10.0.0.1", SEEDS: "a"})[NAMES] == f"{name},{SEEDS}"
+
+
+def test_this_vllm_copies_them_once_the_plugin_is_registered() -> None:
+    pytest.importorskip("vllm.ray.ray_env", exc_type=ImportError)
+    program = (
+        "import json\n"
+        "from netloader.engine.plugin import register\n"
+        "register()\n"
+        "from vllm.ray.ray_env import get_env_vars_to_copy\n"
+        "print(json.dumps(sorted(get_env_vars_to_copy())))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, SEEDS: "10.0.0.1", "NETLOADER_MESH_ADVERTISE": "10.0.0.2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    copied = json.loads(ended.stdout.splitlines()[-1])
+    assert SEEDS in copied
+    assert "NETLOADER_MESH_ADVERTISE" not in copied
