@@ -15,6 +15,7 @@ from netloader.checkpoint.evidence import Stamp, WeightFile
 from netloader.checkpoint.hostcache import HostCache
 from netloader.errors import ConfigError
 from netloader.identity.identity import Evidence, LazyContent
+from netloader.system import tracing
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,15 @@ class Files:
         }
         if full:
             made[Evidence.FULL] = lambda: evidence.full(self.files, cache)
-        return made
+        return {kind: _traced(kind, make) for kind, make in made.items()}
+
+
+def _traced(kind: Evidence, make: Callable[[], str | None]) -> Callable[[], str | None]:
+    def traced() -> str | None:
+        with tracing.span("evidence", kind=str(kind)):
+            return make()
+
+    return traced
 
 
 @dataclass(frozen=True)

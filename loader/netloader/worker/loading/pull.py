@@ -15,7 +15,7 @@ from netloader.identity.identity import Evidence, Identity, LazyContent, known
 from netloader.model import attributes, buffers
 from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
-from netloader.system import memory
+from netloader.system import memory, tracing
 from netloader.telemetry import PullResult
 from netloader.weights.capture import DigestKind
 from netloader.weights.manifest import Piece
@@ -100,7 +100,8 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
             built.wanted.content.make_all()
         return candidates, found
 
-    found = attempt(Step.FIND, find)
+    with tracing.span("discover"):
+        found = attempt(Step.FIND, find)
     if isinstance(found, Failed):
         return (), built.tried.but(found.reason)
     candidates, skipped = found
@@ -116,9 +117,11 @@ def _run(
 
     def fetch() -> None:
         peers = built.request.worker.peers
-        one.run(lambda: peers.find(built.identity, built.transports), wait_for_one=must_wait)
-        buffers.check_equal(built.arrangement.buffers, one.computed)
-        attributes.apply(model, one.attributes)
+        with tracing.span("pull", bytes=built.arrangement.weights.manifest.nbytes):
+            one.run(lambda: peers.find(built.identity, built.transports), wait_for_one=must_wait)
+        with tracing.span("apply"):
+            buffers.check_equal(built.arrangement.buffers, one.computed)
+            attributes.apply(model, one.attributes)
 
     failed = attempt(Step.PULL, fetch)
     seconds = time.monotonic() - started

@@ -12,6 +12,7 @@ from torch import nn
 from netloader.checkpoint.wanted import content_id, held
 from netloader.errors import NothingToLoadError
 from netloader.model import attributes, buffers
+from netloader.system import tracing
 from netloader.weights.manifest import Piece
 from netloader.weights.poison import Poison
 from netloader.worker.loading.build import Built
@@ -80,7 +81,8 @@ def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
         wanted.check_demanded(engine.cache)
     started = time.monotonic()
     try:
-        engine.load_from_storage(model)
+        with tracing.span("storage"):
+            engine.load_from_storage(model)
     except Exception as error:
         absent = step.wanted.absent if isinstance(step, Built) else step.absent
         if not absent:
