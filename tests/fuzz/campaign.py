@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from .targets import Target
+from .target import Target
 
 _COUNTS: Final = struct.Struct("5Q")
 MAX_SHOWN: Final = 5

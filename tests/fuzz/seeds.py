@@ -9,7 +9,10 @@ import orjson
 from netloader.discovery import advert
 from netloader.discovery.advert import Holding
 from netloader.protocol import messages
+from netloader.upstream import messages as upstream
 from netloader.weights.manifest import Manifest, Tensor
+from netmesh.address import Address
+from netmesh.bootstrap.directory import HostEntry
 from netmesh.core.claims import Claim
 from netmesh.core.messages import (
     NOBODY,
@@ -132,4 +135,34 @@ HOLDING: Final = orjson.dumps(
             )
         ]
     )
+)
+
+ENTRY: Final = HostEntry(
+    address=Address("10.0.0.1", 17946),
+    mesh="default",
+    pid=7,
+    started="81234",
+    pid_namespace="pid:[4026531836]@b",
+    net_namespace="net:[4026531840]@b",
+).encode()
+
+QUESTIONS: Final = tuple(
+    upstream.encode_question(question)
+    for question in (
+        upstream.UpstreamJoin(3, "/models/m", 4, 1, 4000, "netloader_draft", "hbm"),
+        upstream.UpstreamJoin(0, "m", 1, 1, 4001),
+        upstream.Who(),
+    )
+)
+
+ANSWERS: Final = (
+    *(
+        upstream.encode_answer(answer)
+        for answer in (
+            upstream.JoinAccepted("10.0.0.2:4001"),
+            upstream.JoinRefused("another model"),
+            upstream.MeshHere(),
+        )
+    ),
+    b'{"label":"JOIN_ACK","content":{"name":"10.0.0.2:4001","transfer_shapes":[[2]]}}',
 )

@@ -7,15 +7,16 @@ bodies behind a header that is right, and not into guessing a magic number.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import orjson
 
 from netloader.discovery import advert
 from netloader.errors import ManifestError, ProtocolError
 from netloader.protocol import messages
+from netloader.upstream import messages as upstream
 from netloader.weights import manifest
+from netmesh.bootstrap.directory import HostEntry
 from netmesh.core.effects import Reply, Send
 from netmesh.core.engine import Engine
 from netmesh.core.events import Connection, Received, Tick
@@ -25,7 +26,9 @@ from netmesh.core.settings import ProtocolSettings
 from netmesh.core.wire import HEADER, MAGIC, PROTOCOL_VERSION, Codec, mesh_tag
 from netmesh.errors import RemoteProtocolError
 
-from .seeds import CONTROL, HOLDING, MANIFEST, ME, MESH, PEER, STARTED_MS
+from . import bulk
+from .seeds import ANSWERS, CONTROL, ENTRY, HOLDING, MANIFEST, ME, MESH, PEER, QUESTIONS, STARTED_MS
+from .target import Target
 
 NAME = "fuzz"
 CODEC = Codec(NAME)
@@ -39,18 +42,6 @@ HEAD = 27
 
 _MORE = 0xFF
 """Between the messages of an input of `engine`: never part of a JSON text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One decoder."""
-
-    name: str
-    check: Callable[[bytes], bool]
-    """True: accepted, False: refused. Any exception is a finding."""
-    seeds: tuple[bytes, ...]
-    head: int
-    """Bytes before the JSON part of an input."""
 
 
 def frames_of(data: bytes) -> list[bytes]:
@@ -155,6 +146,34 @@ def _advert(data: bytes) -> bool:
     return bool(holdings)
 
 
+def _entry(data: bytes) -> bool:
+    entry = HostEntry.decode(data)
+    if entry is None:
+        return False
+    assert HostEntry.decode(entry.encode()) == entry, "another entry after encoding"
+    assert "/" not in entry.name and len(entry.name) < 255, "no name of a file"
+    return True
+
+
+def _upstream(data: bytes) -> bool:
+    """What an end of upstream's protocol says: a question first, or (the first byte odd) an
+    answer."""
+    said = data[1:]
+    try:
+        if data[:1] and data[0] & 1:
+            answer = upstream.decode_answer(said)
+            again = upstream.decode_answer(upstream.encode_answer(answer))
+            assert type(again) is type(answer), "another answer after encoding"
+        else:
+            question = upstream.decode_question(said)
+            assert upstream.is_whole(said), "the front door would wait for more"
+            sent = upstream.encode_question(question)
+            assert upstream.decode_question(sent) == question, "another question after encoding"
+    except ProtocolError:
+        return False
+    return True
+
+
 def _mesh_seeds() -> Iterable[bytes]:
     for message in MESH:
         header, body = CODEC.encode(message)
@@ -184,4 +203,12 @@ TARGETS = (
     Target("control", _control, tuple(b"\0" + body for body in CONTROL), 1),
     Target("manifest", _manifest, (MANIFEST,), 0),
     Target("advert", _advert, (HOLDING,), 0),
+    Target("entry", _entry, (ENTRY,), 0),
+    Target(
+        "upstream",
+        _upstream,
+        tuple(bytes((odd,)) + said for odd, all in enumerate((QUESTIONS, ANSWERS)) for said in all),
+        1,
+    ),
+    *bulk.TARGETS,
 )

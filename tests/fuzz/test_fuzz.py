@@ -20,7 +20,8 @@ from netmesh.errors import RemoteProtocolError
 from .campaign import Campaign, read_counts
 from .mutate import mutate_json
 from .seeds import MESH
-from .targets import CODEC, CUT, HEAD, TARGETS, Target, framed
+from .target import Target
+from .targets import CODEC, CUT, HEAD, TARGETS, framed
 
 ROOT = Path(__file__).parents[2]
 

@@ -92,7 +92,7 @@ class Arrivals:
                 raise TransportError("the replica left the rendezvous")
         elif one in self._unproven:
             try:
-                said = self._unproven[one].read(self._secret)
+                said = self._unproven[one].read()
             except (OSError, TransportError) as error:
                 _log.debug("a stranger at the rendezvous: %s", error)
                 self._dismiss(selector, one)
@@ -108,7 +108,7 @@ class Arrivals:
         if len(self._unproven) >= _MAX_UNPROVEN:
             self._dismiss(selector, next(iter(self._unproven)))
         one.settimeout(0)
-        self._unproven[one] = _Newcomer(one, time.monotonic() + self._stranger_s)
+        self._unproven[one] = _Newcomer(one, self._secret, time.monotonic() + self._stranger_s)
         selector.register(one, selectors.EVENT_READ)
 
     def _take(
@@ -148,29 +148,48 @@ class Arrivals:
         one.close()
 
 
+class FirstEntry:
+    """The first entry of a connection, from bytes that come in any portions."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self._data = b""
+        self.needed = HEAD_BYTES
+        """Bytes to read next, and not one more: what follows the entry is for the group."""
+
+    def feed(self, part: bytes) -> tuple[str, bytes] | None:
+        """Take at most `needed` bytes. Returns key and value once the entry is complete. Raises
+        `TransportError` for a stranger's."""
+        self._data += part
+        self.needed -= len(part)
+        if not self.needed and len(self._data) == HEAD_BYTES:
+            self.needed = body_bytes(self._data, _MAX_FIRST_ENTRY)
+        if self.needed:
+            return None
+        return entry(self._data[:HEAD_BYTES], self._data[HEAD_BYTES:], self._secret, REPLICA)
+
+
 class _Newcomer:
     """A connection whose first entry is not complete."""
 
-    def __init__(self, connection: socket.socket, until: float) -> None:
+    def __init__(self, connection: socket.socket, secret: str, until: float) -> None:
         self.until = until
         self._connection = connection
-        self._data = b""
-        self._needed = HEAD_BYTES
+        self._entry = FirstEntry(secret)
 
-    def read(self, secret: str) -> tuple[str, bytes] | None:
-        """Read what is there of the first entry, and not a byte more. Returns key and value once it
-        is complete. Raises `OSError`, and `TransportError` for a stranger's."""
-        while len(self._data) < self._needed:
+    def read(self) -> tuple[str, bytes] | None:
+        """Read what is there of the first entry. Returns key and value once it is complete. Raises
+        `OSError`, and `TransportError` for a stranger's."""
+        while True:
             try:
-                part = self._connection.recv(self._needed - len(self._data))
+                part = self._connection.recv(self._entry.needed)
             except BlockingIOError:
                 return None
             if not part:
                 raise TransportError("it left")
-            self._data += part
-            if self._needed == HEAD_BYTES == len(self._data):
-                self._needed += body_bytes(self._data, _MAX_FIRST_ENTRY)
-        return entry(self._data[:HEAD_BYTES], self._data[HEAD_BYTES:], secret, REPLICA)
+            said = self._entry.feed(part)
+            if said is not None:
+                return said
 
 
 def _has_bytes(connection: socket.socket) -> bool:

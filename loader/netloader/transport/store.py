@@ -146,6 +146,8 @@ def entry(head: bytes, body: bytes, secret: str, rank: int) -> tuple[str, bytes]
     if len(body) < _KEY_LENGTH.size or not hmac.compare_digest(_HEAD.unpack(head)[1], proof):
         raise TransportError("somebody without the session's secret is at the rendezvous")
     end = _KEY_LENGTH.size + int(_KEY_LENGTH.unpack_from(body)[0])
+    if end > len(body):
+        raise TransportError("an entry at the rendezvous is shorter than its key")
     # Nobody waits for a name that is not valid text.
     return body[_KEY_LENGTH.size : end].decode(errors="replace"), body[end:]
 

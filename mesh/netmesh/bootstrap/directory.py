@@ -55,7 +55,7 @@ _NAME: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class _HostEntry:
+class HostEntry:
     address: Address
     mesh: str
     pid: int
@@ -84,7 +84,7 @@ class _HostEntry:
         )
 
     @classmethod
-    def decode(cls, data: bytes) -> _HostEntry | None:
+    def decode(cls, data: bytes) -> HostEntry | None:
         """The entry in `data`; None if there is none of this version."""
         try:
             raw = orjson.loads(data)
@@ -112,7 +112,7 @@ class _File:
     """A file whose content matches its name."""
 
     name: str
-    entry: _HostEntry
+    entry: HostEntry
     age_s: float
     unfinished: bool
 
@@ -143,7 +143,7 @@ class HostDirectory:
 
         Creates a missing directory. Does nothing once the entry was withdrawn.
         """
-        entry = _HostEntry(
+        entry = HostEntry(
             address=address,
             mesh=self._mesh,
             pid=os.getpid(),
@@ -210,7 +210,7 @@ def _tag(mesh: str) -> str:
     return hashlib.blake2b(mesh.encode(), digest_size=6).hexdigest()
 
 
-def _write(directory: int, entry: _HostEntry) -> None:
+def _write(directory: int, entry: HostEntry) -> None:
     temporary = f".{entry.name}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.open(temporary, flags, 0o600, dir_fd=directory)
@@ -242,7 +242,7 @@ def _files(directory: int, first: str, *, unfinished: bool) -> Iterator[_File]:
             yield _File(name, *read, match["unfinished"] is not None)
 
 
-def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
+def _read(directory: int, name: str) -> tuple[HostEntry, float] | None:
     """The entry and its age in seconds; None if the file has no entry or cannot be read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -253,7 +253,7 @@ def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
         state = os.fstat(file)
         if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES:
             return None
-        entry = _HostEntry.decode(os.read(file, MAX_BYTES))
+        entry = HostEntry.decode(os.read(file, MAX_BYTES))
     except OSError:
         return None
     finally:
@@ -261,7 +261,7 @@ def _read(directory: int, name: str) -> tuple[_HostEntry, float] | None:
     return None if entry is None else (entry, time.time() - state.st_mtime)
 
 
-def _is_gone(entry: _HostEntry, age_s: float) -> bool:
+def _is_gone(entry: HostEntry, age_s: float) -> bool:
     # Where no namespace can be named, nothing shows that a process would be visible from here.
     if entry.pid_namespace != _namespace("pid") or not entry.pid_namespace:
         return age_s > FOREIGN_TTL_S

@@ -168,7 +168,10 @@ def page(
         budget -= sum(claim_bytes(claim) for claim in claims)
     started = False
     for bucket in range(cursor, BUCKETS):
-        there = [whole(table.records[member]) for member in table.in_bucket(bucket)]
+        members = table.in_bucket(bucket)
+        if not members:
+            continue
+        there = [whole(table.records[member]) for member in members]
         cost = sum(claim_bytes(claim) for claim in there)
         if started and cost > budget:
             return tuple(claims), bucket
