@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import zmq
 
 from netmesh.address import Address
-from netmesh.bootstrap.advertise import choose_host
+from netmesh.bootstrap.advertise import choose_host, is_own
 from netmesh.bootstrap.finder import Finder
 from netmesh.bootstrap.sources import Bootstrap
 from netmesh.core.engine import Engine
@@ -38,6 +38,7 @@ from netmesh.io.doubts import SeedDoubts
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
+from netmesh.io.succession import Place, Succession
 from netmesh.settings import MeshSettings
 
 CLOSE_S = 1.0
@@ -134,33 +135,41 @@ class Mesh:
             program = settings.program
             log.warning(_INSECURE, address, program.exposed, program.keygen)
         codec = Codec(settings.name)
-        doubts = SeedDoubts(lambda: keys.current, codec, lambda: engine.size == 1, log)
+        doubts = SeedDoubts(lambda: keys.current, codec, lambda: mesh.size == 1, log)
 
         def contacts(found: tuple[Address, ...]) -> None:
             doubts.found(found)
             shell.contacts(tuple(one.member_id() for one in found))
 
+        def member(address: Address, advert: JsonObject) -> Engine:
+            generation = new_generation(_wall_ms(), secrets.randbits(22))
+            return Engine(
+                ProtocolSettings(),
+                new_record(address.member_id(), generation, advert),
+                random.Random(secrets.randbits(128)),
+                shell.counters,
+                reach,
+                _wall_ms,
+            )
+
+        is_fixed = bool(settings.port or chosen.port) or not is_own(chosen.host)
+        succession = Succession(Place(address, is_fixed), member, shell.another_port, log)
         finder = Finder(
-            bootstrap.sources(announce=address),
+            bootstrap.sources(announce=lambda: succession.address),
             contacts,
-            lambda found: bootstrap.accepts(found, address),
+            lambda found: bootstrap.accepts(found, succession.address),
             log,
-            members=lambda: engine.size,
-        )
-        generation = new_generation(time.time_ns() // 1_000_000, secrets.randbits(22))
-        engine = Engine(
-            ProtocolSettings(),
-            new_record(address.member_id(), generation, advert),
-            random.Random(secrets.randbits(128)),
-            shell.counters,
-            reach,
-            lambda: time.time_ns() // 1_000_000,
+            members=lambda: mesh.size,
         )
         keys = KeyWatch(settings, security, shell.rekey, log)
-        mesh = cls(settings.name, shell, engine, finder, bootstrap, keys, reach, doubts)
+        mesh = cls(
+            settings.name, shell, member(address, advert), finder, bootstrap, keys, reach, doubts
+        )
         _LIVE.add(mesh)
         atexit.register(mesh.leave)
-        shell.start(engine, mesh._show)
+        shell.start(
+            mesh._engine, mesh._show, lambda elsewhere: mesh._succeed(succession, elsewhere)
+        )
         finder.start()
         keys.start()
         doubts.start()
@@ -169,13 +178,19 @@ class Mesh:
 
     @property
     def id(self) -> MemberId:
-        """`host:port` at which others reach this member."""
+        """`host:port` at which others reach this member. If another process turns out to have this
+        address, the port changes, and the log says so."""
         return self._engine.id
 
     @property
     def generation(self) -> Generation:
         """Of this start of the process; may grow when another process claims the same address."""
         return self._engine.generation
+
+    @property
+    def size(self) -> int:
+        """Live members, this one included."""
+        return self._engine.size
 
     def reaches(self, endpoint: str) -> bool:
         """Whether this member may connect to `endpoint` (`host:port`), which others published.
@@ -257,6 +272,13 @@ class Mesh:
         if self._closed:
             raise ClosedError("this mesh was left or closed")
 
+    def _succeed(self, succession: Succession, elsewhere: bool) -> Engine | None:
+        """The shell's thread: make the member that takes over, if there can be one."""
+        successor = succession.after(self._engine, elsewhere=elsewhere)
+        if successor is not None:
+            self._engine = successor
+        return successor
+
     def _show(self, members: tuple[Member, ...], joined: bool) -> None:
         with self._changed:
             self._snapshot = (members, joined)
@@ -287,6 +309,10 @@ def own_host(settings: MeshSettings) -> str:
     """
     allowed = settings.insecure or SocketSecurity.from_settings(settings).enabled
     return choose_host(settings, os.environ, (), remote_allowed=allowed).host
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _listen_on(advertised: Address) -> str:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped,unused-ignore]
 
-with atheris.instrument_imports(include=["netmesh", "netloader"]):
+from tests.fuzz.target import COVERED
+
+with atheris.instrument_imports(include=list(COVERED[sys.argv[1]])):
     from tests.fuzz.targets import TARGETS
 
 from tests.fuzz.campaign import Campaign

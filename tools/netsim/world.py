@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
+from netmesh.core.effects import Departed, Dial, Displaced, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
     Connection,
     Contacts,
@@ -81,6 +81,8 @@ class World:
         self.connects = 0
         """Connects in the window in which traffic counts, as far as they are not links between the
         living: dials, and messages to addresses where nobody is."""
+        self.on_displaced: Callable[[Process], object] = lambda _: None
+        """Called with a process whose address is another's. This may end it."""
         self.deadlines_run_while_blocked = species.timers_run_while_blocked
         self._checked = checked
         self._through_wire = through_wire
@@ -344,6 +346,8 @@ class World:
             case Departed():
                 self._end(process, Fate.DEPARTED)
                 self.links.ended(process.id)
+            case Displaced():
+                self.on_displaced(process)
             case Log(level, message):
                 if level != "debug":
                     process.logs.append(f"{self.now - START_S:.3f} {message}")

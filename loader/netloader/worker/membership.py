@@ -38,11 +38,14 @@ class Membership:
         if self._mesh is None:
             self.host = own_host(config.mesh_settings)
             """Where replicas reach this worker: an address literal, without brackets."""
-            self.name = f"{self.host} rank {rank}"
-            """The name by which this worker introduces itself to others."""
         else:
             self.host = str(self._mesh.id).rpartition(":")[0].strip("[]")
-            self.name = str(self._mesh.id)
+        self._nameless = f"{self.host} rank {rank}"
+
+    @property
+    def name(self) -> str:
+        """The name by which this worker introduces itself to others."""
+        return self._nameless if self._mesh is None else str(self._mesh.id)
 
     @property
     def generation(self) -> int:

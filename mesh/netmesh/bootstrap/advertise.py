@@ -84,6 +84,17 @@ def choose_host(
     return Address(LOOPBACK, 0)
 
 
+def is_own(host: str) -> bool:
+    """Whether an address literal is one of this host's, as its kernel says."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def udp_source(target: Address) -> str | None:
     """The address from which this host would send to `target`; None without a route."""
     family = socket.AF_INET6 if target.is_v6 else socket.AF_INET

@@ -156,6 +156,9 @@ class HostDirectory:
                 return
             with self._opened(create=True) as directory:
                 _write(directory, entry)
+                if self._mine not in (None, entry.name):  # it has moved to another port
+                    with suppress(OSError):
+                        os.unlink(str(self._mine), dir_fd=directory)
                 self._mine = entry.name
                 for file in _files(directory, _tag(self._mesh), unfinished=True):
                     if file.is_stale:

@@ -103,25 +103,28 @@ class Bootstrap:
         return Reach.of(str(mine), self.networks)
 
     def sources(
-        self, announce: Address | None = None, *, on_this_host: bool = True
+        self, announce: Callable[[], Address] | None = None, *, on_this_host: bool = True
     ) -> list[ContactSource]:
         """One source for each seed, and with `on_this_host` one for the directory.
 
-        A member passes its address as `announce`; then every round writes its entry and sweeps
-        dead ones away. An observer passes None; then nothing on this host is created, written or
-        removed.
+        A member passes what tells its address as `announce`; then every round writes its entry and
+        sweeps dead ones away. An observer passes None; then nothing on this host is created,
+        written or removed.
         """
+
+        def mine() -> Address | None:
+            return None if announce is None else announce()
 
         def asker(seed: Seed) -> Callable[[], list[Address]]:
             # All hosts of a deployment often have the same seeds, which then include themselves.
-            return lambda: [found for found in self._resolve(seed) if found != announce]
+            return lambda: [found for found in self._resolve(seed) if found != mine()]
 
         made = [ContactSource(_name(seed), asker(seed)) for seed in self.seeds]
 
         def meet() -> list[Address]:
             try:
                 if announce is not None:
-                    self.directory.announce(announce)
+                    self.directory.announce(announce())
                 return self.directory.contacts()
             except (OSError, SettingsError) as error:
                 raise OSError(f"{_NOT_MET}: {error}") from None

@@ -48,6 +48,16 @@ class Departed:
 
 
 @dataclass(frozen=True, slots=True)
+class Displaced:
+    """Nobody will ever know me by my id and generation. The shell puts another member in my place,
+    if it can; until then, and else, I stand back: others do not see me, and I see them."""
+
+    elsewhere: bool
+    """True: another process has my address, so it takes another one. False: my generation came from
+    a clock that was wrong, so it takes another generation."""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """Something that an operator cares about."""
 
@@ -55,4 +65,4 @@ class Log:
     message: str
 
 
-Effect: TypeAlias = Send | Reply | Dial | Watch | Departed | Log
+Effect: TypeAlias = Send | Reply | Dial | Watch | Departed | Displaced | Log

@@ -372,6 +372,9 @@ class Engine:
         match timer, about:
             case Timer.PROBE, _:
                 detector.probe_next()
+                self._view.look()
+                if self._view.stands_back:
+                    self._joining.look_on()
             case Timer.WATCH_PROBE, _:
                 detector.probe_watched()
             case Timer.DIRECT, int():

@@ -37,6 +37,9 @@ MAX_DIALS = 64
 DIAL_GRACE = 5.0
 """Times the timeout of a connect: a lost answer in the shell must not block the next connect."""
 
+NEVER = -1e9
+"""A time (monotonic seconds) before all others."""
+
 
 class Node:
     """State of one member. The node decides only whom to tell what it is given to tell."""
@@ -65,7 +68,7 @@ class Node:
         self.effects: list[Effect] = []
         self.leaving = False
         self.gossiped_at = -1e9
-        self.pinged_at = -1e9
+        self.pinged_at = NEVER
         """When somebody last reached me at my address."""
         self.dialling: dict[MemberId, float] = {}
         """Connects under way, each with the time after which no answer is expected any more."""

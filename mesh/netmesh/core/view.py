@@ -115,6 +115,15 @@ class MembershipView:
             self._fetches.ask(sender, tuple(wants))
         return corrections
 
+    @property
+    def stands_back(self) -> bool:
+        """Whether another process has my address, so that others do not see me."""
+        return self._refutation.stands_back
+
+    def look(self) -> None:
+        """Notice what nobody tells me: that nobody reaches me."""
+        self._refutation.look()
+
     def settle(self) -> None:
         """Do what follows from the event as a whole, at its end."""
         if self._suspected:

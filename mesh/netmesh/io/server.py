@@ -53,7 +53,7 @@ class Server:
         self._counters = counters
         self._received = received
         self._listener: socket.socket | None = None
-        self._second: socket.socket | None = None
+        self._others: list[socket.socket] = []
         self._missed: Address | None = None
         self._take_at = float("inf")
         self._doorkeeper: Doorkeeper | None = None
@@ -124,20 +124,36 @@ class Server:
 
         Whoever had it is gone, and nobody else would answer at the address of this host's seed.
         """
-        assert self._missed is not None and self._router is not None
-        assert self._doorkeeper is not None
+        assert self._missed is not None
         try:
             listening = _listener(self._missed.host, self._missed.port)
         except OSError:
             return  # still taken
         try:
-            self._bind(self._router, listening)
+            self._listen_also(listening)
         except (zmq.ZMQError, OSError):  # no descriptor left; the next time may do
-            listening.close()
             return
-        self._second, self._take_at = listening, float("inf")
-        self._doorkeeper.also(listening)
+        self._take_at = float("inf")
         self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
+
+    def another_port(self) -> int:
+        """Listen on a free port of the same host, too, and return it. Raises OSError and ZMQError
+        for lack of descriptors."""
+        assert self._listener is not None
+        listening = _listener(self._listener.getsockname()[0], 0)
+        self._listen_also(listening)
+        port: int = listening.getsockname()[1]
+        return port
+
+    def _listen_also(self, listening: socket.socket) -> None:
+        assert self._router is not None and self._doorkeeper is not None
+        try:
+            self._bind(self._router, listening)
+        except (zmq.ZMQError, OSError):
+            listening.close()
+            raise
+        self._others.append(listening)
+        self._doorkeeper.also(listening)
 
     def reply(self, to: bytes, frames: list[bytes]) -> None:
         """Queue `frames` for the connection `to`; drop them if it is gone or its queue is full."""
@@ -172,8 +188,8 @@ class Server:
             self._security.apply_server(router)
             events = self._doorkeeper.attend(self._context, router)
             self._bind(router, self._listener)
-            if self._second is not None:
-                self._bind(router, self._second)
+            for listening in self._others:
+                self._bind(router, listening)
         except (zmq.ZMQError, OSError):  # no descriptor left; an open socket would block `term`
             self._doorkeeper.dismiss(router)
             router.close(linger=0)

@@ -17,7 +17,7 @@ from typing import Protocol
 import zmq
 
 from netmesh.address import Address, numeric_address
-from netmesh.core.effects import Departed, Dial, Effect, Log, Reply, Send, Watch
+from netmesh.core.effects import Departed, Dial, Displaced, Effect, Log, Reply, Send, Watch
 from netmesh.core.events import (
     Connection,
     Contacts,
@@ -99,6 +99,7 @@ class Shell:
         self._log = log
         self._core: Core | None = None
         self._changed: Callable[[tuple[Member, ...], bool], None] | None = None
+        self._successor: Callable[[bool], Core | None] = lambda _: None
         self._reach = reach
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
         self._reactor = Reactor(self.counters, log)
@@ -124,6 +125,7 @@ class Shell:
         self._lock = threading.Lock()
         self._advert: JsonObject | None = None
         self._contacts: deque[tuple[MemberId, ...]] = deque(maxlen=8)
+        self._found: tuple[MemberId, ...] = ()
         self._new_keys: SocketSecurity | None = None
         self._wanted_keys: SocketSecurity | None = None
         self._rekey_due = float("inf")
@@ -149,10 +151,24 @@ class Shell:
             self.close_unstarted()
             raise
 
-    def start(self, core: Core, changed: Callable[[tuple[Member, ...], bool], None]) -> None:
-        """Run `core` on the shell's thread; `changed` gets each new (members, joined) there."""
+    def another_port(self) -> int:
+        """The shell's thread: listen on another port, too (see `Server.another_port`)."""
+        return self._server.another_port()
+
+    def start(
+        self,
+        core: Core,
+        changed: Callable[[tuple[Member, ...], bool], None],
+        successor: Callable[[bool], Core | None] = lambda _: None,
+    ) -> None:
+        """Run `core` on the shell's thread; `changed` gets each new (members, joined) there.
+
+        `successor` makes another member, there, when this one is displaced (see `Displaced`). None:
+        it stays as it is.
+        """
         self._core = core
         self._changed = changed
+        self._successor = successor
         self._thread.start()
 
     def publish(self, advert: JsonObject) -> None:
@@ -238,6 +254,7 @@ class Shell:
             self._wanted_keys = keys
             self._rekey()
         for ids in contacts:
+            self._found = ids
             self._step(Contacts(ids))
         if advert is not None:
             self._step(Publish(advert))
@@ -283,6 +300,20 @@ class Shell:
                 self._log.log(_LEVELS[level], "mesh: %s", message)
             case Departed():
                 self.departed.set()
+            case Displaced(elsewhere):
+                self._succeed(elsewhere)
+
+    def _succeed(self, elsewhere: bool) -> None:
+        """Let another member take over, which looks for the others where this one knew them."""
+        core = self._core
+        assert core is not None
+        live = [one.id for one in core.members() if one.status.live and not one.me]
+        successor = self._successor(elsewhere)
+        if successor is not None:
+            self._core = successor
+            self._shown = None
+            self._links.watch(frozenset(), time.monotonic())
+            self._step(Contacts(tuple(dict.fromkeys((*live, *self._found)))))
 
     def _reply(self, to: Connection, frames: list[bytes]) -> None:
         if to.startswith(_OWN_LINK):

@@ -95,7 +95,7 @@ def test_what_may_become_a_contact(tmp_path: Path) -> None:
 
 def test_a_member_is_no_contact_of_itself(tmp_path: Path) -> None:
     made = bootstrap(tmp_path, "10.0.0.1", "10.0.0.2")
-    found = [address for source in made.sources(announce=ME) for address in source.find()]
+    found = [address for source in made.sources(announce=lambda: ME) for address in source.find()]
     assert Address("10.0.0.2", 17946) in found
     assert ME not in found
 

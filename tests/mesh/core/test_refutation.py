@@ -4,10 +4,10 @@ from collections import Counter
 from random import Random
 
 from netmesh.core.claims import Claim, head
-from netmesh.core.effects import Effect, Log
+from netmesh.core.effects import Displaced, Effect, Log, Send
 from netmesh.core.engine import Engine
 from netmesh.core.events import Connection, Received, Tick
-from netmesh.core.messages import Gossip, Join, Message, Ping
+from netmesh.core.messages import Gossip, Join, Message, Observe, Ping
 from netmesh.core.records import (
     DAY_MS,
     MAX_GENERATION,
@@ -34,6 +34,8 @@ class Single:
         self.now = 100.0
         self.counters: Counter[str] = Counter()
         self.logs: list[str] = []
+        self.displaced: list[Displaced] = []
+        self.sent: list[Message] = []
         self.engine = Engine(
             ProtocolSettings(),
             new_record(ME, new_generation(clock_ms, 5), {}),
@@ -52,8 +54,22 @@ class Single:
 
     def hear(self, message: Message) -> list[Effect]:
         effects = self.engine.handle(Received(Connection(b"c"), message), self.now)
-        self.logs += [effect.message for effect in effects if isinstance(effect, Log)]
+        self.note(effects)
         return effects
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1.0
+            self.note(self.engine.handle(Tick(), self.now))
+
+    def note(self, effects: list[Effect]) -> None:
+        self.logs += [effect.message for effect in effects if isinstance(effect, Log)]
+        self.displaced += [effect for effect in effects if isinstance(effect, Displaced)]
+        self.sent += [effect.message for effect in effects if isinstance(effect, Send)]
+
+    def reached(self) -> None:
+        """Somebody pings me at my address."""
+        self.hear(Ping(OTHER, self.started(EPOCH_MS), 9, 0, 0, (), ME))
 
     def told(self, *claims: Claim) -> None:
         self.hear(Gossip(OTHER, self.started(EPOCH_MS), claims))
@@ -118,10 +134,9 @@ def fight(one: Single, seconds: int, *, reached: bool) -> int:
     """Somebody claims my address again each time that I take it back; returns how often I did."""
     outbids = 0
     for _ in range(seconds):
-        one.now += 1.0
-        one.engine.handle(Tick(), one.now)
+        one.pass_seconds(1)
         if reached:
-            one.hear(Ping(OTHER, one.started(EPOCH_MS), 9, 0, 0, (), ME))
+            one.reached()
         before = one.engine.generation
         one.told(Claim(ME, Generation(before + 1), 0, Status.ALIVE, 1, pack_advert({})))
         outbids += one.engine.generation != before
@@ -135,8 +150,81 @@ def test_whom_nobody_reaches_gives_its_address_up_and_says_so_once() -> None:
         line for line in one.logs if "too, and lives" in line
     ]
     assert one.counters["outbids.given_up"] == 1
-    assert fight(one, 400, reached=False) <= 12
-    assert sum("taking it back" in line for line in one.logs) <= 4
+    assert one.displaced == [Displaced(elsewhere=True)]
+    assert fight(one, 400, reached=False) == 0, "it goes on outbidding"
+    assert sum("taking it back" in line for line in one.logs) <= 2
+    assert sum("MESH_ADVERTISE" in line for line in one.logs) == 1
+
+
+def test_who_stood_back_takes_its_address_back_once_others_reach_it_there() -> None:
+    one = Single()
+    fight(one, 200, reached=False)
+    before = one.engine.generation
+    one.reached()
+    one.told(Claim(ME, Generation(before + 5), 0, Status.DEAD, 1, pack_advert({})))
+    assert one.engine.generation > before + 5
+
+
+def test_who_stands_back_goes_on_looking_at_the_others() -> None:
+    one = Single()
+    fight(one, 10, reached=False)
+    one.sent.clear()
+    one.pass_seconds(95)
+    assert sum(isinstance(message, Observe) for message in one.sent) in (3, 4)
+
+
+def test_a_generation_that_leaves_no_room_displaces_at_once() -> None:
+    one = Single(clock_ms=10**15)
+    one.told(Claim(ME, Generation(MAX_GENERATION), 0, Status.ALIVE, 1, pack_advert({})))
+    assert one.displaced == [Displaced(elsewhere=True)]
+
+
+def test_whom_nobody_ever_reached_stops_refuting_and_says_why() -> None:
+    """At a wrong address it would come and go in all views for ever."""
+    one = Single()
+
+    def accuse() -> int:
+        mine = one.engine.record(ME)
+        assert mine is not None
+        one.told(Claim(ME, mine.generation, mine.incarnation, Status.DEAD, 1))
+        return one.counters["refuted"]
+
+    for _ in range(20):
+        one.pass_seconds(1)
+        accuse()
+    assert one.counters["refuted"] == 5
+    assert sum("nobody has reached this member" in line for line in one.logs) == 1
+    one.reached()
+    assert accuse() == 6
+
+
+def test_nobody_reaches_a_member_that_others_do_not_take_in() -> None:
+    one = Single()
+    one.pass_seconds(180)
+    assert sum("nobody has reached this member" in line for line in one.logs) == 1
+    reached = Single()
+    for _ in range(180):
+        reached.pass_seconds(1)
+        reached.reached()
+    assert not any("nobody has reached" in line for line in reached.logs)
+
+
+def test_a_member_from_a_clock_that_was_ahead_starts_again_once_the_clock_is_right() -> None:
+    one = Single(clock_ms=EPOCH_MS + 2 * DAY_MS)
+    one.pass_seconds(90)
+    assert one.displaced == []
+    one.clock_ms = EPOCH_MS
+    one.pass_seconds(20)
+    assert one.displaced and set(one.displaced) == {Displaced(elsewhere=False)}
+
+
+def test_a_clock_that_jumps_back_displaces_nobody_that_others_reach() -> None:
+    one = Single()
+    one.clock_ms = EPOCH_MS - 3 * DAY_MS
+    for _ in range(90):
+        one.pass_seconds(1)
+        one.reached()
+    assert one.displaced == []
 
 
 def test_the_one_that_is_reached_at_the_address_keeps_it() -> None:
@@ -149,6 +237,7 @@ def test_refutations_are_told_the_first_few_times_only() -> None:
     one = Single()
     for _ in range(40):
         one.now += 0.2
+        one.reached()
         mine = one.engine.record(ME)
         assert mine is not None
         suspect = head(mine, (OTHER,))

@@ -119,6 +119,13 @@ def test_one_of_two_processes_at_one_address_stands() -> None:
     assert report.details["refuted"] == 0, "the one that is reached was never doubted"
 
 
+def test_of_six_processes_at_one_address_five_move_and_all_see_all() -> None:
+    report = play("movers", 8, duration_s=30.0, faults=5)
+    assert report.samples == 5 and report.details["refuted"] == 0
+    assert report.max_s is not None and report.max_s < 15.0
+    assert report.details["log_lines"] <= 30
+
+
 def test_looking_for_the_dead_costs_all_members_together_one_connect_a_minute_each() -> None:
     report = play("dead", faults=6)
     assert 0 < report.details["connects_per_dead_and_minute"] <= 2.5

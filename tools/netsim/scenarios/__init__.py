@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
 from netsim.report import RunReport
+from netsim.scenarios.clashes import movers, twins
 from netsim.scenarios.endings import crash, dead, host_crash, leave, stall, third
-from netsim.scenarios.growing import churn, join, quiet, twins, wave
+from netsim.scenarios.growing import churn, join, quiet, wave
 from netsim.scenarios.paths import flap, loss, partition
 from netsim.scenarios.slowness import slow
 from netsim.scenarios.stage import PlayStage
@@ -30,6 +31,7 @@ SCENARIOS: Mapping[str, Callable[[PlayStage], None]] = {
     "wave": wave,
     "dead": dead,
     "twins": twins,
+    "movers": movers,
 }
 
 

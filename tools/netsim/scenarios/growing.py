@@ -134,45 +134,6 @@ def wave(stage: PlayStage) -> None:
     stage.require(world.faults["crash"] == len(victims) > 0, "no crash happened")
 
 
-def twins(stage: PlayStage) -> None:
-    """One more process advertises the address of a member that lives, for `duration_s` (300); what
-    is sent there reaches the first. Takes no samples; the result is what their fight costs."""
-    stage.populate()
-    world = stage.world
-    first = stage.pick(1)[0]
-    second = world.start(first.id, (stage.id(0),), stage.advert(first.index), twin=True)
-    fighting = (first, second)
-
-    def generation(process: Process) -> int:
-        record = process.machine.record(process.id)
-        return 0 if record is None else record.generation
-
-    outbids = 0
-    known = [generation(process) for process in fighting]
-    seconds = stage.duration(300.0)
-    for _ in range(int(seconds)):
-        world.run(1.0)
-        now = [generation(process) for process in fighting]
-        outbids += sum(new != old for new, old in zip(now, known, strict=True))
-        known = now
-    stage.details["outbids"] = outbids
-    stage.details["log_lines"] = sum(len(process.logs) for process in fighting)
-    stage.details["refuted"] = sum(
-        record.incarnation
-        for process in fighting
-        if (record := process.machine.record(process.id)) is not None
-    )
-    views = {
-        record.generation
-        for process in world.running()
-        if process not in fighting and (record := process.machine.record(first.id)) is not None
-    }
-    stage.require(views == {known[0]}, "some view holds the process that nobody reaches")
-    world.crash_twin(second)
-    stage.agree()
-    world.faults["twin"] = 1
-
-
 def quiet(stage: PlayStage) -> None:
     """Nothing happens for `duration_s` (60), which shows the cost of membership. With `faults`, so
     many adverts change, spread over the time. Sample: until another member has the new advert."""
