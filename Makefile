@@ -81,9 +81,10 @@ check: venv  ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: venv  ## what make test has no time for: 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (over half an hour)
+soak: venv  ## what make test has no time for: strangers for ten minutes, 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (about an hour)
 	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
 	$(BIN)/python -m pytest -p no:randomly --timeout 1800 -m "soak and not ascend" tests
+	NETLOADER_TEST_SOAK_S=600 $(BIN)/python -m pytest -s tests/loader/source/test_soak.py
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/source/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

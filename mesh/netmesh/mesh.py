@@ -38,7 +38,7 @@ from netmesh.io.doubts import SeedDoubts
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
-from netmesh.io.succession import Place, Succession
+from netmesh.io.succession import Succession
 from netmesh.settings import MeshSettings
 
 CLOSE_S = 1.0
@@ -153,7 +153,7 @@ class Mesh:
             )
 
         is_fixed = bool(settings.port or chosen.port) or not is_own(chosen.host)
-        succession = Succession(Place(address, is_fixed), member, shell.another_port, log)
+        succession = Succession(address, member, shell.another_port, log, is_fixed=is_fixed)
         finder = Finder(
             bootstrap.sources(announce=lambda: succession.address),
             contacts,

@@ -56,6 +56,7 @@ class Dispatch:
         self._telemetry = telemetry
         self._settings = opener.settings
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
+        self._malformed = 0
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
         """Number of replicas being served, as last told to `on_sessions`. Any thread may read
@@ -71,7 +72,10 @@ class Dispatch:
         try:
             message, _ = messages.decode(frames)
         except ProtocolError as error:
-            _log.warning("a peer sent what is no control message: %s", error)
+            self._malformed += 1
+            if self._malformed & (self._malformed - 1) == 0:  # The 1st, 2nd, 4th, 8th ... time.
+                what = "a peer sent what is no control message (%d so far): %s"
+                _log.warning(what, self._malformed, error)
             # The message may be a later version's: a refusal now beats a replica left waiting.
             reason = f"my version {messages.VERSION} has no such message"
             self._listener.reply(caller, messages.Refuse(code="version", reason=reason))

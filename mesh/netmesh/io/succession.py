@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from netmesh.address import Address
@@ -20,32 +19,27 @@ MOVES: Final = 3
 """How often a process takes another port. A forger with the key can claim each of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a member is, and whether it may be elsewhere."""
-
-    address: Address
-    is_fixed: bool
-
-
 class Succession:
     """Belongs to the shell's thread, except `address`."""
 
     def __init__(
         self,
-        place: Place,
+        address: Address,
         make: Callable[[Address, JsonObject], Engine],
         another_port: Callable[[], int],
         log: logging.Logger,
+        *,
+        is_fixed: bool,
     ) -> None:
-        """`make` starts a member at an address; `another_port` listens on a further port."""
-        self._is_fixed = place.is_fixed
+        """`make` starts a member at an address; `another_port` listens on a further port.
+        `is_fixed`: no other port leads here."""
+        self._is_fixed = is_fixed
         self._make = make
         self._another_port = another_port
         self._log = log
         self._moves = 0
         self._told = False
-        self.address = place.address
+        self.address = address
         """Where the present member advertises itself."""
 
     def after(self, displaced: Engine, *, elsewhere: bool) -> Engine | None:

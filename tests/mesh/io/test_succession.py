@@ -13,7 +13,7 @@ from netmesh.bootstrap.advertise import is_own
 from netmesh.core.engine import Engine
 from netmesh.core.records import JsonObject, new_generation, new_record
 from netmesh.core.settings import ProtocolSettings
-from netmesh.io.succession import MOVES, Place, Succession
+from netmesh.io.succession import MOVES, Succession
 
 HERE = Address("127.0.0.1", 5000)
 ADVERT: JsonObject = {"model": "m"}
@@ -34,7 +34,7 @@ class Starts:
 def succession(*, is_fixed: bool) -> tuple[Succession, Engine]:
     make, ports = Starts(), itertools.count(6000)
     log = logging.getLogger("test")
-    made = Succession(Place(HERE, is_fixed), make, lambda: next(ports), log)
+    made = Succession(HERE, make, lambda: next(ports), log, is_fixed=is_fixed)
     return made, make(HERE, ADVERT)
 
 
