@@ -32,6 +32,25 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert missing == []
 
 
+def promises() -> list[str]:
+    """What docs/security.md and SECURITY.md promise: rows of a table, and items of a list."""
+    table = (DOCS / "security.md").read_text().split("## Defended")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    listed = (ROOT / "SECURITY.md").read_text().split("## What we consider")[1]
+    items = re.split(r"\n- ", listed.split("\n\n[docs")[0].split("\n\nThe tests")[0])[1:]
+    return rows + items
+
+
+def test_every_promise_of_security_names_the_test_that_holds_it() -> None:
+    made = promises()
+    assert len(made) > 30
+    unheld = [
+        text[:60] for text in made if not any("/test_" in name for name in FILE.findall(text))
+    ]
+    # Nothing of ours makes the session keys of CURVE.
+    assert [text for text in unheld if "traffic is recorded" not in text] == []
+
+
 def test_the_index_leads_to_every_page() -> None:
     linked = {(DOCS / link).resolve() for link in links((DOCS / "index.md").read_text())}
     assert {page for page in DOCS.rglob("*.md") if page.name != "index.md"} <= linked

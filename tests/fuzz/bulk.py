@@ -14,13 +14,14 @@ from netloader.errors import TransportError
 from netloader.transport.arrivals import FirstEntry
 from netloader.transport.base import REPLICA, SOURCE, peer_of
 from netloader.transport.lane import HEADER, PlainFraming
-from netloader.transport.sealed import RECORD_BYTES, SealedFraming
+from netloader.transport.sealed import SealedFraming
 from netloader.transport.store import LANE, PROOF, AuthenticatedStore
 from netloader.transport.turns import Note, Turns, Word
 
 from .target import Target
 
 SECRET: Final = "5" * 32
+_RECORD_BYTES: Final = 64
 _HEAD: Final = struct.Struct("!I32s")
 _CHANGE: Final = struct.Struct("!BHB")
 _POSTED: Final = tuple((tag, 64 * tag) for tag in range(4))
@@ -135,19 +136,17 @@ def _lane(data: bytes) -> bool:
 def _sealed(data: bytes) -> bool:
     """Up to three sealed messages, changed on the way as the rest of the input says."""
     how = data[0] if data else 0
-    sizes = [int(size) for size in struct.unpack("!3H", data[1:7].ljust(6, b"\0"))][: how % 4]
-    if sizes and how >> 3 == 31:
-        sizes[0] += RECORD_BYTES
+    sizes = [size % 300 for size in struct.unpack("!3H", data[1:7].ljust(6, b"\0"))][: how % 4]
     messages = [bytes((number + 1,)) * size for number, size in enumerate(sizes)]
     way, end = _played(b"")
-    source = SealedFraming(SECRET, SOURCE, 0)
+    source = SealedFraming(SECRET, SOURCE, 0, _RECORD_BYTES)
     for tag, message in enumerate(messages):
         source.send(end, tag, memoryview(message))
     whole = bytes(way.said)
     changes = data[7:]
     sent = changes if how & 4 else _changed(whole, changes)
     _, end = _played(sent, 4096)
-    replica = SealedFraming(SECRET, peer_of(SOURCE), 0)
+    replica = SealedFraming(SECRET, peer_of(SOURCE), 0, _RECORD_BYTES)
     for tag, message in enumerate(messages):
         room = bytearray(len(message))
         try:
@@ -238,7 +237,7 @@ TARGETS: Final = (
         _sealed,
         (
             b"\2" + struct.pack("!3H", 40, 3, 0),
-            b"\3" + struct.pack("!3H", 1, 0, 600),
+            b"\3" + struct.pack("!3H", 1, 0, 250),
             b"\xf9" + struct.pack("!3H", 40, 0, 0) + _CHANGE.pack(4, 0, 0),
         ),
         7,

@@ -1,4 +1,5 @@
-"""What a quiet mesh costs the network: connects, counted by the kernel of a host of its own.
+"""What a quiet mesh costs the network: connects, counted by the kernel of a host of its own, and
+lookups of names, counted in its members.
 
 Slow: ten interpreters start, and a rate needs time. Needs the right to make network namespaces.
 """
@@ -21,6 +22,10 @@ WINDOW_S = 15.0
 MOST_PER_S = 0.5
 """Three dead are looked for three times a minute, by all together: 0.05/s. Each member that pinged
 each of them over links that connect again made 6/s."""
+
+MOST_LOOKUPS = 4
+"""Names that seven members may ask for in a window: they share a lookup every 15 s at first, then
+fewer. If each asked for itself, 7 would be asked for."""
 
 
 @pytest.fixture
@@ -49,7 +54,10 @@ def connects(inside: list[str]) -> int:
 
 
 def test_a_quiet_mesh_with_dead_members_connects_seldom(host: list[str], tmp_path: Path) -> None:
-    settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "d")}
+    settings: dict[str, object] = {
+        "MESH_DIRECTORY": str(tmp_path / "d"),
+        "MESH_SEEDS": "dns://localhost",
+    }
     members: list[MemberProcess] = []
     try:
         for _ in range(MEMBERS):
@@ -71,11 +79,19 @@ def test_a_quiet_mesh_with_dead_members_connects_seldom(host: list[str], tmp_pat
             return connects(host) - then <= 1
 
         until(settled, 60)
+
+        def lookups() -> int:
+            return sum(member.ask("lookups") for member in left)
+
+        asked = lookups()
+        assert asked >= len(left), "nobody has looked for the seed"
         began, first = time.monotonic(), connects(host)
         time.sleep(WINDOW_S)
         rate = (connects(host) - first) / (time.monotonic() - began)
-        print(f"{rate:.2f} connects/s by {len(left)} members with {DEAD} dead")
+        asked = lookups() - asked
+        print(f"{rate:.2f} connects/s and {asked} lookups by {len(left)} members, {DEAD} dead")
         assert rate <= MOST_PER_S
+        assert asked <= MOST_LOOKUPS
     finally:
         for member in members:
             member.end()

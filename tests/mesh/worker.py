@@ -5,7 +5,7 @@
 Prints one JSON line at once ({"id", "pid"}), then answers each command with one JSON line:
 ``members`` (id -> status name and advert), ``publish JSON``, ``leave``, ``close``, ``counters``,
 ``fds``, ``hog`` (keeps the interpreter lock until an empty line comes), ``fork`` (forks a child
-that lives as long as this one and uses the mesh).
+that lives as long as this one and uses the mesh), ``lookups`` (how many names it has asked for).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import ctypes
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from netmesh import ClosedError, Mesh, MeshSettings
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    lookups = counted_lookups()
     settings = MeshSettings.load(json.loads(sys.argv[1]), {})
     mesh = Mesh.start(settings, json.loads(sys.argv[2]))
     say({"id": mesh.id, "pid": os.getpid(), "generation": mesh.generation})
@@ -43,6 +45,8 @@ def main() -> None:
                 say(dict(mesh.counters()))
             case "fds":
                 say(len(list(Path("/proc/self/fd").iterdir())))
+            case "lookups":
+                say(len(lookups))
             case "leave" | "close":
                 mesh.leave() if command == "leave" else mesh.close()
                 say("ok")
@@ -56,6 +60,22 @@ def main() -> None:
                     linger(mesh, Path(argument))
                     os._exit(0)
                 say(child)
+
+
+def counted_lookups() -> list[object]:
+    """The names that this process asks its system for, from now on, in the order of asking.
+
+    `socket.getaddrinfo` is where any resolver of the system begins.
+    """
+    asked: list[object] = []
+    ask = socket.getaddrinfo
+
+    def counted(host: object, *rest: object, **options: object) -> object:
+        asked.append(host)
+        return ask(host, *rest, **options)  # type: ignore[arg-type]
+
+    socket.getaddrinfo = counted  # type: ignore[assignment]
+    return asked
 
 
 def linger(mesh: Mesh, done: Path) -> None:

@@ -30,34 +30,36 @@ _KEY_BYTES: Final = 16
 class SealedFraming:
     """Seals what one end of one lane sends, and opens what it receives."""
 
-    def __init__(self, secret: str, rank: int, lane: int) -> None:
-        """`secret`: the session's, at least 128 bits that nobody else knows.
+    def __init__(self, secret: str, rank: int, lane: int, record_bytes: int = RECORD_BYTES) -> None:
+        """`secret`: the session's, at least 128 bits that nobody else knows. `record_bytes`: into
+        how long records a message is cut; the same at both ends.
 
         Raises `TransportError` where nothing can seal (`missing`).
         """
         lacks = missing()
         if lacks is not None:
             raise TransportError(lacks)
-        self._out = _Records(secret, rank, lane)
-        self._in = _Records(secret, peer_of(rank), lane)
+        self._record_bytes = record_bytes
+        self._out = _Records(secret, rank, lane, record_bytes)
+        self._in = _Records(secret, peer_of(rank), lane, record_bytes)
 
     def send(self, connection: socket.socket, tag: int, data: memoryview) -> None:
         connection.sendall(self._out.seal(memoryview(HEADER.pack(tag, len(data)))))
-        for start in range(0, len(data), RECORD_BYTES):
-            connection.sendall(self._out.seal(data[start : start + RECORD_BYTES]))
+        for start in range(0, len(data), self._record_bytes):
+            connection.sendall(self._out.seal(data[start : start + self._record_bytes]))
 
     def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
         header = bytearray(HEADER.size)
         self._in.open(connection, memoryview(header))
         check(bytes(header), tag, len(data))
-        for start in range(0, len(data), RECORD_BYTES):
-            self._in.open(connection, data[start : start + RECORD_BYTES])
+        for start in range(0, len(data), self._record_bytes):
+            self._in.open(connection, data[start : start + self._record_bytes])
 
 
 class _Records:
     """The records of one direction. Belongs to one thread."""
 
-    def __init__(self, secret: str, rank: int, lane: int) -> None:
+    def __init__(self, secret: str, rank: int, lane: int, record_bytes: int) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -66,7 +68,7 @@ class _Records:
         key = HKDF(SHA256(), _KEY_BYTES, salt=None, info=info).derive(secret.encode())
         self._cipher = AESGCM(key)
         self._records = 0
-        self._sealed = memoryview(bytearray(RECORD_BYTES + _SEAL_BYTES))
+        self._sealed = memoryview(bytearray(max(record_bytes, HEADER.size) + _SEAL_BYTES))
 
     def seal(self, data: memoryview) -> memoryview:
         """A record as it travels: valid until the next one is sealed."""
