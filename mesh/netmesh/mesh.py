@@ -153,7 +153,13 @@ class Mesh:
             )
 
         is_fixed = bool(settings.port or chosen.port) or not is_own(chosen.host)
-        succession = Succession(address, member, shell.another_port, log, is_fixed=is_fixed)
+        succession = Succession(
+            address,
+            member,
+            lambda: shell.another_port(settings.well_known_ports),
+            log,
+            is_fixed=is_fixed,
+        )
         finder = Finder(
             bootstrap.sources(announce=lambda: succession.address),
             contacts,

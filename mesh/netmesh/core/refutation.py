@@ -82,10 +82,11 @@ class Refutation:
         return apply(me, said, causes, Telling.AT_ONCE)
 
     def look(self) -> None:
-        """Notice, once a second or so, that nobody reaches me although others are there."""
+        """Notice, once a second or so, that nobody has ever reached me although others are
+        there."""
         node = self._node
-        since = max(node.pinged_at, node.now if node.began is None else node.began)
-        if node.leaving or node.now - since < WITHIN_S:
+        began = node.now if node.began is None else node.began
+        if node.leaving or node.pinged_at > NEVER or node.now - began < WITHIN_S:
             return
         if node.generation > node.horizon():
             # My clock was more than a day ahead when I started, so nobody has believed me.

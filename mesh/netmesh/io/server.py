@@ -136,11 +136,20 @@ class Server:
         self._take_at = float("inf")
         self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
 
-    def another_port(self) -> int:
-        """Listen on a free port of the same host, too, and return it. Raises OSError and ZMQError
+    def another_port(self, well_known: Sequence[int] = ()) -> int:
+        """Listen on a further port of the same host, too, and return it: the first of `well_known`
+        that is free, which a firewall lets through, else a free one. Raises OSError and ZMQError
         for lack of descriptors."""
         assert self._listener is not None
-        listening = _listener(self._listener.getsockname()[0], 0)
+        host = self._listener.getsockname()[0]
+        for number in (*well_known, 0):
+            try:
+                listening = _listener(host, number)
+            except OSError:
+                if not number:
+                    raise
+            else:
+                break
         self._listen_also(listening)
         port: int = listening.getsockname()[1]
         return port

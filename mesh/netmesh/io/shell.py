@@ -151,9 +151,9 @@ class Shell:
             self.close_unstarted()
             raise
 
-    def another_port(self) -> int:
+    def another_port(self, well_known: Sequence[int]) -> int:
         """The shell's thread: listen on another port, too (see `Server.another_port`)."""
-        return self._server.another_port()
+        return self._server.another_port(well_known)
 
     def start(
         self,

@@ -117,3 +117,21 @@ def test_the_well_known_port_is_taken_when_it_becomes_free(
     made.close()
     with socket.socket() as again:
         pump.until(lambda: again.connect_ex(("127.0.0.1", wanted)) != 0)
+
+
+def test_it_listens_on_another_port_too_also_with_other_keys(pump: Pump) -> None:
+    keys = [SocketSecurity.from_keys([key], "m") for key in (KEY, OTHER)]
+    made, got = server(pump, keys[0])
+    first = made.listen("127.0.0.1", None)
+    usual = made.another_port((first,))
+    assert usual != first, "it is taken"
+    again = made.another_port((first, usual))
+    assert len({first, usual, again}) == 3
+    clients = [say(pump, port, keys[0], b"%d" % port) for port in (first, usual, again)]
+    pump.until(lambda: len(got) == 3)
+    made.rekey(keys[1])
+    clients += [say(pump, port, keys[1], b"+%d" % port) for port in (first, usual, again)]
+    pump.until(lambda: len(got) == 6)
+    for client in clients:
+        client.close()
+    made.close()
