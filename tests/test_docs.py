@@ -34,7 +34,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 def promises() -> list[str]:
     """What docs/security.md and SECURITY.md promise: rows of a table, and items of a list."""
-    table = (DOCS / "security.md").read_text().split("## Defended")[1].split("\n## ")[0]
+    table = (DOCS / "security.md").read_text().split("## Defended")[1].split("\n#")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     listed = (ROOT / "SECURITY.md").read_text().split("## What we consider")[1]
     items = re.split(r"\n- ", listed.split("\n\n[docs")[0].split("\n\nThe tests")[0])[1:]
