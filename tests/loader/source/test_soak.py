@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -149,12 +149,14 @@ class Replicas:
         return True
 
 
-def repeat(every_s: float, until_s: float, action: object, errors: list[BaseException]) -> None:
-    """Call *action* about this often until that time; the first error ends it."""
+def repeat(
+    every_s: float, until_s: float, action: Callable[[], object], errors: list[BaseException]
+) -> None:
+    """Call `action` about this often until that time; the first error ends it."""
     pause = threading.Event()
     try:
         while time.monotonic() < until_s:
-            action()  # type: ignore[operator]
+            action()
             pause.wait(every_s)
     except BaseException as error:  # noqa: BLE001 - the test raises it
         errors.append(error)
