@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -33,30 +33,14 @@ ROOT: Final = Path(__file__).parents[1]
 _REQUEST_BYTES: Final = 1 << 20
 
 
-class ForkedProcess:
+class Fork:
     """A running module: the part of `subprocess.Popen` that tests use."""
 
-    def __init__(self, pid: int, stdin: IO[str], stdout: IO[str], status: int) -> None:
+    def __init__(self, pid: int, status: int) -> None:
         self.pid = pid
-        self.stdin = stdin
-        self.stdout = stdout
         self.returncode: int | None = None
         self._status = status
         """A pipe that says how the process ended."""
-
-    def __enter__(self) -> ForkedProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-        if error is not None:
-            self.kill()
-        self.wait()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -80,6 +64,29 @@ class ForkedProcess:
             os.close(self._status)
         return self.returncode
 
+
+class ForkedProcess(Fork):
+    """One with pipes to its standard input and output."""
+
+    def __init__(self, pid: int, stdin: IO[str], stdout: IO[str], status: int) -> None:
+        super().__init__(pid, status)
+        self.stdin = stdin
+        self.stdout = stdout
+
+    def __enter__(self) -> ForkedProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is not None:
+            self.kill()
+        self.wait()
+
     def close(self) -> None:
         """Close its standard input and output."""
         self.stdin.close()
@@ -89,14 +96,16 @@ class ForkedProcess:
 class Nursery:
     """The other end of a process that has imported some modules."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """`env` is what the modules are imported with, by default this process's environment."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.forked", str(theirs.fileno()), *modules],
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**(os.environ if env is None else env), **path},
                 pass_fds=[theirs.fileno()],
             )
 
@@ -104,14 +113,33 @@ class Nursery:
         """Run a module as `python -m` does, with this process's environment."""
         in_read, in_write = os.pipe()
         out_read, out_write = os.pipe()
-        status_read, status_write = os.pipe()
         errors = stderr.fileno() if stderr is not None else 2
-        asked = json.dumps([module, arguments, dict(os.environ)]).encode()
-        socket.send_fds(self._socket, [asked], [in_read, out_write, errors, status_write])
-        for descriptor in (in_read, out_write, status_write):
-            os.close(descriptor)
-        pid = int(self._socket.recv(100))
-        return ForkedProcess(pid, os.fdopen(in_write, "w"), os.fdopen(out_read), status_read)
+        pid, status = self._fork(module, arguments, (in_read, out_write, errors), os.environ, False)
+        os.close(in_read)
+        os.close(out_write)
+        return ForkedProcess(pid, os.fdopen(in_write, "w"), os.fdopen(out_read), status)
+
+    def start_apart(
+        self, module: str, argument: str, stdin: int, output: int, env: Mapping[str, str]
+    ) -> Fork:
+        """Run a module in a session of its own, with two descriptors and an environment of its own.
+        What it imported before knows nothing of that environment."""
+        return Fork(*self._fork(module, (argument,), (stdin, output, output), env, True))
+
+    def _fork(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        streams: tuple[int, int, int],
+        env: Mapping[str, str],
+        leads: bool,
+    ) -> tuple[int, int]:
+        """The number of a new process, and a descriptor that tells how it ended."""
+        status_read, status_write = os.pipe()
+        asked = json.dumps([module, arguments, dict(env), leads]).encode()
+        socket.send_fds(self._socket, [asked], [*streams, status_write])
+        os.close(status_write)
+        return int(self._socket.recv(100)), status_read
 
     def close(self) -> None:
         """End it, and every process of it that still runs."""
@@ -162,7 +190,9 @@ def _serve(requests: socket.socket) -> tuple[str, list[str]] | None:
                     os.dup2(descriptor, target)
                 os.closerange(3, max([requests.fileno(), *descriptors, *ends, *_flat(ends)]) + 1)
                 requests.detach()
-                module, arguments, environment = json.loads(asked)
+                module, arguments, environment, leads = json.loads(asked)
+                if leads:
+                    os.setsid()
                 os.environ.clear()
                 os.environ.update(environment)
                 return module, arguments

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fastest import HANG_S
 from tests.forked import Nursery
+from tests.loader.support import until
 
 CHILD = """
 import os, sys
@@ -69,6 +72,25 @@ def test_a_module_that_raises_ends_with_1(made: Nursery, tmp_path: Path) -> None
     with (tmp_path / "log").open("wb") as log, made.start("no.such.module", stderr=log) as process:
         assert process.wait() == 1
     assert "no.such.module" in (tmp_path / "log").read_text()
+
+
+def test_one_apart_has_its_own_environment_session_and_streams(
+    made: Nursery, tmp_path: Path
+) -> None:
+    ours, its = socket.socketpair()
+    with ours, (tmp_path / "log").open("w+b") as log:
+        with its:
+            process = made.start_apart(
+                "forked_child", "a", its.fileno(), log.fileno(), {"SAID": "here"}
+            )
+        ours.sendall(b"hello\n")
+        until(lambda: b"HELLO" in (tmp_path / "log").read_bytes(), HANG_S)
+        assert os.getsid(process.pid) == process.pid
+        ours.shutdown(socket.SHUT_WR)
+        assert process.wait() == 7
+    said, answer, last = (tmp_path / "log").read_text().splitlines()
+    assert said == "['a'] here True [0, 1, 2]"
+    assert (answer, last) == ("HELLO", "to stderr")
 
 
 def test_what_runs_ends_with_the_nursery(made: Nursery) -> None:

@@ -7,14 +7,19 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.ascend.channel import Channel, Ended
 
 
 def arguments() -> tuple[Channel, dict[str, Any]]:
-    """The channel to the test and what it gave."""
-    return Channel.of_descriptor(int(sys.argv[1])), json.loads(sys.argv[2])
+    """The channel to the test, which is this process's standard input, and what it gave."""
+    channel = os.dup(0)
+    # What this process starts must not hold the channel as well.
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return Channel.of_descriptor(channel), json.loads(sys.argv[1])
 
 
 def serve(channel: Channel, run: Callable[..., Any]) -> None:

@@ -59,7 +59,6 @@ class OurWorker:
 def starting(
     home: Path,
     name: str,
-    cache: Path,
     model: Path,
     *,
     env: Mapping[str, str],
@@ -85,8 +84,7 @@ def starting(
         "extra": settings | dict(extra or {}),
         **engine,
     }
-    environment = {"VLLM_CACHE_ROOT": str(cache)} | dict(env)
-    with Process("tests.ascend.npu_worker", home, name, env=environment, **arguments) as process:
+    with Process("tests.ascend.npu_worker", home, name, env=env, **arguments) as process:
         process.say(do="init_device")
         # Each rank of a model has the next port.
         yield OurWorker(process, home / f"{name}-{rank}.json", f"127.0.0.1:{port + rank}")

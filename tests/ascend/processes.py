@@ -1,26 +1,74 @@
-"""Processes of a test: started, asked, and always ended."""
+"""Processes of a test: started, asked, and always ended.
+
+Each is forked from a process that has imported torch_npu, and vLLM where the module needs it: the
+imports take up to half a minute. That process has touched no device, and read no environment
+variable that a test sets.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import socket
 import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tests.ascend.channel import Channel, Ended
 from tests.e2e.servers import isolated_environment
+from tests.fastest import HANG_S
+from tests.forked import Nursery
 
-ROOT = Path(__file__).parents[2]
-ANSWER_S = 60.0
+ANSWER_S: Final = HANG_S
 """How long anything but a start may take, on a machine that is busy with other things."""
-START_S = 240.0
+START_S: Final = 2 * HANG_S
 """How long imports and a model may take there."""
-_END_S = 30.0
+_END_S: Final = 30.0
+
+_TRANSFER: Final = ("tests.loader.support", "netloader.replica.upstream", "torch_npu")
+_VLLM: Final = (
+    *_TRANSFER,
+    "fakecann.for_vllm",
+    "vllm.engine.arg_utils",
+    "vllm.model_executor.models.llama",
+    "vllm_ascend.model_loader.netloader",
+    "vllm_ascend.worker.worker",
+    "netloader.engine.loader",
+)
+_NEEDS_VLLM: Final = frozenset(
+    f"tests.ascend.{name}" for name in ("generator", "npu_worker", "ordered_worker", "upstream_end")
+)
+
+
+@functools.cache
+def _shared() -> Path:
+    """A folder for what all processes of a test run share."""
+    made = Path(tempfile.mkdtemp(prefix="ascend-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+@functools.cache
+def _nursery(modules: tuple[str, ...]) -> Nursery:
+    """One for the whole test run."""
+    # Without a thread: one that is not forked holds its locks for ever.
+    made = Nursery(modules, _environment(_shared()) | {"OPENBLAS_NUM_THREADS": "1"})
+    atexit.register(made.close)
+    return made
+
+
+def _environment(home: Path) -> dict[str, str]:
+    env = isolated_environment(home)
+    for name in ("TASK_QUEUE_ENABLE", "PYTHONDONTWRITEBYTECODE"):
+        env.pop(name, None)
+    # vLLM looks at a model's class in a process of its own, once, and keeps there what it found.
+    return env | {"VLLM_HOST_IP": "127.0.0.1", "VLLM_CACHE_ROOT": str(_shared() / "vllm")}
 
 
 class ProcessError(Exception):
@@ -44,19 +92,14 @@ class Process:
         self.name = name
         self.log = home / f"{name}.log"
         self._channel = Channel(ours)
-        environment = isolated_environment(home) | {"VLLM_HOST_IP": "127.0.0.1"}
-        environment.pop("TASK_QUEUE_ENABLE", None)
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        modules = _VLLM if module in _NEEDS_VLLM else _TRANSFER
         with self.log.open("wb") as log, its:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(its.fileno()), json.dumps(arguments)],
-                cwd=ROOT,
-                env=environment | dict(env or {}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=[its.fileno()],
-                start_new_session=True,
+            self._process = _nursery(modules).start_apart(
+                module,
+                json.dumps(arguments),
+                its.fileno(),
+                log.fileno(),
+                _environment(home) | dict(env or {}),
             )
 
     def say(self, **message: Any) -> None:

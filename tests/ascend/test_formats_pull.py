@@ -25,7 +25,7 @@ def test_formats_of_source_and_replica_are_their_own(tmp_path: Path) -> None:
     with ExitStack() as stack:
         # All begin at once: most of a start is imports.
         for name, env in chain.items():
-            start = starting(tmp_path, name, tmp_path / "vllm", model, env=env, source=source)
+            start = starting(tmp_path, name, model, env=env, source=source)
             workers[name] = stack.enter_context(start)
             source = workers[name].endpoint
         for name, env in chain.items():

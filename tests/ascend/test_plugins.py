@@ -59,7 +59,6 @@ def test_both_orders_of_the_plugins_end_the_same_way(tmp_path: Path) -> None:
                     "tests.ascend.ordered_worker",
                     tmp_path,
                     name,
-                    env={"VLLM_CACHE_ROOT": str(tmp_path / "vllm")},
                     order=order,
                     model=str(model),
                     load_format="netloader",

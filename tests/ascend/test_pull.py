@@ -32,7 +32,6 @@ def test_each_rank_pulls_its_part(tmp_path: Path) -> None:
                     starting(
                         tmp_path,
                         f"{name}{rank}",
-                        tmp_path / "vllm",
                         model,
                         env=ND,
                         source=None,

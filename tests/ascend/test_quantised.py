@@ -23,14 +23,12 @@ def test_a_quantised_model_is_pulled_with_equal_bytes(tmp_path: Path) -> None:
     llama = make_llama(tmp_path / "llama", seed=1, megabytes=24)
     model = quantise(llama, tmp_path / "quantised")
     wanted = loaded_digests(model, llama)
-    cache = tmp_path / "vllm"
     with ExitStack() as stack:
-        source = stack.enter_context(starting(tmp_path, "source", cache, model, env=NZ))
+        source = stack.enter_context(starting(tmp_path, "source", model, env=NZ))
         keeps_nothing = {"INT8_CACHE": "no"}
         start = starting(
             tmp_path,
             "replica",
-            cache,
             model,
             env=NZ,
             source=source.endpoint,

@@ -26,12 +26,12 @@ THEIRS = {
 def test_a_chain_of_ours_theirs_and_ours(tmp_path: Path) -> None:
     """Their worker pulls from our source, and our worker from theirs. Two convert to NZ."""
     model = make_llama(tmp_path / "llama", seed=1, megabytes=24)
-    cache, wanted = tmp_path / "vllm", storage_digests(model)
+    wanted = storage_digests(model)
     weights, hidden = model / "model.safetensors", model / "hidden"
     port = free_port()
     with ExitStack() as stack:
         source = stack.enter_context(
-            starting(tmp_path, "source", cache, model, env=NZ, extra={"UPSTREAM": "serve"})
+            starting(tmp_path, "source", model, env=NZ, extra={"UPSTREAM": "serve"})
         )
         settings = {
             "SOURCE": [{"device_id": 0, "sources": [source.endpoint]}],
@@ -42,7 +42,7 @@ def test_a_chain_of_ours_theirs_and_ours(tmp_path: Path) -> None:
                 "tests.ascend.npu_worker",
                 tmp_path,
                 "theirs",
-                env=THEIRS | NZ | {"VLLM_CACHE_ROOT": str(cache)},
+                env=THEIRS | NZ,
                 model=str(model),
                 load_format="netloader",
                 port=free_port(),
@@ -52,9 +52,7 @@ def test_a_chain_of_ours_theirs_and_ours(tmp_path: Path) -> None:
         theirs.say(do="init_device")
         listed = f"127.0.0.1:{port}"
         replica = stack.enter_context(
-            starting(
-                tmp_path, "replica", cache, model, env=ND, source=listed, extra={"UPSTREAM": "pull"}
-            )
+            starting(tmp_path, "replica", model, env=ND, source=listed, extra={"UPSTREAM": "pull"})
         )
         assert source.load()["not_a_source"] == ""
         weights.rename(hidden)

@@ -31,18 +31,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llama(tmp_path_factory.mktemp("model") / "llama", seed=1, megabytes=24)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VLLM_CACHE_ROOT: vLLM inspects a model's class once."""
-    return tmp_path_factory.mktemp("vllm")
-
-
 @contextmanager
 def worker(
-    home: Path, name: str, cache: Path, *, env: Mapping[str, str] | None = None, **given: Any
+    home: Path, name: str, *, env: Mapping[str, str] | None = None, **given: Any
 ) -> Iterator[Process]:
     """A worker that has its device and no model yet."""
-    environment = UPSTREAM | {"VLLM_CACHE_ROOT": str(cache)} | dict(env or {})
+    environment = UPSTREAM | dict(env or {})
     arguments = {"port": free_port()} | given
     with Process("tests.ascend.npu_worker", home, name, env=environment, **arguments) as process:
         process.say(do="init_device")
@@ -57,12 +51,10 @@ def loaded(process: Process) -> Process:
 
 
 @pytest.mark.parametrize("fractal", [False, True], ids=["ND", "NZ"])
-def test_a_worker_loads_what_is_in_storage(
-    model: Path, cache: Path, tmp_path: Path, fractal: bool
-) -> None:
+def test_a_worker_loads_what_is_in_storage(model: Path, tmp_path: Path, fractal: bool) -> None:
     env = NZ if fractal else {}
     given = {"model": str(model), "load_format": "auto"}
-    with worker(tmp_path, "worker", cache, env=env, **given) as process:
+    with worker(tmp_path, "worker", env=env, **given) as process:
         loaded(process)
         assert process.ask("kind") == "vllm_ascend.worker.worker.NPUWorker"
         assert process.ask("digests") == storage_digests(model)
@@ -72,7 +64,7 @@ def test_a_worker_loads_what_is_in_storage(
 
 @pytest.mark.parametrize("fractal", [False, True], ids=["ND", "NZ"])
 def test_upstreams_netloader_pulls_from_upstreams(
-    model: Path, cache: Path, tmp_path: Path, fractal: bool
+    model: Path, tmp_path: Path, fractal: bool
 ) -> None:
     env = NZ if fractal else {}
     port = free_port()
@@ -83,8 +75,8 @@ def test_upstreams_netloader_pulls_from_upstreams(
     weights, hidden = model / "model.safetensors", model / "hidden"
     with ExitStack() as stack:
         start = {"env": env, **given}
-        source = stack.enter_context(worker(tmp_path, "source", cache, extra=server, **start))
-        replica = stack.enter_context(worker(tmp_path, "replica", cache, extra=client, **start))
+        source = stack.enter_context(worker(tmp_path, "source", extra=server, **start))
+        replica = stack.enter_context(worker(tmp_path, "replica", extra=client, **start))
         loaded(source)
         assert source.ask("digests") == wanted
         # From here on nobody can load from storage.
@@ -95,11 +87,11 @@ def test_upstreams_netloader_pulls_from_upstreams(
         assert ("FRACTAL_NZ" in replica.ask("formats")) == fractal
 
 
-def test_without_its_file_a_model_does_not_load(model: Path, cache: Path, tmp_path: Path) -> None:
+def test_without_its_file_a_model_does_not_load(model: Path, tmp_path: Path) -> None:
     """The test above relies on this: no worker loads from a file that was renamed."""
     weights, hidden = model / "model.safetensors", model / "hidden"
     given = {"model": str(model), "load_format": "auto"}
-    with worker(tmp_path, "worker", cache, **given) as process:
+    with worker(tmp_path, "worker", **given) as process:
         weights.rename(hidden)
         try:
             process.answer(START_S)
@@ -109,12 +101,12 @@ def test_without_its_file_a_model_does_not_load(model: Path, cache: Path, tmp_pa
             hidden.rename(weights)
 
 
-def test_two_ranks_share_a_model(model: Path, cache: Path, tmp_path: Path) -> None:
+def test_two_ranks_share_a_model(model: Path, tmp_path: Path) -> None:
     port = free_port()
     given = {"model": str(model), "load_format": "auto", "port": port, "ranks": 2}
     with ExitStack() as stack:
         ranks = [
-            stack.enter_context(worker(tmp_path, f"rank{rank}", cache, rank=rank, **given))
+            stack.enter_context(worker(tmp_path, f"rank{rank}", rank=rank, **given))
             for rank in range(2)
         ]
         for process in ranks:

@@ -231,7 +231,17 @@ class HcclGroup:
                 pause = min(2 * pause, _PAUSE_S)
             self._finish(transfer)
         except (RuntimeError, TransportError) as error:
-            self._give_up(transfer, _first_line(error))
+            self._give_up(transfer, self._reason(error))
+
+    def _reason(self, error: Exception) -> str:
+        """Why a transfer has failed. HCCL tells by a number that the peer has died, perhaps before
+        the line tells by its end."""
+        told = _first_line(error)
+        if isinstance(error, TransportError):
+            return told
+        with self._changed:
+            self._changed.wait_for(self._is_broken, _LAST_WORDS_S)
+            return f"{self._broken} ({told})" if self._broken is not None else told
 
     def _begun(self, transfer: HcclPending, deadline: float) -> _Operation | None:
         """Wait until a transfer has begun; None when it has ended already."""
