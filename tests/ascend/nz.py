@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 _ROWS = 16
-_BYTES = 32
+_ACROSS = {1: 32}
+"""Columns of a block, by the bytes of an element: 16 unless listed. So says torch_npu, by the shape
+that it gives the memory (`torch_npu.get_storage_size`)."""
 
 
 def to_fractal(matrix: np.ndarray) -> bytes:
-    """The bytes of an array [..., m, n] as blocks of 16 rows by 32 bytes, padded with zeros."""
-    across = _BYTES // matrix.itemsize
+    """The bytes of an array [..., m, n] as blocks of 16 rows, padded with zeros."""
+    across = _ACROSS.get(matrix.itemsize, 16)
     *batch, m, n = matrix.shape
     padding = [(0, 0)] * len(batch) + [(0, -m % _ROWS), (0, -n % across)]
     padded = np.pad(matrix, padding)

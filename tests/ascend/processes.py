@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import pytest
+
 from tests.ascend.channel import Channel, Ended
 from tests.e2e.servers import isolated_environment
 from tests.fastest import HANG_S
@@ -44,6 +46,11 @@ _VLLM: Final = (
 _NEEDS_VLLM: Final = frozenset(
     f"tests.ascend.{name}" for name in ("generator", "npu_worker", "ordered_worker", "upstream_end")
 )
+
+
+VLLM: Final = pytest.mark.xdist_group("vllm")
+"""Mark of files whose processes need vLLM: one process of pytest-xdist runs them all, so vLLM is
+imported once."""
 
 
 @functools.cache

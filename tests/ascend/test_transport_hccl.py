@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
 import torch
 
+from netloader.system.threads import TransferThread
 from netloader.transport import Rendezvous, TransportError, join
-from tests.loader.support import until
-from tests.loader.transport.carriers import GroupPair, make_hccl, open_pair, started
+from netloader.weights.capture import capture
+from tests.loader.support import (
+    CHUNK,
+    Toy,
+    candidate,
+    offer_of,
+    pull_from,
+    pull_into,
+    start_source,
+    until,
+)
+from tests.loader.transport.carriers import GroupPair, do, make_hccl, open_pair, started
 
 LATE_S = 60.0
 MIB = 1 << 20
@@ -70,6 +83,77 @@ def test_host_memory_is_sent_by_way_of_the_device(pair: GroupPair) -> None:
     for pending in leaving + arriving:
         pending.wait(LATE_S)
     assert all(torch.equal(one, target.cpu()) for one, target in zip(sent, targets, strict=True))
+
+
+def test_out_of_device_memory_between_two_messages_breaks_the_group_and_nothing_else(
+    pair: GroupPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = torch.full((64 * MIB,), 5, dtype=torch.uint8)
+    targets = [torch.zeros_like(sent, device="npu:0") for _ in "12"]
+    arriving = [pair.replica.recv(one, 1) for one in targets]
+    pair.source.send(sent, 1).wait(LATE_S)
+    arriving[0].wait(LATE_S)
+    torch.npu.empty_cache()
+    with monkeypatch.context() as short:
+        short.setenv("FAKECANN_MEMORY_MB", str(used() // MIB + 1))
+        with pytest.raises(TransportError, match=r"staging it on the device failed: .*memory"):
+            pair.source.send(sent, 1)
+        with pytest.raises(TransportError, match="the source has left"):
+            arriving[1].wait(LATE_S)
+    assert bool((targets[0] == 5).all()) and not targets[1].cpu().any()
+    again = open_pair(make_hccl())
+    arriving[1] = again.replica.recv(targets[1], 1)
+    again.source.send(sent, 1).wait(LATE_S)
+    arriving[1].wait(LATE_S)
+    assert bool((targets[1] == 5).all())
+    again.abort()
+
+
+def captured_while(work: Callable[[], object]) -> int:
+    """Do something in a thread while this one captures a stream in the mode that vLLM Ascend has.
+    What CANN says of the capture: 0 when it went well."""
+    cann = ctypes.CDLL("libascendcl.so")
+    stream = ctypes.c_void_p(torch.npu.Stream("npu:0").npu_stream)
+    assert cann.aclmdlRICaptureBegin(stream, 0) == 0
+    try:
+        work()
+    finally:
+        code: int = cann.aclmdlRICaptureEnd(stream, ctypes.byref(ctypes.c_void_p()))
+    return code
+
+
+def copies_in(make: Callable[..., threading.Thread]) -> None:
+    """To the device and back, in such a thread. Raises what torch_npu does."""
+
+    def copy() -> int:
+        return int(torch.ones(8, dtype=torch.uint8).to("npu:0").cpu().sum())
+
+    result: Future[int] = Future()
+    thread = make(target=lambda: do(copy, result), name="copies")
+    thread.start()
+    assert result.result(LATE_S) == 8
+
+
+def test_only_our_threads_may_copy_beside_a_capture() -> None:
+    make_hccl()
+    assert captured_while(lambda: copies_in(TransferThread)) == 0
+    # What a serving model is kept from.
+    with pytest.raises(RuntimeError, match="107030"):
+        captured_while(lambda: copies_in(threading.Thread))
+
+
+def test_a_whole_pull_leaves_a_capture_whole() -> None:
+    """vLLM captures its graphs after the model has become a source."""
+    weights, target = (capture(Toy(seed).to("npu:0"), chunk_bytes=CHUNK) for seed in (3, None))
+    backends = (make_hccl(),)
+    source = start_source(LATE_S)
+    try:
+        source.serve(offer_of(weights, backends=backends))
+        pull = pull_into(target, backends=backends, timeout_s=LATE_S)
+        assert captured_while(lambda: pull_from(pull, candidate(source))) == 0
+    finally:
+        source.close()
+    assert target.sha256() == weights.sha256()
 
 
 def test_host_memory_is_not_received_into(pair: GroupPair) -> None:

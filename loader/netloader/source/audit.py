@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.system import affinity
+from netloader.system.threads import TransferThread
 from netloader.weights import digests
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
@@ -63,9 +64,7 @@ class Audit:
             _log.info("%.200r complains about chunk %d too: not checked now", replica, chunk)
             return False
         self._last = now
-        threading.Thread(
-            target=self._look, args=(replica, offer, chunk), name="netloader-audit", daemon=True
-        ).start()
+        TransferThread(lambda: self._look(replica, offer, chunk), "netloader-audit").start()
         return True
 
     def settle(self, timeout_s: float) -> bool:

@@ -26,6 +26,14 @@ _LAST_MOMENT_S: Final = 1.0
 
 _running: set[TransferThread] = set()
 
+_preparations: set[Callable[[], object]] = set()
+
+
+def begin_with(prepare: Callable[[], object]) -> None:
+    """Have every thread of ours that begins on an accelerator from now on call this first. It must
+    not raise. A second time for one function changes nothing."""
+    _preparations.add(prepare)
+
 
 class TransferThread(threading.Thread):
     """A daemon thread that calls into torch."""
@@ -44,6 +52,8 @@ class TransferThread(threading.Thread):
             import torch
 
             torch.accelerator.set_device_index(self._device)
+            for prepare in tuple(_preparations):
+                prepare()
         try:
             super().run()
         finally:

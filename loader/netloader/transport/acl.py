@@ -1,13 +1,15 @@
 """The functions of CANN and HCCL by which a transfer group works, straight from the C libraries.
 
-torch_npu calls the same ones, in ways that a group beside a serving model cannot have: see
-`hccl.py`. The libraries are those that torch_npu has loaded, and ctypes releases the GIL during
-every call.
+torch_npu calls all of them but one, in ways that a group beside a serving model cannot have: see
+`hccl.py`. The one is `aclrtDeviceGetStreamPriorityRange`, by which our streams get the lowest
+priority; without it theirs is torch_npu's. The libraries are those that torch_npu has loaded, and
+ctypes releases the GIL during every call.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import weakref
 from functools import cache
 from typing import ClassVar, Final
@@ -30,7 +32,12 @@ _STOP_ON_FAILURE: Final = 1
 _EVENT_SYNC: Final = 1
 """`ACL_EVENT_SYNC`: streams may wait for the event."""
 
+_RELAXED: Final = 2
+"""`ACL_MODEL_RI_CAPTURE_MODE_RELAXED`."""
+
 _Handle = ctypes.c_void_p
+
+_log = logging.getLogger(__name__)
 
 
 class AclError(RuntimeError):
@@ -43,6 +50,25 @@ class AclError(RuntimeError):
 def set_device(index: int) -> None:
     """The calling thread's device. Raises `AclError`."""
     _call(_acl(), "aclrtSetDevice", index)
+
+
+def copy_beside_captures() -> None:
+    """Let the calling thread copy while another captures a graph.
+
+    vLLM Ascend captures in the mode `global`, in which a synchronous copy by any thread spoils the
+    capture: vLLM would not start. torch_npu copies so. Our threads take no part in a graph, so
+    theirs is the mode `relaxed`. A CANN without graphs has no such function.
+    """
+    exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
+    if exchange is None:
+        return
+    code: int = exchange(ctypes.byref(ctypes.c_int(_RELAXED)))
+    if code:
+        _log.warning(
+            "aclmdlRICaptureThreadExchangeMode reports %d: if the model captures graphs while it "
+            "serves, that may fail; start it with --enforce-eager then",
+            code,
+        )
 
 
 class AclStream:

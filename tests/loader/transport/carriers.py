@@ -91,11 +91,12 @@ class GroupPair:
 def started(work: Callable[[], T]) -> Future[T]:
     """Do something in a thread of its own."""
     future: Future[T] = Future()
-    threading.Thread(target=_do, args=(work, future), daemon=True).start()
+    threading.Thread(target=do, args=(work, future), daemon=True).start()
     return future
 
 
-def _do(work: Callable[[], T], future: Future[T]) -> None:
+def do(work: Callable[[], T], future: Future[T]) -> None:
+    """Let a future have what some work returns or raises."""
     try:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001  # Whoever asks for the result gets it.

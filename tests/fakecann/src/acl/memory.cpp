@@ -4,6 +4,7 @@
 // refused. Host code that leaves one (a CPU kernel run on emulated memory) meets a guard page: an
 // allocation ends within 511 bytes of the page behind it.
 #include "../fakecann.h"
+#include "captures.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -228,6 +229,7 @@ aclError aclrtPointerGetAttributes(const void *address, aclrtPtrAttributes *attr
 
 aclError aclrtMemcpy(void *to, size_t room, const void *from, size_t bytes, aclrtMemcpyKind kind) {
   fakecann::trace("copy of %zu bytes, kind %d", bytes, kind);
+  if (const int error = fakecann::spoils_a_capture("a synchronous copy")) return error;
   return fakecann::copy(to, room, from, bytes, kind);
 }
 
@@ -239,6 +241,7 @@ aclError aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t bytes,
 }
 
 aclError aclrtMemset(void *at, size_t room, int32_t value, size_t bytes) {
+  if (const int error = fakecann::spoils_a_capture("a synchronous fill")) return error;
   return fakecann::fill(at, room, value, bytes);
 }
 

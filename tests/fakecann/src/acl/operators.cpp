@@ -51,7 +51,8 @@ int copy_or_convert(const aclTensorDesc &from, const aclDataBuffer &source, cons
   Fractal fractal = {};
   if (is_fractal(from) || is_fractal(to)) {
     if (to.shape.size() < 2) return refuse("Identity", "FRACTAL_NZ of less than two dimensions");
-    fractal = Fractal::of(to.shape, element);
+    fractal = Fractal::of(to.shape, is_fractal(to) ? to.stored_shape : from.stored_shape, element);
+    if (fractal.across == 0) return refuse("Identity", "FRACTAL_NZ of these blocks");
     if (is_fractal(from)) read = fractal.fractal_bytes();
     if (is_fractal(to)) written = fractal.fractal_bytes();
   }

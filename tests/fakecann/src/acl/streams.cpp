@@ -4,6 +4,7 @@
 // synchronisation reports the error. An event that a failed stream was to record carries the error
 // to the streams that wait for it.
 #include "../fakecann.h"
+#include "captures.h"
 
 #include <pthread.h>
 
@@ -214,6 +215,10 @@ uint64_t microseconds(const EventPtr &event) {
 }  // namespace
 
 int put_on_stream(aclrtStream handle, Task task) {
+  if (is_captured(handle)) {
+    complain("a task on a captured stream is not emulated");
+    return kNotSupported;
+  }
   const StreamPtr stream = streams().find(handle);
   if (!stream) return kStreamInvalid;
   stream->put(std::move(task));
