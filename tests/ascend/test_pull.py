@@ -16,7 +16,7 @@ from tests.ascend.processes import START_S, VLLM
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1500), VLLM]
+pytestmark = [pytest.mark.timeout(900), VLLM]
 
 RANKS = 2
 

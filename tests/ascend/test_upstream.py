@@ -186,14 +186,12 @@ def test_an_end_that_dies_in_silence_ends_nobody(tmp_path: Path, ends: Pair, ser
     survives_a_death(tmp_path, ends, serves, SILENT)
 
 
-@pytest.mark.soak
 def test_an_end_whose_death_is_told_ends_nobody(tmp_path: Path) -> None:
     with pair(tmp_path, env={}) as made:
         for serves in ("ours", "theirs"):
             survives_a_death(tmp_path, made, serves, {})
 
 
-@pytest.mark.soak
 def test_upstreams_own_replica_does_not_survive_that(tmp_path: Path) -> None:
     """The same death between their two ends: what ours is measured by."""
     with (

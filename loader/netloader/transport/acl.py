@@ -35,6 +35,9 @@ _EVENT_SYNC: Final = 1
 _RELAXED: Final = 2
 """`ACL_MODEL_RI_CAPTURE_MODE_RELAXED`."""
 
+_NO_FEATURE: Final = 207000
+"""`ACL_ERROR_RT_FEATURE_NOT_SUPPORT`: the device has no captures, so none can be spoilt."""
+
 _Handle = ctypes.c_void_p
 
 _log = logging.getLogger(__name__)
@@ -57,13 +60,14 @@ def copy_beside_captures() -> None:
 
     vLLM Ascend captures in the mode `global`, in which a synchronous copy by any thread spoils the
     capture: vLLM would not start. torch_npu copies so. Our threads take no part in a graph, so
-    theirs is the mode `relaxed`. A CANN without graphs has no such function.
+    theirs is the mode `relaxed`, as HCCL's own while it copies. A CANN without graphs has no such
+    function.
     """
     exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
     if exchange is None:
         return
     code: int = exchange(ctypes.byref(ctypes.c_int(_RELAXED)))
-    if code:
+    if code not in (0, _NO_FEATURE):
         _log.warning(
             "aclmdlRICaptureThreadExchangeMode reports %d: if the model captures graphs while it "
             "serves, that may fail; start it with --enforce-eager then",
