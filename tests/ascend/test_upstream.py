@@ -10,7 +10,7 @@ import pytest
 
 from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, NZ, starting
-from tests.ascend.processes import START_S, VLLM, Process, ProcessError
+from tests.ascend.processes import START_S, VLLM, Process
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
@@ -201,6 +201,5 @@ def test_upstreams_own_replica_does_not_survive_that(tmp_path: Path) -> None:
         port = source.ask("serve_theirs", draft=False, timeout_s=START_S)
         replica.say(do="pull_theirs", port=port, draft=False)
         assert source.status(START_S) == -9
-        with pytest.raises(ProcessError):
-            replica.answer()
+        # It may have its answer before the watchdog looks.
         assert replica.status() == -6

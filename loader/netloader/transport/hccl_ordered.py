@@ -35,6 +35,7 @@ from torch_npu._C._distributed_c10d import ProcessGroupHCCL
 
 from netloader.errors import TransportError
 from netloader.system.threads import TransferThread
+from netloader.transport.called import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class HcclOrderedGroup:
                 self._group: Any = ProcessGroupHCCL(store, rank, 2, options)
                 self._group.set_watchdog_status(_STOP)
         except RuntimeError as error:
-            raise TransportError(f"no HCCL group: {_first_line(error)}") from None
+            raise TransportError(f"no HCCL group: {first_line(error)}") from None
 
     def beside_the_model(self) -> None:
         npu.set_device(self._index)
@@ -293,7 +294,7 @@ class HcclOrderedGroup:
         try:
             self._operation = _WholeTensor(self._group, sends, data, self._peer, self._issuer)
         except RuntimeError as error:
-            raise TransportError(_first_line(error)) from None
+            raise TransportError(first_line(error)) from None
 
     def _finish(self, timeout_s: float, what: str) -> None:
         """Wait for the operation under way. Raises `TransportError`."""
@@ -305,7 +306,7 @@ class HcclOrderedGroup:
             try:
                 operation.settle()
             except RuntimeError as error:
-                raise TransportError(f"{what}: {_first_line(error)}") from None
+                raise TransportError(f"{what}: {first_line(error)}") from None
             self._operation = None
 
     def _until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -324,7 +325,7 @@ class HcclOrderedGroup:
                     raise TransportError(f"{what}: timed out after {timeout_s:g} s")
                 time.sleep(_PAUSE_S)
         except RuntimeError as error:
-            raise TransportError(f"{what}: {_first_line(error)}") from None
+            raise TransportError(f"{what}: {first_line(error)}") from None
 
     def _check(self) -> None:
         if self._why is not None:
@@ -341,7 +342,7 @@ class HcclOrderedGroup:
             try:
                 call()
             except (RuntimeError, TransportError) as error:
-                failed.append(_first_line(error))
+                failed.append(first_line(error))
             with self._lock:
                 self._in_call = False
                 ended.set()
@@ -410,7 +411,7 @@ class HcclOrderedGroup:
         try:
             self._group.shutdown()
         except RuntimeError as error:
-            _log.debug("a group did not shut down: %s", _first_line(error))
+            _log.debug("a group did not shut down: %s", first_line(error))
             self._group.abort_hccl_comm("netloader")
 
 
@@ -429,9 +430,3 @@ def _destroy_stream(handle: int) -> None:
     error = destroy(handle)
     if error:
         _log.warning("a stream could not be destroyed: CANN reports %d", error)
-
-
-def _first_line(error: Exception) -> str:
-    """torch_npu appends a trace and advice; the first line that says something is kept."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else f"{type(error).__name__} without words"

@@ -1,15 +1,13 @@
 """NCCL: memory of CUDA devices, by a communicator of our own beside torch's.
 
 - An operation whose peer never joins spins on the device until its communicator is aborted. So an
-  operation begins only once both ends have posted it (`turns.py`), and an abort ends it.
-- NCCL may never notice that a peer on the same host has died. A line between the ends does at once
-  (`line.py`).
+  operation begins only once both ends have posted it (`called.py`), and an abort ends it.
+- NCCL may never notice that a peer on the same host has died. The line between the ends does at
+  once.
 - No call waits for the peer: communicators do not block (`libnccl.py`), and the end of an operation
   is asked for. While a group opens, a byte travels both ways.
 - Transfers have a stream of their own, of the lowest priority, and few blocks of the device, since
   a source serves requests meanwhile.
-
-NCCL takes device memory only. What a source keeps in host memory is copied to the device first.
 
 Nobody has run this on a GPU yet: the tests run it over a library that plays NCCL on host memory.
 """
@@ -18,22 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch._C._distributed_c10d import Store
 
 from netloader.errors import TransportError
-from netloader.system.threads import TransferThread
-from netloader.transport.base import RANKS, SOURCE, Group, Pending, aborted, failed, peer_of
+from netloader.transport.base import RANKS, SOURCE, Group, peer_of
+from netloader.transport.called import CalledGroup, Operation, first_line
 from netloader.transport.libnccl import NcclLibrary
 from netloader.transport.line import Line, open_line
-from netloader.transport.turns import Note, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +47,6 @@ _KEY: Final = "netloader/nccl"
 _PAUSE_S: Final = 0.001
 """How soon to look again whether something has ended."""
 
-_IDLE_S: Final = 60.0
-"""How long to sleep until the peer says something, or either end hangs up."""
-
-_LAST_WORDS_S: Final = 0.5
-"""Seconds that an operation may go on after the peer has left: it may have sent all of it."""
-
 _RELEASE_S: Final = 5.0
 """Seconds that operations may take to end once their communicator is aborted. After an abort the
 state of a communicator cannot be asked for any more: only what is on the stream counts then."""
@@ -65,16 +55,6 @@ _LAUNCH_S: Final = 5.0
 """Seconds that NCCL may take to queue a transfer. The two ends are connected since the group
 opened, so microseconds will do."""
 
-_not_released: list[object] = []
-"""Tensors that an aborted communicator may still touch: they are never freed."""
-
-
-class NcclOperation(Protocol):
-    """A transfer that has begun."""
-
-    def has_ended(self) -> bool:
-        """Raises `RuntimeError` when it has failed."""
-
 
 class NcclCommunicator(Protocol):
     """One end of a communicator of two ranks. Never waits for the peer."""
@@ -82,10 +62,10 @@ class NcclCommunicator(Protocol):
     def is_ready(self) -> bool:
         """Whether the next call may be made. Raises `RuntimeError` when it has failed."""
 
-    def begin(self, sends: bool, data: torch.Tensor) -> NcclOperation:
+    def begin(self, sends: bool, data: torch.Tensor) -> Operation:
         """Begin a transfer of device memory. Raises `RuntimeError`."""
 
-    def abort(self) -> NcclOperation:
+    def abort(self) -> Operation:
         """End everything that has begun. Returns what may still touch memory. Raises
         `RuntimeError`."""
 
@@ -105,7 +85,7 @@ class NcclDevice(Protocol):
     def copy_of(self, data: torch.Tensor) -> torch.Tensor:
         """A copy of host memory on it. Raises `RuntimeError`."""
 
-    def mark(self) -> NcclOperation:
+    def mark(self) -> Operation:
         """What the calling thread has given the device until now."""
 
     def unique_id(self) -> bytes:
@@ -115,179 +95,34 @@ class NcclDevice(Protocol):
         """Begin to meet the other rank. Raises `RuntimeError`."""
 
 
-class NcclPending:
-    """A transfer that was posted, and begins when it is called."""
+class _NcclEnd:
+    """A communicator and its device."""
 
-    def __init__(self, group: NcclGroup, sends: bool, data: torch.Tensor, tag: int) -> None:
-        self.sends = sends
-        self.tag = tag
-        self.nbytes = data.numel()
-        self.data: torch.Tensor | None = data
-        """Kept until the transfer has ended."""
-        self.operation: NcclOperation | None = None
-        self.done = False
-        self.error: str | None = None
-        self._group = group
+    name = "NCCL"
 
-    def wait(self, timeout_s: float) -> None:
-        self._group.wait(self, timeout_s)
-
-
-class NcclGroup:
-    """One end of a group, with a thread that begins transfers as they are called."""
-
-    def __init__(
-        self, device: NcclDevice, rank: int, communicator: NcclCommunicator, line: Line
-    ) -> None:
-        """`communicator` has formed."""
+    def __init__(self, device: NcclDevice, communicator: NcclCommunicator) -> None:
         self._device = device
-        self._rank = rank
-        self._peer = peer_of(rank)
         self._communicator = communicator
-        self._line = line
-        self._changed = threading.Condition()  # Guards the fields below, and the communicator.
-        self._turns: Turns[NcclPending] = Turns(rank)
-        self._under_way: list[NcclPending] = []
-        self._broken: str | None = None  # What the listening thread has met.
-        self._why: str | None = None  # Set once, by the first abort.
-        self._aborting = threading.Lock()
-        self._over = False
-        self._listening = TransferThread(
-            self._listen, "netloader-nccl", stop=lambda: self.abort("this process ends")
-        )
-        self._listening.start()
 
-    def send(self, data: torch.Tensor, tag: int) -> Pending:
-        transfer = NcclPending(self, True, data, tag)
-        if not self._device.holds(data):
-            try:
-                with self._device.here():
-                    transfer.data = self._device.copy_of(data)
-            except RuntimeError as error:
-                self._give_up(transfer, f"no copy on the device: {_first_line(error)}")
-        return self._post(transfer)
+    def here(self) -> AbstractContextManager[object]:
+        return self._device.here()
 
-    def recv(self, data: torch.Tensor, tag: int) -> Pending:
-        transfer = NcclPending(self, False, data, tag)
-        if not self._device.holds(data):
-            raise TransportError(self._failed(transfer, "NCCL receives in device memory only"))
-        return self._post(transfer)
+    def holds(self, data: torch.Tensor) -> bool:
+        return self._device.holds(data)
 
-    def abort(self, reason: str = "") -> None:
-        with self._aborting:  # The second caller may not return before all is quiet either.
-            if not self._over:
-                self._why = aborted(reason)
-                self._line.hang_up()
-                with self._changed, self._device.here():
-                    self._changed.notify_all()
-                    self._take_down()
-                self._over = True
-        if threading.current_thread() is not self._listening:
-            self._listening.join()
-            self._line.close()
+    def copy_of(self, data: torch.Tensor) -> torch.Tensor:
+        return self._device.copy_of(data)
 
-    def wait(self, transfer: NcclPending, timeout_s: float) -> None:
-        """Block until one transfer has ended. Raises `TransportError`."""
-        deadline = time.monotonic() + timeout_s
-        left_at: float | None = None
-        try:
-            with self._device.here():
-                while not self._has_ended(transfer, deadline):
-                    if self._broken is not None:
-                        left_at = left_at or time.monotonic()
-                        if transfer.operation is None or time.monotonic() > left_at + _LAST_WORDS_S:
-                            raise TransportError(self._broken)
-                    if time.monotonic() >= deadline:
-                        raise TransportError(f"timed out after {timeout_s:g} s")
-        except (RuntimeError, TransportError) as error:
-            self._give_up(transfer, _first_line(error))
+    def mark(self) -> None:
+        """Waits for it: NCCL queues a transfer on its stream some time after it was told to."""
+        given = self._device.mark()
+        while not given.has_ended():
+            time.sleep(_PAUSE_S)
 
-    def _has_ended(self, transfer: NcclPending, deadline: float) -> bool:
-        """Look whether a transfer has ended, and pause if it has not."""
-        with self._changed:
-            if transfer.done:
-                return True
-            if transfer.error is not None or self._why is not None:
-                raise TransportError(transfer.error or self._why)
-            operation = transfer.operation
-            if operation is None:
-                if self._broken is None:
-                    self._changed.wait(max(0.0, deadline - time.monotonic()))
-                return transfer.done
-            if operation.has_ended():
-                self._under_way.remove(transfer)
-                transfer.done = True
-                transfer.operation = transfer.data = None
-                return True
-        time.sleep(_PAUSE_S)
-        return False
+    def begin(self, sends: bool, data: torch.Tensor, after: object) -> Operation:
+        return self._communicator.begin(sends, data)
 
-    def _post(self, transfer: NcclPending) -> NcclPending:
-        try:
-            with self._device.here():
-                # What the calling thread still does with the data, as packing it, comes first.
-                ready = self._device.mark()
-                while not ready.has_ended():
-                    time.sleep(_PAUSE_S)
-                with self._changed:
-                    if self._why is not None or self._broken is not None:
-                        raise TransportError(self._why or self._broken)
-                    notes = self._turns.post(
-                        transfer.sends, transfer.tag, transfer.nbytes, transfer
-                    )
-                    for note in notes:
-                        self._line.say(note.encode())
-                    self._begin_called()
-        except (RuntimeError, TransportError) as error:
-            self._give_up(transfer, _first_line(error))
-        return transfer
-
-    def _listen(self) -> None:
-        """Begin what the peer calls, until one end leaves."""
-        while self._why is None and self._broken is None:
-            self._line.wait(_IDLE_S)
-            with self._changed, self._device.here():
-                if self._why is None:
-                    try:
-                        self._hear()
-                    except (RuntimeError, TransportError) as error:
-                        self._broken = _first_line(error)
-                self._changed.notify_all()
-
-    def _hear(self) -> None:
-        for piece in self._line.hear(Note.FORMAT.size):
-            called = self._turns.hear(Note.decode(piece))
-            if called is not None:
-                self._begin(called)
-        self._begin_called()
-        if self._line.gone:
-            self._broken = f"the {RANKS[self._peer]} has left"
-
-    def _begin_called(self) -> None:
-        for note, transfer in self._turns.calls():
-            self._line.say(note.encode())
-            self._begin(transfer)
-
-    def _begin(self, transfer: NcclPending) -> None:
-        if transfer.data is None or transfer.nbytes == 0:
-            transfer.done = True
-            return
-        transfer.operation = self._communicator.begin(transfer.sends, transfer.data)
-        self._under_way.append(transfer)
-
-    def _give_up(self, transfer: NcclPending, why: str) -> NoReturn:
-        """Break the group over one transfer. Raises `TransportError`."""
-        if transfer.error is None:
-            # A transfer that an abort ended fails for the abort's reason, whatever NCCL says.
-            transfer.error = self._failed(transfer, self._why or why)
-        self.abort(transfer.error)
-        raise TransportError(transfer.error)
-
-    def _failed(self, transfer: NcclPending, why: str) -> str:
-        return failed(transfer.sends, transfer.nbytes, transfer.tag, self._peer, why)
-
-    def _take_down(self) -> None:
-        """End what is under way, and the communicator with it."""
+    def break_off(self, under_way: Sequence[Operation]) -> bool:
         deadline = time.monotonic() + _RELEASE_S
         try:
             rest = self._communicator.abort()
@@ -296,13 +131,9 @@ class NcclGroup:
                     raise RuntimeError(f"its operations go on {_RELEASE_S:g} s later")
                 time.sleep(_PAUSE_S)
         except RuntimeError as error:
-            _log.error(
-                "a communicator could not be aborted, and its memory stays reserved: %s",
-                _first_line(error),
-            )
-            _not_released.extend(self._under_way)
-        self._under_way = []
-        self._turns = Turns(self._rank)
+            _log.error("a communicator could not be aborted: %s", first_line(error))
+            return False
+        return True
 
 
 class NcclBackend:
@@ -319,7 +150,7 @@ class NcclBackend:
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         deadline = time.monotonic() + timeout.total_seconds()
         line: Line | None = None
-        group: NcclGroup | None = None
+        group: CalledGroup | None = None
         try:
             with self._device.here():
                 free = self._device.free_bytes()
@@ -330,11 +161,11 @@ class NcclBackend:
                     )
                 line = open_line(store, rank)
                 communicator = self._join(store, rank, line, deadline)
-            group = NcclGroup(self._device, rank, communicator, line)
+            group = CalledGroup(_NcclEnd(self._device, communicator), rank, line)
             return group
         except (RuntimeError, TransportError) as error:
             peer = RANKS[peer_of(rank)]
-            raise TransportError(f"no NCCL group with the {peer}: {_first_line(error)}") from None
+            raise TransportError(f"no NCCL group with the {peer}: {first_line(error)}") from None
         finally:
             if group is None and line is not None:
                 line.hang_up()
@@ -381,7 +212,7 @@ class CudaDevice:
     def copy_of(self, data: torch.Tensor) -> torch.Tensor:
         return data.to(torch.device("cuda", self._index))
 
-    def mark(self) -> NcclOperation:
+    def mark(self) -> Operation:
         return _Mark(torch.cuda.current_stream(self._index))
 
     def unique_id(self) -> bytes:
@@ -407,7 +238,7 @@ class _CudaCommunicator:
             raise RuntimeError("the communicator was aborted")
         return self._library.state(self._handle)
 
-    def begin(self, sends: bool, data: torch.Tensor) -> NcclOperation:
+    def begin(self, sends: bool, data: torch.Tensor) -> Operation:
         deadline = time.monotonic() + _LAUNCH_S
         while self._latest is not None and not self._latest.is_queued():
             if time.monotonic() > deadline:
@@ -419,7 +250,7 @@ class _CudaCommunicator:
         self._latest = _CudaOperation(self.is_ready, self._stream)
         return self._latest
 
-    def abort(self) -> NcclOperation:
+    def abort(self) -> Operation:
         # Freed by the call, and not to be asked about any more.
         handle, self._handle = self._handle, 0
         self._library.abort(handle)
@@ -468,13 +299,8 @@ def _until(done: Callable[[], bool], line: Line, rank: int, deadline: float) -> 
         time.sleep(_PAUSE_S)
 
 
-def _is_over(operation: NcclOperation) -> bool:
+def _is_over(operation: Operation) -> bool:
     """Whether it has ended, well or not."""
     with contextlib.suppress(RuntimeError):
         return operation.has_ended()
     return True
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import torch
 
 from netloader.transport.base import peer_of
+from netloader.transport.called import Operation
 from netloader.transport.libnccl import UNIQUE_ID_BYTES
-from netloader.transport.nccl import NcclCommunicator, NcclOperation
+from netloader.transport.nccl import NcclCommunicator
 
 
 @dataclass
@@ -55,7 +56,7 @@ class PlayedCommunicator:
         with self.meeting.lock:
             return len(self.meeting.joined) == 2
 
-    def begin(self, sends: bool, data: torch.Tensor) -> NcclOperation:
+    def begin(self, sends: bool, data: torch.Tensor) -> Operation:
         mine = PlayedOperation(data)
         with self.meeting.lock:
             if self.rank in self.meeting.gone:
@@ -73,7 +74,7 @@ class PlayedCommunicator:
                 one.data, one.ended = None, True
         return mine
 
-    def abort(self) -> NcclOperation:
+    def abort(self) -> Operation:
         with self.meeting.lock:
             self.meeting.gone.add(self.rank)
             for sends in (True, False):
@@ -104,7 +105,7 @@ class PlayedDevice:
     def copy_of(self, data: torch.Tensor) -> torch.Tensor:
         return data.clone()
 
-    def mark(self) -> NcclOperation:
+    def mark(self) -> Operation:
         return PlayedOperation(ended=True)
 
     def unique_id(self) -> bytes:
