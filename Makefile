@@ -66,7 +66,7 @@ test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server th
 
 # Two files at a time, and those that need vLLM one after the other: they share one import of it.
 test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
-	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadgroup --no-loadscope-reorder -m "not soak" -k "ascend or hccl" \
+	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" -k "ascend or hccl" \
 		tests/ascend tests/loader/transport/test_conformance.py
 
 soak-ascend: venv-ascend  ## the same over the emulated CANN: peers killed at 20 random moments of each kind, and what the marker soak names

@@ -13,11 +13,19 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 HERE = Path(__file__).parent
 
 RECORDED = pytest.StashKey[int]()
 """How much of the record there was before a test."""
+
+NEED_VLLM = frozenset(
+    f"test_{name}.py"
+    for name in ("formats_pull", "generate", "plugins", "pull", "quantised", "upstream", "worker")
+)
+"""Files whose processes need vLLM."""
 
 HAS_NPU = importlib.util.find_spec("torch_npu") is not None
 
@@ -40,16 +48,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test of this folder its marker, and every file to one process of pytest-xdist.
-
-    The files that need vLLM begin first: together they take longest.
-    """
+    """Give every test of this folder its marker. What needs vLLM takes longest, so it begins."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.ascend)
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: "vllm" not in item.get_closest_marker("xdist_group").args)
+    items.sort(key=lambda item: item.path.name not in NEED_VLLM)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """One process of pytest-xdist runs all that need vLLM, so vLLM is imported once."""
+    return _ByImports(config, log)
+
+
+class _ByImports(LoadFileScheduling):
+    """Each file as a whole, and some files together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path: str = super()._split_scope(nodeid)
+        return "vllm" if Path(path).name in NEED_VLLM else path
 
 
 RAN = "by fallback"
@@ -96,7 +113,7 @@ class _Printer:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if names and report.when == "teardown" and reporter is not None:
             # Tests of two processes end in any order, so the line says whose it is.
-            test = report.nodeid.rpartition("::")[2].partition("@")[0]
+            test = report.nodeid.rpartition("::")[2]
             reporter.ensure_newline()
             reporter.write_line(f"    by fallback, so no NPU kernel, in {test}: {names}")
 

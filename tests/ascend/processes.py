@@ -14,13 +14,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-
-import pytest
 
 from tests.ascend.channel import Channel, Ended
 from tests.e2e.servers import isolated_environment
@@ -47,25 +47,18 @@ _NEEDS_VLLM: Final = frozenset(
     f"tests.ascend.{name}" for name in ("generator", "npu_worker", "ordered_worker", "upstream_end")
 )
 
-
-VLLM: Final = pytest.mark.xdist_group("vllm")
-"""Mark of files whose processes need vLLM: one process of pytest-xdist runs them all, so vLLM is
-imported once."""
-
-
-@functools.cache
-def _shared() -> Path:
-    """A folder for what all processes of a test run share."""
-    made = Path(tempfile.mkdtemp(prefix="ascend-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+_CACHE: Final = Path(sys.prefix, "cache", f"vllm-{version('vllm')}")
+"""vLLM looks at a model's class in a process that imports vLLM anew, 15 s of a core. Here it keeps
+what it found, by the hash of the class's file."""
 
 
 @functools.cache
 def _nursery(modules: tuple[str, ...]) -> Nursery:
     """One for the whole test run."""
+    home = Path(tempfile.mkdtemp(prefix="ascend-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     # Without a thread: one that is not forked holds its locks for ever.
-    made = Nursery(modules, _environment(_shared()) | {"OPENBLAS_NUM_THREADS": "1"})
+    made = Nursery(modules, _environment(home) | {"OPENBLAS_NUM_THREADS": "1"})
     atexit.register(made.close)
     return made
 
@@ -74,8 +67,7 @@ def _environment(home: Path) -> dict[str, str]:
     env = isolated_environment(home)
     for name in ("TASK_QUEUE_ENABLE", "PYTHONDONTWRITEBYTECODE"):
         env.pop(name, None)
-    # vLLM looks at a model's class in a process of its own, once, and keeps there what it found.
-    return env | {"VLLM_HOST_IP": "127.0.0.1", "VLLM_CACHE_ROOT": str(_shared() / "vllm")}
+    return env | {"VLLM_HOST_IP": "127.0.0.1", "VLLM_CACHE_ROOT": str(_CACHE)}
 
 
 class ProcessError(Exception):

@@ -10,10 +10,9 @@ import pytest
 
 from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, NZ, starting
-from tests.ascend.processes import VLLM
 from tests.e2e.models import make_llama
 
-pytestmark = [pytest.mark.timeout(900), VLLM]
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_formats_of_source_and_replica_are_their_own(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.ascend.processes import START_S, VLLM, Process
+from tests.ascend.processes import START_S, Process
 from tests.ascend.test_worker import UPSTREAM
 from tests.e2e.models import make_llama
 
-pytestmark = [pytest.mark.timeout(600), VLLM]
+pytestmark = pytest.mark.timeout(600)
 
 NEAR = 0.05
 """How far a chosen token's logit may lie below the best: bfloat16 decides between close ones."""

@@ -16,7 +16,7 @@ from torch.distributed import Work
 from torch_npu._C._distributed_c10d import ProcessGroupHCCL
 
 from tests.ascend.llama import storage_digests
-from tests.ascend.processes import START_S, VLLM, Process
+from tests.ascend.processes import START_S, Process
 from tests.device_symbols import ASCEND, used
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
@@ -37,7 +37,7 @@ __all__ = [
     "test_the_record_of_the_installed_version_is_what_is_installed",
 ]
 
-pytestmark = [pytest.mark.timeout(600), VLLM]
+pytestmark = pytest.mark.timeout(600)
 
 OURS = "netloader.engine.plugin:register"
 THEIRS = "vllm_ascend:register_model_loader"

@@ -12,11 +12,11 @@ import pytest
 
 from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, OurWorker, starting
-from tests.ascend.processes import START_S, VLLM
+from tests.ascend.processes import START_S
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
-pytestmark = [pytest.mark.timeout(900), VLLM]
+pytestmark = pytest.mark.timeout(900)
 
 RANKS = 2
 

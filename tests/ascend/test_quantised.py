@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.ascend.ours import NZ, starting
-from tests.ascend.processes import VLLM
 from tests.ascend.quantised import loaded_digests, quantise
 from tests.e2e.models import make_llama
 
-pytestmark = [pytest.mark.timeout(900), VLLM]
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_quantised_model_is_pulled_with_equal_bytes(tmp_path: Path) -> None:

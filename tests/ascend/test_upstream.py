@@ -10,11 +10,11 @@ import pytest
 
 from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, NZ, starting
-from tests.ascend.processes import START_S, VLLM, Process
+from tests.ascend.processes import START_S, Process
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
-pytestmark = [pytest.mark.timeout(900), VLLM]
+pytestmark = pytest.mark.timeout(900)
 
 THEIRS = {
     "VLLM_PLUGINS": "a_fakecann,ascend,ascend_kv_connector,ascend_model,ascend_model_loader,"

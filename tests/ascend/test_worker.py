@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.ascend.llama import storage_digests
-from tests.ascend.processes import START_S, VLLM, Process, ProcessError
+from tests.ascend.processes import START_S, Process, ProcessError
 from tests.e2e.models import make_llama
 from tests.e2e.servers import free_port
 
-pytestmark = [pytest.mark.timeout(600), VLLM]
+pytestmark = pytest.mark.timeout(600)
 
 UPSTREAM = {
     "VLLM_PLUGINS": "a_fakecann,ascend,ascend_kv_connector,ascend_model,ascend_model_loader,"

@@ -97,7 +97,7 @@ def _device(index: int) -> _Device:
         return _devices[index]
 
 
-class _Operation:
+class _HcclOperation:
     """One operation of HCCL that has begun."""
 
     def __init__(self, communicator: acl.Communicator, event: acl.AclEvent) -> None:
@@ -145,14 +145,14 @@ class _HcclEnd:
     def mark(self) -> acl.AclEvent:
         return acl.AclEvent(_handle(npu.current_stream(self._device.index)))
 
-    def begin(self, sends: bool, data: torch.Tensor, after: object) -> _Operation:
+    def begin(self, sends: bool, data: torch.Tensor, after: object) -> _HcclOperation:
         assert isinstance(after, acl.AclEvent), "a mark of this end"
         self._stream.wait_for(after)
         self._communicator.start(sends, data.data_ptr(), data.numel(), self._peer, self._stream)
-        return _Operation(self._communicator, acl.AclEvent(self._stream.handle))
+        return _HcclOperation(self._communicator, acl.AclEvent(self._stream.handle))
 
     def break_off(self, under_way: Sequence[Operation]) -> bool:
-        operations = [one for one in under_way if isinstance(one, _Operation)]
+        operations = [one for one in under_way if isinstance(one, _HcclOperation)]
         clean = _end_well(operations, _LAST_BYTES_S)
         try:
             self._communicator.destroy()
@@ -164,7 +164,7 @@ class _HcclEnd:
         return True
 
 
-def _end_well(operations: Sequence[_Operation], timeout_s: float) -> bool:
+def _end_well(operations: Sequence[_HcclOperation], timeout_s: float) -> bool:
     """Whether all end, and well, within some seconds."""
     deadline = time.monotonic() + timeout_s
     try:
@@ -179,7 +179,7 @@ def _end_well(operations: Sequence[_Operation], timeout_s: float) -> bool:
     return True
 
 
-def _end(operations: Sequence[_Operation], timeout_s: float) -> bool:
+def _end(operations: Sequence[_HcclOperation], timeout_s: float) -> bool:
     """Whether none is under way after some seconds, however they ended."""
     deadline = time.monotonic() + timeout_s
     for operation in operations:
