@@ -81,7 +81,7 @@ class LibraryEnd(Protocol):
 
     def break_off(self, under_way: Sequence[Operation]) -> bool:
         """End all operations, and the communicator. Returns False when the library may touch their
-        memory even so. The last call."""
+        memory even so. Raises `RuntimeError`, which means the same. The last call."""
 
 
 class CalledPending:
@@ -146,7 +146,7 @@ class CalledGroup:
             if not self._over:
                 self._why = aborted(reason)
                 self._line.hang_up()
-                with self._changed, self._end.here():
+                with self._changed:
                     self._changed.notify_all()
                     self._take_down()
                 self._over = True
@@ -239,10 +239,11 @@ class CalledGroup:
         """Begin what the peer calls, until one end leaves."""
         while not self._is_broken():
             self._line.wait(_IDLE_S)
-            with self._changed, self._end.here():
+            with self._changed:
                 if self._why is None:
                     try:
-                        self._hear()
+                        with self._end.here():
+                            self._hear()
                     except (RuntimeError, TransportError) as error:
                         self._broken = first_line(error)
                 self._changed.notify_all()
@@ -284,7 +285,13 @@ class CalledGroup:
 
     def _take_down(self) -> None:
         operations = [one.operation for one in self._under_way if one.operation is not None]
-        if not self._end.break_off(operations):
+        try:
+            with self._end.here():
+                released = self._end.break_off(operations)
+        except RuntimeError as error:
+            _log.error("%s did not break off: %s", self._end.name, first_line(error))
+            released = False
+        if not released and operations:
             _log.error(
                 "%s may still touch the memory of %d transfers: it stays reserved",
                 self._end.name,

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,28 @@ def test_an_operation_that_fails_breaks_the_group() -> None:
     pair.source.abort("enough")
     with pytest.raises(TransportError, match=r"receive of 8 bytes .*the source has left"):
         arriving.wait(LATE_S)
+    until(lambda: not any(t.name == "netloader-nccl" for t in threading.enumerate()), LATE_S)
+
+
+class LosableDevice(PlayedDevice):
+    """A device that may be lost: nothing can be asked of it then."""
+
+    lost = False
+
+    def here(self) -> AbstractContextManager[object]:
+        if self.lost:
+            raise RuntimeError("the device is lost")
+        return super().here()
+
+
+def test_a_lost_device_ends_transfers_and_aborts_in_words() -> None:
+    device = LosableDevice()
+    pair = open_pair(NcclBackend(device))
+    arriving = pair.replica.recv(torch.zeros(8, dtype=torch.uint8), 1)
+    device.lost = True
+    with pytest.raises(TransportError, match=r"receive of 8 bytes .*the device is lost"):
+        arriving.wait(LATE_S)
+    pair.abort()
     until(lambda: not any(t.name == "netloader-nccl" for t in threading.enumerate()), LATE_S)
 
 
