@@ -88,6 +88,8 @@ PURE: Final = (
     "netloader.discovery",
     "netloader.protocol",
     "netloader.replica.acceptance",
+    "netloader.replica.budget",
+    "netloader.replica.course",
     "netloader.replica.inflight",
     "netloader.replica.outcome",
     "netloader.replica.picker",

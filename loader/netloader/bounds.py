@@ -9,7 +9,12 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-_UNITS = {"_s": "seconds", "_bytes": "bytes", "rate_limit": "bytes per second"}
+_UNITS = {
+    "_s": "seconds",
+    "_bytes": "bytes",
+    "rate_limit": "bytes per second",
+    "min_rate": "bytes per second",
+}
 """Units by the ending of a field's name."""
 
 

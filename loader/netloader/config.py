@@ -81,6 +81,8 @@ _IN_PARTS: Mapping[str, Mapping[_Part, str]] = {
     "TRANSFER_TIMEOUT": {PullSettings: "timeout_s", SourceSettings: "timeout_s"},
     "MAX_SOURCES": {PullSettings: "max_sources"},
     "SOURCE_TIMEOUT": {PullSettings: "source_timeout_s"},
+    "PEER_BUDGET": {PullSettings: "peer_budget_s"},
+    "MIN_RATE": {PullSettings: "min_rate"},
     "VERIFY": {PullSettings: "verify"},
     "MAX_SESSIONS": {SourceSettings: "max_sessions"},
 }
@@ -186,7 +188,7 @@ class Config(BaseModel):
     within a round trip; this limit is for the case that all its contacts are dead."""
     pull_settings: PullSettings = Field(default=PullSettings(), alias="pull settings")
     """Settings of the replica's side: `TRANSFER_TIMEOUT`, `MAX_SOURCES`, `SOURCE_TIMEOUT`,
-    `VERIFY`."""
+    `PEER_BUDGET`, `MIN_RATE`, `VERIFY`."""
     source_settings: SourceSettings = Field(default=SourceSettings(), alias="source settings")
     """Settings of the source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`."""
     rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)

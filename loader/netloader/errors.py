@@ -11,10 +11,12 @@
     ├── TransferError          a pull from one source failed; another source or storage is next
     │   ├── Refused            the source said no, and why
     │   ├── SourceLost         connection broken, source dead or silent
+    │   │   ├── Unanswered     nothing answers a connect to its control port
     │   │   ├── Broken         the control connection broke, before or after something was heard
     │   │   └── Unreachable    whoever listens at the endpoint is no source for this worker
     │   └── DigestMismatch     the source sent bytes that are not the promised ones
     ├── TransportError         a process group is broken, or could not be opened
+    │   └── BlockedPort        nothing answers a connect to the session's data port
     ├── NoSourceLeft           a pull ended before everything had come; storage is next
     ├── NothingToLoadError     neither peers nor storage have the weights; the start is stopped
     └── ProtocolError          the peer sent something that is not in the grammar
@@ -91,6 +93,10 @@ class SourceLost(TransferError):
     """The source died, went silent or broke the connection."""
 
 
+class Unanswered(SourceLost):
+    """Nothing answers a connect to the control port, not even with a refusal."""
+
+
 class DigestMismatch(TransferError):
     """A chunk arrived whose bytes are not those that the source has promised."""
 
@@ -106,16 +112,16 @@ class TransportError(NetloaderError):
     """
 
 
-class NoSourceLeft(NetloaderError):
-    """A pull ended before everything had come: nobody was left to ask."""
+class BlockedPort(TransportError):
+    """Nothing answers a connect to the data port of a session, not even with a refusal."""
 
-    def __init__(self, waited: bool, waited_s: float, failures: Sequence[object]) -> None:
-        self.reason = (
-            f"waited {waited_s:g} s for a source, none came"
-            if waited
-            else "no source could be used"
-        )
-        super().__init__("; ".join([self.reason, *map(str, failures)]))
+
+class NoSourceLeft(NetloaderError):
+    """A pull ended before everything had come: nobody was left to ask, or storage is sooner."""
+
+    def __init__(self, reason: str, failures: Sequence[object]) -> None:
+        self.reason = reason
+        super().__init__("; ".join([reason, *map(str, failures)]))
 
 
 class NothingToLoadError(NetloaderError):

@@ -1,9 +1,10 @@
-"""How a stream ended: one of nine values. Pure.
+"""How a stream ended: one of ten values. Pure.
 
     Finished       done: the pull needs nothing more
     Dropped        this worker ended it; nothing is wrong with the source
     AskLater       busy: the source said when to come again
     Unopened       the transport could not be opened, on either side: another one may do
+    Unreached      nothing answers at one of its ports: a firewall, most likely
     Declined       the source refused for good
     Contradicted   the source promised other weights than those before it: one of them is wrong
     Lost           the source died, went silent or ended the session
@@ -16,10 +17,11 @@ Errors cross calls within a stream, and become one of these where the stream end
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from netloader.discovery.candidate import Process
-from netloader.errors import Refused, SourceLost, TransferError
+from netloader.errors import Refused, SourceLost, TransferError, Unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,21 @@ class Unopened:
 
     reason: str
     transport: str
+
+
+class Port(Enum):
+    """What a replica connects to."""
+
+    CONTROL = "control port"
+    DATA = "data port"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    """Nothing answers at one of the source's ports, not even with a refusal."""
+
+    reason: str
+    port: Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,16 @@ class Faulty:
 
 
 Outcome = (
-    Finished | Dropped | AskLater | Unopened | Declined | Contradicted | Lost | Corrupt | Faulty
+    Finished
+    | Dropped
+    | AskLater
+    | Unopened
+    | Unreached
+    | Declined
+    | Contradicted
+    | Lost
+    | Corrupt
+    | Faulty
 )
 
 
@@ -127,6 +153,8 @@ def of(error: TransferError) -> Outcome:
             return AskLater(error.reason, after_s)
         case Refused():
             return Declined(error.reason)
+        case Unanswered():
+            return Unreached(error.reason, Port.CONTROL)
         case SourceLost():
             return Lost(error.reason)
         case _:

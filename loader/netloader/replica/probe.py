@@ -16,8 +16,9 @@ import socket
 import time
 from typing import Final
 
-from netloader.errors import ProtocolError, SourceLost
+from netloader.errors import ProtocolError, SourceLost, Unanswered
 from netloader.replica.connection import Break, Broken
+from netloader.transport.reach import blocked, unanswered
 from netloader.upstream import messages
 
 _SIGNATURE: Final = b"\xff" + bytes(7) + b"\x01\x7f"
@@ -116,12 +117,16 @@ def _look(endpoint: str, timeout_s: float, patience_s: float) -> tuple[Kind, soc
 
 
 def _connect(endpoint: str, timeout_s: float) -> socket.socket:
-    """Raises `Unreachable`."""
+    """Raises `Unreachable`, or `Unanswered` when the connect gets no answer at all."""
     host, _, port = endpoint.rpartition(":")
     try:
         # A peer or a list gave the endpoint, so it may not be an address at all.
         return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
-    except (OSError, ValueError, OverflowError) as error:
+    except OSError as error:
+        if unanswered(error):
+            raise Unanswered(endpoint, blocked("control", endpoint, error)) from None
+        raise Unreachable(endpoint, f"cannot connect: {error}") from None
+    except (ValueError, OverflowError) as error:
         raise Unreachable(endpoint, f"cannot connect: {error}") from None
 
 

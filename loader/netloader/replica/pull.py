@@ -2,8 +2,8 @@
 
 A `Pull` outlives its sources. It opens streams to the best candidates, replaces those that end,
 takes in members that appear while it runs, and drops a source that keeps the others waiting. Chunks
-that a source delivered stay; the model is never built again. When no source is left, the pull waits
-for one for a bounded time, and then leaves the rest to storage.
+that a source delivered stay; the model is never built again. `course.py` decides whom it asks, and
+when it leaves the rest to storage.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import NoSourceLeft
 from netloader.plain import Plain
+from netloader.replica.budget import Budget
+from netloader.replica.course import Course, GiveUp, Standing
 from netloader.replica.outcome import AskLater, Brought, Corrupt, Dropped, Ended, Finished, Outcome
 from netloader.replica.request import Request
-from netloader.replica.retry import RetryPolicy
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.replica.stream import Stream
@@ -86,12 +87,11 @@ class Pull:
         self._settings = settings if settings is not None else PullSettings()
         self._observer = observer if observer is not None else PullObserver()
         self._state = PullState(weights, self._settings)
-        self._retry = RetryPolicy(self._settings.retry, request.transports)
+        self._course: Course | None = None
         self._streams: dict[str, Stream] = {}
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()
         self._failures: tuple[Failure, ...] = ()
         self._deliveries: dict[tuple[str, str], Delivery] = {}
-        self._had_one = False  # Whether any source ever was there, even a busy one.
         self._told_sources = 0
         self._progress_lock = threading.Lock()
 
@@ -150,64 +150,78 @@ class Pull:
         """Parts of tensors that may hold unverified bytes."""
         return self._state.unverified()
 
-    def run(self, find: Callable[[], Sequence[Candidate]], *, wait_for_one: bool = False) -> None:
-        """Fetch what is missing. `find` gives the current candidates, best first.
+    def run(
+        self,
+        find: Callable[[], Sequence[Candidate]],
+        *,
+        wait_for_one: bool = False,
+        has_storage: bool = True,
+        spent_s: float = 0.0,
+    ) -> None:
+        """Fetch what is missing. `find` gives the current candidates, best first. `has_storage`
+        says whether this worker can read the weights itself; `spent_s` of the pull's budget are
+        gone already.
 
         Raises `NoSourceLeft` when no source came within `source_timeout_s` after the last one
-        ended, or at once when there never was one, unless `wait_for_one`. Once `run` returns or
-        raises, nothing writes to the tensors any more.
+        ended, or at once when there never was one, unless `wait_for_one`; and when the budget is
+        spent. Once `run` returns or raises, nothing writes to the tensors any more.
         """
-        limits = self._settings
-        alone_since = time.monotonic()
+        course = self._begin(wait_for_one, has_storage, spent_s)
         self._state.open()
         try:
             while not self.complete:
                 self._state.changed.clear()
-                self._settle()
-                now = time.monotonic()
-                alone = not any(stream.accepted for stream in self._streams.values())
-                if not alone:
-                    alone_since = now
-                waited = alone and now - alone_since >= limits.source_timeout_s
-                if len(self._streams) < limits.max_sources:
-                    # Otherwise the pull could greet busy sources in turn for ever.
-                    self._start_streams(find(), again=not waited)
-                hopeful = self._had_one or wait_for_one
-                if not self._streams and (waited or not hopeful):
-                    raise NoSourceLeft(hopeful, limits.source_timeout_s, self.failures)
-                self._state.changed.wait(limits.look_s)
-                self._drop_snubbed()
+                self._settle(course)
+                move = course.next(self._standing(), find, time.monotonic())
+                if isinstance(move, GiveUp):
+                    raise NoSourceLeft(move.reason, self.failures)
+                for candidate, transport, connect_s in move.sources:
+                    self._start_stream(candidate, transport, connect_s)
+                self._state.changed.wait(self._settings.look_s)
+                self._drop_snubbed(course)
                 self._tell_sources()
         finally:
-            self._stop()
+            self._stop(course)
 
-    def _start_streams(self, candidates: Sequence[Candidate], *, again: bool) -> None:
-        """Fill the free places with the best candidates that may be asked now; without `again`,
-        only with those that were never asked."""
-        in_use = {stream.source.endpoint for stream in self._streams.values()}
-        free = self._settings.max_sources - len(self._streams)
-        eligible = self._retry.eligible(candidates, in_use, time.monotonic(), again=again)
-        for candidate in eligible[:free]:
-            transport = self._retry.transport(candidate)
-            stream = Stream(
-                candidate,
-                self._request,
-                next(one for one in self._request.backends if one.name == transport),
-                self._settings,
-                self._state,
-                self._progress,
-                self._on_end,
-            )
-            self._streams[stream.name] = stream
-            stream.start()
+    def _begin(self, wait_for_one: bool, has_storage: bool, spent_s: float) -> Course:
+        now = time.monotonic()
+        nbytes = self.weights.manifest.nbytes
+        budget = Budget(self._settings, nbytes, now - spent_s, has_storage=has_storage)
+        if self._course is None:
+            transports = self._request.transports
+            self._course = Course(self._settings, transports, budget, now)
+        self._course.begin(budget, now, wait_for_one=wait_for_one)
+        return self._course
 
-    def _drop_snubbed(self) -> None:
+    def _standing(self) -> Standing:
+        streams = self._streams.values()
+        return Standing(
+            {stream.source.endpoint for stream in streams},
+            any(stream.accepted for stream in streams),
+            self._state.arrived_bytes,
+        )
+
+    def _start_stream(self, candidate: Candidate, transport: str, connect_s: float) -> None:
+        handshake = replace(self._settings.handshake, connect_timeout_s=connect_s)
+        stream = Stream(
+            candidate,
+            self._request,
+            next(one for one in self._request.backends if one.name == transport),
+            replace(self._settings, handshake=handshake),
+            self._state,
+            self._progress,
+            self._on_end,
+        )
+        self._streams[stream.name] = stream
+        stream.start()
+
+    def _drop_snubbed(self, course: Course) -> None:
         """Drop a source if others would bring its chunks sooner."""
         name = self._state.snubbed()
         if name is not None and name in self._streams:
             # The stream's thread may hang for a while, but for this pull the stream has ended.
             ended = self._streams[name].abandon("others deliver its last chunks sooner")
-            self._end(name, ended)
+            self._end(course, name, ended)
 
     def _tell_sources(self) -> None:
         count = sum(stream.accepted for stream in self._streams.values())
@@ -225,7 +239,7 @@ class Pull:
         self._ended.put((name, ended))
         self._state.changed.set()
 
-    def _settle(self) -> None:
+    def _settle(self, course: Course) -> None:
         """Note how the streams ended that ended by themselves."""
         while True:
             try:
@@ -233,13 +247,12 @@ class Pull:
             except queue.Empty:
                 return
             if name in self._streams:
-                self._end(name, ended)
+                self._end(course, name, ended)
 
-    def _end(self, name: str, ended: Ended) -> None:
+    def _end(self, course: Course, name: str, ended: Ended) -> None:
         stream = self._streams.pop(name)
         source = stream.source
-        self._retry.ended(source, ended, time.monotonic())
-        self._had_one = self._had_one or ended.accepted or isinstance(ended.how, AskLater)
+        course.ended(source, ended, time.monotonic())
         if isinstance(ended.how, Corrupt) and ended.how.void:
             # Everything came under the promise that this source has broken.
             self._deliveries.clear()
@@ -268,7 +281,7 @@ class Pull:
         (_log.info if healthy else _log.warning)("%s", failure)
         self._failures = (*self._failures, failure)
 
-    def _stop(self) -> None:
+    def _stop(self, course: Course) -> None:
         """Make sure that nothing writes to the tensors any more, and let the streams end.
 
         When everything has arrived, nothing is under way, and the streams say goodbye by themselves
@@ -286,7 +299,7 @@ class Pull:
                 else:
                     # The stream had already ended, and its thread may not have reported that yet.
                     self._on_end(name, ended)
-        self._settle()
+        self._settle(course)
         for stream in self._streams.values():
             self._credit(stream, stream.brought)
         self._streams.clear()

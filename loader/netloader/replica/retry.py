@@ -7,6 +7,10 @@ refused for good is not asked again. If a transport could not be opened, the sam
 again at once for the next best one that both have; the last one counts as a loss. A source that
 contradicted an earlier one is asked again only if the earlier one breaks its promise. Sources that
 the operator listed go before the mesh: while one of them can be used, only listed ones are used.
+
+A port that does not answer tells of its neighbours. Candidates of a host with such a port come
+after all others, and so does who was lost. When `max_alike` candidates have failed in one way while
+nobody delivered anything, no further one is tried.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ from netloader.replica.outcome import (
     Corrupt,
     Dropped,
     Ended,
+    Finished,
     Lost,
+    Outcome,
     Unopened,
+    Unreached,
 )
 from netloader.replica.settings import RetrySettings
 
@@ -52,6 +59,22 @@ class RetryPolicy:
         self._settings = settings
         self._transports = tuple(transports)
         self._histories: dict[tuple[str, int | None], _History] = {}
+        # What was learnt since a source last delivered something:
+        self._silent_hosts: set[str] = set()
+        self._failed: dict[str, set[str]] = {}
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a port did not answer, and nobody has delivered anything since."""
+        return bool(self._silent_hosts)
+
+    @property
+    def alike(self) -> str:
+        """How so many have failed that the others are not tried; empty while that is not so."""
+        for how, endpoints in self._failed.items():
+            if len(endpoints) >= self._settings.max_alike:
+                return f"{len(endpoints)} sources failed in one way ({how})"
+        return ""
 
     def eligible(
         self,
@@ -61,8 +84,11 @@ class RetryPolicy:
         *,
         again: bool = True,
     ) -> list[Candidate]:
-        """Candidates that may be asked now, in the given order, without the endpoints in `in_use`.
-        Candidates that were tried before are included only with `again`."""
+        """Candidates that may be asked now, without the endpoints in `in_use`: in the given order,
+        those without a failure first. Candidates that were tried before are included only with
+        `again`."""
+        if self.alike:
+            return []
         ready = [
             candidate
             for candidate in candidates
@@ -70,6 +96,7 @@ class RetryPolicy:
             and self._of(candidate).not_before <= now
             and (again or not self._of(candidate).tried)
         ]
+        ready.sort(key=self._doubt)
         listed = [candidate for candidate in candidates if candidate.listed]
         if any(candidate.endpoint in in_use or candidate in ready for candidate in listed):
             return [candidate for candidate in ready if candidate.listed]
@@ -86,6 +113,9 @@ class RetryPolicy:
         history.tried = True
         if ended.brought.nbytes:
             history.losses = 0
+            self._silent_hosts.clear()
+            self._failed.clear()
+        self._learn(candidate, ended.how)
         match ended.how:
             case AskLater(after_s=after_s):
                 history.not_before = now + max(limits.min_pause_s, after_s)
@@ -97,7 +127,7 @@ class RetryPolicy:
                     history.tried = False  # It was not asked for the next one yet.
                 else:
                     self._lost(history, now)
-            case Lost():
+            case Lost() | Unreached():
                 self._lost(history, now)
             case Contradicted():
                 history.contradicted = True
@@ -114,6 +144,22 @@ class RetryPolicy:
         history.not_before = now + backoff_s
         if history.losses >= self._settings.max_losses:
             history.not_before = _NEVER
+
+    def _learn(self, candidate: Candidate, how: Outcome) -> None:
+        """What this end tells of other candidates."""
+        match how:
+            case Finished() | Dropped() | AskLater() | Contradicted() | Corrupt():
+                return
+            case Unreached(port=port):
+                self._silent_hosts.add(_host(candidate))
+                kind = f"its {port.value} did not answer"
+            case _:
+                kind = type(how).__name__.lower()
+        self._failed.setdefault(kind, set()).add(candidate.endpoint)
+
+    def _doubt(self, candidate: Candidate) -> int:
+        """0 for a candidate of which nothing bad is known."""
+        return self._of(candidate).losses + (_host(candidate) in self._silent_hosts)
 
     def _left(self, candidate: Candidate) -> list[str]:
         """What both have and was not tried in vain."""
@@ -136,3 +182,7 @@ class RetryPolicy:
     def _of(self, candidate: Candidate) -> _History:
         # Another generation is another process, and its predecessor's record says nothing about it.
         return self._histories.setdefault((candidate.endpoint, candidate.generation), _History())
+
+
+def _host(candidate: Candidate) -> str:
+    return candidate.endpoint.rpartition(":")[0]

@@ -26,9 +26,13 @@ class HandshakeSettings:
     compilation or a graph capture does so for seconds. A replica with other sources and storage
     gains nothing by waiting longer."""
 
-    connect_timeout_s: Seconds = 5.0
-    """Seconds that a source may take to accept a TCP connection: a few round trips, and one lost
-    SYN."""
+    connect_timeout_s: Seconds = 2.5
+    """Seconds that a source may take to accept a TCP connection, at its control port and at the
+    data port of a session: a few round trips, and one lost SYN, which is sent again after 1 s."""
+
+    short_connect_s: Seconds = 1.0
+    """The same once another source's port of that kind did not answer and nobody has delivered
+    anything: a lost SYN is then less likely than a firewall, and others wait to be tried."""
 
     greeting_timeout_s: Seconds = 1.0
     """Seconds that an accepted connection may stay without a greeting. ZeroMQ greets within a
@@ -110,6 +114,10 @@ class RetrySettings:
     """Least seconds before a busy source is asked again, whatever it said: a refusal costs the
     source time."""
 
+    max_alike: Count = 32
+    """How many sources may fail in one way, while nobody delivers anything, before the others are
+    not tried either. By `short_connect_s`, four at a time, this many take ten seconds."""
+
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class PullSettings:
@@ -127,6 +135,16 @@ class PullSettings:
     """Seconds that a pull without a source waits for one, before storage fills the rest
     (`SOURCE_TIMEOUT`). Long enough for a busy source to free a session, or for a restarted one to
     be back."""
+
+    peer_budget_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
+    """Seconds without verified progress, over all sources and all steps from the first look at the
+    mesh on, after which storage is read (`PEER_BUDGET`). Enough for a source that is busy or held
+    up to recover, and a start that peers cannot help is late by no more than this."""
+
+    min_rate: Annotated[int, Field(ge=1)] = 10_000_000
+    """Bytes per second that storage brings where nobody has measured (`MIN_RATE`): a pull that
+    would end later than storage would by this rate gives way to it. A tenth of a hard disk or of a
+    1 Gbit/s link."""
 
     verify: bool = True
     """Whether the digest of each arriving chunk is compared with the promised one (`VERIFY`).

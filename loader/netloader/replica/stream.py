@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq
 
 from netloader.discovery.candidate import Candidate, Process
-from netloader.errors import DigestMismatch, TransferError
+from netloader.errors import BlockedPort, DigestMismatch, TransferError
 from netloader.protocol import messages
 from netloader.replica import acceptance, outcome
 from netloader.replica.acceptance import Promise
@@ -31,7 +31,9 @@ from netloader.replica.outcome import (
     Finished,
     Lost,
     Outcome,
+    Port,
     Unopened,
+    Unreached,
 )
 from netloader.replica.receiver import Receiver, verify
 from netloader.replica.request import Request
@@ -185,7 +187,7 @@ class Stream:
                 self._endpoint, hello, len(self._state.chunks), accept, attachment
             )
             joined = self._join(accept)
-            if isinstance(joined, Unopened):
+            if not isinstance(joined, Receiver):
                 conversation.bye(joined.reason)
                 return joined
             receiver = joined
@@ -206,7 +208,7 @@ class Stream:
                 # Once the group and its receives are gone, nothing writes to tensors any more.
                 receiver.close()
 
-    def _join(self, accept: messages.Accept) -> Receiver | Unopened:
+    def _join(self, accept: messages.Accept) -> Receiver | Unopened | Unreached:
         try:
             group = join(
                 accept.host,
@@ -214,7 +216,10 @@ class Stream:
                 accept.secret,
                 self._backend,
                 self._settings.rendezvous_timeout_s,
+                self._settings.handshake.connect_timeout_s,
             )
+        except BlockedPort as error:
+            return Unreached(str(error), Port.DATA)
         except TransportError as error:
             return Unopened(f"no process group by {self.transport}: {error}", self.transport)
         self._cancellation.guard(group)

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from netloader.errors import TransportError
+from netloader.errors import BlockedPort, TransportError
 from netloader.transport.arrivals import Arrivals
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group
+from netloader.transport.reach import blocked, unanswered
 from netloader.transport.store import LANE, PROOF, AuthenticatedStore, left
 from netmesh import Door
 
@@ -109,10 +110,20 @@ class Rendezvous:
             raise TransportError(f"the rendezvous cannot take the replica in: {error}") from None
 
 
-def join(host: str, port: int, secret: str, backend: Backend, timeout_s: float) -> Group:
-    """The replica's side: meet the source at its rendezvous. Raises `TransportError`."""
+def join(
+    host: str,
+    port: int,
+    secret: str,
+    backend: Backend,
+    timeout_s: float,
+    connect_s: float | None = None,
+) -> Group:
+    """The replica's side: meet the source at its rendezvous, where the first connection may take
+    `connect_s` (None: as long as everything). Raises `TransportError`, and `BlockedPort` when the
+    connect gets no answer."""
     deadline = time.monotonic() + timeout_s
-    store = AuthenticatedStore(_connect(host, port, deadline), secret, REPLICA, deadline)
+    answer_by = deadline if connect_s is None else min(deadline, time.monotonic() + connect_s)
+    store = AuthenticatedStore(_connect(host, port, answer_by), secret, REPLICA, deadline)
     try:
         store.set(PROOF, "")
         for number in range(backend.connections):
@@ -127,7 +138,10 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
     try:
         return socket.create_connection((host, port), left(deadline))
     except OSError as error:
-        raise TransportError(f"the rendezvous {host}:{port} does not answer: {error}") from None
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if unanswered(error):
+            raise BlockedPort(blocked("data", address, error)) from None
+        raise TransportError(f"the rendezvous {address} does not answer: {error}") from None
 
 
 def _open(

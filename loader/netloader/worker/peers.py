@@ -46,7 +46,8 @@ class Peers:
         """Sources for these weights, best first, and why others were skipped.
 
         The order is `SOURCE` of `CONFIG_FILE`, `SOURCE` of the extra config, the mesh. Waits at
-        most `DISCOVERY_TIMEOUT` for the mesh to answer. May read the checkpoint to compare it.
+        most `DISCOVERY_TIMEOUT`, and no longer than `PEER_BUDGET`, for the mesh to answer. May read
+        the checkpoint to compare it.
         """
         static = self._static(identity.role)
         skipped: list[str] = []
@@ -56,7 +57,7 @@ class Peers:
         absent = self._membership.absent
         if absent:
             return static, [*skipped, f"mesh: {absent}"]
-        timeout_s = self._config.discovery_timeout_s
+        timeout_s = min(self._config.discovery_timeout_s, self._config.pull_settings.peer_budget_s)
         if not self._membership.wait_joined(timeout_s):
             skipped.append(f"mesh: no contact answered within {timeout_s:g} s")
         choice = self._choose(identity, transports, explain=True)

@@ -47,12 +47,15 @@ class NotPulled:
     unverified: tuple[Piece, ...]
     """Parts of its tensors that may hold unverified bytes."""
     tried: Tried
+    began: float
+    """When looking for peers began, in seconds of `time.monotonic`."""
 
 
 def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
     """Fetch what peers have."""
+    began = time.monotonic()
     if not built.from_peers:
-        return NotPulled((), built.tried)
+        return NotPulled((), built.tried, began)
     candidates, tried = _candidates(built)
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
@@ -60,7 +63,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
     # A worker without files can only wait for a peer.
     must_wait = built.wanted.files is None and worker.peers.may_come
     if not candidates and not must_wait:
-        return NotPulled((), tried)
+        return NotPulled((), tried, began)
     role = built.request.role
     with tqdm(
         total=built.arrangement.weights.manifest.nbytes,
@@ -87,7 +90,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
                 ),
             ),
         )
-        return _run(one, built, model, tried, must_wait=must_wait)
+        return _run(one, built, model, tried, began, must_wait=must_wait)
 
 
 def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
@@ -109,7 +112,7 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
 
 
 def _run(
-    one: Pull, built: Built, model: nn.Module, tried: Tried, *, must_wait: bool
+    one: Pull, built: Built, model: nn.Module, tried: Tried, began: float, *, must_wait: bool
 ) -> Pulled | NotPulled:
     started = time.monotonic()
     telemetry = built.request.worker.telemetry
@@ -118,7 +121,12 @@ def _run(
     def fetch() -> None:
         peers = built.request.worker.peers
         with tracing.span("pull", bytes=built.arrangement.weights.manifest.nbytes):
-            one.run(lambda: peers.find(built.identity, built.transports), wait_for_one=must_wait)
+            one.run(
+                lambda: peers.find(built.identity, built.transports),
+                wait_for_one=must_wait,
+                has_storage=built.wanted.files is not None,
+                spent_s=started - began,
+            )
         with tracing.span("apply"):
             buffers.check_equal(built.arrangement.buffers, one.computed)
             attributes.apply(model, one.attributes)
@@ -133,7 +141,7 @@ def _run(
     if isinstance(failed, Failed):
         if failed.kind is NoSourceLeft:
             _log.warning("%s", failed.reason)
-        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries))
+        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries), began)
     _log.info(
         "pulled %s in %.2f s (%.2f GB/s) from %s",
         memory.text(one.nbytes),

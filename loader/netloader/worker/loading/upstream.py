@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -58,10 +58,10 @@ def take(built: Built, model: nn.Module, before: NotPulled) -> Taken | NotPulled
         return before
     carrier = attempt(Step.FIND, built.request.engine.upstream_carrier)
     if isinstance(carrier, Failed):
-        return NotPulled(before.unverified, before.tried.but(f"upstream: {carrier.reason}"))
+        return replace(before, tried=before.tried.but(f"upstream: {carrier.reason}"))
     reason = _impossible(built, carrier)
     if carrier is None or reason:
-        return NotPulled(before.unverified, before.tried.but(f"upstream: {reason}"))
+        return replace(before, tried=before.tried.but(f"upstream: {reason}"))
     return _Attempts(built, model, carrier, before).run(endpoints)
 
 
@@ -82,12 +82,18 @@ class _Attempts:
         self._built = built
         self._model = model
         self._carrier = carrier
+        self._before = before
         self._tried = before.tried
         self._unverified = before.unverified
 
     def run(self, endpoints: tuple[str, ...]) -> Taken | NotPulled:
+        budget_s = self._built.request.worker.config.pull_settings.peer_budget_s
         for endpoint in endpoints:
             started = time.monotonic()
+            if started - self._before.began >= budget_s:
+                late = f"upstream: source {endpoint}: not asked after {budget_s:g} s (PEER_BUDGET)"
+                self._tried = self._tried.but(late)
+                break
             wrong = self._barred(endpoint) or self._fill(endpoint) or self._compare()
             seconds = time.monotonic() - started
             if not wrong:
@@ -96,7 +102,7 @@ class _Attempts:
                 continue
             _log.warning("upstream: source %s: %s", endpoint, wrong)
             self._tried = self._tried.but(f"upstream: source {endpoint}: {wrong}")
-        return NotPulled(self._unverified, self._tried)
+        return replace(self._before, unverified=self._unverified, tried=self._tried)
 
     def _barred(self, endpoint: str) -> str:
         config = self._built.request.worker.config

@@ -37,7 +37,7 @@ SAMPLES = (
     IdentityError("unknown"),
     errors.NotAtHand("not here"),
     ManifestError("differs"),
-    NoSourceLeft(False, 0.0, ()),
+    NoSourceLeft("no source could be used", ()),
     NothingToLoadError("nothing"),
     LeftoverError("left over"),
     ValueError("a surprise"),
