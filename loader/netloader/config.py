@@ -85,6 +85,7 @@ _IN_PARTS: Mapping[str, Mapping[_Part, str]] = {
     "MIN_RATE": {PullSettings: "min_rate"},
     "VERIFY": {PullSettings: "verify"},
     "MAX_SESSIONS": {SourceSettings: "max_sessions"},
+    "FABRIC": {SourceSettings: "fabric"},
 }
 """Operator's key -> the fields that it sets. The fields give defaults, bounds and reasons."""
 
@@ -158,6 +159,9 @@ class Config(BaseModel):
     names do not matter. Default: none."""
     listen_port: int | None = Field(default=None, alias="LISTEN_PORT", ge=MIN_PORT, le=MAX_PORT)
     """Base port of the listener (the rank is added); default: a free port."""
+    listen_advertise: int | None = Field(default=None, alias="LISTEN_ADVERTISE", ge=1, le=MAX_PORT)
+    """Port at which others reach the listener, where `LISTEN_PORT` is published under another one;
+    the rank is added to both. Its host is that of `MESH_ADVERTISE`. Default: the same port."""
     int8_cache: Annotated[KeepMode | None, BeforeValidator(_lower)] = Field(
         default=None, alias="INT8_CACHE"
     )
@@ -190,7 +194,7 @@ class Config(BaseModel):
     """Settings of the replica's side: `TRANSFER_TIMEOUT`, `MAX_SOURCES`, `SOURCE_TIMEOUT`,
     `PEER_BUDGET`, `MIN_RATE`, `VERIFY`."""
     source_settings: SourceSettings = Field(default=SourceSettings(), alias="source settings")
-    """Settings of the source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`."""
+    """Settings of the source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`, `FABRIC`."""
     rate_limit: _Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
     """Bytes per second that this worker hands out, over all sessions and models; default: as many
     as the link takes. For links that the model's own traffic also needs."""
@@ -287,9 +291,28 @@ class Config(BaseModel):
             raise ConfigError(error.key, error.value, error.allowed) from None
         except ValidationError as error:
             raise _explain(error, merged) from None
+        made._check_ports()
         made._check_sealed()
         made._check_upstream()
         return made
+
+    def _check_ports(self) -> None:
+        """Raise `ConfigError` for ports that nobody could reach."""
+        if self.listen_advertise is not None and self.listen_port is None:
+            raise ConfigError(
+                "LISTEN_ADVERTISE",
+                self.listen_advertise,
+                "it needs LISTEN_PORT, which it stands for",
+            )
+        if self.mesh_settings.port_range is None:
+            return
+        free = sorted({"gloo", "nccl"} & {*(self.transports or ())})
+        if free:
+            raise ConfigError(
+                "TRANSPORTS",
+                ",".join(self.transports or ()),
+                f"{' and '.join(free)} opens ports that PORT_RANGE cannot bound: leave it out",
+            )
 
     def _check_sealed(self) -> None:
         """Raise `ConfigError` if weights shall be encrypted and cannot be."""
@@ -315,6 +338,11 @@ class Config(BaseModel):
             "UPSTREAM off, or also set UPSTREAM_INSECURE to allow transfers without "
             "authentication",
         )
+
+    @property
+    def fabric(self) -> str:
+        """The label that transfers go by; empty without `FABRIC`."""
+        return self.source_settings.fabric or ""
 
     @property
     def has_key(self) -> bool:
@@ -385,6 +413,18 @@ class Config(BaseModel):
             parts = f"LISTEN_PORT + rank {rank}" + (" + 10000 for the draft model" if draft else "")
             raise ConfigError(
                 "LISTEN_PORT", self.listen_port, f"{parts} = {port} must be at most {MAX_PORT}"
+            )
+        return port
+
+    def public_port_of(self, rank: int, *, draft: bool) -> int | None:
+        """Where replicas reach the listener of one rank, if not at its own port. Raises
+        `ConfigError` when there is no such port."""
+        if self.listen_advertise is None:
+            return None
+        port = self.listen_advertise + rank + (DRAFT_PORT_OFFSET if draft else 0)
+        if port > MAX_PORT:
+            raise ConfigError(
+                "LISTEN_ADVERTISE", self.listen_advertise, f"{port} must be at most {MAX_PORT}"
             )
         return port
 

@@ -27,8 +27,9 @@ from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
 from netmesh.io.whois import KeyCount, count_keys
-from netmesh.mesh import Mesh, own_host
+from netmesh.mesh import Mesh, bind_host, own_host
 from netmesh.observer import forget, observe
+from netmesh.ports import PortRange, listen
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
@@ -55,6 +56,7 @@ __all__ = [
     "MeshError",
     "MeshSettings",
     "NoMeshError",
+    "PortRange",
     "Program",
     "Reach",
     "RemoteProtocolError",
@@ -65,11 +67,13 @@ __all__ = [
     "VersionMismatch",
     "ZapHandler",
     "all_shut",
+    "bind_host",
     "count_keys",
     "drop_newcomers",
     "forget",
     "generate_key",
     "keep_alive",
+    "listen",
     "observe",
     "own_host",
     "prepare",

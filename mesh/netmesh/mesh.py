@@ -110,13 +110,20 @@ class Mesh:
             settings, os.environ, log, remote_allowed=security.enabled or settings.insecure
         )
         seeds = bootstrap.resolve_now()
-        chosen = choose_host(settings, os.environ, seeds, remote_allowed=bootstrap.remote_allowed)
+        chosen = choose_host(
+            settings, os.environ, seeds, remote_allowed=bootstrap.remote_allowed, log=log
+        )
         if chosen.is_loopback and bootstrap.remote_allowed and not (seeds or settings.advertise):
             log.warning(_NO_ROUTE, chosen.host)
         reach = bootstrap.reach(chosen)
         try:
             shell = Shell(Codec(settings.name), security, log, reach)
-            port = shell.bind(_listen_on(chosen), settings.port, settings.well_known_ports)
+            port = shell.bind(
+                _listen_on(settings, chosen),
+                settings.port,
+                settings.well_known_ports,
+                settings.port_range,
+            )
         except (zmq.ZMQError, OSError) as error:
             raise StartError(str(error)) from error
         address = Address(chosen.host, chosen.port or port)
@@ -156,7 +163,7 @@ class Mesh:
         succession = Succession(
             address,
             member,
-            lambda: shell.another_port(settings.well_known_ports),
+            lambda: shell.another_port(settings.well_known_ports, settings.port_range),
             log,
             is_fixed=is_fixed,
         )
@@ -321,8 +328,20 @@ def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _listen_on(advertised: Address) -> str:
+def bind_host(settings: MeshSettings, advertised: str) -> str:
+    """The address that a service binds which others reach at the address `advertised`: that one
+    where an interface has it, else (behind NAT) every interface. `settings.bind` goes before."""
+    if settings.bind is not None:
+        return settings.bind
+    if is_own(advertised):
+        return advertised
+    return "::" if ":" in advertised else "0.0.0.0"
+
+
+def _listen_on(settings: MeshSettings, advertised: Address) -> str:
     """Loopback only, if we advertise loopback: that keeps a member without a key private."""
+    if settings.bind is not None:
+        return settings.bind
     if advertised.is_loopback:
         return advertised.host
     return "::" if advertised.is_v6 else "0.0.0.0"

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from netmesh.address import parse_address
 from netmesh.core.reach import Network
 from netmesh.errors import SettingsError
+from netmesh.ports import PortRange
 from netmesh.private import user_directory
 from netmesh.program import Program
 from netmesh.seeds import parse_seed
@@ -44,6 +45,8 @@ MESH_KEYS: Mapping[str, str] = {
     "MESH_SEEDS": "seeds",
     "MESH_PORT": "port",
     "MESH_ADVERTISE": "advertise",
+    "BIND": "bind",
+    "PORT_RANGE": "port_range",
     "MESH_KEY": "key",
     "MESH_KEY_FILE": "key_file",
     "MESH_INSECURE": "insecure",
@@ -78,6 +81,14 @@ class MeshSettings(BaseModel):
     advertise: str | None = None
     """`host` or `host:port` at which others reach this member. None: chosen as in
     `bootstrap.advertise`. Set it behind NAT or on hosts with several networks."""
+
+    bind: str | None = None
+    """Address of this host (an IP literal) that all its ports are bound to. None: loopback for a
+    member that advertises loopback; else every interface for the mesh, and for what is transferred
+    the advertised address where an interface has it, else every interface."""
+
+    port_range: PortRange | None = None
+    """`first-last`: every port that no other setting names is one of these. None: any."""
 
     key: SecretStr | None = None
     """Cluster key (64 hex digits or base64 of 32 bytes), up to four, separated by commas, the
@@ -146,11 +157,32 @@ class MeshSettings(BaseModel):
             _as_value_error(parse_address, value)
         return value
 
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return str(ipaddress.ip_address(value.strip("[]")))
+        except ValueError:
+            raise ValueError(
+                "use an IP address of this host, such as 10.0.0.7 or fd00::7"
+            ) from None
+
+    @field_validator("port_range", mode="before")
+    @classmethod
+    def _parse_ports(cls, value: object) -> object:
+        return PortRange.parse(value) if isinstance(value, str) else value
+
     @property
     def well_known_ports(self) -> tuple[int, ...]:
         """Ports of a member that was given none, and of seeds that name none; the first is the
         usual one."""
-        return (self.port,) if self.port is not None else well_known_ports(self.name)
+        if self.port is not None:
+            return (self.port,)
+        if self.port_range is not None:
+            return tuple(self.port_range.all[:_NEXT])
+        return well_known_ports(self.name)
 
     def host_directory(self, environ: Mapping[str, str] | None = None) -> Path:
         """Where members of this host and user find each other. Creates and checks nothing."""

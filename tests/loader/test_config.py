@@ -470,3 +470,23 @@ def test_weights_are_encrypted_only_with_a_cluster_key() -> None:
     with pytest.raises(ConfigError, match=r"TRANSPORTS='tcp,tcp-sealed'.*set MESH_KEY_FILE"):
         Config.load({"TRANSPORTS": ["tcp", "tcp-sealed"]}, {})
     assert Config.load({"TRANSPORTS": ["tcp-sealed"]} | KEY, {}).transports == ("tcp-sealed",)
+
+
+@pytest.mark.parametrize("names", ["gloo", "tcp,nccl"])
+def test_a_transport_whose_ports_cannot_be_bounded_does_not_go_with_a_range(names: str) -> None:
+    with pytest.raises(ConfigError, match=r"TRANSPORTS='.*opens ports that PORT_RANGE"):
+        Config.load({"TRANSPORTS": names, "PORT_RANGE": "20000-20100"}, {})
+    Config.load({"TRANSPORTS": "hccl,tcp", "PORT_RANGE": "20000-20100"}, {})
+
+
+def test_a_published_port_stands_for_one_that_was_set() -> None:
+    config = Config.load({"LISTEN_PORT": 7000, "LISTEN_ADVERTISE": 17000}, {})
+    assert config.public_port_of(3, draft=False) == 17_003
+    assert config.public_port_of(3, draft=True) == 27_003
+    assert Config.load({"LISTEN_PORT": 7000}, {}).public_port_of(3, draft=False) is None
+    with pytest.raises(ConfigError, match="it needs LISTEN_PORT"):
+        Config.load({"LISTEN_ADVERTISE": 17000}, {})
+    with pytest.raises(ConfigError, match="65539 must be at most 65535"):
+        Config.load({"LISTEN_PORT": 7000, "LISTEN_ADVERTISE": 65_535}, {}).public_port_of(
+            4, draft=False
+        )

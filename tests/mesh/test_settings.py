@@ -35,6 +35,8 @@ def test_every_key_can_come_from_the_environment() -> None:
         "MESH_DIRECTORY": "/d",
         "MESH_KUBERNETES_SERVICE": "s",
         "MESH_NETWORKS": "10.0.0.0/8, fd00::/8",
+        "BIND": "[fd00::1]",
+        "PORT_RANGE": "20000-20100",
     }
     assert values.keys() == MESH_KEYS.keys()
     settings = MeshSettings.load({}, {f"CREW_{key}": value for key, value in values.items()}, CREW)
@@ -42,6 +44,8 @@ def test_every_key_can_come_from_the_environment() -> None:
     assert settings.insecure is True
     assert settings.key_file == Path("/k")
     assert settings.directory == Path("/d")
+    assert settings.bind == "fd00::1"
+    assert str(settings.port_range) == "20000-20100"
 
 
 def test_seeds_as_json() -> None:
@@ -64,6 +68,11 @@ def test_seeds_as_json() -> None:
         ("MESH_SEEDS", 5),
         ("MESH_ADVERTISE", "a:b:"),
         ("MESH_INSECURE", "perhaps"),
+        ("BIND", "node"),
+        ("BIND", "10.0.0.1:5"),
+        ("PORT_RANGE", "20000"),
+        ("PORT_RANGE", "80-90"),
+        ("PORT_RANGE", 20000),
         ("MESH_NETWORKS", "10.0.0.1/8"),
         ("MESH_NETWORKS", "10.0.0.0/33"),
         ("MESH_NETWORKS", "workers"),

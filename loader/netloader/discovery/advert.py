@@ -91,6 +91,8 @@ class Holding(BaseModel):
     """Number of sources being pulled from now."""
     chunk_bytes: Annotated[int, Field(ge=0)] = 0
     """Size of the holding's chunks: a replica must cut alike. 0: the member did not say."""
+    fabric: Annotated[_Text, Field(exclude_if=lambda label: not label)] = ""
+    """Label of the network that the worker's transfers use; empty: none."""
     accuses: Annotated[tuple[Accused, ...], Field(max_length=MAX_ACCUSED)] = ()
     """Sources that sent this worker other bytes than they had promised, latest last."""
 

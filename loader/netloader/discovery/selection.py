@@ -43,6 +43,7 @@ def choose(
     transports: Sequence[str],
     chunk_bytes: int,
     *,
+    fabric: str = "",
     caught: Collection[Process] = (),
     read: Callable[[Member], Sequence[Holding]] = lambda member: decode(member.advert),
     reaches: Callable[[str], bool] = lambda endpoint: True,
@@ -55,7 +56,8 @@ def choose(
     another member accuses of wrong bytes come last, because the accuser may be at fault. Processes
     in `caught` have sent wrong bytes to this worker, and are left out. A member never picks itself.
 
-    `transports` are those that can carry bytes to this worker; a member needs one of them.
+    `transports` are those that can carry bytes to this worker; a member needs one of them. `fabric`
+    is this worker's label, if it has one.
     `reaches` says whether an endpoint may be connected to.
 
     `read` gives the holdings of a member, so that a caller may remember them. Evidence of content
@@ -82,6 +84,8 @@ def choose(
             why_not = _unsuitable(member, holding, transports, chunk_bytes)
             if why_not is None and not reaches(holding.endpoint):
                 why_not = f"its endpoint {holding.endpoint} may not be reached from here"
+            if why_not is None and holding.fabric and fabric not in ("", holding.fabric):
+                why_not = f"FABRIC: mine {fabric}, theirs {holding.fabric}"
             if why_not is None and process in caught:
                 why_not = "sent other bytes than it had promised"
             if why_not is None:

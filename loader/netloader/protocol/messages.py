@@ -131,6 +131,8 @@ class Hello(_Message):
         tuple[_Name, ...], Field(max_length=8, exclude_if=lambda kinds: kinds == ("xxh3",))
     ] = ("xxh3",)
     """Kinds of digests that the replica can verify. Older replicas know this one only."""
+    fabric: Annotated[_Text, Field(exclude_if=lambda label: not label)] = ""
+    """Label of the network that the replica's transfers use; empty: none."""
 
 
 class Accept(_Message):

@@ -58,6 +58,7 @@ def hello(
         chunk_bytes=mine.chunk_bytes,
         backend=transport,
         digests=KINDS,
+        fabric=request.fabric,
     )
 
 

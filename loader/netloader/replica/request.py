@@ -23,6 +23,9 @@ class Request:
     replica: str
     """Name of this worker in the source's log."""
 
+    fabric: str = ""
+    """Label of the network that this worker's transfers use; empty: none."""
+
     @property
     def transports(self) -> tuple[str, ...]:
         """Names of the backends, best first."""

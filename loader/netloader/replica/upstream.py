@@ -23,6 +23,7 @@ from netloader.upstream.group import REPLICA_RANK, OrderedCarrier, meet_source
 from netloader.upstream.messages import JoinAccepted, JoinRefused, UpstreamAnswer, UpstreamJoin
 from netloader.upstream.tensors import ordered
 from netloader.weights.capture import Weights
+from netmesh import PortRange, listen
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class UpstreamRequest:
     """Seconds without progress after which the server is given up."""
     rendezvous_timeout_s: float
     """Seconds until the server must have come to the process group."""
+    ports: PortRange | None = None
+    """Where this end may listen; None: anywhere."""
 
 
 def pull_upstream(
@@ -61,7 +64,7 @@ def pull_upstream(
     reasons: list[str] = []
     for int8_cache in _CACHES:
         with _connect(endpoint, request.timeout_s) as control:
-            listener = _listen(endpoint, control)
+            listener = _listen(endpoint, control, request.ports)
             with listener:
                 join = UpstreamJoin(
                     request.rank,
@@ -104,10 +107,10 @@ def _connect(endpoint: str, timeout_s: float) -> socket.socket:
         raise SourceLost(endpoint, f"cannot connect: {error}") from None
 
 
-def _listen(endpoint: str, control: socket.socket) -> socket.socket:
+def _listen(endpoint: str, control: socket.socket, ports: PortRange | None) -> socket.socket:
     """Where the server will come: the address by which it sees this worker."""
     try:
-        return socket.create_server((control.getsockname()[0], 0), backlog=16)
+        return listen(control.getsockname()[0], None, ports, backlog=16)
     except OSError as error:
         raise SourceLost(endpoint, f"cannot listen for it: {error}") from None
 

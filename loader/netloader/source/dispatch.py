@@ -139,7 +139,9 @@ class Dispatch:
         if self._listener.retired(caller):
             return messages.Refuse(code="keys", reason="my keys have changed: connect again"), None
         offer = self._current.now
-        admitted = admission.admit(hello, offer, self._opener.generation())
+        admitted = admission.admit(
+            hello, offer, self._opener.generation(), self._settings.fabric or ""
+        )
         if isinstance(admitted, messages.Refuse):
             if admitted.code == "manifest" and isinstance(offer, Offer):
                 return admitted, self._manifest(offer)

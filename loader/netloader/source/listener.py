@@ -17,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import zmq
 
@@ -25,7 +25,15 @@ from netloader.errors import ListenError
 from netloader.protocol import messages
 from netloader.source.frontdoor import FrontDoor
 from netloader.system import affinity
-from netmesh import Descriptors, Doorkeeper, SocketSecurity, ZapHandler, keep_alive
+from netmesh import (
+    Descriptors,
+    Doorkeeper,
+    PortRange,
+    SocketSecurity,
+    ZapHandler,
+    keep_alive,
+    listen,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +62,22 @@ class ControlConnection:
     routing_id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How a source's ports are bound, and how others see them."""
+
+    bind: str | None = None
+    """Address that its ports are bound to; None: the one at which replicas reach it."""
+    public_port: int | None = None
+    """Port at which replicas reach the listener, where it is published under another one."""
+    ports: PortRange | None = None
+    """Where its ports are, if no other setting names them; None: anywhere."""
+
+    def listen(self, host: str, port: int | None = None, backlog: int = _BACKLOG) -> socket.socket:
+        """Listen for those who reach this source at `host`. Raises `OSError`."""
+        return listen(self.bind or host, port, self.ports, backlog=backlog)
+
+
 class Listener:
     """The sockets of one source. All but the constructor belongs to the source's thread."""
 
@@ -66,21 +90,25 @@ class Listener:
         descriptors: Descriptors | None = None,
         *,
         has_door: bool = False,
+        exposure: Exposure = Exposure(),
     ) -> None:
-        """Listen on `host`, on any free port when `port` is None. With `has_door`, callers wait
+        """Listen for replicas that reach this source at `host`, on any free port when `port` is
+        None. With `has_door`, callers wait
         until `open_door`.
 
         `descriptors` are those of this process. Raises `ListenError` when the port is taken or the
         address is not ours.
         """
         self.host = host
+        self.exposure = exposure
         self._handshake_ms = round(handshake_timeout_s * 1000)
-        outside = _listen(host, port)
-        self.port: int = outside.getsockname()[1]
+        outside = _listen(exposure, host, port)
+        self.port: int = exposure.public_port or outside.getsockname()[1]
         self._outside = outside if has_door else None
         self._door: FrontDoor | None = None
         try:
-            self._socket = _listen(_LOOPBACK, None) if has_door else outside
+            inside = replace(exposure, bind=None)
+            self._socket = _listen(inside, _LOOPBACK, None) if has_door else outside
         except ListenError:
             outside.close()
             raise
@@ -248,10 +276,10 @@ class Listener:
         self._doorkeeper.dismiss(router)
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
+def _listen(exposure: Exposure, host: str, port: int | None) -> socket.socket:
     """Raises `ListenError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port or 0), family=family, backlog=_BACKLOG)
+        return exposure.listen(host, port)
     except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port or '*'}: {error}") from None
+        at = exposure.bind or host
+        raise ListenError(f"cannot listen on {at}:{port or '*'}: {error}") from None

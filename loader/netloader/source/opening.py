@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from netloader.identity.identity import known
 from netloader.protocol import messages
+from netloader.source.listener import Exposure
 from netloader.source.offer import Offer
 from netloader.source.session import Session, SessionOutcome, SessionTerms
 from netloader.source.settings import SourceSettings
@@ -21,7 +22,9 @@ class Opener:
     """Opens the sessions of one source."""
 
     host: str
-    """The address on which the rendezvous listens."""
+    """The address at which replicas reach the rendezvous."""
+    exposure: Exposure
+    """How its port is bound."""
     generation: Callable[[], int]
     settings: SourceSettings
     throttle: Throttle | None
@@ -35,7 +38,9 @@ class Opener:
         Raises `OSError` when no port is free, and `pydantic.ValidationError` for an offer that no
         message can carry. After an error nothing is left open.
         """
-        rendezvous = Rendezvous(self.host, self.settings.rendezvous_timeout_s)
+        rendezvous = Rendezvous(
+            self.host, self.settings.rendezvous_timeout_s, listen=self.exposure.listen
+        )
         try:
             session = Session(
                 SessionTerms(secrets.token_hex(16), replica, backend),

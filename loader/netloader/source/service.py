@@ -89,7 +89,9 @@ class Source:
         self._on_changed = on_changed
         self._current = CurrentOffer("the source is still loading")
         self._audit = Audit(self._current, self._changed, settings.audit_pause_s)
-        opener = Opener(listener.host, generation, settings, throttle, self._session_ended)
+        opener = Opener(
+            listener.host, listener.exposure, generation, settings, throttle, self._session_ended
+        )
         self._dispatch = Dispatch(
             listener, self._current, opener, self._audit, on_sessions, telemetry
         )

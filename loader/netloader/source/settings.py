@@ -26,6 +26,10 @@ class SourceSettings:
     each slower, and refused replicas pull from those that were served. Each session costs two
     threads and some descriptors at either end."""
 
+    fabric: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Label of the network that this worker's transfers use (`FABRIC`). Workers with different
+    labels never transfer; one without a label may with all."""
+
     min_ending: Count = 16
     """Sessions that may be ending at once, beside those that are served; `max_sessions` where that
     is more. Closing a Gloo group takes some ten milliseconds, in which several small pulls can

@@ -41,6 +41,9 @@ def _nccl() -> Backend:
 TRANSPORTS: Final = ("hccl", "nccl", "tcp", "gloo", "tcp-sealed")
 """Names of all backends that an operator may choose from."""
 
+OWN_PORTS: Final = ("hccl", "nccl", "gloo")
+"""Backends that open ports of their own, which nobody here chooses, beside the rendezvous."""
+
 FASTEST: Final[Mapping[str, Callable[[], Backend]]] = {"npu": _hccl, "cuda": _nccl}
 """The collective library of each kind of device, by torch's device type. Making a backend may
 import a device's library, so a backend is made only when a device of its kind needs it."""
@@ -50,15 +53,20 @@ def backends_for(
     device_type: str,
     allowed: Sequence[str] | None = None,
     fastest: Mapping[str, Callable[[], Backend]] = FASTEST,
+    *,
+    confined: bool = False,
 ) -> tuple[Backend, ...]:
     """The backends for devices of this torch type, best first, no two of one name.
 
-    `allowed`: names of `TRANSPORTS`, best first; None: all. Raises `TransportError` if this machine
-    lacks what one of them needs, or if none of them carries bytes of such a device.
+    `allowed`: names of `TRANSPORTS`, best first; None: all, or when `confined` those that need no
+    port but the rendezvous's, because others could not reach any other. Raises `TransportError` if
+    this machine lacks what one of them needs, or if none of them carries bytes of such a device.
     """
     lacks = sealed.missing()
     if lacks is not None and allowed is not None and SealedBackend.name in allowed:
         raise TransportError(f"{SealedBackend.name}: {lacks}")
+    if confined and allowed is None:
+        allowed = [name for name in TRANSPORTS if name not in OWN_PORTS]
     host: list[Backend] = [TcpBackend(), GlooBackend()]
     if lacks is None:
         host.append(SealedBackend())

@@ -23,7 +23,7 @@ from netloader.transport.arrivals import Arrivals
 from netloader.transport.base import REPLICA, SOURCE, Backend, Group
 from netloader.transport.reach import blocked, unanswered
 from netloader.transport.store import LANE, PROOF, AuthenticatedStore, left
-from netmesh import Door
+from netmesh import Door, listen
 
 STRANGER_S: Final = 1.0
 """Seconds that a connection may take to prove that it is the replica's. Loopback, and any network
@@ -32,11 +32,9 @@ that weights travel on, need a thousandth of that."""
 _BACKLOG: Final = 64
 
 
-def listen(host: str) -> socket.socket:
-    """A socket that listens on a free port of `host`. Raises `OSError` when the address is not
-    ours."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, 0), family=family, backlog=_BACKLOG)
+def _listen(host: str) -> socket.socket:
+    """Raises `OSError` when the address is not ours."""
+    return listen(host, None, None, backlog=_BACKLOG)
 
 
 class Rendezvous:
@@ -48,9 +46,10 @@ class Rendezvous:
         timeout_s: float,
         *,
         stranger_s: float = STRANGER_S,
-        listen: Callable[[str], socket.socket] = listen,
+        listen: Callable[[str], socket.socket] = _listen,
     ) -> None:
-        """Listen on `host` with `listen`. Raises `OSError` when the address is not ours.
+        """Listen, with `listen`, for a replica that reaches this side at `host`. Raises `OSError`
+        when the address is not ours.
 
         `timeout_s` bounds `open`; `stranger_s` bounds the time that each connection may take there.
         """
@@ -75,7 +74,7 @@ class Rendezvous:
         try:
             store = self._meet(backend.connections, deadline)
             try:
-                return _open(backend, store, SOURCE, self.host, self._timeout_s)
+                return _open(backend, store, SOURCE, store.host, self._timeout_s)
             finally:
                 store.close()
         finally:

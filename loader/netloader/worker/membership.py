@@ -13,7 +13,7 @@ from netloader.config import Config
 from netloader.discovery import advert
 from netloader.discovery.advert import Holding
 from netloader.identity.identity import Role
-from netmesh import Member, Mesh, MeshError, own_host
+from netmesh import Member, Mesh, MeshError, bind_host, own_host
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ class Membership:
     def name(self) -> str:
         """The name by which this worker introduces itself to others."""
         return self._nameless if self._mesh is None else str(self._mesh.id)
+
+        self.bind = bind_host(config.mesh_settings, self.host)
+        """The address that ports for replicas are bound to."""
+        self.confined = config.mesh_settings.port_range is not None or self.bind != self.host
+        """Whether others reach only ports that are chosen or published: not any free one."""
 
     @property
     def generation(self) -> int:

@@ -117,6 +117,7 @@ class Peers:
             identity,
             transports,
             self._config.chunk_bytes,
+            fabric=self._config.fabric,
             caught=self._accusations.processes,
             read=lambda member: held[member.id][1],
             reaches=self._membership.reaches,

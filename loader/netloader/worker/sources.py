@@ -12,7 +12,7 @@ from typing import get_args
 from netloader.config import Config
 from netloader.errors import ListenError
 from netloader.identity.identity import Role
-from netloader.source.listener import Listener
+from netloader.source.listener import Exposure, Listener
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.recovery import again_as_promised
 from netloader.source.service import Source
@@ -107,6 +107,11 @@ class Sources:
                 self._security,
                 settings.handshake_timeout_s,
                 has_door=has_door,
+                exposure=Exposure(
+                    membership.bind,
+                    self._config.public_port_of(self._rank, draft=role == "draft"),
+                    self._config.mesh_settings.port_range,
+                ),
             )
         except ListenError as error:
             _log.warning("this worker will not be a source of its %s model: %s", role, error)

@@ -1,14 +1,16 @@
 """The address at which others reach this member: chosen once at start, and checked.
 
-The first usable one counts: the operator's choice; an environment variable
-(`Program.host_variables`); the address from which the kernel would send towards a seed; the address
-from which it would send towards the rest of the world; loopback. An unusable address is never
-advertised: nobody could reach a member at `0.0.0.0`, and the member would not notice.
+The first usable one counts: the operator's choice; the address that ports are bound to, if that was
+set; an environment variable (`Program.host_variables`) with an address of this host; the address
+from which the kernel would send towards a seed; the address from which it would send towards the
+rest of the world; loopback. An unusable address is never advertised: nobody could reach a member at
+`0.0.0.0`, and the member would not notice.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,6 +27,11 @@ LOOPBACK = "127.0.0.1"
 _ANYWHERE = (Address("192.0.2.1", 9), Address("2001:db8::1", 9))
 """Documentation addresses. A UDP connect sends nothing; it only asks the routing table."""
 
+_NOT_OURS = (
+    "mesh: %s=%s is the address of no interface here, and is not advertised. If others reach this "
+    "host at it, say so with MESH_ADVERTISE"
+)
+
 SourceOf = Callable[[Address], str | None]
 
 
@@ -36,14 +43,20 @@ def choose_host(
     remote_allowed: bool,
     source_of: SourceOf | None = None,
     lookup: Lookup = system_lookup,
+    is_ours: Callable[[str], bool] | None = None,
+    log: logging.Logger | None = None,
 ) -> Address:
     """The host to advertise, as an IP literal, with port 0 unless `settings` name one.
 
-    `seeds` are the addresses of the seeds that resolved. Raises SettingsError when the operator's
+    `seeds` are the addresses of the seeds that resolved. `log` gets a warning for an environment
+    variable that names another host's address. Raises SettingsError when the operator's
     choice is unusable or outside `MESH_NETWORKS`, when only loopback is left although a seed is
     remote, or when no address of this host is in `MESH_NETWORKS`.
     """
     source_of = source_of or udp_source
+    bound = settings.bind or ""
+    if bound and not remote_allowed and not ipaddress.ip_address(bound).is_loopback:
+        raise settings.program.needs_key("BIND", bound)
     remote = [seed for seed in seeds if not seed.is_loopback]
     if settings.advertise is not None:
         address = _explicit(settings.advertise, remote, lookup)
@@ -54,13 +67,18 @@ def choose_host(
                 _KEY, settings.advertise, f"{address.host} is not in {_listed(settings)}"
             )
         return address
+    if _usable(bound, remote) and _inside(bound, settings.networks):
+        return Address(bound, 0)
     if not remote_allowed:
         v6_only = bool(seeds) and all(seed.is_v6 for seed in seeds)
         return Address("::1" if v6_only else LOOPBACK, 0)
     for key in settings.program.host_variables:
         host = environ.get(key, "")
         if _usable(host, remote) and _inside(host, settings.networks):
-            return Address(host, 0)
+            if (is_ours or is_own)(host):
+                return Address(host, 0)
+            if log is not None:
+                log.warning(_NOT_OURS, key, host)
     if seeds and not remote:  # every seed is on this machine
         return Address(source_of(seeds[0]) or LOOPBACK, 0)
     # Towards an allowed network, the kernel sends from the address that is in it.

@@ -21,6 +21,7 @@ from netmesh.io.doorkeeper import Doorkeeper
 from netmesh.io.links import harden
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity, ZapHandler
+from netmesh.ports import PortRange, listen
 
 BACKLOG = 1024
 """Connections that wait to be accepted. A cold start of 2,000 members brings many at once."""
@@ -60,19 +61,26 @@ class Server:
         self._router: zmq.Socket[bytes] | None = None
         self._zap: ZapHandler | None = None
 
-    def listen(self, host: str, port: int | None, well_known: Sequence[int] = ()) -> int:
+    def listen(
+        self,
+        host: str,
+        port: int | None,
+        well_known: Sequence[int] = (),
+        ports: PortRange | None = None,
+    ) -> int:
         """Listen on `host` and `port`; returns the port.
 
-        If `port` is None, listens on the first of `well_known` that is free, else on a free port.
-        As soon as the first of them is free, listens there, too. Raises BindError.
+        If `port` is None, listens on the first of `well_known` that is free, else on a free one, of
+        `ports` if there are such. As soon as the first of them is free, listens there, too. Raises
+        BindError.
         """
-        wanted = [port] if port is not None else [*well_known, 0]
+        wanted: list[int | None] = [port] if port is not None else [*well_known, None]
         for number in wanted:
             try:
-                self._listener = _listener(host, number)
+                self._listener = _listener(host, number, ports)
             except OSError as error:
                 if number == wanted[-1]:
-                    raise BindError(str(Address(host, number)), str(error)) from None
+                    raise BindError(str(Address(host, number or 0)), str(error)) from None
             else:
                 break
         assert self._listener is not None
@@ -136,17 +144,20 @@ class Server:
         self._take_at = float("inf")
         self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
 
-    def another_port(self, well_known: Sequence[int] = ()) -> int:
+    def another_port(
+        self, well_known: Sequence[int] = (), ports: PortRange | None = None
+    ) -> int:
         """Listen on a further port of the same host, too, and return it: the first of `well_known`
-        that is free, which a firewall lets through, else a free one. Raises OSError and ZMQError
+        that is free, which a firewall lets through, else a free one, of `ports` if there are such.
+        Raises OSError and ZMQError
         for lack of descriptors."""
         assert self._listener is not None
         host = self._listener.getsockname()[0]
-        for number in (*well_known, 0):
+        for number in (*well_known, None):
             try:
-                listening = _listener(host, number)
+                listening = _listener(host, number, ports)
             except OSError:
-                if not number:
+                if number is None:
                     raise
             else:
                 break
@@ -231,9 +242,8 @@ class Server:
             self._received(connection, frames)
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.create_server((host, port), family=family, backlog=BACKLOG)
+def _listener(host: str, port: int | None, ports: PortRange | None = None) -> socket.socket:
+    made = listen(host, port, ports, backlog=BACKLOG)
     # Two ROUTERs share the socket for a moment. The one that finds its queue empty must not wait.
     made.setblocking(False)
     return made

@@ -41,6 +41,7 @@ from netmesh.io.links import Links
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity
 from netmesh.io.server import Server
+from netmesh.ports import PortRange
 
 FAREWELL_S = 0.3
 """How long the goodbyes of a graceful leave may take to go out after the core is done."""
@@ -142,18 +143,24 @@ class Shell:
             raise
         self._thread = threading.Thread(target=self._run, name="netmesh", daemon=True)
 
-    def bind(self, host: str, port: int | None, well_known: Sequence[int] = ()) -> int:
+    def bind(
+        self,
+        host: str,
+        port: int | None,
+        well_known: Sequence[int] = (),
+        ports: PortRange | None = None,
+    ) -> int:
         """Listen (see `Server.listen`); returns the port. Raises BindError, and ZMQError for lack
         of descriptors."""
         try:
-            return self._server.listen(host, port, well_known)
+            return self._server.listen(host, port, well_known, ports)
         except (BindError, zmq.ZMQError, OSError):
             self.close_unstarted()
             raise
 
-    def another_port(self, well_known: Sequence[int]) -> int:
+    def another_port(self, well_known: Sequence[int], ports: PortRange | None = None) -> int:
         """The shell's thread: listen on another port, too (see `Server.another_port`)."""
-        return self._server.another_port(well_known)
+        return self._server.another_port(well_known, ports)
 
     def start(
         self,

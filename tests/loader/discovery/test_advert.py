@@ -127,6 +127,7 @@ class TestFitted:
             ({"transports": ("a",) * 99}, {"transports": ("a",) * MAX_TRANSPORTS}),
             ({"carried": (LONG, *("a",) * 99)}, {"carried": ("a",) * MAX_TRANSPORTS}),
             ({"endpoint": LONG}, {"endpoint": ""}),
+            ({"fabric": "rail-1"}, {"fabric": "rail-1"}),
             (
                 {"accuses": tuple(accused(at) for at in range(MAX_ACCUSED + 3))},
                 {"accuses": tuple(accused(at) for at in range(3, MAX_ACCUSED + 3))},
@@ -159,6 +160,7 @@ class TestFitted:
             "fields",
             "content",
             "endpoint",
+            "fabric",
             "transports",
             "carried",
             "accuses",

@@ -101,6 +101,16 @@ def other(name: str, **changes: object) -> Member:
     return member("10.0.0.4:1", names=names, fields=identity(**changes).fields())
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs", "fits"),
+    [("", "", True), ("a", "", True), ("", "a", True), ("a", "a", True), ("a", "b", False)],
+)
+def test_members_of_different_fabrics_never_transfer(mine: str, theirs: str, fits: bool) -> None:
+    choice = choose([ME, member(fabric=theirs)], identity(), ("gloo",), CHUNK, fabric=mine)
+    assert bool(choice.candidates) == fits
+    assert fits or choice.rejected[0].endswith("FABRIC: mine a, theirs b")
+
+
 def test_other_roles_are_passed_over_in_silence() -> None:
     choice = choose([ME, member("10.0.0.3:1", role="draft")], identity(), ("gloo",), CHUNK)
     assert choice == Choice((), ())

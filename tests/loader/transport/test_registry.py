@@ -7,7 +7,7 @@ import pytest
 from netloader.errors import TransportError
 from netloader.transport import Backend, backends_for
 from netloader.transport.memory import MemoryBackend
-from netloader.transport.registry import FASTEST, TRANSPORTS
+from netloader.transport.registry import FASTEST, OWN_PORTS, TRANSPORTS
 from netloader.transport.staged import StagedBackend
 
 HOST = ["tcp", "gloo", "tcp-sealed"]
@@ -67,3 +67,14 @@ def test_where_nothing_that_is_allowed_carries_the_bytes_the_error_says_what_doe
 
 def test_every_backend_can_be_chosen_by_its_name() -> None:
     assert {one.name for one in backends_for("cpu")} | {"hccl", "nccl"} == {*TRANSPORTS}
+
+
+def test_where_others_reach_only_chosen_ports_no_backend_needs_another() -> None:
+    fastest = {"quick": MemoryBackend}
+    names = {one.name for one in backends_for("quick", None, fastest, confined=True)}
+    assert names == {"tcp", "tcp-sealed"}
+    assert names.isdisjoint(OWN_PORTS)
+
+
+def test_what_the_operator_names_is_offered_all_the_same() -> None:
+    assert [one.name for one in backends_for("cpu", ["gloo"], confined=True)] == ["gloo"]

@@ -16,11 +16,12 @@ from tests.loader.support import descriptors
 from tests.loader.transport.carriers import started
 from torch._C._distributed_c10d import Store
 
+from netloader.errors import BlockedPort
 from netloader.transport import REPLICA, Group, Rendezvous, TransportError, join
 from netloader.transport.memory import MemoryBackend
-from netloader.transport.rendezvous import listen
 from netloader.transport.store import LANE, PROOF, AuthenticatedStore
 from netloader.transport.tcp import TcpBackend
+from netmesh import Door
 
 LATE_S, PROMPT_S = HANG_S, 1.0
 
@@ -211,6 +212,30 @@ def test_nobody_at_the_rendezvous_is_a_transport_error() -> None:
         join("127.0.0.1", port, "0" * 32, MemoryBackend(), 0.2)
 
 
+def test_a_port_that_drops_connects_is_told_from_one_that_refuses() -> None:
+    door = Door(socket.create_server(("127.0.0.1", 0)))
+    door.shut()
+    try:
+        with pytest.raises(BlockedPort, match=f"data port 127.0.0.1:{door.port} .*PORT_RANGE"):
+            join("127.0.0.1", door.port, "0" * 32, MemoryBackend(), LATE_S, connect_s=0.05)
+    finally:
+        door.close()
+
+
+def test_others_may_reach_the_source_at_an_address_that_no_interface_has() -> None:
+    made: list[socket.socket] = []
+
+    def anywhere(host: str) -> socket.socket:
+        made.append(socket.create_server(("127.0.0.1", 0)))
+        return made[-1]
+
+    backend, rendezvous = TcpBackend(), Rendezvous("192.0.2.1", LATE_S, listen=anywhere)
+    assert rendezvous.host == "192.0.2.1"
+    opening = started(lambda: rendezvous.open(backend))
+    join("127.0.0.1", rendezvous.port, rendezvous.secret, backend, LATE_S).abort()
+    opening.result(LATE_S).abort()
+
+
 def test_an_address_that_is_not_ours_is_an_oserror() -> None:
     with pytest.raises(OSError, match="assign"):
         Rendezvous("192.0.2.1", 1)
@@ -221,5 +246,8 @@ def test_a_backend_that_fails_in_its_own_words_is_a_transport_error() -> None:
         def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
             raise RuntimeError("of torch")
 
-    with listen("127.0.0.1") as listener, pytest.raises(TransportError, match="broke: of torch"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(TransportError, match="broke: of torch"),
+    ):
         join("127.0.0.1", listener.getsockname()[1], "0" * 32, FailingBackend(), LATE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -30,6 +31,7 @@ from tests.loader.support import (
     until,
     wrong_byte_in,
 )
+from tests.mesh.test_ports import free_range
 
 from netloader.config import Config
 from netloader.discovery.candidate import Process
@@ -38,6 +40,7 @@ from netloader.replica.outcome import Corrupt
 from netloader.replica.pull import PullObserver
 from netloader.source.offer import Offer
 from netloader.source.service import Source
+from netloader.transport.tcp import TcpBackend
 from netloader.worker.process import OneWorker, Worker
 
 Start = Callable[..., Worker]
@@ -274,6 +277,33 @@ def test_source_refuses_who_expects_another_process(start: Start) -> None:
     source = serve(start(0, MESH=False))
     with pytest.raises(Exception, match=f"not {GENERATION}: restarted"):
         pull_from(pull_into(toy_weights()), candidate(source))
+
+
+def test_every_port_is_one_of_the_range(start: Start) -> None:
+    ports = free_range(40)
+    before = listening_ports()
+    worker = start(PORT_RANGE=str(ports))
+    source = serve(worker, offer_of(WEIGHTS, backend=TcpBackend()))
+    draft = worker.sources.listen("draft", "npu")
+    assert draft is not None
+    with calling(source) as caller:
+        accept = caller.ask(hello(WEIGHTS, generation=None, backend="tcp"))
+        assert isinstance(accept, messages.Accept)
+        opened = listening_ports() - before
+        assert len(opened) == 4  # Of the mesh, of two models, of the session.
+        assert opened <= set(ports.all)
+        assert accept.port in opened
+
+
+def listening_ports() -> set[int]:
+    """Ports on which this process listens."""
+    numbers = set()
+    for name in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            numbers.add(name.readlink().name)
+    rows = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    listens = [row.split() for row in rows if row.split()[3] == "0A"]
+    return {int(row[1].split(":")[1], 16) for row in listens if f"socket:[{row[9]}]" in numbers}
 
 
 class TestOneWorker:

@@ -1,13 +1,15 @@
+import logging
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from netmesh.address import Address
-from netmesh.bootstrap.advertise import choose_host, udp_source
+from netmesh.bootstrap.advertise import choose_host, is_own, udp_source
 from netmesh.errors import SettingsError
 from netmesh.program import Program
 from netmesh.settings import MeshSettings
 
+LOG = logging.getLogger("test.advertise")
 REMOTE = [Address("10.0.0.1", 5)]
 LOCAL = [Address("127.0.0.1", 5)]
 
@@ -21,11 +23,14 @@ def choose(
     source: str | None = "10.0.0.7",
     networks: str = "",
     sources: Mapping[str, str] | None = None,
+    elsewhere: Sequence[str] = (),
+    bind: str | None = None,
 ) -> Address:
     return choose_host(
         MeshSettings(
             advertise=explicit,
             networks=networks,
+            bind=bind,
             program=Program(host_variables=("MY_IP", "POD_IP")),
         ),
         environ or {},
@@ -33,6 +38,8 @@ def choose(
         remote_allowed=open_,
         source_of=lambda target: (sources or {}).get(target.host, source),
         lookup=lambda address: [address] if address.ip else [Address("10.9.9.9", address.port)],
+        is_ours=lambda host: host not in elsewhere,
+        log=LOG,
     )
 
 
@@ -100,3 +107,36 @@ def test_without_a_key_only_loopback_whatever_the_environment_says() -> None:
 
 def test_the_kernel_knows_the_way_to_loopback() -> None:
     assert udp_source(Address("127.0.0.1", 9)) == "127.0.0.1"
+
+
+def test_an_address_that_no_interface_has_is_passed_over_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environ = {"MY_IP": "192.0.2.9", "POD_IP": "10.0.0.3"}
+    assert choose(None, environ, REMOTE, elsewhere=["192.0.2.9"]).host == "10.0.0.3"
+    (warning,) = caplog.messages
+    assert "MY_IP=192.0.2.9" in warning and "MESH_ADVERTISE" in warning
+
+
+def test_the_operators_choice_need_not_be_an_address_of_this_host() -> None:
+    assert choose("192.0.2.9:80", {}, REMOTE, elsewhere=["192.0.2.9"]) == Address("192.0.2.9", 80)
+
+
+def test_the_bound_address_is_advertised_if_others_can_use_it() -> None:
+    both = {"MY_IP": "10.0.0.2"}
+    assert choose(None, both, REMOTE, bind="10.0.0.5").host == "10.0.0.5"
+    assert choose("10.0.0.4", both, REMOTE, bind="10.0.0.5").host == "10.0.0.4"
+    for nowhere in ("0.0.0.0", "::", "127.0.0.1"):
+        assert choose(None, both, REMOTE, bind=nowhere).host == "10.0.0.2"
+
+
+def test_without_a_key_nothing_is_bound_beyond_loopback() -> None:
+    assert choose(None, {}, open_=False, bind="127.0.0.9").host == "127.0.0.9"
+    with pytest.raises(SettingsError, match=r"BIND='10.0.0.5'.*MESH_KEY_FILE"):
+        choose(None, {}, open_=False, bind="10.0.0.5")
+
+
+def test_the_kernel_knows_which_addresses_are_ours() -> None:
+    assert is_own("127.0.0.1")
+    assert not is_own("192.0.2.1")
+    assert not is_own("2001:db8::1")

@@ -12,9 +12,9 @@ from netloader.weights import digests
 
 
 def admit(
-    hello: messages.Hello, offer: Offer | Unready, generation: int
+    hello: messages.Hello, offer: Offer | Unready, generation: int, fabric: str = ""
 ) -> Offer | messages.Refuse:
-    """The weights that a replica may have, or the refusal."""
+    """The weights that a replica may have, or the refusal. `fabric` is this worker's label."""
     if hello.version != messages.VERSION:
         return messages.Refuse(
             code="version",
@@ -27,6 +27,9 @@ def admit(
         )
     if isinstance(offer, Unready):
         return messages.Refuse(code="not-ready", reason=offer.reason[: messages.MAX_TEXT])
+    if hello.fabric and fabric not in ("", hello.fabric):
+        labels = f"FABRIC: mine {fabric}, theirs {hello.fabric}"
+        return messages.Refuse(code="identity", reason=labels[: messages.MAX_TEXT])
     if fields_digest(hello.fields) != hello.identity:
         return messages.Refuse(code="identity", reason="your fields have another digest")
     different = mismatch(offer.identity, hello.fields, hello.content, hello.names)

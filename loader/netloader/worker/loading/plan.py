@@ -97,6 +97,7 @@ def _announce(request: LoadRequest) -> tuple[Identity, tuple[Backend, ...]]:
         content={},
         endpoint=source.endpoint if source is not None else "",
         backend=for_older_members(transports),
+        fabric=worker.config.fabric,
         transports=transports,
         chunk_bytes=worker.config.chunk_bytes,
     )
@@ -107,6 +108,7 @@ def _backends(request: LoadRequest) -> tuple[Backend, ...]:
     """What may carry bytes of the model's device. Raises `ConfigError`."""
     allowed = request.worker.config.transports
     try:
-        return backends_for(request.engine.device_type(), allowed)
+        confined = request.worker.membership.confined
+        return backends_for(request.engine.device_type(), allowed, confined=confined)
     except TransportError as error:
         raise ConfigError("TRANSPORTS", ",".join(allowed or ()), str(error)) from None

@@ -79,6 +79,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
                 built.backends,
                 lambda: worker.sources.security,
                 worker.membership.name,
+                worker.config.fabric,
             ),
             worker.config.pull_settings,
             PullObserver(

@@ -125,6 +125,7 @@ class _Attempts:
             self._carrier,
             config.pull_settings.timeout_s,
             config.pull_settings.rendezvous_timeout_s,
+            config.mesh_settings.port_range,
         )
 
         def receive() -> str:

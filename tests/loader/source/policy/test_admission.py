@@ -106,3 +106,13 @@ def test_a_restarted_source_says_so_before_it_is_ready() -> None:
     answer = admit(hello(WEIGHTS), Unready("still loading"), GENERATION + 1)
     assert isinstance(answer, messages.Refuse)
     assert answer.code == "generation"
+
+
+def test_replica_of_another_fabric_is_refused_in_words() -> None:
+    message = hello(WEIGHTS, fabric="rail-2")
+    answer = admit(message, OFFER, GENERATION, "rail-1")
+    assert isinstance(answer, messages.Refuse)
+    assert (answer.code, answer.reason) == ("identity", "FABRIC: mine rail-1, theirs rail-2")
+    assert admit(message, OFFER, GENERATION, "rail-2") is OFFER
+    assert admit(message, OFFER, GENERATION) is OFFER
+    assert admit(hello(WEIGHTS), OFFER, GENERATION, "rail-1") is OFFER
