@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from multiprocessing import util
 
 import zmq
 
@@ -40,6 +41,9 @@ from netmesh.io.security import SocketSecurity, warn_of_readable_key
 from netmesh.io.shell import Shell
 from netmesh.io.succession import Succession
 from netmesh.settings import MeshSettings
+
+_BEFORE_OTHERS = 100
+"""multiprocessing calls what has a higher number first; its own cleanings have up to 16."""
 
 CLOSE_S = 1.0
 """How long `close` waits for the thread, which needs milliseconds unless the CPU is starved."""
@@ -87,6 +91,7 @@ class Mesh:
         self._changed = threading.Condition()
         self._snapshot: tuple[tuple[Member, ...], bool] = (engine.members(), engine.joined)
         self._closed = False
+        self._at_exit: util.Finalize | None = None
 
     @classmethod
     def start(
@@ -120,13 +125,13 @@ class Mesh:
             shell = Shell(Codec(settings.name), security, log, reach)
             port = shell.bind(
                 _listen_on(settings, chosen),
-                settings.port,
+                settings.own_port,
                 settings.well_known_ports,
                 settings.port_range,
             )
         except (zmq.ZMQError, OSError) as error:
             raise StartError(str(error)) from error
-        address = Address(chosen.host, chosen.port or port)
+        address = Address(chosen.host, chosen.port + settings.offset if chosen.port else port)
         try:
             bootstrap.directory.announce(address)
         except OSError as error:
@@ -179,7 +184,7 @@ class Mesh:
             settings.name, shell, member(address, advert), finder, bootstrap, keys, reach, doubts
         )
         _LIVE.add(mesh)
-        atexit.register(mesh.leave)
+        mesh._leave_at_exit()
         shell.start(
             mesh._engine, mesh._show, lambda elsewhere: mesh._succeed(succession, elsewhere)
         )
@@ -258,6 +263,8 @@ class Mesh:
         self._closed = True
         _LIVE.discard(self)
         atexit.unregister(self.leave)
+        if self._at_exit is not None:
+            self._at_exit.cancel()
         self._finder.stop()
         self._doubts.stop()
         self._keys.stop()
@@ -271,6 +278,12 @@ class Mesh:
 
     def __exit__(self, *_: object) -> None:
         self.leave()
+
+    def _leave_at_exit(self) -> None:
+        """Say goodbye when the process ends. A child that multiprocessing has forked runs no
+        function of atexit, only multiprocessing's own."""
+        atexit.register(self.leave)
+        self._at_exit = util.Finalize(None, self.leave, exitpriority=_BEFORE_OTHERS)
 
     @property
     def _foreign(self) -> bool:

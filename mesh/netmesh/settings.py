@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from netmesh.address import parse_address
 from netmesh.core.reach import Network
 from netmesh.errors import SettingsError
-from netmesh.ports import PortRange
+from netmesh.ports import HIGHEST, PortRange
 from netmesh.private import user_directory
 from netmesh.program import Program
 from netmesh.seeds import parse_seed
@@ -118,6 +118,10 @@ class MeshSettings(BaseModel):
     """Seconds between two reads of the key file. A read is a few hundred bytes from the page cache,
     and the steps of a rotation are minutes apart."""
 
+    offset: Annotated[int, Field(ge=0)] = 0
+    """How many processes with these settings come before this one on its host. Added to `port` and
+    to the port of `advertise`, so that each has its own."""
+
     program: Program = Program()
     """The program that uses the mesh: its names and words for the operator."""
 
@@ -173,6 +177,18 @@ class MeshSettings(BaseModel):
     @classmethod
     def _parse_ports(cls, value: object) -> object:
         return PortRange.parse(value) if isinstance(value, str) else value
+
+    @property
+    def own_port(self) -> int | None:
+        """The port that this process must listen on; None when nobody has set one. Raises
+        SettingsError."""
+        if self.port is None:
+            return None
+        if self.port + self.offset > HIGHEST:
+            raise SettingsError(
+                "MESH_PORT", self.port, f"with {self.offset} added it must be at most {HIGHEST}"
+            )
+        return self.port + self.offset
 
     @property
     def well_known_ports(self) -> tuple[int, ...]:

@@ -47,7 +47,9 @@ from netloader.plain import Plain
 from netloader.transport import Pending, TransportError
 from netloader.transport.tcp import TcpGroup
 from netloader.weights.poison import LeftoverError, Poison
-from netloader.worker.process import WORKER, Worker
+from netloader.worker.position import Position
+from netloader.worker.process import Worker
+from netloader.worker.workers import WORKERS
 from tests.e2e import deep
 from tests.e2e.checkpoints import ARCHITECTURES
 from tests.e2e.servers import free_port
@@ -206,8 +208,8 @@ class _Loaded:
         ).create_engine_config()
         # Stands for another process: a worker never pulls from itself.
         tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
-        self.worker = Worker(tiny, 0)
-        WORKER.swap(self.worker)
+        self.worker = Worker(tiny, Position())
+        WORKERS.swap(self.worker)
         self.travelled: list[str] = []
         with set_current_vllm_config(config), _noted(self.travelled):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.

@@ -41,7 +41,8 @@ from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 from netloader.checkpoint import evidence
-from netloader.worker.process import WORKER, Worker
+from netloader.worker.process import Worker
+from netloader.worker.workers import WORKERS
 from tests.e2e.servers import free_port
 
 _OFFER = "netloader-offer"
@@ -147,7 +148,7 @@ class Cases:
     def _build(self, config: VllmConfig) -> _Loaded:
         self._seen = _Seen()
         # Stands for a process of its own: a worker never pulls from itself.
-        WORKER.swap(None)
+        WORKERS.swap(None)
         draft = None
         try:
             with set_current_vllm_config(config), _watched(self._seen):
@@ -159,18 +160,18 @@ class Cases:
                 if speculative is not None and speculative.draft_model_config is not None:
                     draft = get_model(vllm_config=_draft_config(config), prefix="draft_model")
         except BaseException:
-            worker = WORKER.swap(None)
+            worker = WORKERS.swap(None)
             if worker is not None:
                 worker.close()
             raise
-        return _Loaded(config, model, draft, WORKER.swap(None))
+        return _Loaded(config, model, draft, WORKERS.swap(None))
 
     def _reload(self, name: str, path: str | None) -> dict[str, Any]:
         """Have vLLM reload a model in place. Tells what its worker says at each tensor."""
         one = self._loaded[name]
         worker = one.worker
         assert worker is not None
-        WORKER.swap(worker)
+        WORKERS.swap(worker)
         states = []
         load_weights = one.model.load_weights
 

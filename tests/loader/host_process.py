@@ -19,6 +19,7 @@ from tests.loader.support import Toy
 from tests.loader.worker.loading.whole_load import ROWS, FakeEngine, load_with
 
 from netloader.config import MIN_CHUNK_BYTES, Config
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 _NEWNET: Final = 0x40000000
@@ -51,7 +52,7 @@ def main() -> None:
     workers = []
     for text in settings:
         config = Config.load({"CHUNK_BYTES": MIN_CHUNK_BYTES, **json.loads(text)}, {})
-        worker = Worker(config, 0)
+        worker = Worker(config, Position())
         workers.append(worker)
         began = time.monotonic()
         loaded = load_with(worker, FakeEngine(), lambda: Toy(rows=ROWS))

@@ -20,6 +20,7 @@ from tests.loader.support import equal, identity, offer_of, pull_from, pull_into
 from netloader.config import Config
 from netloader.discovery.candidate import Candidate
 from netloader.errors import TransferError
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 
@@ -57,7 +58,7 @@ def ask(worker: Worker, endpoint: str, wait_s: float) -> dict[str, object]:
 
 
 def main(settings: str, what: str, endpoint: str = "", wait_s: str = "0") -> None:
-    worker = Worker(Config.load(json.loads(settings), {}), 0)
+    worker = Worker(Config.load(json.loads(settings), {}), Position())
     try:
         if what == "source":
             serve(worker)

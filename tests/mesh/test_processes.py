@@ -106,6 +106,13 @@ def test_a_stopped_process_is_stalled_and_comes_back(spawn: Spawn) -> None:
     all_see_within(3.0, members, stopped.id, "ALIVE")
 
 
+def test_a_forked_member_leaves_when_its_process_ends(spawn: Spawn) -> None:
+    parent, witness = spawn(), spawn()
+    until(lambda: all_alive([parent, witness]))
+    assert parent.ask("visit") == 0
+    until(lambda: sorted(witness.statuses().values()) == ["ALIVE", "ALIVE", "LEFT"])
+
+
 def test_a_forked_child_does_not_keep_its_dead_parent_alive(spawn: Spawn, tmp_path: Path) -> None:
     members = [spawn() for _ in range(3)]
     until(lambda: all_alive(members))

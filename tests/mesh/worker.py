@@ -5,7 +5,8 @@
 Prints one JSON line at once ({"id", "pid"}), then answers each command with one JSON line:
 ``members`` (id -> status name and advert), ``publish JSON``, ``leave``, ``close``, ``counters``,
 ``fds``, ``hog`` (keeps the interpreter lock until an empty line comes), ``fork`` (forks a child
-that lives as long as this one and uses the mesh), ``lookups`` (how many names it has asked for).
+that lives as long as this one and uses the mesh), ``lookups`` (how many names it has asked for),
+``visit`` (multiprocessing forks a child that joins as a member of its own and ends).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import multiprocessing
 import os
 import socket
 import sys
@@ -60,6 +62,17 @@ def main() -> None:
                     linger(mesh, Path(argument))
                     os._exit(0)
                 say(child)
+            case "visit":
+                guest = multiprocessing.get_context("fork").Process(target=visit, args=[settings])
+                guest.start()
+                guest.join()
+                say(guest.exitcode)
+
+
+def visit(settings: MeshSettings) -> None:
+    """A forked child's life: it joins by itself, and does not say that it leaves."""
+    mesh = Mesh.start(settings, {"guest": True})
+    mesh.wait(lambda members: len(members) > 1, 30)
 
 
 def counted_lookups() -> list[object]:

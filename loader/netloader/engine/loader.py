@@ -46,7 +46,8 @@ from netloader.worker.loading.fill import Filled, fill, filled_elsewhere
 from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
-from netloader.worker.process import WORKER
+from netloader.worker.process import Worker
+from netloader.worker.workers import WORKERS
 
 _log = logging.getLogger(__name__)
 
@@ -83,11 +84,24 @@ class NetLoader(BaseModelLoader):
         Raises `ConfigError`, `NothingToLoadError` when neither peers nor storage have the weights,
         and whatever vLLM raises when storage cannot be read.
         """
+        role = identify.role_of(model_config)
+        worker = WORKERS.claim(self.config, parallel.position(vllm_config), role)
+        try:
+            model = self._load(worker, vllm_config, model_config, prefix)
+        except BaseException:
+            WORKERS.release(worker, role)
+            raise
+        WORKERS.follow(worker, role, model)
+        return model
+
+    def _load(
+        self, worker: Worker, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
+    ) -> nn.Module:
         storage = self._storage()
         files = opened.Opened()
         planned = plan(
             LoadRequest(
-                WORKER.get(self.config, _global_rank()),
+                worker,
                 _VllmModel(self, vllm_config, model_config, storage, files),
                 identify.names_of(model_config, self.config),
                 identify.role_of(model_config),
@@ -130,25 +144,15 @@ class NetLoader(BaseModelLoader):
         if self._steps is not None:
             self._steps.fill(model)
             return
-        with self._reloading(model_config):
+        with _reloading(model, model_config):
             self._storage().load_weights(model, model_config)
 
     def get_all_weights(
         self, model_config: ModelConfig, model: nn.Module
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
         """The checkpoint's tensors, for vLLM's `reload_weights`."""
-        with self._reloading(model_config):
+        with _reloading(model, model_config):
             yield from self._storage().get_all_weights(model_config, model)
-
-    @contextlib.contextmanager
-    def _reloading(self, model_config: ModelConfig) -> Iterator[None]:
-        """Covers the time in which the weights that peers are served are overwritten."""
-        sources = WORKER.get(self.config, _global_rank()).sources
-        role = identify.role_of(model_config)
-        sources.withdraw(role, "its weights are being reloaded")
-        yield
-        # Not after a failure: nobody knows then what the model holds.
-        sources.resume(role, model_config.model)
 
     def storage_config(self) -> LoadConfig:
         """The configuration of vLLM's storage loader: the operator's settings without ours."""
@@ -294,6 +298,15 @@ class _VllmModel:
         return identify.host_cache()
 
 
-def _global_rank() -> int:
-    initialised = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if initialised else 0
+@contextlib.contextmanager
+def _reloading(model: nn.Module, model_config: ModelConfig) -> Iterator[None]:
+    """Covers the time in which the weights that peers are served are overwritten."""
+    worker = WORKERS.worker_of(model)
+    if worker is None:  # Another loader has made this model: nobody is served its weights.
+        yield
+        return
+    role = identify.role_of(model_config)
+    worker.sources.withdraw(role, "its weights are being reloaded")
+    yield
+    # Not after a failure: nobody knows then what the model holds.
+    worker.sources.resume(role, model_config.model)

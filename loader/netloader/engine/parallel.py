@@ -24,6 +24,7 @@ from vllm.distributed.parallel_state import GroupCoordinator
 from netloader.engine import versions
 from netloader.errors import IdentityError
 from netloader.model.shards import shards
+from netloader.worker.position import EnginePlace, Position, Rank
 
 _GROUPS: Final = {
     "dp": "get_dp_group",
@@ -37,6 +38,23 @@ _GROUPS: Final = {
 
 _OVER_EXPERTS: Final = frozenset({"dp", "pcp"})
 """Groups that shard experts, with and without expert parallelism."""
+
+
+def position(vllm_config: VllmConfig) -> Position:
+    """Which of the deployment's workers this process is."""
+    parallel, world = vllm_config.parallel_config, _world()
+    if world is None:
+        return Position()
+    return Position.of(
+        Rank(world.rank, world.local_rank),
+        EnginePlace(
+            parallel.data_parallel_index,
+            parallel.data_parallel_rank_local or 0,
+            parallel.world_size,
+            # vLLM sets it to 1 for each engine of a dense model.
+            shares_world=parallel.data_parallel_size > 1,
+        ),
+    )
 
 
 def planned(vllm_config: VllmConfig, model_config: ModelConfig) -> dict[str, str | int]:

@@ -13,7 +13,8 @@ from netloader.config import Config
 from netloader.discovery import advert
 from netloader.discovery.advert import Holding
 from netloader.identity.identity import Role
-from netmesh import Member, Mesh, MeshError, bind_host, own_host
+from netloader.worker.position import Position
+from netmesh import JsonObject, Member, Mesh, MeshError, MeshSettings, bind_host, own_host
 
 _log = logging.getLogger(__name__)
 
@@ -24,33 +25,33 @@ class Membership:
     Without a mesh all calls still work, but they reach nobody and find nobody.
     """
 
-    def __init__(self, config: Config, rank: int) -> None:
+    def __init__(self, config: Config, position: Position) -> None:
         """Join the mesh, unless it is off.
 
         Raises `netmesh.SettingsError` for settings that contradict this machine. A mesh that cannot
         be started for another reason is logged, and the worker goes on without one.
         """
+        settings = config.mesh_settings.model_copy(update={"offset": position.on_host})
         self._is_wanted = config.mesh
-        self._mesh = _join(config) if config.mesh else None
+        self._mesh = _join(settings, advert.encode(())) if config.mesh else None
         self._generation = secrets.randbits(63)
         self._lock = threading.Lock()
         self._holdings: dict[Role, Holding] = {}
         if self._mesh is None:
-            self.host = own_host(config.mesh_settings)
+            self.host = own_host(settings)
             """Where replicas reach this worker: an address literal, without brackets."""
         else:
             self.host = str(self._mesh.id).rpartition(":")[0].strip("[]")
-        self._nameless = f"{self.host} rank {rank}"
+        self._nameless = f"{self.host} rank {position.rank}"
+        self.bind = bind_host(settings, self.host)
+        """The address that ports for replicas are bound to."""
+        self.confined = settings.port_range is not None or self.bind != self.host
+        """Whether others reach only ports that are chosen or published: not any free one."""
 
     @property
     def name(self) -> str:
         """The name by which this worker introduces itself to others."""
         return self._nameless if self._mesh is None else str(self._mesh.id)
-
-        self.bind = bind_host(config.mesh_settings, self.host)
-        """The address that ports for replicas are bound to."""
-        self.confined = config.mesh_settings.port_range is not None or self.bind != self.host
-        """Whether others reach only ports that are chosen or published: not any free one."""
 
     @property
     def generation(self) -> int:
@@ -104,6 +105,12 @@ class Membership:
             if holding is not None:
                 self._say(holding.changed(**changes))
 
+    def forget(self, role: Role) -> None:
+        """Announce nothing of one model any more."""
+        with self._lock:
+            if self._holdings.pop(role, None) is not None:
+                self._publish()
+
     def leave(self) -> None:
         """Tell the others that this worker leaves. Takes about a second at most."""
         if self._mesh is not None:
@@ -112,6 +119,9 @@ class Membership:
     def _say(self, holding: Holding) -> None:
         """The caller holds the lock, so that announcements are sent in the order they were made."""
         self._holdings[holding.role] = holding
+        self._publish()
+
+    def _publish(self) -> None:
         if self._mesh is None:
             return
         try:
@@ -121,9 +131,9 @@ class Membership:
             _log.warning("could not publish what this worker holds: %s", error)
 
 
-def _join(config: Config) -> Mesh | None:
+def _join(settings: MeshSettings, holdings: JsonObject) -> Mesh | None:
     try:
-        return Mesh.start(config.mesh_settings, advert.encode(()), log=logging.getLogger("netmesh"))
+        return Mesh.start(settings, holdings, log=logging.getLogger("netmesh"))
     except netmesh.SettingsError:
         raise
     except (MeshError, OSError) as error:

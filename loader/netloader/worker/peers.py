@@ -14,6 +14,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.identity.identity import Identity, Role
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
+from netloader.worker.position import Position
 from netmesh import Member, MemberId
 
 _Version = tuple[int, int]
@@ -26,7 +27,7 @@ class Peers:
     def __init__(
         self,
         config: Config,
-        rank: int,
+        position: Position,
         membership: Membership,
         accusations: Accusations,
         own_endpoint: Callable[[Role], str | None],
@@ -34,7 +35,7 @@ class Peers:
         """`own_endpoint` tells where this worker's own source for a role listens, if there is
         one."""
         self._config = config
-        self._rank = rank
+        self._position = position
         self._membership = membership
         self._accusations = accusations
         self._own_endpoint = own_endpoint
@@ -53,7 +54,7 @@ class Peers:
         skipped: list[str] = []
         listed = bool(self._config.source or self._config.file_source)
         if listed and not static:
-            skipped.append(f"SOURCE has no entry for rank {self._rank}")
+            skipped.append(f"SOURCE has no entry for rank {self._position.rank}")
         absent = self._membership.absent
         if absent:
             return static, [*skipped, f"mesh: {absent}"]
@@ -74,7 +75,7 @@ class Peers:
     @property
     def may_come(self) -> bool:
         """Whether this worker can hear about sources that appear later."""
-        return not self._membership.absent or bool(self._config.sources_of(self._rank))
+        return not self._membership.absent or bool(self._listed())
 
     def offers(self, identity: Identity) -> list[str]:
         """Holdings in the mesh that fit `identity` in everything but content, in words, with the
@@ -103,10 +104,15 @@ class Peers:
         own = self._own_endpoint(role)
         return tuple(
             Candidate(endpoint, origin)
-            for endpoint, origin in self._config.sources_of(self._rank, draft=role == "draft")
+            for endpoint, origin in self._listed(draft=role == "draft")
             # A list shared by all hosts names this worker too.
             if endpoint != own
         )
+
+    def _listed(self, *, draft: bool = False) -> tuple[tuple[str, str], ...]:
+        """Data-parallel engines of a dense model may share one entry: their weights are equal."""
+        own = self._config.sources_of(self._position.rank, draft=draft)
+        return own or self._config.sources_of(self._position.part, draft=draft)
 
     def _choose(
         self, identity: Identity, transports: Sequence[str], *, explain: bool

@@ -24,6 +24,7 @@ from netloader.telemetry import SILENT, Telemetry
 from netloader.upstream.admission import Access
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.worker.membership import Membership
+from netloader.worker.position import Position
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Sources:
     def __init__(
         self,
         config: Config,
-        rank: int,
+        position: Position,
         membership: Membership,
         security: SocketSecurity,
         telemetry: Telemetry = SILENT,
@@ -59,7 +60,7 @@ class Sources:
         """`security` are the keys of the control channel."""
         self._telemetry = telemetry
         self._config = config
-        self._rank = rank
+        self._position = position
         self._membership = membership
         self._security = security
         sessions = len(get_args(Role)) * config.source_settings.max_sessions
@@ -88,7 +89,7 @@ class Sources:
         None, with the reason logged, when its port cannot be listened on; the worker still serves
         its own requests. Raises `ConfigError` for a `LISTEN_PORT` that leaves the range.
         """
-        port = self._config.port_of(self._rank, draft=role == "draft")
+        port = self._config.port_of(self._position.rank, draft=role == "draft")
         with self._lock:
             model = self._models[role]
             if model.source is None:
@@ -109,7 +110,7 @@ class Sources:
                 has_door=has_door,
                 exposure=Exposure(
                     membership.bind,
-                    self._config.public_port_of(self._rank, draft=role == "draft"),
+                    self._config.public_port_of(self._position.rank, draft=role == "draft"),
                     self._config.mesh_settings.port_range,
                 ),
             )
@@ -141,7 +142,7 @@ class Sources:
                 config.upstream_insecure,
                 config.mesh_settings.insecure,
             ),
-            self._rank,
+            self._position.part,
             config.source_settings.timeout_s,
             config.source_settings.rendezvous_timeout_s,
         )
@@ -212,6 +213,16 @@ class Sources:
 
         TransferThread(wait, f"{affinity.OURS}resume", stop=self._closing.set).start()
 
+    def drop(self, role: Role, reason: str) -> None:
+        """Stop the source of one model for good, and let go of its weights."""
+        with self._lock:
+            model = self._models[role]
+            model.withdrawals += 1
+            source, model.source, model.offer = model.source, None, None
+        if source is not None:
+            source.withdraw(reason)
+            source.close()
+
     def rekey(self, security: SocketSecurity) -> None:
         """Accept replicas by these keys from now on."""
         with self._lock:
@@ -233,7 +244,7 @@ class Sources:
         prefix = self._config.output_prefix
         if prefix is None:
             return
-        path = Path(f"{prefix}{self._rank}.txt")
+        path = Path(f"{prefix}{self._position.rank}.txt")
         try:
             path.write_text(endpoint)
         except OSError as error:

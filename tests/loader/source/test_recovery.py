@@ -16,6 +16,7 @@ from netloader.config import Config
 from netloader.protocol import messages
 from netloader.source.offer import Offer
 from netloader.source.recovery import again_as_promised
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 
@@ -57,7 +58,7 @@ def test_waiting_ends_with_the_worker() -> None:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     for key in [key for key in os.environ if key.startswith("NETLOADER_")]:
         monkeypatch.delenv(key)
-    made = Worker(Config.load({"MESH": False}, {}), 0)
+    made = Worker(Config.load({"MESH": False}, {}), Position())
     yield made
     made.close()
 

@@ -47,6 +47,7 @@ from netloader.source.offer import Offer
 from netloader.source.service import Source
 from netloader.transport import join
 from netloader.transport.gloo import GlooBackend
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 from netmesh import SocketSecurity, generate_key
 
@@ -317,7 +318,7 @@ class KeyedHost:
             {"MESH": False, "MESH_KEY_FILE": str(file), "MESH_ADVERTISE": "127.0.0.1"}, {}
         )
         mesh = config.mesh_settings.model_copy(update={"read_key_again_s": 0.02})
-        self.worker = Worker(config.model_copy(update={"mesh_settings": mesh}), 0)
+        self.worker = Worker(config.model_copy(update={"mesh_settings": mesh}), Position())
 
     def write(self, text: str) -> None:
         fresh = self.file.with_suffix(".new")

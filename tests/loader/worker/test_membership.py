@@ -9,11 +9,14 @@ from tests.loader.discovery.test_advert import holding
 from netloader.config import Config
 from netloader.discovery.advert import MAX_TEXT
 from netloader.worker.membership import Membership
+from netloader.worker.position import Position
 
 
 @pytest.fixture
 def alone() -> Membership:
-    return Membership(Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1"}, {}), 3)
+    return Membership(
+        Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1"}, {}), Position.alone(3)
+    )
 
 
 def test_without_a_mesh_nobody_is_there_and_it_says_why(alone: Membership) -> None:

@@ -10,6 +10,7 @@ from netloader.config import Config
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
 from netloader.worker.peers import Peers
+from netloader.worker.position import Position
 from netmesh import Generation, Member, Status
 
 
@@ -17,7 +18,9 @@ class Everybody(Membership):
     """A mesh whose members a test names."""
 
     def __init__(self, *members: Member) -> None:
-        super().__init__(Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1"}, {}), 0)
+        super().__init__(
+            Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1"}, {}), Position()
+        )
         self.present: tuple[Member, ...] = members
 
     @property
@@ -51,7 +54,7 @@ def counted(one: Member) -> tuple[Member, Counted]:
 def peers(everybody: Everybody, own: str | None = None, **extra: object) -> Peers:
     config = Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1", **extra}, {})
     accusations = Accusations(lambda role, accused: None)
-    return Peers(config, 0, everybody, accusations, lambda role: own)
+    return Peers(config, Position(), everybody, accusations, lambda role: own)
 
 
 def test_an_advert_is_read_once_however_often_a_pull_asks() -> None:

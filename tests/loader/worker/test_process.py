@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ from netloader.replica.pull import PullObserver
 from netloader.source.offer import Offer
 from netloader.source.service import Source
 from netloader.transport.tcp import TcpBackend
-from netloader.worker.process import OneWorker, Worker
+from netloader.worker.position import Position
+from netloader.worker.process import Worker
 
 Start = Callable[..., Worker]
 WEIGHTS = toy_weights(1)
@@ -54,9 +56,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         monkeypatch.delenv(key)
     started: list[Worker] = []
 
-    def one(rank: int = 0, **extra: object) -> Worker:
+    def one(rank: int | Position = 0, **extra: object) -> Worker:
+        position = Position.alone(rank) if isinstance(rank, int) else rank
         settings = {"MESH_DIRECTORY": str(tmp_path / "mesh"), "MESH_ADVERTISE": "127.0.0.1"}
-        made = Worker(Config.load({**settings, **extra}, {}), rank)
+        made = Worker(Config.load({**settings, **extra}, {}), position)
         started.append(made)
         return made
 
@@ -306,49 +309,40 @@ def listening_ports() -> set[int]:
     return {int(row[1].split(":")[1], 16) for row in listens if f"socket:[{row[9]}]" in numbers}
 
 
-class TestOneWorker:
-    CONFIG = Config.load({"MESH": False}, {})
+def test_data_parallel_engines_of_a_dense_model_may_share_an_entry(start: Start) -> None:
+    one = {"device_id": 1, "sources": ["127.0.0.1:2000"]}
+    own = {"device_id": 3, "sources": ["127.0.0.1:3000"]}
+    second = Position(rank=3, part=1, on_host=3)
 
-    @pytest.fixture
-    def made(self) -> Iterator[list[Worker]]:
-        found: list[Worker] = []
-        yield found
-        for worker in found:
-            worker.close()
+    def found(*entries: object) -> list[str]:
+        worker = start(second, MESH=False, SOURCE=list(entries))
+        return [one.endpoint for one in worker.peers.candidates(identity(), ("gloo",))[0]]
 
-    def of(self, made: list[Worker], process_id: Callable[[], int] = os.getpid) -> OneWorker:
-        def make(config: Config, rank: int) -> Worker:
-            made.append(Worker(config, rank))
-            return made[-1]
+    assert found(one) == ["127.0.0.1:2000"]
+    assert found(one, own) == ["127.0.0.1:3000"]
 
-        return OneWorker(make, process_id)
 
-    def test_every_loader_of_a_process_gets_the_same(self, made: list[Worker]) -> None:
-        one = self.of(made)
-        assert one.get(self.CONFIG, 0) is one.get(self.CONFIG, 0)
-        assert len(made) == 1
+def test_ports_that_were_set_are_each_processs_own(start: Start) -> None:
+    ports = free_range(8)
+    settings = {"MESH_PORT": ports.first, "LISTEN_PORT": ports.first + 4}
+    for number in range(2):
+        worker = start(Position(number, 0, number), **settings)
+        assert worker.membership.name == f"127.0.0.1:{ports.first + number}"
+        assert serve(worker).endpoint == f"127.0.0.1:{ports.first + 4 + number}"
 
-    def test_forked_child_gets_one_of_its_own(self, made: list[Worker]) -> None:
-        process_id = 1
-        one = self.of(made, lambda: process_id)
-        parents = one.get(self.CONFIG, 0)
-        process_id = 2
-        childs = one.get(self.CONFIG, 0)
-        assert childs is not parents
-        assert childs.membership.generation != parents.membership.generation
 
-    def test_threads_that_ask_at_once_get_the_same(self, made: list[Worker]) -> None:
-        one = self.of(made)
-        with ThreadPoolExecutor(8) as pool:
-            found = set(pool.map(lambda _: one.get(self.CONFIG, 0), range(32)))
-        assert found == set(made)
-        assert len(made) == 1
-
-    def test_a_program_may_say_whose_turn_it_is(self, made: list[Worker]) -> None:
-        one = self.of(made)
-        first = one.get(self.CONFIG, 0)
-        assert one.swap(None) is first
-        second = one.get(self.CONFIG, 0)
-        assert second is not first
-        assert one.swap(first) is second
-        assert one.get(self.CONFIG, 0) is first
+def test_a_model_that_is_gone_is_announced_no_longer_and_its_weights_are_let_go(
+    start: Start,
+) -> None:
+    weights = toy_weights(1)
+    held = weakref.ref(weights.tensors[0])
+    first, second = start(0), start(1)
+    serve(first, offer_of(weights))
+    del weights
+    until(lambda: second.peers.find(identity(), ("gloo",)))
+    first.release("target")
+    gc.collect()
+    assert held() is None
+    assert first.sources.endpoint("target") is None
+    until(lambda: not second.peers.find(identity(), ("gloo",)))
+    assert serve(first).endpoint  # For the next model.

@@ -11,6 +11,7 @@ from tests.loader.support import keys, offer_of, toy_weights
 from netloader.config import Config
 from netloader.errors import ConfigError
 from netloader.worker.membership import Membership
+from netloader.worker.position import Position
 from netloader.worker.sources import Sources
 
 WEIGHTS = toy_weights(1)
@@ -19,8 +20,8 @@ OLD, NEW = keys(b"o" * 32), keys(b"n" * 32)
 
 def made(**extra: object) -> tuple[Sources, Membership]:
     config = Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1", **extra}, {})
-    membership = Membership(config, 0)
-    return Sources(config, 0, membership, OLD), membership
+    membership = Membership(config, Position())
+    return Sources(config, Position(), membership, OLD), membership
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ class _Attempts:
         handshake = config.pull_settings.handshake
         weights = built.arrangement.weights
         request = UpstreamRequest(
-            built.request.worker.rank,
+            built.request.worker.position.part,
             built.identity.names.given,
             int(built.identity.built.get("tp_size", 1)),
             int(built.identity.built.get("pp_size", 1)),
@@ -141,7 +141,7 @@ class _Attempts:
                 unit="B",
                 unit_scale=True,
                 desc="Pulling weights from upstream's Netloader",
-                disable=not built.request.use_tqdm or request.rank != 0,
+                disable=not built.request.use_tqdm or built.request.worker.rank != 0,
             ) as bar:
                 pull_upstream(endpoint, weights, request, bar.update)
             return ""

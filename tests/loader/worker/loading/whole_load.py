@@ -33,6 +33,7 @@ from netloader.worker.loading.fill import fill
 from netloader.worker.loading.plan import BuildAgain, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import NotServed, Served, serve
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 ROWS = 30_000
@@ -161,7 +162,9 @@ def no_garbage_collector() -> Iterator[None]:
 @contextmanager
 def working(**extra: object) -> Iterator[Worker]:
     """A worker of its own, without a mesh."""
-    worker = Worker(Config.load({"MESH": False, "CHUNK_BYTES": MIN_CHUNK_BYTES, **extra}, {}), 0)
+    worker = Worker(
+        Config.load({"MESH": False, "CHUNK_BYTES": MIN_CHUNK_BYTES, **extra}, {}), Position()
+    )
     try:
         yield worker
     finally:
