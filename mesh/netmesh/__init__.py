@@ -6,6 +6,7 @@ configures both, and `Program` gives the words for operators. Names that are not
 change without notice.
 """
 
+from netmesh.bootstrap.advertise import is_own
 from netmesh.core.member import Member
 from netmesh.core.reach import Reach
 from netmesh.core.records import Generation, Json, JsonObject, MemberId, Status
@@ -72,6 +73,7 @@ __all__ = [
     "drop_newcomers",
     "forget",
     "generate_key",
+    "is_own",
     "keep_alive",
     "listen",
     "observe",

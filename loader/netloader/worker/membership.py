@@ -14,7 +14,16 @@ from netloader.discovery import advert
 from netloader.discovery.advert import Holding
 from netloader.identity.identity import Role
 from netloader.worker.position import Position
-from netmesh import JsonObject, Member, Mesh, MeshError, MeshSettings, bind_host, own_host
+from netmesh import (
+    JsonObject,
+    Member,
+    Mesh,
+    MeshError,
+    MeshSettings,
+    bind_host,
+    is_own,
+    own_host,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +54,7 @@ class Membership:
         self._nameless = f"{self.host} rank {position.rank}"
         self.bind = bind_host(settings, self.host)
         """The address that ports for replicas are bound to."""
-        self.confined = settings.port_range is not None or self.bind != self.host
+        self.confined = settings.port_range is not None or not is_own(self.host)
         """Whether others reach only ports that are chosen or published: not any free one."""
 
     @property

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import nn
 
@@ -24,6 +25,9 @@ from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 _log = logging.getLogger(__name__)
+
+_RELEASE_S: Final = 5.0
+"""Seconds that a model waits for the end of one before it, which takes a second or two."""
 
 
 @dataclass
@@ -52,11 +56,15 @@ class Workers:
         self._pid = process_id()
         self._engines: list[_Tenancy] = []
         self._chosen: Worker | None = None
+        self._releasing: list[threading.Thread] = []
         self._models = weakref.WeakKeyDictionary[nn.Module, Worker]()
 
     def claim(self, config: Config, position: Position, role: Role) -> Worker:
         """The worker for one more model of these settings. `release` or `follow` it later."""
+        for thread in self._releasing:
+            thread.join(_RELEASE_S)  # It may hold the ports that this model is to have.
         with self._lock:
+            self._releasing = [thread for thread in self._releasing if thread.is_alive()]
             if self._pid != self._process_id():
                 self._pid, self._engines, self._chosen = self._process_id(), [], None
             if self._chosen is not None:
@@ -114,10 +122,14 @@ class Workers:
             return before
 
     def _model_is_gone(self, worker: Worker, role: Role) -> None:
+        if self._pid != self._process_id():
+            return  # It was the parent's.
         # The garbage collector calls this in any thread, which may hold any lock.
-        threading.Thread(
+        thread = threading.Thread(
             target=self.release, args=(worker, role), name=f"{affinity.OURS}release", daemon=True
-        ).start()
+        )
+        self._releasing.append(thread)
+        thread.start()
 
 
 WORKERS = Workers()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.loader.support import Toy, until
+from tests.mesh.test_ports import free_range
 
 from netloader.config import Config
 from netloader.worker.position import Position
@@ -94,6 +95,30 @@ def test_a_model_that_is_gone_ends_its_worker(made: list[Noted]) -> None:
     del draft
     until(lambda: made[0].closed)
     assert one.claim(FIRST, PLACE, "target") is made[1]
+
+
+def test_the_next_model_has_the_ports_of_the_one_before(made: list[Noted]) -> None:
+    port = free_range(1).first
+    config = FIRST.model_copy(update={"listen_port": port})
+    one = workers(made)
+    for _ in range(3):
+        model = Toy()
+        worker = one.claim(config, PLACE, "target")
+        one.follow(worker, "target", model)
+        source = worker.sources.listen("target")
+        assert source is not None and source.endpoint == f"127.0.0.1:{port}"
+        del model
+
+
+def test_a_child_does_not_end_what_its_parent_serves(made: list[Noted]) -> None:
+    process_id = 1
+    one = workers(made, lambda: process_id)
+    model = Toy()
+    one.follow(one.claim(FIRST, PLACE, "target"), "target", model)
+    process_id = 2
+    del model
+    one.claim(FIRST, PLACE, "target")  # Waits for what is being released.
+    assert made[0].released == []
 
 
 def test_a_load_that_failed_leaves_nothing(made: list[Noted]) -> None:
