@@ -144,9 +144,7 @@ class Server:
         self._take_at = float("inf")
         self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
 
-    def another_port(
-        self, well_known: Sequence[int] = (), ports: PortRange | None = None
-    ) -> int:
+    def another_port(self, well_known: Sequence[int] = (), ports: PortRange | None = None) -> int:
         """Listen on a further port of the same host, too, and return it: the first of `well_known`
         that is free, which a firewall lets through, else a free one, of `ports` if there are such.
         Raises OSError and ZMQError
