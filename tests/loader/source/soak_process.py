@@ -18,6 +18,7 @@ from tests.loader.support import offer_of, toy_weights
 from netloader.config import Config
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.tcp import TcpBackend
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
 SEED = 1
@@ -25,7 +26,7 @@ SEED = 1
 
 def main(settings: str) -> None:
     torch.set_num_threads(1)
-    worker = Worker(Config.load(json.loads(settings), {}), 0)
+    worker = Worker(Config.load(json.loads(settings), {}), Position())
     try:
         source = worker.sources.listen("target")
         assert source is not None

@@ -30,6 +30,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.errors import NetloaderError
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.tcp import TcpBackend
+from netloader.worker.position import Position
 from netloader.worker.process import Worker
 from netmesh import SocketSecurity, generate_key
 
@@ -119,7 +120,7 @@ def source(settings: dict[str, str]) -> Iterator[Soaked]:
 
 @pytest.fixture
 def neighbour(settings: dict[str, str]) -> Iterator[Worker]:
-    worker = Worker(Config.load(settings, {}), 1)
+    worker = Worker(Config.load(settings, {}), Position.alone(1))
     yield worker
     worker.close()
 
