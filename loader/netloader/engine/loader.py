@@ -32,7 +32,7 @@ from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import Config
-from netloader.engine import identify, parallel, sample
+from netloader.engine import identify, parallel, runtime, sample
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
@@ -41,8 +41,9 @@ from netloader.system import heap
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
+from netloader.worker.loading.adopt import Prepared, spoilt
 from netloader.worker.loading.build import build
-from netloader.worker.loading.fill import Filled, fill, filled_elsewhere
+from netloader.worker.loading.fill import Filled, fill, filled_elsewhere, finish
 from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
@@ -118,12 +119,21 @@ class NetLoader(BaseModelLoader):
         registries = Registries.before(vllm_config)
         try:
             with contextlib.suppress(LeftoverError):
-                return super().load_model(vllm_config, model_config, prefix), steps.result()
+                return self._build_once(steps, vllm_config, model_config, prefix)
             # Outside the handler: the error refers to the first model, and memory may not hold two.
             registries.restore()
-            return super().load_model(vllm_config, model_config, prefix), steps.result()
+            return self._build_once(steps, vllm_config, model_config, prefix)
         finally:
             self._steps = None
+
+    def _build_once(
+        self, steps: _Steps, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
+    ) -> tuple[nn.Module, Filled]:
+        """Raises `LeftoverError` when the model must be built again."""
+        with steps.post_processing():
+            model = super().load_model(vllm_config, model_config, prefix)
+        steps.finish(model)
+        return model, steps.result()
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Fill `model`. Called by `load_model`, or by vLLM to reload in place from storage."""
@@ -199,22 +209,46 @@ class _Steps:
 
     def __init__(self, planned: Planned | Unshared) -> None:
         self._planned = planned
-        self._filled: Filled | None = None
+        self._filled: Filled | Prepared | None = None
 
     def fill(self, model: nn.Module) -> None:
         """Raises `LeftoverError` when the model must be built again; call `fill` once more then."""
         built = build(self._planned, model)
-        filled = built if isinstance(built, BuildAgain) else fill(built, model)
-        if isinstance(filled, BuildAgain):
-            _log.warning("building the model again, from storage alone: %s", filled.reason)
-            self._planned = filled.plan
-            raise LeftoverError(filled.reason)
-        self._filled = filled
+        self._note(built if isinstance(built, BuildAgain) else fill(built, model))
+
+    @contextlib.contextmanager
+    def post_processing(self) -> Iterator[None]:
+        """Covers all that vLLM does. If it fails after `fill` has left dummies, raises
+        `LeftoverError`."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, LeftoverError) or not isinstance(self._filled, Prepared):
+                raise
+            _log.info("vLLM cannot post-process dummies", exc_info=True)
+            again = spoilt(self._filled, error)
+        else:
+            return
+        self._note(again)
+
+    def finish(self, model: nn.Module) -> None:
+        """After post-processing. Raises `LeftoverError` as `fill` does."""
+        if isinstance(self._filled, Prepared):
+            self._note(finish(self._filled, model))
 
     def result(self) -> Filled:
         """How the model was filled."""
-        assert self._filled is not None, "vLLM has loaded a model without calling load_weights"
+        assert isinstance(self._filled, Filled), (
+            "vLLM has loaded a model without calling load_weights"
+        )
         return self._filled
+
+    def _note(self, step: Filled | Prepared | BuildAgain) -> None:
+        if isinstance(step, BuildAgain):
+            _log.warning("building the model again, from storage alone: %s", step.reason)
+            self._planned, self._filled = step.plan, None
+            raise LeftoverError(step.reason)
+        self._filled = step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +274,9 @@ class _VllmModel:
 
     def built_parts(self, model: nn.Module) -> Fields:
         return parallel.built(model, self.vllm_config, self.model_config)
+
+    def processed_parts(self, model: nn.Module) -> Fields:
+        return runtime.parts(model, self.vllm_config, self.device_type())
 
     def wanted(self, model: nn.Module) -> Wanted:
         if not isinstance(self.storage, StorageLoader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,7 +18,7 @@ from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.system import memory, tracing
 from netloader.telemetry import PullResult
-from netloader.weights.capture import DigestKind
+from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
@@ -50,33 +51,52 @@ class NotPulled:
 
 
 def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
-    """Fetch what peers have."""
+    """Fetch what peers have as it was loaded."""
     if not built.from_peers:
         return NotPulled((), built.tried)
     candidates, tried = _candidates(built)
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
-    worker = built.request.worker
     # A worker without files can only wait for a peer.
-    must_wait = built.wanted.files is None and worker.peers.may_come
+    must_wait = built.wanted.files is None and built.request.worker.peers.may_come
     if not candidates and not must_wait:
         return NotPulled((), tried)
-    role = built.request.role
+
+    def finish(one: Pull) -> None:
+        buffers.check_equal(built.arrangement.buffers, one.computed)
+        attributes.apply(model, one.attributes)
+
+    goal = Goal(built, built.identity, built.arrangement.weights, finish)
+    return fetch(goal, Step.PULL, tried, must_wait=must_wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What to fetch from peers."""
+
+    built: Built
+    identity: Identity
+    """Of the wanted weights."""
+    weights: Weights
+    """The tensors to fill."""
+    finish: Callable[[Pull], None]
+    """Checks and sets what travels beside the tensors, once all have arrived."""
+
+
+def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> Pulled | NotPulled:
+    """Pull until everything has come and is finished, or no source is left."""
+    request = goal.built.request
+    worker, role = request.worker, request.role
     with tqdm(
-        total=built.arrangement.weights.manifest.nbytes,
+        total=goal.weights.manifest.nbytes,
         unit="B",
         unit_scale=True,
         desc="Pulling weights from peers",
-        disable=not built.request.use_tqdm or worker.rank != 0,
+        disable=not request.use_tqdm or worker.rank != 0,
     ) as bar:
         one = Pull(
-            built.arrangement.weights,
-            Request(
-                built.identity,
-                built.backends,
-                lambda: worker.sources.security,
-                worker.membership.name,
-            ),
+            goal.weights,
+            request_for(goal.built, goal.identity),
             worker.config.pull_settings,
             PullObserver(
                 progress=bar.update,
@@ -87,7 +107,15 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
                 ),
             ),
         )
-        return _run(one, built, model, tried, must_wait=must_wait)
+        return _run(one, goal, step, tried, must_wait=must_wait)
+
+
+def request_for(built: Built, identity: Identity) -> Request:
+    """What sources of these weights are asked for."""
+    worker = built.request.worker
+    return Request(
+        identity, built.backends, lambda: worker.sources.security, worker.membership.name
+    )
 
 
 def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
@@ -108,22 +136,21 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
     return candidates, built.tried.but(*skipped)
 
 
-def _run(
-    one: Pull, built: Built, model: nn.Module, tried: Tried, *, must_wait: bool
-) -> Pulled | NotPulled:
+def _run(one: Pull, goal: Goal, step: Step, tried: Tried, *, must_wait: bool) -> Pulled | NotPulled:
     started = time.monotonic()
-    telemetry = built.request.worker.telemetry
+    telemetry = goal.built.request.worker.telemetry
     telemetry.pull_started()
 
-    def fetch() -> None:
-        peers = built.request.worker.peers
-        with tracing.span("pull", bytes=built.arrangement.weights.manifest.nbytes):
-            one.run(lambda: peers.find(built.identity, built.transports), wait_for_one=must_wait)
+    def run() -> None:
+        peers = goal.built.request.worker.peers
+        with tracing.span("pull", bytes=goal.weights.manifest.nbytes):
+            one.run(
+                lambda: peers.find(goal.identity, goal.built.transports), wait_for_one=must_wait
+            )
         with tracing.span("apply"):
-            buffers.check_equal(built.arrangement.buffers, one.computed)
-            attributes.apply(model, one.attributes)
+            goal.finish(one)
 
-    failed = attempt(Step.PULL, fetch)
+    failed = attempt(step, run)
     seconds = time.monotonic() - started
     telemetry.pull_ended(_result(failed), one.nbytes, seconds)
     for delivery in one.deliveries:
@@ -144,7 +171,7 @@ def _run(
             for delivery in one.deliveries
         ),
     )
-    content = _learnt(built.identity, one)
+    content = _learnt(goal.identity, one)
     provenance = Provenance(content, dict(one.attributes), dict(one.computed))
     return Pulled(
         provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)
