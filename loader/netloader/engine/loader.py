@@ -4,6 +4,7 @@
     build       vLLM builds the model, which tells the rest
     fill        from many peers at once, until every chunk is verified; else from storage
     apply       vLLM's own post-processing, on either
+    finish      weights that peers have only as that leaves them take the place of dummies
     serve       become a source for the next replica
 
 No failure of a peer stops the start: the loader gives up that peer, and reads storage when no peer
@@ -18,6 +19,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -43,7 +45,8 @@ from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
 from netloader.worker.loading.adopt import Prepared, spoilt
 from netloader.worker.loading.build import build
-from netloader.worker.loading.fill import Filled, fill, filled_elsewhere, finish
+from netloader.worker.loading.fill import Filled, fill
+from netloader.worker.loading.finish import Complete, finish, made_elsewhere
 from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
@@ -100,11 +103,11 @@ class NetLoader(BaseModelLoader):
             # them.
             model: nn.Module = storage.load_model(vllm_config, model_config, prefix)
             reason = f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
-            serve(filled_elsewhere(planned, reason), model)
+            serve(made_elsewhere(planned, reason), model)
             return model
         with opened.watching(files), heap.only_new_garbage():
-            model, filled = self._build(planned, vllm_config, model_config, prefix)
-        serve(filled, model)
+            model, complete = self._build(planned, vllm_config, model_config, prefix)
+        serve(complete, model)
         return model
 
     def _build(
@@ -113,7 +116,7 @@ class NetLoader(BaseModelLoader):
         vllm_config: VllmConfig,
         model_config: ModelConfig,
         prefix: str,
-    ) -> tuple[nn.Module, Filled]:
+    ) -> tuple[nn.Module, Complete]:
         """What vLLM does with any loader: build, fill (`load_weights` below), post-process."""
         self._steps = steps = _Steps(planned)
         registries = Registries.before(vllm_config)
@@ -128,12 +131,11 @@ class NetLoader(BaseModelLoader):
 
     def _build_once(
         self, steps: _Steps, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
-    ) -> tuple[nn.Module, Filled]:
+    ) -> tuple[nn.Module, Complete]:
         """Raises `LeftoverError` when the model must be built again."""
         with steps.post_processing():
             model = super().load_model(vllm_config, model_config, prefix)
-        steps.finish(model)
-        return model, steps.result()
+        return model, steps.finish(model)
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Fill `model`. Called by `load_model`, or by vLLM to reload in place from storage."""
@@ -210,11 +212,15 @@ class _Steps:
     def __init__(self, planned: Planned | Unshared) -> None:
         self._planned = planned
         self._filled: Filled | Prepared | None = None
+        """None until `load_weights` was called."""
 
     def fill(self, model: nn.Module) -> None:
         """Raises `LeftoverError` when the model must be built again; call `fill` once more then."""
         built = build(self._planned, model)
-        self._note(built if isinstance(built, BuildAgain) else fill(built, model))
+        filled = built if isinstance(built, BuildAgain) else fill(built, model)
+        if isinstance(filled, BuildAgain):
+            self._again(filled)
+        self._filled = filled
 
     @contextlib.contextmanager
     def post_processing(self) -> Iterator[None]:
@@ -229,26 +235,20 @@ class _Steps:
             again = spoilt(self._filled, error)
         else:
             return
-        self._note(again)
+        self._again(again)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: nn.Module) -> Complete:
         """After post-processing. Raises `LeftoverError` as `fill` does."""
-        if isinstance(self._filled, Prepared):
-            self._note(finish(self._filled, model))
+        assert self._filled is not None, "vLLM has loaded a model without calling load_weights"
+        complete = finish(self._filled, model)
+        if isinstance(complete, BuildAgain):
+            self._again(complete)
+        return complete
 
-    def result(self) -> Filled:
-        """How the model was filled."""
-        assert isinstance(self._filled, Filled), (
-            "vLLM has loaded a model without calling load_weights"
-        )
-        return self._filled
-
-    def _note(self, step: Filled | Prepared | BuildAgain) -> None:
-        if isinstance(step, BuildAgain):
-            _log.warning("building the model again, from storage alone: %s", step.reason)
-            self._planned, self._filled = step.plan, None
-            raise LeftoverError(step.reason)
-        self._filled = step
+    def _again(self, step: BuildAgain) -> NoReturn:
+        _log.warning("building the model again, from storage alone: %s", step.reason)
+        self._planned, self._filled = step.plan, None
+        raise LeftoverError(step.reason)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
 from typing import Final
 
 import torch
@@ -22,17 +23,20 @@ from netloader.model.spelling import class_name
 _DEPTH: Final = 3
 """Steps from a module: method, scheme, kernel."""
 
+_MAX_TEXT: Final = 400
+"""Characters of the choices of one class of modules that travel as they are."""
+
 _PLAIN_MODULES: Final = ("builtins", "torch", "collections", "functools", "types", "typing")
 
 
 def chosen(model: nn.Module) -> dict[str, str]:
-    """`kernel.CLASS` of each class of modules: the classes of the objects that such modules hold,
-    and their enums, sorted."""
+    """`kernel.CLASS` of each class of modules: the objects, classes and enums that such modules
+    hold, each with the attributes that lead to it, sorted."""
     found: dict[str, set[str]] = {}
     for module in model.modules():
         names = found.setdefault(type(module).__name__, set())
-        names.update(_choices(vars(module), 1, set()))
-    return {f"kernel.{name}": " ".join(sorted(kinds)) for name, kinds in found.items() if kinds}
+        names.update(_choices(vars(module), "", 1, set()))
+    return {f"kernel.{name}": _text(kinds) for name, kinds in found.items() if kinds}
 
 
 def chip(device_type: str) -> str:
@@ -45,18 +49,28 @@ def chip(device_type: str) -> str:
     return " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *has])
 
 
-def _choices(held: Mapping[str, object], depth: int, seen: set[int]) -> Iterator[str]:
-    for value in held.values():
-        kind = type(value)
+def _text(choices: Iterable[str]) -> str:
+    """All of them, the last ones as a digest: adverts travel to everybody."""
+    text = " ".join(sorted(choices))
+    if len(text) <= _MAX_TEXT:
+        return text
+    return f"{text[:_MAX_TEXT]}... {blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def _choices(
+    held: Mapping[str, object], above: str, depth: int, seen: set[int]
+) -> Iterator[str]:
+    for name, value in held.items():
+        kind, where = type(value), f"{above}{name}"
         if isinstance(value, enum.Enum):
-            yield f"{kind.__name__}.{value.name}"
+            yield f"{where}={value.name}"
         elif isinstance(value, type):
-            yield value.__name__
+            yield f"{where}={value.__name__}"
         elif id(value) not in seen and _is_choice(kind):
             seen.add(id(value))
-            yield class_name(kind).rpartition(".")[2]
+            yield f"{where}={class_name(kind).rpartition('.')[2]}"
             if depth < _DEPTH:
-                yield from _choices(own_attributes(value), depth + 1, seen)
+                yield from _choices(own_attributes(value), f"{where}.", depth + 1, seen)
 
 
 def _is_choice(kind: type) -> bool:

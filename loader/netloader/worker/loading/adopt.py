@@ -58,7 +58,7 @@ def prepare(built: Built, model: nn.Module, before: NotPulled) -> Prepared | Bui
     peer has them.
     """
     identity = built.processed
-    if not built.from_peers or isinstance(identity, str):
+    if not before.may_ask or isinstance(identity, str):
         return before
     found = attempt(Step.ASK, lambda: _find(built, identity, before.tried))
     if isinstance(found, Failed):

@@ -12,9 +12,9 @@ from netloader.identity.identity import Identity, LazyContent
 from netloader.model import processed
 from netloader.transport import Backend
 from netloader.weights import digests, retain
-from netloader.weights.capture import Weights, capture
+from netloader.weights.capture import capture
 from netloader.weights.coalesce import zero_gaps
-from netloader.worker.loading.adopt import Prepared, adopt, prepare
+from netloader.worker.loading.adopt import Prepared, prepare
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import BuildAgain, Planned, Tried, Unshared
@@ -61,30 +61,17 @@ class Servable:
 
 
 @dataclass(frozen=True, slots=True)
-class ServableAsIs:
-    """The weights of a model that peers have filled after it was post-processed."""
-
-    identity: Identity
-    backends: tuple[Backend, ...]
-    provenance: Provenance
-    digests: tuple[bytes, ...]
-    """By chunk id, as promised by the sources and verified here."""
-    weights: Weights
-
-
-@dataclass(frozen=True, slots=True)
 class Filled:
-    """A model with its weights, before vLLM post-processes them, or after that if it was
-    adopted."""
+    """A model with its weights, before vLLM post-processes them."""
 
     record: LoadRecord
-    servable: Servable | ServableAsIs | str
+    servable: Servable | str
     """What peers may be served, or why they are served nothing."""
 
 
 def fill(built: Built | Unshared, model: nn.Module) -> Filled | Prepared | BuildAgain:
-    """Fill `model`, and keep what peers will be served. With `Prepared`, let vLLM post-process the
-    model and call `finish`.
+    """Fill `model`, and keep what peers will be served; or fill it with dummies, if peers have its
+    weights only as post-processing left them.
 
     Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
     the weights, and whatever vLLM raises.
@@ -112,38 +99,6 @@ def _fill(built: Built, model: nn.Module) -> Filled | BuildAgain:
         again = Planned(built.request, built.identity, built.backends, tried, from_peers=False)
         return BuildAgain(again, reason)
     return _filled(built, model, stored, taken.tried)
-
-
-def finish(prepared: Prepared, model: nn.Module) -> Filled | BuildAgain:
-    """Fill `model` after vLLM has post-processed its dummies."""
-    built = prepared.built
-    adopted = adopt(prepared, model)
-    if isinstance(adopted, BuildAgain):
-        return adopted
-    pulled, weights = adopted.pulled, adopted.processed.to_serve().weights
-    record = LoadRecord(
-        built.request,
-        "peers",
-        weights.manifest.nbytes,
-        pulled.seconds,
-        pulled.tried,
-        pulled.provenance.content,
-    )
-    return Filled(
-        record,
-        ServableAsIs(
-            prepared.identity,
-            built.backends,
-            pulled.provenance,
-            pulled.digests,
-            replace(weights, digest_kind=pulled.digest_kind),
-        ),
-    )
-
-
-def filled_elsewhere(planned: Planned | Unshared, reason: str) -> Filled:
-    """A model that was built and filled in one go, with no moment in which peers could fill it."""
-    return Filled(LoadRecord(planned.request, "storage", tried=planned.tried), reason)
 
 
 def _fill_unshared(unshared: Unshared, model: nn.Module) -> Filled | BuildAgain:

@@ -48,13 +48,19 @@ class NotPulled:
     unverified: tuple[Piece, ...]
     """Parts of its tensors that may hold unverified bytes."""
     tried: Tried
+    may_ask: bool = True
+    """Whether peers may have the weights in another form."""
 
 
 def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
     """Fetch what peers have as it was loaded."""
     if not built.from_peers:
-        return NotPulled((), built.tried)
-    candidates, tried = _candidates(built)
+        return NotPulled((), built.tried, may_ask=False)
+    with tracing.span("discover"):
+        found = attempt(Step.FIND, lambda: _candidates(built))
+    if isinstance(found, Failed):
+        return NotPulled((), built.tried.but(found.reason), may_ask=False)
+    candidates, tried = found
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
     # A worker without files can only wait for a peer.
@@ -119,20 +125,11 @@ def request_for(built: Built, identity: Identity) -> Request:
 
 
 def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
-    def find() -> tuple[tuple[Candidate, ...], list[str]]:
-        peers = built.request.worker.peers
-        candidates, found = peers.candidates(built.identity, built.transports)
-        if any(candidate.listed for candidate in candidates):
-            # The mesh does not say what a listed source knows about its content, so say all that we
-            # know.
-            built.wanted.content.make_all()
-        return candidates, found
-
-    with tracing.span("discover"):
-        found = attempt(Step.FIND, find)
-    if isinstance(found, Failed):
-        return (), built.tried.but(found.reason)
-    candidates, skipped = found
+    candidates, skipped = built.request.worker.peers.candidates(built.identity, built.transports)
+    if any(candidate.listed for candidate in candidates):
+        # The mesh does not say what a listed source knows about its content, so say all that we
+        # know.
+        built.wanted.content.make_all()
     return candidates, built.tried.but(*skipped)
 
 

@@ -26,7 +26,8 @@ from netloader.weights import digests, retain
 from netloader.weights.capture import Weights
 from netloader.worker.loading.claim import checked_commit
 from netloader.worker.loading.failures import Failed, Step, attempt
-from netloader.worker.loading.fill import Filled, LoadRecord, Servable, ServableAsIs
+from netloader.worker.loading.fill import LoadRecord, Servable
+from netloader.worker.loading.finish import Complete, ServableAsIs
 from netloader.worker.loading.provenance import Provenance
 from netloader.worker.report import Report
 
@@ -78,15 +79,15 @@ class _Settled:
     """How often the worker had already withdrawn these weights."""
 
 
-def serve(filled: Filled, model: nn.Module) -> Future[Served | NotServed]:
+def serve(complete: Complete, model: nn.Module) -> Future[Served | NotServed]:
     """Become a source of the post-processed `model`, or say why not.
 
     A thread does the work that reads all weights or files, while vLLM goes on. The future completes
-    when everything is announced and written. Release `filled`, which may hold originals that nobody
-    needs.
+    when everything is announced and written. Release `complete`, which may hold originals that
+    nobody needs.
     """
     done: Future[Served | NotServed] = Future()
-    settled = _settle(filled, model)
+    settled = _settle(complete, model)
     if isinstance(settled, NotServed):
         _say_not_served(settled)
         done.set_result(settled)
@@ -100,8 +101,8 @@ def serve(filled: Filled, model: nn.Module) -> Future[Served | NotServed]:
     return done
 
 
-def _settle(filled: Filled, model: nn.Module) -> _Settled | NotServed:
-    record, servable = filled.record, filled.servable
+def _settle(complete: Complete, model: nn.Module) -> _Settled | NotServed:
+    record, servable = complete.record, complete.servable
     if isinstance(servable, str):
         return NotServed(record, servable)
     sources, role = record.request.worker.sources, record.request.role
