@@ -57,9 +57,7 @@ def _text(choices: Iterable[str]) -> str:
     return f"{text[:_MAX_TEXT]}... {blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-def _choices(
-    held: Mapping[str, object], above: str, depth: int, seen: set[int]
-) -> Iterator[str]:
+def _choices(held: Mapping[str, object], above: str, depth: int, seen: set[int]) -> Iterator[str]:
     for name, value in held.items():
         kind, where = type(value), f"{above}{name}"
         if isinstance(value, enum.Enum):

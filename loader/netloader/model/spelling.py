@@ -54,7 +54,7 @@ _WITHOUT_VALUE: Final = (torch.Stream, torch.Event)
 """They order work on a device."""
 
 
-class Line(NamedTuple):
+class SpelledPlace(NamedTuple):
     """What is at one place."""
 
     holder: str
@@ -67,7 +67,7 @@ class Line(NamedTuple):
 class Spelling:
     """A model's state besides tensors."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[SpelledPlace, ...]
     opaque: str
     """A place that holds more than the lines tell, and why; empty when there is none."""
 
@@ -104,10 +104,10 @@ class _Speller:
         self._open: deque[tuple[str, str, ObjectNode]] = deque()
         self._seen: dict[ObjectNode, str] = {}
 
-    def lines(self, found: Fingerprint) -> Iterator[Line]:
+    def lines(self, found: Fingerprint) -> Iterator[SpelledPlace]:
         for name, holder in found.holders.items():
             children = sorted(holder.children.items())
-            yield Line(name, name, f"{class_name(holder.type)} of {children}")
+            yield SpelledPlace(name, name, f"{class_name(holder.type)} of {children}")
             yield from self._attributes(name, name, holder.type, holder.attributes)
         while self._open:
             holder_name, path, node = self._open.popleft()
@@ -118,18 +118,18 @@ class _Speller:
             ]
             if node.category == "set":
                 items.sort()
-            yield Line(holder_name, f"{path}[]", str(items))
+            yield SpelledPlace(holder_name, f"{path}[]", str(items))
 
     def _attributes(
         self, holder: str, path: str, kind: type, held: Mapping[str, State]
-    ) -> Iterator[Line]:
+    ) -> Iterator[SpelledPlace]:
         for key in sorted(held):
             if isinstance(inspect.getattr_static(kind, key, None), functools.cached_property):
                 continue
             if _is_used_up(held[key]):
                 continue
             where = f"{path}.{key}" if path else key
-            yield Line(holder, where, self._text(holder, where, held[key]))
+            yield SpelledPlace(holder, where, self._text(holder, where, held[key]))
 
     def _text(self, holder: str, path: str, state: State) -> str:
         if not isinstance(state, ObjectNode):

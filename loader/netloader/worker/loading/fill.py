@@ -83,7 +83,7 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | Prepared | Build
     return filled
 
 
-def _fill(built: Built, model: nn.Module) -> Filled | BuildAgain:
+def _fill(built: Built, model: nn.Module) -> Filled | Prepared | BuildAgain:
     pulled = pull(built, model)
     if isinstance(pulled, Pulled):
         return _filled(built, model, pulled, pulled.tried)

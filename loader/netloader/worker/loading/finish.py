@@ -53,6 +53,8 @@ def finish(filled: Filled | Prepared, model: nn.Module) -> Complete | BuildAgain
         pulled.tried,
         pulled.provenance.content,
     )
+    telemetry = built.request.worker.telemetry
+    telemetry.loaded(record.origin, built.request.role, record.seconds)
     return Complete(
         record,
         ServableAsIs(
