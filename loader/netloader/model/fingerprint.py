@@ -107,6 +107,17 @@ _SETTINGS: Final = (
 )
 """Modules whose classes hold settings of the process. No source may change these settings: one of
 their flags may allow a checkpoint's code to run."""
+_COMPILERS: Final = (
+    "torch._dynamo",
+    "torch._functorch",
+    "torch._guards",
+    "torch._inductor",
+    "torch.compiler",
+    "torch.fx",
+    "triton",
+    "vllm.compilation",
+)
+"""Modules whose objects compile code. They hold no weights before a model has run."""
 _TABLES: Final = {
     "CompilationConfig": ("static_forward_context", "static_all_moe_layers"),
 }
@@ -222,8 +233,8 @@ class Reached(NamedTuple):
     """A model's tensors, wherever it holds them, and all state besides."""
 
     state: Fingerprint
-    """Without what tensors contain, and without the settings of the process, which workers of equal
-    models need not share."""
+    """Without what tensors contain, without compiled code, and without the settings of the process,
+    which workers of equal models need not share."""
     tensors: tuple[ReachedTensor, ...]
     """Parameters and buffers by each of their names, then all others in the order of the walk."""
 
@@ -320,7 +331,7 @@ class _Walk:
             if isinstance(owner, Name) and isinstance(value.__func__, types.FunctionType):
                 return Method(value.__func__, owner)
         sort = _CATEGORIES.get(kind) or category(kind)
-        if sort == "leaf" or (not self._reads and is_settings(kind)):
+        if sort == "leaf" or (not self._reads and (is_settings(kind) or is_machinery(kind))):
             return value
         node = ObjectNode(kind, sort, value, parent, name)
         self._nodes += 1
@@ -573,8 +584,8 @@ def is_settings(kind: type) -> bool:
 
 
 def is_machinery(kind: type) -> bool:
-    """Whether objects of this class belong to the process, not to the model."""
-    return _is_of(kind, _MACHINERY)
+    """Whether objects of this class belong to the process, or to a compiler, not to the model."""
+    return _is_of(kind, _MACHINERY) or _is_of(kind, _COMPILERS)
 
 
 @functools.cache
@@ -617,7 +628,7 @@ def _judge(kind: type) -> Category:
         return "function"
     if issubclass(kind, types.MethodType):
         return "method"
-    if is_machinery(kind):
+    if _is_of(kind, _MACHINERY):
         return "leaf"
     if issubclass(kind, (functools.partial, np.ndarray)):
         return "function"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.loader.support import (
     OPEN,
+    Caller,
     candidate,
+    hello,
     identity,
     offer_of,
     serving,
@@ -17,11 +20,13 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate
 from netloader.identity.identity import Identity
+from netloader.protocol import messages
 from netloader.replica.inquiry import ask
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.source.service import Source
 from netloader.transport.gloo import GlooBackend
+from netloader.weights.manifest import Manifest
 
 WEIGHTS = toy_weights(1, rows=10)
 PROCESSED = identity().processed({"chip": "910B"})
@@ -38,6 +43,23 @@ def test_a_source_that_has_the_weights_gives_no_reason_and_opens_no_session() ->
         assert asked(candidate(source)) == ""
         assert asked(candidate(source, generation=None)) == ""
     assert sum(told) == 0
+
+
+def test_who_only_asks_gets_no_manifest() -> None:
+    """A thousand replicas may ask, and a manifest has megabytes."""
+    manifest = WEIGHTS.manifest
+    with serving(offer_of(WEIGHTS)) as source:
+        caller = Caller(source)
+        for sent, comes in ((replace(manifest, tensors=()), False), (other_manifest(), True)):
+            caller.send(hello(replace(WEIGHTS, manifest=sent)))
+            answer, attachment = caller.receive_all()
+            assert isinstance(answer, messages.Refuse) and answer.code == "manifest"
+            assert (attachment != b"") == comes
+        caller.close()
+
+
+def other_manifest() -> Manifest:
+    return replace(WEIGHTS.manifest, tensors=WEIGHTS.manifest.tensors[1:])
 
 
 @pytest.mark.parametrize(
