@@ -588,9 +588,13 @@ def is_machinery(kind: type) -> bool:
     return _is_of(kind, _MACHINERY) or _is_of(kind, _COMPILERS)
 
 
-@functools.cache
 def _is_of(kind: type, modules: tuple[str, ...]) -> bool:
-    return any(f"{kind.__module__}.".startswith(f"{name}.") for name in modules)
+    return _lies_in(kind.__module__, modules)
+
+
+@functools.cache
+def _lies_in(module: str, modules: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in modules)
 
 
 def _slots(kind: type) -> dict[str, types.MemberDescriptorType]:
