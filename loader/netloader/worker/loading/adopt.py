@@ -10,9 +10,11 @@ fails, the model is built again and filled from storage.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from netloader.discovery.candidate import Candidate
@@ -102,6 +104,9 @@ def adopt(prepared: Prepared, model: nn.Module) -> Adopted | BuildAgain:
                 "at the source, which depend on its weights or settings and do not travel"
             )
 
+    if held.weights.device_type != "cpu":
+        # vLLM's last work on these tensors must not come after the bytes that threads receive.
+        torch.get_device_module(held.weights.device_type).synchronize()
     goal = Goal(built, prepared.identity, held.weights, finish)
     pulled = fetch(goal, Step.ADOPT, prepared.tried)
     if isinstance(pulled, NotPulled):
@@ -128,9 +133,12 @@ def _find(built: Built, identity: Identity, tried: Tried) -> tuple[Candidate | N
     # What was said when weights as loaded were looked for is not said again.
     skipped = [reason for reason in skipped if reason not in tried.skipped]
     request, settings = request_for(built, identity), worker.config.pull_settings
+    deadline = time.monotonic() + max(settings.hello_timeout_s, settings.source_timeout_s)
     for candidate in candidates:
         refused = ask(candidate, request, settings, worker.config.chunk_bytes)
         if not refused:
             return candidate, skipped
         skipped.append(f"{candidate.found_by}: source {candidate.endpoint}: runtime: {refused}")
+        if time.monotonic() >= deadline:
+            break  # Storage is at hand, and each may be silent for as long.
     return None, skipped
