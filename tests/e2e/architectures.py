@@ -109,16 +109,27 @@ def main() -> None:
         metavar="NAME:WHAT",
         help=f"WHAT of a pulled NAME: {', '.join(CORRUPTIONS)}",
     )
+    parser.add_argument(
+        "--processed",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="pull NAME from a source that keeps nothing of what it loaded",
+    )
     told = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     load_general_plugins()
     # As vLLM's own CPU worker does.
     _set_torch_accelerator_to_noop()
     init_distributed_environment(1, 0, f"tcp://127.0.0.1:{free_port()}", 0, "gloo")
-    names = told.names or ([] if told.corrupt else list(ARCHITECTURES))
+    names = told.names or ([] if told.corrupt or told.processed else list(ARCHITECTURES))
     for name in names:
         with _prepared(name, told.folder) as folder:
             print(json.dumps({"name": name, **_compare(name, folder)}), flush=True)
+    for name in told.processed:
+        with _prepared(name, told.folder) as folder:
+            found = _compare_processed(name, folder)
+            print(json.dumps({"name": f"{name}:processed", **found}), flush=True)
     for pair in told.corrupt:
         name, _, what = pair.partition(":")
         with _prepared(name, told.folder) as folder:
@@ -172,6 +183,39 @@ def _compare(name: str, model_dir: Path) -> dict[str, Any]:
         }
 
 
+def _compare_processed(name: str, model_dir: Path) -> dict[str, Any]:
+    """What comes from a source that keeps nothing, against what storage gives."""
+    with ExitStack() as stack:
+
+        def load(label: str, *sources: str, keep: str = "no") -> _Loaded:
+            one = _Loaded(name, model_dir, label, sources, INT8_CACHE=keep)
+            stack.callback(one.worker.close)
+            return one
+
+        keeps = load("keeps", keep="dram")
+        source = load("source")
+        if not source.endpoint:
+            pulled = load("pulled", keeps.endpoint)
+            return {"not_a_source": source.report["not_a_source"], "pulled": pulled.report}
+        replica = load("replica", source.endpoint)
+        second = load("second", replica.endpoint)
+        both = load("both", source.endpoint, keeps.endpoint)
+        with _broken_after(3):
+            fallen = load("fallen", source.endpoint)
+        return {
+            "layouts": [one.report["layout"] for one in (keeps, source, replica, second)],
+            "origins": [one.report["origin"] for one in (source, replica, second, fallen)],
+            "skipped": [one.report["skipped"] for one in (replica, second, fallen)],
+            "both_from": [
+                {source.endpoint: "processed", keeps.endpoint: "loaded"}[delivery["endpoint"]]
+                for delivery in both.report["deliveries"]
+            ],
+            "replica": keeps.differences(replica),
+            "second": keeps.differences(second),
+            "fallen": keeps.differences(fallen),
+        }
+
+
 def _compare_corrupted(name: str, model_dir: Path, corrupt: Corruption) -> dict[str, Any]:
     stored = _Loaded(name, model_dir, "stored", ())
     with _corrupted(corrupt):
@@ -186,7 +230,9 @@ def _compare_corrupted(name: str, model_dir: Path, corrupt: Corruption) -> dict[
 class _Loaded:
     """One model, loaded through the plugin by a worker of its own."""
 
-    def __init__(self, name: str, model_dir: Path, label: str, sources: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, model_dir: Path, label: str, sources: tuple[str, ...], **settings: object
+    ) -> None:
         prefix = model_dir.parent / f"{label}."
         extra = {
             "MESH": False,
@@ -195,6 +241,7 @@ class _Loaded:
             "SOURCE": [{"device_id": 0, "sources": list(sources)}],
             # A source that broke would be asked again.
             "SOURCE_TIMEOUT": 0,
+            **settings,
         }
         config = EngineArgs(
             model=str(model_dir),

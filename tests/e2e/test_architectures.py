@@ -18,6 +18,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 _SAME: dict[str, list[str]] = {"loaded": [], "tensors": [], "attributes": [], "registries": []}
 
+_PROCESSED = ("deepseek-mla", "llama-w8a8")
+"""Experts whose tensors are replaced, and weights behind a handle of oneDNN. `python -m
+tests.e2e.architectures FOLDER --processed NAME` does the same for any other."""
+
 _CORRUPTED = ("llama:weight", "llama:attribute", "gptq-moe:set")
 
 Results = dict[str, dict[str, Any]]
@@ -25,9 +29,10 @@ Results = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def results(home: Path) -> Results:
-    corrupt = [f"--corrupt={pair}" for pair in _CORRUPTED]
+    more = [f"--corrupt={pair}" for pair in _CORRUPTED]
+    more += [f"--processed={name}" for name in _PROCESSED]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.architectures", str(home), *ARCHITECTURES, *corrupt],
+        [sys.executable, "-m", "tests.e2e.architectures", str(home), *ARCHITECTURES, *more],
         env=isolated_environment(home) | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -81,6 +86,33 @@ def test_which_expert_biases_a_checkpoint_had_travels(results: Results) -> None:
         f"model.layers.{layer}.mlp.experts.routed_experts._loaded_expert_biases" for layer in (0, 1)
     ]
     assert not results["qwen2-moe"]["travelled"]
+
+
+class TestFromASourceThatKeepsNothing:
+    """Such a source has weights only as post-processing left them."""
+
+    def test_its_replica_equals_a_stored_model_and_becomes_such_a_source(
+        self, results: Results
+    ) -> None:
+        found = results["deepseek-mla:processed"]
+        assert found["layouts"] == ["checkpoint", "runtime", "runtime", "runtime"]
+        assert found["origins"] == ["storage", "peers", "peers", "storage"]
+        for label in ("replica", "second"):
+            # As loaded, nobody can tell: the names are others.
+            assert {**found[label], "loaded": []} == _SAME
+
+    def test_a_pull_given_up_half_way_builds_the_model_anew(self, results: Results) -> None:
+        found = results["deepseek-mla:processed"]
+        assert any("broken on purpose" in reason for reason in found["skipped"][2])
+        assert {**found["fallen"], "loaded": []} == _SAME
+
+    def test_weights_as_loaded_are_preferred(self, results: Results) -> None:
+        assert results["deepseek-mla:processed"]["both_from"] == ["loaded"]
+
+    def test_weights_that_no_tensor_shows_are_not_served(self, results: Results) -> None:
+        found = results["llama-w8a8:processed"]
+        assert "CPUDNNLGEMMHandler, which owns something outside Python" in found["not_a_source"]
+        assert found["pulled"]["origin"] == "peers"
 
 
 class TestComparisonOfCorruptedModels:

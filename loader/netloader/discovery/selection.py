@@ -12,6 +12,7 @@ from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
 from netloader.discovery.candidate import BY_MESH, Candidate, Process
 from netloader.identity.identity import (
+    LAYOUT,
     SHARDS,
     Fields,
     Identity,
@@ -76,6 +77,9 @@ def choose(
         for holding in holdings:
             if holding.role != identity.role:
                 continue
+            theirs = holding.fields.get(LAYOUT)
+            if theirs == "checkpoint" and identity.layout != theirs:
+                continue  # Said already, when that layout was looked for.
             process = (holding.endpoint, int(member.generation))
             if holding.fields != mine or other_model(identity.names, holding.names):
                 if explain:
@@ -129,6 +133,8 @@ def _differing(member: Member, holding: Holding, identity: Identity, mine: Field
         if not differences(known, holding.fields):
             return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
     differing = differences(mine, holding.fields)
+    if len(differing) == 1 and holding.fields.get(LAYOUT) not in (None, identity.layout):
+        return _Rejected(0, member.id, holding.model, "has them as post-processing left them")
     named_alike = names_differ(identity.names, holding.names) is None and holding.names
     far = 0 if named_alike else _FAR
     reason = listed(differing) if named_alike else differing[0]

@@ -4,6 +4,7 @@
     build       vLLM builds the model, which tells the rest
     fill        from many peers at once, until every chunk is verified; else from storage
     apply       vLLM's own post-processing, on either
+    finish      weights that peers have only as that leaves them take the place of dummies
     serve       become a source for the next replica
 
 No failure of a peer stops the start: the loader gives up that peer, and reads storage when no peer
@@ -18,6 +19,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -32,7 +34,7 @@ from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import Config
-from netloader.engine import identify, parallel, sample
+from netloader.engine import identify, parallel, runtime, sample
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
@@ -41,8 +43,10 @@ from netloader.system import heap
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
+from netloader.worker.loading.adopt import Prepared, spoilt
 from netloader.worker.loading.build import build
-from netloader.worker.loading.fill import Filled, fill, filled_elsewhere
+from netloader.worker.loading.fill import Filled, fill
+from netloader.worker.loading.finish import Complete, finish, made_elsewhere
 from netloader.worker.loading.plan import BuildAgain, Planned, Unshared, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
@@ -113,11 +117,11 @@ class NetLoader(BaseModelLoader):
             # them.
             model: nn.Module = storage.load_model(vllm_config, model_config, prefix)
             reason = f"STORAGE_FORMAT {self.config.storage_format} builds the model itself"
-            serve(filled_elsewhere(planned, reason), model)
+            serve(made_elsewhere(planned, reason), model)
             return model
         with opened.watching(files), heap.only_new_garbage():
-            model, filled = self._build(planned, vllm_config, model_config, prefix)
-        serve(filled, model)
+            model, complete = self._build(planned, vllm_config, model_config, prefix)
+        serve(complete, model)
         return model
 
     def _build(
@@ -126,18 +130,26 @@ class NetLoader(BaseModelLoader):
         vllm_config: VllmConfig,
         model_config: ModelConfig,
         prefix: str,
-    ) -> tuple[nn.Module, Filled]:
+    ) -> tuple[nn.Module, Complete]:
         """What vLLM does with any loader: build, fill (`load_weights` below), post-process."""
         self._steps = steps = _Steps(planned)
         registries = Registries.before(vllm_config)
         try:
             with contextlib.suppress(LeftoverError):
-                return super().load_model(vllm_config, model_config, prefix), steps.result()
+                return self._build_once(steps, vllm_config, model_config, prefix)
             # Outside the handler: the error refers to the first model, and memory may not hold two.
             registries.restore()
-            return super().load_model(vllm_config, model_config, prefix), steps.result()
+            return self._build_once(steps, vllm_config, model_config, prefix)
         finally:
             self._steps = None
+
+    def _build_once(
+        self, steps: _Steps, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
+    ) -> tuple[nn.Module, Complete]:
+        """Raises `LeftoverError` when the model must be built again."""
+        with steps.post_processing():
+            model = super().load_model(vllm_config, model_config, prefix)
+        return model, steps.finish(model)
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         """Fill `model`. Called by `load_model`, or by vLLM to reload in place from storage."""
@@ -203,22 +215,44 @@ class _Steps:
 
     def __init__(self, planned: Planned | Unshared) -> None:
         self._planned = planned
-        self._filled: Filled | None = None
+        self._filled: Filled | Prepared | None = None
+        """None until `load_weights` was called."""
 
     def fill(self, model: nn.Module) -> None:
         """Raises `LeftoverError` when the model must be built again; call `fill` once more then."""
         built = build(self._planned, model)
         filled = built if isinstance(built, BuildAgain) else fill(built, model)
         if isinstance(filled, BuildAgain):
-            _log.warning("building the model again, from storage alone: %s", filled.reason)
-            self._planned = filled.plan
-            raise LeftoverError(filled.reason)
+            self._again(filled)
         self._filled = filled
 
-    def result(self) -> Filled:
-        """How the model was filled."""
+    @contextlib.contextmanager
+    def post_processing(self) -> Iterator[None]:
+        """Covers all that vLLM does. If it fails after `fill` has left dummies, raises
+        `LeftoverError`."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, LeftoverError) or not isinstance(self._filled, Prepared):
+                raise
+            _log.info("vLLM cannot post-process dummies", exc_info=True)
+            again = spoilt(self._filled, error)
+        else:
+            return
+        self._again(again)
+
+    def finish(self, model: nn.Module) -> Complete:
+        """After post-processing. Raises `LeftoverError` as `fill` does."""
         assert self._filled is not None, "vLLM has loaded a model without calling load_weights"
-        return self._filled
+        complete = finish(self._filled, model)
+        if isinstance(complete, BuildAgain):
+            self._again(complete)
+        return complete
+
+    def _again(self, step: BuildAgain) -> NoReturn:
+        _log.warning("building the model again, from storage alone: %s", step.reason)
+        self._planned, self._filled = step.plan, None
+        raise LeftoverError(step.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +278,9 @@ class _VllmModel:
 
     def built_parts(self, model: nn.Module) -> Fields:
         return parallel.built(model, self.vllm_config, self.model_config)
+
+    def processed_parts(self, model: nn.Module) -> Fields:
+        return runtime.parts(model, self.vllm_config, self.device_type())
 
     def wanted(self, model: nn.Module) -> Wanted:
         if not isinstance(self.storage, StorageLoader):

@@ -23,7 +23,7 @@ Pure: no files, no vLLM. `evidence.py` reads checkpoints, `identify.py` reads vL
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Final, Literal
@@ -47,6 +47,9 @@ _MAX_WORDS = 8
 
 SHARDS: Final = "shards"
 """The part that covers the shards held by all built layers (`parallel.py`)."""
+
+LAYOUT: Final = "layout"
+"""The part that names the state in which tensors are shared."""
 
 CONFIG: Final = "config: "
 """Prefix of parts that come from the model's config. Their values are JSON."""
@@ -190,10 +193,15 @@ class Identity:
             "dtype": self.dtype,
             "quantization": self.quantization,
             "role": self.role,
-            "layout": self.layout,
+            LAYOUT: self.layout,
         }
         flat |= {CONFIG + key: text for key, text in self.config.items()}
         return flat | dict(self.built)
+
+    def processed(self, parts: Fields) -> Identity:
+        """The same weights in the `runtime` layout. `parts`: what decides how post-processing lays
+        them out."""
+        return replace(self, layout="runtime", built={**self.built, **parts})
 
     @property
     def digest(self) -> str:
@@ -231,7 +239,11 @@ def differences(mine: Fields, theirs: Fields) -> list[str]:
     """Every part in which two identities differ, in words, in the order in which parts are named.
 
     A later version may tell weights apart by a part unknown to this version: such a part counts.
+    Between two layouts only parts that both have are told, because each has parts of its own.
     """
+    if mine.get(LAYOUT) != theirs.get(LAYOUT):
+        mine = {name: value for name, value in mine.items() if name in theirs}
+        theirs = {name: value for name, value in theirs.items() if name in mine}
     differing = [
         name
         for name in dict.fromkeys([*mine, *theirs])

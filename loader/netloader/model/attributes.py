@@ -17,7 +17,7 @@ import functools
 import inspect
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MemberDescriptorType
 from typing import Final, NamedTuple
 
@@ -35,26 +35,18 @@ from netloader.model.fingerprint import (
     alike,
     category,
     fingerprint,
+    is_settings,
     own_attributes,
 )
 from netloader.plain import Plain, Scalar, difference
 
-__all__ = ["Plain", "Scalar", "Snapshot", "apply", "changes", "difference", "snapshot"]
+__all__ = ["Plain", "Scalar", "Snapshot", "apply", "changes", "difference", "snapshot", "values"]
 
 Snapshot = Fingerprint
 
 _log = logging.getLogger(__name__)
 
 _ABSENT: Final = object()
-
-_SETTINGS: Final = (
-    "transformers",
-    "transformers_modules",
-    "vllm.config",
-    "vllm.transformers_utils",
-)
-"""Modules whose classes hold settings of the process. No source may change these settings: one of
-their flags may allow a checkpoint's code to run."""
 
 
 def snapshot(model: nn.Module) -> Snapshot:
@@ -95,6 +87,21 @@ def apply(model: nn.Module, values: Mapping[str, Plain]) -> None:
     places = [(_place(model, path), value) for path, value in values.items()]
     for place, value in places:
         place.put(value)
+
+
+def values(model: nn.Module, paths: Iterable[str]) -> dict[str, Plain]:
+    """What is now at these paths, where it is plain data, as copies. Post-processing may have
+    used up what `load_weights` had set."""
+    found: dict[str, Plain] = {}
+    for path in paths:
+        *names, key = path.split(".")
+        owner: object = model
+        for name in names:
+            owner = _step(owner, name)
+        now = own_attributes(owner).get(key, _ABSENT)
+        if plain.is_plain(now):
+            found[path] = plain.copied(now, path)
+    return found
 
 
 class _Pair(NamedTuple):
@@ -148,7 +155,7 @@ class _Comparison:
         path, before, after, fixed = pair
         if after.category != "object":
             fixed = fixed or f"part of a {after.type.__name__}"
-        elif _is_settings(after.type):
+        elif is_settings(after.type):
             fixed = fixed or f"part of the settings of the process ({after.type.__name__})"
         # Containers were compared as a whole.
         if after.category in ("object", "function", "method", "tensor"):
@@ -203,7 +210,7 @@ class _Comparison:
             return True
         if after.category not in ("sequence", "mapping", "set"):
             pair = _Pair(path, before, after, fixed)
-            (self._fixed if fixed or _is_settings(after.type) else self._open).append(pair)
+            (self._fixed if fixed or is_settings(after.type) else self._open).append(pair)
             return True
         if before.attributes or after.attributes:
             self._fixed.append(_Pair(path, before, after, f"part of a {after.type.__name__}"))
@@ -300,7 +307,7 @@ def _step(owner: object, name: str) -> object:
         if name in INTERNAL:
             return _ABSENT
     found = own_attributes(owner).get(name, _ABSENT)
-    is_object = category(type(found)) == "object" and not _is_settings(type(found))
+    is_object = category(type(found)) == "object" and not is_settings(type(found))
     return found if is_object or isinstance(found, torch.Tensor) else _ABSENT
 
 
@@ -344,19 +351,6 @@ def _is_used_up(state: State) -> bool:
 def _is_lazy(kind: type, key: str) -> bool:
     """Whether the attribute is computed when first read, as it will be on the replica."""
     return isinstance(inspect.getattr_static(kind, key, None), functools.cached_property)
-
-
-def _is_settings(kind: type) -> bool:
-    if kind not in _JUDGED:
-        _JUDGED[kind] = _judge(kind)
-    return _JUDGED[kind]
-
-
-_JUDGED: Final[dict[type, bool]] = {}
-
-
-def _judge(kind: type) -> bool:
-    return any(f"{kind.__module__}.".startswith(f"{name}.") for name in _SETTINGS)
 
 
 def _is_name(key: str) -> bool:

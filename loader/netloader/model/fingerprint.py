@@ -38,6 +38,7 @@ from torch import nn
 from netloader.plain import SCALARS
 from netloader.weights import digests
 from netloader.weights.formats import flat_bytes
+from netloader.weights.manifest import Kind
 
 MAX_DEPTH: Final = 32
 """Steps from a module. The deepest thing in vLLM's models is about 10 away."""
@@ -98,6 +99,25 @@ _MACHINERY: Final = (
     "zmq",
 )
 """Modules whose objects belong to the process and change over time, not by `load_weights`."""
+_SETTINGS: Final = (
+    "transformers",
+    "transformers_modules",
+    "vllm.config",
+    "vllm.transformers_utils",
+)
+"""Modules whose classes hold settings of the process. No source may change these settings: one of
+their flags may allow a checkpoint's code to run."""
+_COMPILERS: Final = (
+    "torch._dynamo",
+    "torch._functorch",
+    "torch._guards",
+    "torch._inductor",
+    "torch.compiler",
+    "torch.fx",
+    "triton",
+    "vllm.compilation",
+)
+"""Modules whose objects compile code. They hold no weights before a model has run."""
 _TABLES: Final = {
     "CompilationConfig": ("static_forward_context", "static_all_moe_layers"),
 }
@@ -200,10 +220,53 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     return _Walk(model).run()
 
 
+class ReachedTensor(NamedTuple):
+    """A tensor of a model, by one of its names."""
+
+    name: str
+    """Where the walk met it; for a parameter or buffer its full name."""
+    kind: Kind
+    tensor: torch.Tensor
+
+
+class Reached(NamedTuple):
+    """A model's tensors, wherever it holds them, and all state besides."""
+
+    state: Fingerprint
+    """Without what tensors contain, without compiled code, and without the settings of the process,
+    which workers of equal models need not share."""
+    tensors: tuple[ReachedTensor, ...]
+    """Parameters and buffers by each of their names, then all others in the order of the walk."""
+
+
+def reach(model: nn.Module) -> Reached:
+    """Everything that can be reached from `model`, tensors included. Reads no tensor."""
+    walk = _Walk(model, reads=False)
+    state = walk.run()
+    named: list[ReachedTensor] = []
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        tables: tuple[tuple[Kind, Mapping[str, torch.Tensor | None]], ...] = (
+            ("parameter", module._parameters),
+            ("buffer", module._buffers),
+        )
+        for kind, table in tables:
+            named += [
+                ReachedTensor(f"{prefix}.{key}" if prefix else key, kind, tensor)
+                for key, tensor in table.items()
+                if tensor is not None
+            ]
+    others = (ReachedTensor(path, "attribute", tensor) for path, tensor in walk.others)
+    return Reached(state, (*named, *others))
+
+
 class _Walk:
     """One walk over a model, breadth first, so that every object is named by its shortest path."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, reads: bool = True) -> None:
+        """With `reads`, tensors that are no parameters or buffers are read; without, they are
+        collected."""
+        self._reads = reads
+        self.others: list[tuple[str, torch.Tensor]] = []
         self._modules: list[tuple[str, nn.Module]] = list(model.named_modules())
         self._tensors: dict[str, torch.Tensor] = {}
         self._known: dict[int, State] = {id(module): Name(name) for name, module in self._modules}
@@ -268,13 +331,15 @@ class _Walk:
             if isinstance(owner, Name) and isinstance(value.__func__, types.FunctionType):
                 return Method(value.__func__, owner)
         sort = _CATEGORIES.get(kind) or category(kind)
-        if sort == "leaf":
+        if sort == "leaf" or (not self._reads and (is_settings(kind) or is_machinery(kind))):
             return value
         node = ObjectNode(kind, sort, value, parent, name)
         self._nodes += 1
         self._known[id(value)] = node
         if isinstance(value, torch.Tensor):
             node.of = None
+            if not self._reads:
+                self.others.append((node.path, value))
             node.attributes = self._states(vars(value), node, depth)
             node.items["content"] = self._tensor(value, node)
         elif not (kind in _CONTAINERS and self._fill_flat(node)):
@@ -389,7 +454,7 @@ class _Walk:
         )
 
     def _content(self, tensor: torch.Tensor, node: ObjectNode) -> bytes | View:
-        if tensor.is_meta or tensor.numel() == 0:
+        if not self._reads or tensor.is_meta or tensor.numel() == 0:
             return b""
         view = self._own_memory.find(tensor)
         if view is not None:
@@ -513,6 +578,25 @@ def alike(one: State, other: State) -> bool:
     return isinstance(one, (*_BY_VALUE, types.CodeType)) and bool(one == other)
 
 
+def is_settings(kind: type) -> bool:
+    """Whether objects of this class hold settings of the process."""
+    return _is_of(kind, _SETTINGS)
+
+
+def is_machinery(kind: type) -> bool:
+    """Whether objects of this class belong to the process, or to a compiler, not to the model."""
+    return _is_of(kind, _MACHINERY) or _is_of(kind, _COMPILERS)
+
+
+def _is_of(kind: type, modules: tuple[str, ...]) -> bool:
+    return _lies_in(kind.__module__, modules)
+
+
+@functools.cache
+def _lies_in(module: str, modules: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in modules)
+
+
 def _slots(kind: type) -> dict[str, types.MemberDescriptorType]:
     known = _SLOTS.get(kind)
     if known is None:
@@ -548,7 +632,7 @@ def _judge(kind: type) -> Category:
         return "function"
     if issubclass(kind, types.MethodType):
         return "method"
-    if any(f"{kind.__module__}.".startswith(f"{name}.") for name in _MACHINERY):
+    if _is_of(kind, _MACHINERY):
         return "leaf"
     if issubclass(kind, (functools.partial, np.ndarray)):
         return "function"

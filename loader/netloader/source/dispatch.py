@@ -144,7 +144,8 @@ class Dispatch:
         )
         if isinstance(admitted, messages.Refuse):
             if admitted.code == "manifest" and isinstance(offer, Offer):
-                return admitted, self._manifest(offer)
+                only_asks = hello.manifest == offer.empty_manifest_hash
+                return admitted, None if only_asks else self._manifest(offer)
             return admitted, None
         full = self._sessions.full() or self._listener.lack()
         if full is not None:

@@ -11,7 +11,7 @@ from netloader.identity.identity import Identity
 from netloader.plain import Plain
 from netloader.transport import Backend
 from netloader.weights.capture import Weights
-from netloader.weights.manifest import Chunk
+from netloader.weights.manifest import Chunk, Manifest
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class Offer:
     def manifest_hash(self) -> str:
         """Hash of the weights' manifest, which every replica must match."""
         return self.weights.manifest.hash
+
+    @cached_property
+    def empty_manifest_hash(self) -> str:
+        """Hash in the hello of a replica that only asks (`replica/inquiry.py`)."""
+        mine = self.weights.manifest
+        return Manifest(mine.layout, mine.chunk_bytes, ()).hash
 
     @cached_property
     def encoded_manifest(self) -> bytes:

@@ -85,6 +85,9 @@ class Weights:
         if not chunk.packed:
             return self.view(chunk.pieces[0])
         first = self.tensors[chunk.pieces[0].tensor]
+        # Transports carry what is on the model's device; a processed model has more elsewhere.
+        if self.manifest.layout == "runtime" and first.device != self._device:
+            return None
         start, storage = first.data_ptr(), first.untyped_storage()
         # A storage of exactly the chunk's size has nothing in the gaps, so nobody else's bytes are
         # read or written there.

@@ -57,6 +57,14 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
 
+def raw_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole storage of a tensor as it lies, whatever its format: flat uint8, with a description
+    of its own."""
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    whole: torch.Tensor = from_dlpack(tensor.detach().as_strided((count,), (1,), 0))
+    return whole.view(torch.uint8)
+
+
 @dataclass(frozen=True)
 class Recast:
     """A tensor whose loaded bytes can be read back from what post-processing made of it.
@@ -158,15 +166,8 @@ def _converted(stack: torch.Tensor, number: int) -> torch.Tensor:
         acl_format=torch.ops.npu.get_npu_format(stack),
     )
     nbytes = _raw_matrix_bytes(stack)
-    _raw(matrix).copy_(_raw(stack)[number * nbytes : (number + 1) * nbytes])
+    raw_bytes(matrix).copy_(raw_bytes(stack)[number * nbytes : (number + 1) * nbytes])
     return cast("torch.Tensor", torch.ops.npu.npu_format_cast(matrix, _ND))
-
-
-def _raw(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole storage of a tensor as it lies: flat uint8, with a description of its own."""
-    count = tensor.untyped_storage().nbytes() // tensor.element_size()
-    whole: torch.Tensor = from_dlpack(tensor.detach().as_strided((count,), (1,), 0))
-    return whole.view(torch.uint8)
 
 
 def recasts(

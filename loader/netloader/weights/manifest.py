@@ -26,7 +26,9 @@ import xxhash
 
 from netloader.errors import ManifestError
 
-Kind = Literal["parameter", "buffer"]
+Kind = Literal["parameter", "buffer", "attribute"]
+"""`attribute`: a tensor that an object of the model holds otherwise. Only the `runtime` layout has
+those."""
 
 CHUNK_BYTES = 32 * 1024 * 1024
 """Default size of a chunk: large enough that a message's fixed cost (0.2 ms on Gloo) vanishes,
@@ -51,7 +53,11 @@ MAX_BYTES = 1 << 46
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor as both sides must have it. Aliases are names of the very same object."""
+    """One tensor as both sides must have it. Aliases are names of the very same object.
+
+    In the `runtime` layout it is one run of memory, which tensors of the model share: the first of
+    them stands here, and `aliases` spell the others with their places (`processed.py`).
+    """
 
     name: str
     kind: Kind
@@ -191,7 +197,7 @@ def _row(
         or not 0 <= nbytes <= MAX_BYTES
     ):
         raise ValueError(f"bad tensor {name!r:.200}")
-    if kind != "parameter" and kind != "buffer":
+    if kind != "parameter" and kind != "buffer" and kind != "attribute":
         raise ValueError(f"bad kind of {name!r:.200}: {kind!r:.200}")
     names = tuple(aliases) if isinstance(aliases, list) else (None,)
     if not all(isinstance(alias, str) for alias in names):

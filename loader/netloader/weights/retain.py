@@ -220,6 +220,11 @@ class Kept:
     digest_kind: DigestKind | None = None
     """As in `Weights`."""
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether every tensor can be served whatever post-processing does."""
+        return all(one.original is not None or one.copy is not None for one in self.held)
+
 
 def keep(
     weights: Weights,

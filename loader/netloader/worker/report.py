@@ -35,6 +35,9 @@ class Report:
     """What is known about the checkpoint's content, by kind of evidence."""
     not_a_source: str = ""
     """Why this rank is not a source; empty when it is one."""
+    layout: str = ""
+    """How they are served: `checkpoint`, as loaded, or `runtime`, as post-processing left them.
+    Empty when they are not."""
     tensors: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every tensor, if `REPORT_TENSORS` asks for it."""
 

@@ -42,6 +42,28 @@ def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
     assert choice.rejected == ()
 
 
+PROCESSED = identity().processed({"chip": "910B"})
+
+
+def test_a_member_with_processed_weights_is_a_candidate_for_those_alone() -> None:
+    there = member(fields=PROCESSED.fields(), identity=PROCESSED.digest)
+    as_loaded = choose([ME, there], identity(), ("gloo",), CHUNK)
+    assert as_loaded.candidates == ()
+    assert as_loaded.rejected == ("10.0.0.2:17946: has them as post-processing left them",)
+    assert len(choose([ME, there], PROCESSED, ("gloo",), CHUNK).candidates) == 1
+
+
+def test_another_chip_is_named_and_other_layouts_were_named_before() -> None:
+    other = identity().processed({"chip": "310P"})
+    there = member(fields=other.fields(), identity=other.digest)
+    loaded = member("10.0.0.3:17946", state="loading")
+    choice = choose([ME, there, loaded], PROCESSED, ("gloo",), CHUNK)
+    assert (choice.candidates, choice.rejected) == (
+        (),
+        ("10.0.0.2:17946: chip: mine '910B', theirs '310P'",),
+    )
+
+
 def test_member_never_picks_itself() -> None:
     assert choose([member(me=True)], identity(), ("gloo",), CHUNK).candidates == ()
 

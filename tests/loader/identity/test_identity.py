@@ -34,6 +34,18 @@ def test_equal_identities_match() -> None:
     assert against(identity()) is None
 
 
+def test_a_processed_identity_has_parts_of_its_own() -> None:
+    mine, theirs = (identity().processed({"chip": chip, "kernel.A": "x"}) for chip in ("910B", "A"))
+    assert mismatch(mine, theirs.fields(), theirs.content) == "chip: mine '910B', theirs 'A'"
+    assert mismatch(mine, mine.fields(), mine.content) is None
+
+
+def test_between_layouts_only_parts_that_both_have_are_told() -> None:
+    processed = identity(dtype="bfloat16").processed({"chip": "910B", "kernel.A": "x"})
+    reason = "dtype: mine 'float32', theirs 'bfloat16'; layout: mine 'checkpoint', theirs 'runtime'"
+    assert mismatch(identity(), processed.fields(), processed.content) == reason
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

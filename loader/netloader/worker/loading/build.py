@@ -40,6 +40,8 @@ class Built:
     request: LoadRequest
     identity: Identity
     """Includes all that the built model tells, and the content that it needs."""
+    processed: Identity | str
+    """Identity of what post-processing will make of the weights, or why nobody can tell."""
     backends: tuple[Backend, ...]
     wanted: Wanted
     arrangement: Arrangement
@@ -74,6 +76,7 @@ def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | B
     return Built(
         planned.request,
         identity,
+        _processed(planned.request, model, identity),
         planned.backends,
         wanted,
         arranged,
@@ -108,6 +111,11 @@ def _complete(planned: Planned, model: nn.Module) -> tuple[Identity, Wanted] | U
         )
         return _unshared(planned, reason, identity, wanted)
     return identity, wanted
+
+
+def _processed(request: LoadRequest, model: nn.Module, identity: Identity) -> Identity | str:
+    parts = attempt(Step.BUILD, lambda: request.engine.processed_parts(model))
+    return parts.reason if isinstance(parts, Failed) else identity.processed(parts)
 
 
 def _built_parts(request: LoadRequest, model: nn.Module) -> dict[str, str | int]:

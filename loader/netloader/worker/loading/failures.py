@@ -8,6 +8,8 @@
     arrange    ManifestError                 peers, source          peers, source, model
     find       -                             -                      peers
     pull       NoSourceLeft, ManifestError   peers                  peers
+    ask        -                             -                      peers
+    adopt      NoSourceLeft, ManifestError   peers, model           peers, model
     read       LeftoverError                 peers, model           start
     inspect    ManifestError                 source                 source
     keep       ManifestError                 source                 source
@@ -71,6 +73,10 @@ class Step(StrEnum):
     """Looking for peers for the first time."""
     PULL = "pull"
     """Filling the model from peers."""
+    ASK = "ask"
+    """Looking for peers that have the weights as post-processing left them."""
+    ADOPT = "adopt"
+    """Post-processing dummies, and taking the weights that such peers have."""
     READ = "read"
     """Filling it from storage."""
     INSPECT = "inspect"
@@ -124,6 +130,14 @@ RULES: Final[Mapping[Step, Rule]] = {
     ),
     Step.FIND: Rule((), Cost.NOTHING, Cost.PEERS, "looking for peers failed"),
     Step.PULL: Rule((NoSourceLeft, ManifestError), Cost.PEERS, Cost.PEERS, "pulling failed"),
+    Step.ASK: Rule((), Cost.NOTHING, Cost.PEERS, "looking for post-processed weights failed"),
+    # From here on the model holds dummies.
+    Step.ADOPT: Rule(
+        (NoSourceLeft, ManifestError),
+        Cost.PEERS | Cost.MODEL,
+        Cost.PEERS | Cost.MODEL,
+        "taking post-processed weights failed",
+    ),
     Step.READ: Rule((LeftoverError,), Cost.PEERS | Cost.MODEL, Cost.START, ""),
     # From here on the weights are in place: a failure only keeps them from others.
     Step.INSPECT: Rule((ManifestError,), Cost.SOURCE, Cost.SOURCE, "cannot tell what was loaded"),

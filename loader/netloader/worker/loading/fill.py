@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
 
 from netloader.identity.identity import Identity, LazyContent
+from netloader.model import processed
 from netloader.transport import Backend
 from netloader.weights import digests, retain
 from netloader.weights.capture import capture
 from netloader.weights.coalesce import zero_gaps
+from netloader.worker.loading.adopt import Prepared, prepare
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import BuildAgain, Planned, Tried, Unshared
 from netloader.worker.loading.provenance import Provenance
-from netloader.worker.loading.pull import Pulled, pull
+from netloader.worker.loading.pull import NotPulled, Pulled, pull
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.storage import Stored, read_storage, read_unshared
 from netloader.worker.loading.upstream import Taken, take
@@ -51,6 +54,10 @@ class Servable:
     """Holds the originals: release it after post-processing."""
     not_kept: str
     """Why originals are not kept although the settings ask for that."""
+    processed: Identity | str
+    """Identity of what post-processing will make of them, or why that cannot be served."""
+    numbers: Mapping[str, float]
+    """Numbers beside the tensors, before post-processing; empty if all originals are held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,9 @@ class Filled:
     """What peers may be served, or why they are served nothing."""
 
 
-def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
-    """Fill `model`, and keep what peers will be served.
+def fill(built: Built | Unshared, model: nn.Module) -> Filled | Prepared | BuildAgain:
+    """Fill `model`, and keep what peers will be served; or fill it with dummies, if peers have its
+    weights only as post-processing left them.
 
     Raises `ConfigError` when `CONTENT` contradicts the files, `NothingToLoadError` when nobody has
     the weights, and whatever vLLM raises.
@@ -75,11 +83,14 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | BuildAgain:
     return filled
 
 
-def _fill(built: Built, model: nn.Module) -> Filled | BuildAgain:
+def _fill(built: Built, model: nn.Module) -> Filled | Prepared | BuildAgain:
     pulled = pull(built, model)
     if isinstance(pulled, Pulled):
         return _filled(built, model, pulled, pulled.tried)
-    taken = take(built, model, pulled)
+    prepared = prepare(built, model, pulled)
+    if not isinstance(prepared, NotPulled):
+        return prepared
+    taken = take(built, model, prepared)
     if isinstance(taken, Taken):
         return _filled(built, model, taken, taken.tried)
     stored = read_storage(built, model, taken.unverified, taken.tried)
@@ -88,11 +99,6 @@ def _fill(built: Built, model: nn.Module) -> Filled | BuildAgain:
         again = Planned(built.request, built.identity, built.backends, tried, from_peers=False)
         return BuildAgain(again, reason)
     return _filled(built, model, stored, taken.tried)
-
-
-def filled_elsewhere(planned: Planned | Unshared, reason: str) -> Filled:
-    """A model that was built and filled in one go, with no moment in which peers could fill it."""
-    return Filled(LoadRecord(planned.request, "storage", tried=planned.tried), reason)
 
 
 def _fill_unshared(unshared: Unshared, model: nn.Module) -> Filled | BuildAgain:
@@ -126,14 +132,17 @@ def _filled(built: Built, model: nn.Module, by: Pulled | Taken | Stored, tried: 
             kept[1],
             kept[0],
             built.arrangement.retention.reason,
+            built.processed,
+            kept[2],
         ),
     )
 
 
 def _keep(
     built: Built, model: nn.Module, by: Pulled | Stored
-) -> tuple[retain.Kept, tuple[bytes, ...]]:
-    """Between loading and post-processing, take what peers will be served, and its digests.
+) -> tuple[retain.Kept, tuple[bytes, ...], dict[str, float]]:
+    """Between loading and post-processing, take what peers will be served, its digests, and the
+    numbers beside it.
 
     Raises `ManifestError` when the tensors can no longer travel.
     """
@@ -147,7 +156,8 @@ def _keep(
         zero_gaps(weights)
         promised = tuple(digests.of_weights(weights, weights.manifest.chunks()))
     plan = built.arrangement.retention
-    return retain.keep(weights, plan.mode, config.int8_cache_name, plan.small), promised
+    kept = retain.keep(weights, plan.mode, config.int8_cache_name, plan.small)
+    return kept, promised, {} if kept.holds_all else processed.numbers_of(model)
 
 
 def _nbytes(model: nn.Module) -> int:

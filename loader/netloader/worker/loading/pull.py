@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,7 +18,7 @@ from netloader.replica.pull import Pull, PullObserver
 from netloader.replica.request import Request
 from netloader.system import memory, tracing
 from netloader.telemetry import PullResult
-from netloader.weights.capture import DigestKind
+from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
@@ -49,38 +50,64 @@ class NotPulled:
     tried: Tried
     began: float
     """When looking for peers began, in seconds of `time.monotonic`."""
+    may_ask: bool = True
+    """Whether peers may have the weights in another form."""
 
 
 def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
-    """Fetch what peers have."""
+    """Fetch what peers have as it was loaded."""
     began = time.monotonic()
     if not built.from_peers:
-        return NotPulled((), built.tried, began)
-    candidates, tried = _candidates(built)
+        return NotPulled((), built.tried, began, may_ask=False)
+    with tracing.span("discover"):
+        found = attempt(Step.FIND, lambda: _candidates(built))
+    if isinstance(found, Failed):
+        return NotPulled((), built.tried.but(found.reason), began, may_ask=False)
+    candidates, tried = found
     for reason in tried.skipped:
         _log.info("not used: %s", reason)
-    worker = built.request.worker
     # A worker without files can only wait for a peer.
-    must_wait = built.wanted.files is None and worker.peers.may_come
+    must_wait = built.wanted.files is None and built.request.worker.peers.may_come
     if not candidates and not must_wait:
         return NotPulled((), tried, began)
-    role = built.request.role
+
+    def finish(one: Pull) -> None:
+        buffers.check_equal(built.arrangement.buffers, one.computed)
+        attributes.apply(model, one.attributes)
+
+    goal = Goal(built, built.identity, built.arrangement.weights, finish, began)
+    return fetch(goal, Step.PULL, tried, must_wait=must_wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What to fetch from peers."""
+
+    built: Built
+    identity: Identity
+    """Of the wanted weights."""
+    weights: Weights
+    """The tensors to fill."""
+    finish: Callable[[Pull], None]
+    """Checks and sets what travels beside the tensors, once all have arrived."""
+    began: float
+    """When looking for peers began, in seconds of `time.monotonic`."""
+
+
+def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> Pulled | NotPulled:
+    """Pull until everything has come and is finished, or no source is left."""
+    request = goal.built.request
+    worker, role = request.worker, request.role
     with tqdm(
-        total=built.arrangement.weights.manifest.nbytes,
+        total=goal.weights.manifest.nbytes,
         unit="B",
         unit_scale=True,
         desc="Pulling weights from peers",
-        disable=not built.request.use_tqdm or worker.rank != 0,
+        disable=not request.use_tqdm or worker.rank != 0,
     ) as bar:
         one = Pull(
-            built.arrangement.weights,
-            Request(
-                built.identity,
-                built.backends,
-                lambda: worker.sources.security,
-                worker.membership.name,
-                worker.config.fabric,
-            ),
+            goal.weights,
+            request_for(goal.built, goal.identity),
             worker.config.pull_settings,
             PullObserver(
                 progress=bar.update,
@@ -91,48 +118,48 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
                 ),
             ),
         )
-        return _run(one, built, model, tried, began, must_wait=must_wait)
+        return _run(one, goal, step, tried, must_wait=must_wait)
+
+
+def request_for(built: Built, identity: Identity) -> Request:
+    """What sources of these weights are asked for."""
+    worker = built.request.worker
+    return Request(
+        identity,
+        built.backends,
+        lambda: worker.sources.security,
+        worker.membership.name,
+        worker.config.fabric,
+    )
 
 
 def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
-    def find() -> tuple[tuple[Candidate, ...], list[str]]:
-        peers = built.request.worker.peers
-        candidates, found = peers.candidates(built.identity, built.transports)
-        if any(candidate.listed for candidate in candidates):
-            # The mesh does not say what a listed source knows about its content, so say all that we
-            # know.
-            built.wanted.content.make_all()
-        return candidates, found
-
-    with tracing.span("discover"):
-        found = attempt(Step.FIND, find)
-    if isinstance(found, Failed):
-        return (), built.tried.but(found.reason)
-    candidates, skipped = found
+    candidates, skipped = built.request.worker.peers.candidates(built.identity, built.transports)
+    if any(candidate.listed for candidate in candidates):
+        # The mesh does not say what a listed source knows about its content, so say all that we
+        # know.
+        built.wanted.content.make_all()
     return candidates, built.tried.but(*skipped)
 
 
-def _run(
-    one: Pull, built: Built, model: nn.Module, tried: Tried, began: float, *, must_wait: bool
-) -> Pulled | NotPulled:
+def _run(one: Pull, goal: Goal, step: Step, tried: Tried, *, must_wait: bool) -> Pulled | NotPulled:
     started = time.monotonic()
-    telemetry = built.request.worker.telemetry
+    telemetry = goal.built.request.worker.telemetry
     telemetry.pull_started()
 
-    def fetch() -> None:
-        peers = built.request.worker.peers
-        with tracing.span("pull", bytes=built.arrangement.weights.manifest.nbytes):
+    def run() -> None:
+        peers = goal.built.request.worker.peers
+        with tracing.span("pull", bytes=goal.weights.manifest.nbytes):
             one.run(
-                lambda: peers.find(built.identity, built.transports),
+                lambda: peers.find(goal.identity, goal.built.transports),
                 wait_for_one=must_wait,
-                has_storage=built.wanted.files is not None,
-                spent_s=started - began,
+                has_storage=goal.built.wanted.files is not None,
+                spent_s=started - goal.began,
             )
         with tracing.span("apply"):
-            buffers.check_equal(built.arrangement.buffers, one.computed)
-            attributes.apply(model, one.attributes)
+            goal.finish(one)
 
-    failed = attempt(Step.PULL, fetch)
+    failed = attempt(step, run)
     seconds = time.monotonic() - started
     telemetry.pull_ended(_result(failed), one.nbytes, seconds)
     for delivery in one.deliveries:
@@ -142,7 +169,7 @@ def _run(
     if isinstance(failed, Failed):
         if failed.kind is NoSourceLeft:
             _log.warning("%s", failed.reason)
-        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries), began)
+        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries), goal.began)
     _log.info(
         "pulled %s in %.2f s (%.2f GB/s) from %s",
         memory.text(one.nbytes),
@@ -153,7 +180,7 @@ def _run(
             for delivery in one.deliveries
         ),
     )
-    content = _learnt(built.identity, one)
+    content = _learnt(goal.identity, one)
     provenance = Provenance(content, dict(one.attributes), dict(one.computed))
     return Pulled(
         provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)

@@ -29,6 +29,10 @@ class EngineModel(Protocol):
     def built_parts(self, model: nn.Module) -> Fields:
         """Parts of the identity that the built model tells. Raises `IdentityError`."""
 
+    def processed_parts(self, model: nn.Module) -> Fields:
+        """Further parts that decide how post-processing lays out the built model. Raises
+        `IdentityError`."""
+
     def wanted(self, model: nn.Module) -> Wanted:
         """The content that the built model needs. Raises `IdentityError` when it is not known."""
 

@@ -22,7 +22,8 @@ from torch import nn
 from netloader.identity.identity import known
 from netloader.weights import digests
 from netloader.worker.loading.build import build
-from netloader.worker.loading.fill import Filled, Servable, fill, filled_elsewhere
+from netloader.worker.loading.fill import Filled, Servable, fill
+from netloader.worker.loading.finish import Complete, finish, made_elsewhere
 from netloader.worker.loading.plan import BuildAgain, Planned, plan
 from netloader.worker.loading.serve import NotServed, Served, serve
 from netloader.worker.process import Worker
@@ -40,6 +41,12 @@ def filled(worker: Worker, model: nn.Module) -> Filled:
     return done
 
 
+def complete(done: Filled, model: nn.Module) -> Complete:
+    finished = finish(done, model)
+    assert isinstance(finished, Complete)
+    return finished
+
+
 def test_what_peers_and_storage_have_filled_is_promised_alike() -> None:
     with sources(honest) as endpoints:
         listed = [{"device_id": 0, "sources": endpoints}]
@@ -54,14 +61,18 @@ def test_what_peers_and_storage_have_filled_is_promised_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "equal", "stays", "serves"),
-    [("no", False, False, False), ("no", True, False, True), ("dram", False, True, True)],
+    ("mode", "equal", "stays", "layout"),
+    [
+        ("no", False, False, "runtime"),
+        ("no", True, False, "checkpoint"),
+        ("dram", False, True, "checkpoint"),
+    ],
 )
 def test_a_replaced_tensor_goes_back_to_the_system_unless_it_is_kept(
-    mode: str, equal: bool, stays: bool, serves: bool
+    mode: str, equal: bool, stays: bool, layout: str
 ) -> None:
     """Neither a step nor its result holds more than was asked for. What took a tensor's place is
-    served for it where it has the same bytes."""
+    served for it where it has the same bytes, else as what it is."""
     with working(INT8_CACHE=mode) as worker, no_garbage_collector():
         model = Toy(rows=ROWS)
         done = filled(worker, model)
@@ -69,8 +80,10 @@ def test_a_replaced_tensor_goes_back_to_the_system_unless_it_is_kept(
         other = model.packed.clone() if equal else model.packed + 1
         model.packed = nn.Parameter(other, requires_grad=False)
         assert (original() is not None) == stays
-        result = serve(done, model).result(30)
-        assert isinstance(result, Served if serves else NotServed)
+        result = serve(complete(done, model), model).result(30)
+        assert isinstance(result, Served)
+        held = worker.membership.holding("target")
+        assert held is not None and held.fields["layout"] == layout
 
 
 def test_a_pull_that_was_given_up_holds_nothing() -> None:
@@ -95,7 +108,7 @@ def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
         done = filled(worker, model)
         assert isinstance(done.servable, Servable)
         kept = weakref.ref(done.servable.kept)
-        result = serve(done, model)
+        result = serve(complete(done, model), model)
         del done
         assert isinstance(result.result(30), Served)
         assert kept() is None
@@ -115,7 +128,7 @@ def test_a_model_that_was_made_elsewhere_is_reported_as_such() -> None:
     with working() as worker:
         planned = plan(request(worker, FakeEngine()))
         assert isinstance(planned, Planned)
-        result = serve(filled_elsewhere(planned, "made elsewhere"), Toy()).result(30)
+        result = serve(made_elsewhere(planned, "made elsewhere"), Toy()).result(30)
         assert isinstance(result, NotServed)
         assert (result.reason, result.record.nbytes) == ("made elsewhere", 0)
 
@@ -135,7 +148,7 @@ def test_weights_that_are_withdrawn_while_they_are_checked_are_not_served() -> N
         done = filled(worker, model)
 
         before = worker.sources.withdrawals("target")
-        result = serve(done, model)
+        result = serve(complete(done, model), model)
         worker.sources.withdraw("target", "its weights are being reloaded")
         end = result.result(30)
         held = worker.membership.holding("target")

@@ -15,10 +15,11 @@ import pytest
 
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import fill
+from netloader.worker.loading.finish import finish
 from netloader.worker.loading.plan import BuildAgain, plan
 from netloader.worker.loading.serve import serve
 
-STEPS: tuple[Callable[..., object], ...] = (plan, build, fill, serve)
+STEPS: tuple[Callable[..., object], ...] = (plan, build, fill, finish, serve)
 ROOT = Path(__file__).parents[4]
 
 RIGHT = """
@@ -27,12 +28,15 @@ def load(request: LoadRequest, model: nn.Module) -> object:
     assert not isinstance(built, BuildAgain)
     filled = fill(built, model)
     assert not isinstance(filled, BuildAgain)
-    return serve(filled, model)
+    complete = finish(filled, model)
+    assert not isinstance(complete, BuildAgain)
+    return serve(complete, model)
 """
 
 WRONG = {
     "filled before it was built": RIGHT.replace("fill(built", "fill(plan(request)"),
-    "served before it was filled": RIGHT.replace("serve(filled", "serve(built"),
+    "served before it was filled": RIGHT.replace("serve(complete", "serve(built"),
+    "served before it was finished": RIGHT.replace("serve(complete", "serve(filled"),
     "built twice": RIGHT.replace("fill(built", "build(built"),
     "built again unnoticed": RIGHT.replace("    assert not isinstance(built, BuildAgain)\n", ""),
     "planned by nobody": RIGHT.replace("plan(request)", "request"),
@@ -42,6 +46,7 @@ IMPORTS = """
 from torch import nn
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import fill
+from netloader.worker.loading.finish import finish
 from netloader.worker.loading.plan import BuildAgain, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve

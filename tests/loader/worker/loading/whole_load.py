@@ -28,8 +28,10 @@ from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier
 from netloader.weights.capture import capture
+from netloader.worker.loading.adopt import Prepared, spoilt
 from netloader.worker.loading.build import build
-from netloader.worker.loading.fill import fill
+from netloader.worker.loading.fill import Filled, fill
+from netloader.worker.loading.finish import Complete, finish
 from netloader.worker.loading.plan import BuildAgain, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import NotServed, Served, serve
@@ -73,6 +75,10 @@ class FakeEngine:
     unknown: Exception | None = None
     """Raised when it is asked which content it needs."""
     while_loading: Callable[[nn.Module], object] = never
+    process: Callable[[nn.Module], object] = never
+    """Post-processes a filled model."""
+    kernel: str = "plain"
+    """What post-processing is made for."""
     fails_in: Callable[[str], object] = never
     """Called with the name of each question."""
     reserve: int = 0
@@ -93,6 +99,10 @@ class FakeEngine:
     def built_parts(self, model: nn.Module) -> Fields:
         self.fails_in("built_parts")
         return identity().built
+
+    def processed_parts(self, model: nn.Module) -> Fields:
+        self.fails_in("processed_parts")
+        return {"chip": "toy", "kernel.Toy": self.kernel}
 
     def wanted(self, model: nn.Module) -> Wanted:
         self.fails_in("wanted")
@@ -180,8 +190,9 @@ class Loaded:
     """What became of a load."""
 
     end: Served | NotServed
+    model: nn.Module
     right: bool
-    """Whether the model has the right bytes."""
+    """Whether the model had the right bytes before post-processing."""
     built: int
     """How often the model was built."""
 
@@ -211,11 +222,24 @@ def load_with(worker: Worker, engine: FakeEngine, model: Callable[[], nn.Module]
         made = model()
         built = build(planned, made)
         filled = built if isinstance(built, BuildAgain) else fill(built, made)
-        if not isinstance(filled, BuildAgain):
-            right = equal(capture(made), WEIGHTS)
-            return Loaded(serve(filled, made).result(30), right, attempt)
-        planned = filled.plan
+        right = equal(capture(made), WEIGHTS)
+        complete = filled if isinstance(filled, BuildAgain) else _processed(filled, made, engine)
+        if not isinstance(complete, BuildAgain):
+            return Loaded(serve(complete, made).result(30), made, right, attempt)
+        planned = complete.plan
     raise AssertionError("a model is built twice at most")
+
+
+def _processed(
+    filled: Filled | Prepared, model: nn.Module, engine: FakeEngine
+) -> Complete | BuildAgain:
+    try:
+        engine.process(model)
+    except ArithmeticError as error:
+        if isinstance(filled, Prepared):
+            return spoilt(filled, error)
+        raise
+    return finish(filled, model)
 
 
 def load(endpoints: list[str], engine: FakeEngine | None = None, **extra: object) -> Loaded:
