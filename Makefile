@@ -67,7 +67,7 @@ test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server th
 # Two files at a time: a worker that starts keeps one core busy, and some tests start one alone.
 test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
 	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" -k "ascend or hccl" \
-		tests/ascend tests/loader/transport/test_conformance.py
+		tests/ascend tests/loader/transport/conformance
 
 soak-ascend: venv-ascend  ## the same over the emulated CANN: peers killed at 20 random moments of each kind, and what the marker soak names
 	$(ASCEND_BIN)/python -m pytest -p no:randomly -m soak tests/ascend
