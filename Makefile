@@ -56,18 +56,19 @@ test: venv  ## what CI runs first: lint, types, unit tests, real servers
 	$(MAKE) -j2 --output-sync=target check test-unit
 	$(MAKE) test-e2e
 
-# To collect tests/e2e, and run none of it, imports transformers: 8 s in each process.
-test-unit: venv  ## every part without vLLM, two files at a time, in random order
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+# To collect tests/e2e, and run none of it, imports transformers: 8 s in each process. Most of its time
+# a unit test waits for threads, sockets and processes, so two cores have room for four files.
+test-unit: venv  ## every part without vLLM, four files at a time, in random order
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
 		--ignore=tests/e2e -m "not e2e and not bench and not soak"
 
-test-e2e: venv  ## real `vllm serve` processes, two files at a time: a server that starts keeps one core busy
+test-e2e: venv  ## vLLM itself, real `vllm serve` processes among it, two files at a time: each keeps one core busy
 	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not soak" tests/e2e
 
 # Two files at a time, and those that need vLLM one after the other: they share one import of it.
 test-ascend: venv-ascend  ## the Ascend stack (torch_npu, vLLM 0.23, vllm-ascend) over an emulated CANN
 	$(ASCEND_BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "not soak" -k "ascend or hccl" \
-		tests/ascend tests/loader/transport/test_conformance.py
+		tests/ascend tests/loader/transport/conformance
 
 soak-ascend: venv-ascend  ## the same over the emulated CANN: peers killed at 20 random moments of each kind, and what the marker soak names
 	$(ASCEND_BIN)/python -m pytest -p no:randomly -m soak tests/ascend
@@ -81,10 +82,14 @@ check: venv  ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# In `make test` processes of these servers are forked, so that vLLM is imported once.
+SERVERS := $(addprefix tests/e2e/test_,failures.py mixture.py serve.py tensor_parallel.py)
+
 soak: venv  ## what make test has no time for: strangers for ten minutes, 1,000 sessions and wrong bytes, 100 killed sources, benchmarks in small (about an hour)
 	$(BIN)/python -m pytest -m "bench or e2e" tests/tools/netbench
 	$(BIN)/python -m pytest -p no:randomly --timeout 1800 -m "soak and not ascend" tests
 	NETLOADER_TEST_SOAK_S=600 $(BIN)/python -m pytest -s tests/loader/source/test_soak.py
+	NETLOADER_TEST_SPAWN=1 $(BIN)/python -m pytest -p no:randomly -m "e2e and not soak" $(SERVERS)
 	NETLOADER_TEST_SESSIONS=1000 $(BIN)/python -m pytest -s tests/loader/source/test_many_sessions.py
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fastest import HANG_S
-from tests.forked import Nursery
-from tests.loader.support import until
+from tests.forked import Nursery, answer, tell
 
 CHILD = """
 import os, sys
@@ -74,23 +72,17 @@ def test_a_module_that_raises_ends_with_1(made: Nursery, tmp_path: Path) -> None
     assert "no.such.module" in (tmp_path / "log").read_text()
 
 
-def test_one_apart_has_its_own_environment_session_and_streams(
-    made: Nursery, tmp_path: Path
-) -> None:
+def test_a_socket_is_its_standard_input(made: Nursery, tmp_path: Path) -> None:
     ours, its = socket.socketpair()
-    with ours, (tmp_path / "log").open("w+b") as log:
+    with ours, (tmp_path / "log").open("wb") as log:
         with its:
-            process = made.start_apart(
-                "forked_child", "a", its.fileno(), log.fileno(), {"SAID": "here"}
-            )
+            process = made.start("forked_child", stdin=its, output=log, env={"SAID": "here"})
         ours.sendall(b"hello\n")
-        until(lambda: b"HELLO" in (tmp_path / "log").read_bytes(), HANG_S)
-        assert os.getsid(process.pid) == process.pid
         ours.shutdown(socket.SHUT_WR)
         assert process.wait() == 7
-    said, answer, last = (tmp_path / "log").read_text().splitlines()
-    assert said == "['a'] here True [0, 1, 2]"
-    assert (answer, last) == ("HELLO", "to stderr")
+        process.close()
+    said, answered, _ = (tmp_path / "log").read_text().splitlines()
+    assert (said, answered) == ("[] here True [0, 1, 2]", "HELLO")
 
 
 def test_what_runs_ends_with_the_nursery(made: Nursery) -> None:
@@ -100,3 +92,44 @@ def test_what_runs_ends_with_the_nursery(made: Nursery) -> None:
     assert process.stdout.read() == ""
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
+
+
+def test_lines_are_answered_and_a_silent_process_is_ended(made: Nursery) -> None:
+    with made.start("forked_child") as process:
+        assert answer(process).startswith("[]")
+        for line in ("one", "two"):
+            tell(process, line)
+            assert answer(process) == f"{line.upper()}\n"
+        assert answer(process, 0.01) == ""
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_folder_environment_and_output_are_as_asked(made: Nursery, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "found_there.py").write_text(
+        "import os, sys\nprint(os.getcwd(), os.environ['SAID'], flush=True)\nsys.exit('failed')"
+    )
+    environment = {"SAID": "here", "PYTHONPATH": str(tmp_path / "more")}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        made.start("found_there", env=environment, cwd=tmp_path, output=log) as process,
+    ):
+        assert process.stdout.read() == ""
+        assert process.wait() == 1
+    assert (tmp_path / "log").read_text() == f"{tmp_path} here\nfailed\n"
+
+
+def test_a_process_leads_a_group_of_its_own(made: Nursery) -> None:
+    process = made.start("forked_child")
+    assert os.getpgid(process.pid) == process.pid
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.close()
+
+
+def test_what_runs_ends_when_the_nursery_is_killed(made: Nursery) -> None:
+    process = made.start("forked_child")
+    assert process.stdout.readline()
+    parent = int(Path(f"/proc/{process.pid}/stat").read_text().split()[3])
+    os.kill(parent, signal.SIGKILL)
+    assert process.stdout.read() == ""

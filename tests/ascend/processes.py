@@ -75,7 +75,7 @@ class ProcessError(Exception):
 
 
 class Process:
-    """`python -m module` with a channel to it, in a session of its own."""
+    """`python -m module` with a channel to it, in a process group of its own."""
 
     def __init__(
         self,
@@ -93,13 +93,14 @@ class Process:
         self._channel = Channel(ours)
         modules = _VLLM if module in _NEEDS_VLLM else _TRANSFER
         with self.log.open("wb") as log, its:
-            self._process = _nursery(modules).start_apart(
+            self._process = _nursery(modules).start(
                 module,
                 json.dumps(arguments),
-                its.fileno(),
-                log.fileno(),
-                _environment(home) | dict(env or {}),
+                stdin=its,
+                output=log,
+                env=_environment(home) | dict(env or {}),
             )
+            self._process.close()
 
     def say(self, **message: Any) -> None:
         self._channel.say(**message)
@@ -155,6 +156,6 @@ class Process:
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            # Its children too: its session is its own.
+            # Its children too: its group is its own.
             os.killpg(self._process.pid, 9)
             self._process.wait(_END_S)

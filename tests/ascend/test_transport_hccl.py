@@ -1,4 +1,4 @@
-"""What is particular to HCCL groups. `tests/loader/transport/test_conformance.py` has the rest."""
+"""What is particular to HCCL groups. `tests/loader/transport/conformance` has the rest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Load models in one vLLM process, as told: one JSON line for each command read and each answer.
 
-A script, run by `test_cases.py` in processes of its own, because vLLM's state is global and because
-the Hub's settings are read from the environment once. A real server costs half a minute; here each
+A script, run by `hosts.py` in processes of its own, because vLLM's state is global and because the
+Hub's settings are read from the environment once. A real server costs half a minute; here each
 load has a `Worker` of its own, which is a real member of a real mesh, and vLLM's `get_model` builds
 and fills the model. Several such processes share a mesh like several hosts.
 
@@ -43,6 +43,7 @@ from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 from netloader.checkpoint import evidence
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
+from tests.e2e.forks import fork_instead
 from tests.e2e.servers import free_port
 
 _OFFER = "netloader-offer"
@@ -296,6 +297,8 @@ def _working_in(folder: str | None) -> Iterator[None]:
 
 def main() -> None:
     """Answer each line of standard input with one on standard output."""
+    if "--forks" in sys.argv:
+        fork_instead()
     # vLLM writes its log there as well.
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)

@@ -18,14 +18,14 @@ from typing import Final
 import torch
 from torch import nn
 
-from netloader.model.fingerprint import (
+from netloader.model.fingerprint import fingerprint
+from netloader.model.nodes import (
     Fingerprint,
     Method,
     Name,
     ObjectNode,
     State,
     TensorState,
-    fingerprint,
 )
 
 IGNORED: Final = {

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import FrameType
 
 from tests.e2e.models import make_llama
+from tests.e2e.processes import isolated_environment
 from tests.e2e.raw_gloo import RawGloo, measure
-from tests.e2e.servers import Server, ServerError, isolated_environment, stop_all
+from tests.e2e.servers import Server, ServerError, stop_all
 
 _MODEL_MEGABYTES = 200
 _PROMPT = "A replica that has to be up now"

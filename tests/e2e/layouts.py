@@ -37,6 +37,7 @@ from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 from netloader.engine import parallel
 from netloader.weights.capture import capture
+from tests.e2e.forks import fork_instead
 
 _COMMON = {
     "hidden_size": 64,
@@ -140,7 +141,12 @@ def layouts(name: str) -> Iterator[Layout]:
 
 def main() -> None:
     """`layouts.py FOLDER [MODEL ...]`: prints a line for each rank of each layout."""
+    if "--forks" in sys.argv:
+        sys.argv.remove("--forks")
+        fork_instead()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Tiny tensors: a second thread would only wait for a core.
+    torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     names = sys.argv[2:] or list(MODELS)
     for name in names:

@@ -3,13 +3,12 @@
     with Selector(home) as vllm:
         vllm(look, Question("/models/one"))
 
-Importing vLLM takes half a minute: one process answers everything.
+One process answers everything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import sys
 import threading
@@ -24,7 +23,7 @@ from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from unittest import mock
 
-from tests.e2e.servers import isolated_environment
+from tests.e2e.processes import isolated_environment, start_vllm
 
 if TYPE_CHECKING:
     import torch
@@ -42,15 +41,13 @@ class Selector:
     """The process. Calling it has a function of this module called there."""
 
     def __init__(self, home: Path) -> None:
-        # A new interpreter: this one may have imported what reads the environment early.
-        context = multiprocessing.get_context("spawn")
-        self._mine, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_answer, args=(theirs, isolated_environment(home)), daemon=True
-        )
+        self._environment = isolated_environment(home)
 
     def __enter__(self) -> Self:
-        self._process.start()
+        self._process = start_vllm("tests.e2e.selector", env=self._environment)
+        self._questions = Connection(os.dup(self._process.stdin.fileno()), readable=False)
+        self._answers = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        self._process.close()
         self._receive(_START_S)
         return self
 
@@ -61,32 +58,35 @@ class Selector:
         traceback: TracebackType | None,
     ) -> None:
         self._process.kill()
-        self._process.join()
+        self._process.wait()
+        self._questions.close()
+        self._answers.close()
 
     def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._mine.send((function, args, kwargs))
+        self._questions.send((function, args, kwargs))
         return self._receive(_ANSWER_S)  # type: ignore[no-any-return]
 
     def _receive(self, seconds: float) -> Any:
-        assert self._mine.poll(seconds), f"vLLM's process has not answered for {seconds:g} s"
-        answer = self._mine.recv()
+        assert self._answers.poll(seconds), f"vLLM's process has not answered for {seconds:g} s"
+        answer = self._answers.recv()
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
 
-def _answer(asker: Connection, environment: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ |= environment
-    import netloader.engine.storage  # noqa: F401 - the half minute
-
-    asker.send("ready")
+def main() -> None:
+    """Call what standard input says, and answer on standard output."""
+    questions = Connection(os.dup(0), writable=False)
+    answers = Connection(os.dup(1), readable=False)
+    # vLLM writes its log there as well.
+    os.dup2(2, 1)
+    answers.send("ready")
     while True:
-        function, args, kwargs = asker.recv()
+        function, args, kwargs = questions.recv()
         try:
-            asker.send(function(*args, **kwargs))
+            answers.send(function(*args, **kwargs))
         except Exception as error:  # noqa: BLE001
-            asker.send(AssertionError(repr(error)))
+            answers.send(AssertionError(repr(error)))
 
 
 @dataclass(frozen=True)
@@ -483,3 +483,10 @@ _RELEASES: Mapping[str, Callable[[], Any]] = {
     "reads by itself": _reads_by_itself,
     "says it in another way": _says_it_in_another_way,
 }
+
+
+if __name__ == "__main__":
+    # By its name, so that what is pickled there is found here.
+    from tests.e2e import selector
+
+    selector.main()

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.e2e.processes import isolated_environment, start_vllm
+from tests.forked import ForkedProcess
 
 _FLAGS = (
     "--enforce-eager",
@@ -29,7 +31,10 @@ _FLAGS = (
 SMALL_CHUNKS = {"NETLOADER_CHUNK_BYTES": str(1 << 20)}
 """Environment: a small model has chunks for several sources, and some left when one dies."""
 
-START_TIMEOUT_S = 240.0
+_ALL_SPAWN = "NETLOADER_TEST_SPAWN" in os.environ
+"""`make soak` starts every process of every server as a shell and vLLM would."""
+
+START_TIMEOUT_S = 480.0
 _STOP_TIMEOUT_S = 20.0
 _REPORT_TIMEOUT_S = 60.0
 
@@ -43,27 +48,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def isolated_environment(home: Path) -> dict[str, str]:
-    """An environment in which vLLM writes below `home` only and asks no network for anything."""
-    home.mkdir(parents=True, exist_ok=True)
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("NETLOADER_", "VLLM_")) and key != "PYTHONPATH"
-    }
-    return kept | {
-        "HOME": str(home),
-        "XDG_RUNTIME_DIR": str(home),
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "HF_HOME": str(home / "hf"),
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CACHE_ROOT": str(home / "vllm"),
-        "VLLM_CONFIG_ROOT": str(home / "vllm-config"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
 
 
 def killed_once(armed_by: Path, sends: int = 8) -> dict[str, str]:
@@ -91,11 +75,12 @@ class Server:
         flags: Sequence[str] = (),
         report: bool = False,
         start: bool = True,
+        forked: bool = False,
     ) -> None:
         """Start it, with its output in `{home}/{name}.log`. Does not wait: see `wait_ready`.
 
         `flags` are added to the command line. With `report` every rank records where its weights
-        came from and the SHA-256 of its tensors.
+        came from and the SHA-256 of its tensors. `forked` saves the imports (`served.py`).
         """
         self.name = name
         self._home = home
@@ -118,13 +103,23 @@ class Server:
             # The only worker lives in the engine's process, as it does on CUDA: one import of vLLM
             # less, half of the time that a server takes to start.
             self._environment.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forked = forked and not _ALL_SPAWN
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         if start:
             self.start()
 
     def start(self) -> Self:
         """Start the process, once."""
         with self.log.open("wb") as log:
+            if self._forked:
+                self._process = start_vllm(
+                    *("tests.e2e.served", *self.command[1:]),
+                    env=self._environment,
+                    cwd=self._home,
+                    output=log,
+                )
+                self._process.close()
+                return self
             self._process = subprocess.Popen(
                 self.command,
                 env=self._environment,
@@ -137,7 +132,7 @@ class Server:
         return self
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | ForkedProcess:
         if self._process is None:
             raise ServerError(f"{self.name} was not started")
         return self._process

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.checkpoints import ARCHITECTURES
-from tests.e2e.servers import isolated_environment
+from tests.e2e.processes import isolated_environment, run_vllm
 
 # Two minutes where nothing else runs: one process for all of them, five seconds each.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -31,17 +29,14 @@ Results = dict[str, dict[str, Any]]
 def results(home: Path) -> Results:
     more = [f"--corrupt={pair}" for pair in _CORRUPTED]
     more += [f"--processed={name}" for name in _PROCESSED]
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.architectures", str(home), *ARCHITECTURES, *more],
-        env=isolated_environment(home) | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=580,
-        check=False,
+    status, output = run_vllm(
+        "tests.e2e.architectures",
+        *(str(home), *ARCHITECTURES, *more),
+        env=isolated_environment(home),
+        timeout_s=580,
     )
-    found = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"name"')]
-    assert run.returncode == 0, run.stdout[-4000:]
+    found = [json.loads(line) for line in output.splitlines() if line.startswith('{"name"')]
+    assert status == 0, output[-4000:]
     return {result["name"]: result for result in found}
 
 

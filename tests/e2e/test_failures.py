@@ -19,7 +19,12 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
     alone = SMALL_CHUNKS | {"NETLOADER_MESH_NAME": "doomed"}
     with (
         Server(
-            "doomed", models / "one", home, report=True, env=alone | killed_once(armed)
+            "doomed",
+            models / "one",
+            home,
+            report=True,
+            env=alone | killed_once(armed),
+            forked=True,
         ) as doomed,
         Server(
             "survivor",
@@ -28,6 +33,7 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
             report=True,
             env=alone | {"NETLOADER_SOURCE_TIMEOUT": "1"},
             start=False,
+            forked=True,
         ) as survivor,
     ):
         doomed.wait_ready()
@@ -48,6 +54,6 @@ def test_a_source_killed_half_way_costs_the_replica_only_time(models: Path, home
 
 def test_a_bad_setting_stops_the_start_and_says_why(models: Path, home: Path) -> None:
     extra: dict[str, object] = {"LISTEN_PORT": 80}
-    with Server("bad", models / "one", home, extra=extra) as bad:
+    with Server("bad", models / "one", home, extra=extra, forked=True) as bad:
         assert bad.wait_ended() != 0
         assert "LISTEN_PORT=80 is not valid: an integer, 1024..65535" in bad.log.read_text()

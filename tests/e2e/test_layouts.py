@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.servers import isolated_environment
+from tests.e2e.processes import isolated_environment, run_vllm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -26,24 +24,14 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def rows(home: Path) -> dict[str, list[Row]]:
     """What `layouts.py` says of every rank of every layout, by model."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.layouts", str(home), *MODELS],
-        env=isolated_environment(home)
-        | {
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            # No loader of ours or of others: vLLM's own fills the models.
-            "VLLM_PLUGINS": "",
-            # Tiny tensors: a second thread would only wait for a core.
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
+    # No loader of ours or of others: vLLM's own fills the models.
+    env = isolated_environment(home) | {"VLLM_PLUGINS": ""}
+    status, output = run_vllm(
+        "tests.e2e.layouts", "--forks", str(home), *MODELS, env=env, timeout_s=580
     )
-    assert run.returncode == 0, run.stderr[-4000:]
+    assert status == 0, output[-4000:]
     found: dict[str, list[Row]] = defaultdict(list)
-    for line in run.stdout.splitlines():
+    for line in output.splitlines():
         if line.startswith('{"model"'):
             row = json.loads(line)
             found[row["model"]].append(row)

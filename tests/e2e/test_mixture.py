@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2000)]
 
 RANKS = (0, 1)
 _PATIENCE_S = 900.0
-"""Six processes a server: the slowest start of all tests, and slower beside others."""
+"""Six processes a server, which share one core with others."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,10 @@ def test_each_data_parallel_rank_pulls_its_own_experts(
     flags = ["--enable-expert-parallel"] if expert_parallel else []
     kind = "whole" if expert_parallel else "split"
     with (
-        Server(f"{kind}-1", mixtral, home, dp=2, flags=flags, report=True) as first,
-        Server(f"{kind}-2", mixtral, home, dp=2, flags=flags, report=True, start=False) as second,
+        Server(f"{kind}-1", mixtral, home, dp=2, flags=flags, report=True, forked=True) as first,
+        Server(
+            f"{kind}-2", mixtral, home, dp=2, flags=flags, report=True, start=False, forked=True
+        ) as second,
     ):
         first.wait_ready(_PATIENCE_S)
         second.start().wait_ready(_PATIENCE_S)

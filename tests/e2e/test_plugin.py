@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.servers import isolated_environment
+from tests.e2e.processes import isolated_environment, run_vllm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -54,14 +52,9 @@ def test_an_allow_list_of_plugins_decides_as_the_readme_says(home: Path) -> None
 
 def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) -> str:
     """What a script writes in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=isolated_environment(home) | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert (done.returncode != 0) == fails, done.stdout
-    return done.stdout
+    file = home / "script.py"
+    file.write_text(script)
+    environment = isolated_environment(home) | env
+    status, output = run_vllm("tests.e2e.script", str(file), env=environment, timeout_s=400)
+    assert (status != 0) == fails, output
+    return output

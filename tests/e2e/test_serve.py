@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.servers import SMALL_CHUNKS, Server, isolated_environment, killed_once
+from tests.e2e.processes import isolated_environment
+from tests.e2e.servers import SMALL_CHUNKS, Server, killed_once
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -48,7 +49,14 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             **env: str,
         ) -> Server:
             server = Server(
-                name, models / model, home, report=True, extra=extra, env=SMALL_CHUNKS | env
+                name,
+                models / model,
+                home,
+                report=True,
+                extra=extra,
+                env=SMALL_CHUNKS | env,
+                # The first is started as a shell would. That is enough: the others do the same.
+                forked=name != "first",
             )
             return stack.enter_context(server)
 
@@ -149,7 +157,9 @@ def test_a_fourth_server_pulls_from_three_of_which_one_is_killed(
     doomed = str(fleet.doomed.report()["endpoint"])
     fleet.armed.touch()
 
-    with Server("fourth", models / "one", home, report=True, env=SMALL_CHUNKS) as fourth:
+    with Server(
+        "fourth", models / "one", home, report=True, env=SMALL_CHUNKS, forked=True
+    ) as fourth:
         fourth.wait_ready()
         report, delivered = fourth.report(), fourth.delivered()
 

@@ -15,8 +15,10 @@ PROMPT = "Bytes travel from device to device"
 
 def test_each_rank_pulls_from_the_peer_of_its_own_rank(models: Path, home: Path) -> None:
     with (
-        Server("first", models / "one", home, tp=2, report=True) as first,
-        Server("second", models / "one", home, tp=2, report=True, start=False) as second,
+        Server("first", models / "one", home, tp=2, report=True, forked=True) as first,
+        Server(
+            "second", models / "one", home, tp=2, report=True, start=False, forked=True
+        ) as second,
     ):
         first.wait_ready()
         second.start().wait_ready()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fastest import HANG_S
-from tests.forked import ForkedProcess, start_mesh
+from tests.forked import ForkedProcess, answer, start_mesh, tell
 
 import netmesh
 
@@ -86,9 +85,7 @@ class MemberProcess:
         return self._read(timeout_s)
 
     def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
+        tell(self.process, command)
 
     def statuses(self) -> dict[str, str]:
         return {member: entry[0] for member, entry in self.ask("members").items()}
@@ -112,8 +109,6 @@ class MemberProcess:
         return self._hello
 
     def _read(self, timeout_s: float) -> Any:
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], timeout_s)
-        line = self.process.stdout.readline() if ready else ""
+        line = answer(self.process, timeout_s)
         assert line, f"no answer: {self._log.read_text()[-2000:]}"
         return json.loads(line)

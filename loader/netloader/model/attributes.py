@@ -26,18 +26,10 @@ from torch import nn
 
 from netloader import plain
 from netloader.errors import ManifestError
-from netloader.model.fingerprint import (
-    INTERNAL,
-    Fingerprint,
-    Holder,
-    ObjectNode,
-    State,
-    alike,
-    category,
-    fingerprint,
-    is_settings,
-    own_attributes,
-)
+from netloader.model.categories import category, is_settings
+from netloader.model.fingerprint import INTERNAL, fingerprint
+from netloader.model.nodes import Fingerprint, Holder, ObjectNode, State, alike
+from netloader.model.parts import own_attributes
 from netloader.plain import Plain, Scalar, difference
 
 __all__ = ["Plain", "Scalar", "Snapshot", "apply", "changes", "difference", "snapshot", "values"]

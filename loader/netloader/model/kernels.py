@@ -17,7 +17,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from netloader.model.fingerprint import category, is_machinery, is_settings, own_attributes
+from netloader.model.categories import category, is_machinery, is_settings
+from netloader.model.parts import own_attributes
 from netloader.model.spelling import class_name
 
 _DEPTH: Final = 3

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-from netloader.model.fingerprint import Fingerprint, ObjectNode, State
+from netloader.model.nodes import Fingerprint, ObjectNode, State
 
 
 def numbers(found: Fingerprint) -> dict[str, float]:

@@ -27,16 +27,8 @@ import numpy as np
 import torch
 import xxhash
 
-from netloader.model.fingerprint import (
-    Fingerprint,
-    Method,
-    Name,
-    ObjectNode,
-    State,
-    TensorState,
-    is_machinery,
-    is_settings,
-)
+from netloader.model.categories import is_machinery, is_settings
+from netloader.model.nodes import Fingerprint, Method, Name, ObjectNode, State, TensorState
 
 MAX_GROUPS: Final = 4096
 """Digests of the state of one model, each with the name of a module."""

@@ -3,7 +3,7 @@
 A group has two ranks: `SOURCE` and `REPLICA`. The group is stateless: never registered with
 `torch.distributed`, made for one session, thrown away on any error.
 
-Every implementation promises, and `tests/loader/transport/test_conformance.py` demands:
+Every implementation promises, and `tests/loader/transport/conformance` demands:
 
 - Messages of one tag arrive in the order in which they were sent. Both ends may post the messages
   of several tags interleaved, in the same order.

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from tests.forked import start_loader
 from tests.loader.ports import knock, listening_ports, open_descriptors
 from tests.loader.support import (
     GENERATION,
@@ -33,7 +30,6 @@ from netloader.transport.gloo import GlooBackend
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-HERE = Path(__file__).parents[3]
 SEED = 1
 WEIGHTS = toy_weights(SEED)
 LIMIT = 1024
@@ -43,16 +39,9 @@ class Flooded:
     """A source in a process of its own, with 1,024 descriptors at most."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            ["sh", "-c", f"ulimit -n {LIMIT}; exec \"$@\"", "sh",
-             sys.executable, "-m", "tests.loader.source_process", str(SEED), "-1", "0"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=HERE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
-        )  # fmt: skip
-        assert self.process.stdout is not None
+        self.process = start_loader(
+            "tests.loader.source_process", str(SEED), "-1", "0", descriptors=LIMIT
+        )
         self.endpoint = self.process.stdout.readline().strip()
         self.port = int(self.endpoint.rpartition(":")[2])
 
@@ -66,9 +55,7 @@ class Flooded:
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
+        self.process.close()
 
 
 @pytest.fixture

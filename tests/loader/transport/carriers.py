@@ -1,4 +1,4 @@
-"""The backends that have to pass `test_conformance.py`, and pairs of groups that they carry."""
+"""The backends that have to pass `conformance`, and pairs of groups that they carry."""
 
 from __future__ import annotations
 

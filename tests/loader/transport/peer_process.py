@@ -1,4 +1,4 @@
-"""The source's end of some groups, in a process that `test_conformance.py` kills.
+"""The source's end of some groups, in a process that `conformance` kills.
 
 Run as `python -m tests.loader.transport.peer_process CARRIER DOES`. Prints one line with the port
 and secret of every rendezvous, then opens each group in a thread of its own and `sends` without

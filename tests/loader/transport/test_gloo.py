@@ -1,4 +1,4 @@
-"""What is particular to Gloo. What every transport has to do is in `test_conformance.py`."""
+"""What is particular to Gloo. What every transport has to do is in `conformance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to the transport in memory. The rest is in `test_conformance.py`."""
+"""What is particular to the transport in memory. The rest is in `conformance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to NCCL. What every transport has to do is in `test_conformance.py`, where a
+"""What is particular to NCCL. What every transport has to do is in `conformance`, where a
 library that plays NCCL runs; no test here needs a GPU, and none says what a GPU does."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How two ranks meet. What each backend makes of a meeting is in `test_conformance.py`."""
+"""How two ranks meet. What each backend makes of a meeting is in `conformance`."""
 
 from __future__ import annotations
 
