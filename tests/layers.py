@@ -32,7 +32,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netloader.errors",),
     ("netloader",),
     ("netmesh",),
-    ("netmesh.mesh", "netmesh.observer"),
+    ("netmesh.diagnosis", "netmesh.mesh", "netmesh.observer"),
     ("netmesh.bootstrap", "netmesh.io"),
     ("netmesh.settings",),
     ("netmesh.seeds",),
