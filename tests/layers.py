@@ -82,6 +82,7 @@ NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"
 """What runs code that comes with the data."""
 
 PURE: Final = (
+    "mesh_inspect.doctor",
     "netmesh.core",
     "netloader.identity",
     "netloader.source.policy",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import zmq
 from tests.fastest import HANG_S
+from tests.loader.replica.played_source import played
 from tests.loader.support import (
     OPEN,
     SendLog,
@@ -30,7 +28,6 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate
 from netloader.identity.identity import Identity
-from netloader.protocol import messages
 from netloader.replica.trial import Trial, TrialEnd, attempt
 from netloader.source.service import Source
 from netloader.transport.gloo import GlooBackend
@@ -127,55 +124,10 @@ def test_who_is_not_there_and_who_has_another_key() -> None:
     assert trial.end is TrialEnd.UNREACHED and "cluster key" in trial.detail
 
 
-@contextmanager
-def played(manifest: bytes, **accept: Any) -> Iterator[str]:
-    """A source that answers every hello with this manifest, then with an acceptance."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.linger = 0
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            if not router.poll(20):
-                continue
-            who, *frames = router.recv_multipart()
-            asked, _ = messages.decode(frames)
-            if not isinstance(asked, messages.Hello):
-                continue
-            if asked.manifest == WEIGHTS.manifest.hash:
-                said = messages.Accept(
-                    session="0" * 32,
-                    generation=7,
-                    identity=asked.identity,
-                    manifest=asked.manifest,
-                    attributes={},
-                    host="127.0.0.1",
-                    secret="s",
-                    have=((0, len(WEIGHTS.manifest.chunks())),),
-                    **accept,
-                )
-                digests = bytes(16 * len(WEIGHTS.manifest.chunks()))
-                router.send_multipart([who, *messages.encode(said, digests)])
-            else:
-                refusal = messages.Refuse(code="manifest", reason="our tensors differ")
-                router.send_multipart([who, *messages.encode(refusal, manifest)])
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        stop.set()
-        thread.join()
-        context.destroy(linger=0)
-
-
 def test_a_data_port_that_does_not_answer_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with played(WEIGHTS.manifest.encode(), port=port) as endpoint:
+    with played(WEIGHTS, port=port) as endpoint:
         trial = tried(endpoint)
     assert trial.end is TrialEnd.NO_GROUP
     assert f"127.0.0.1:{port}" in trial.detail
@@ -195,5 +147,5 @@ def test_a_data_port_that_does_not_answer_is_named() -> None:
     ids=["none", "tiny chunks", "too many"],
 )
 def test_a_manifest_that_would_cost_too_much_is_not_cut_up(manifest: bytes) -> None:
-    with played(manifest, port=9) as endpoint:
+    with played(WEIGHTS, manifest, port=9) as endpoint:
         assert tried(endpoint).end is TrialEnd.BROKEN
