@@ -2,8 +2,8 @@
 
 vLLM reads the flags, lays out its groups and builds the model, as it does in a worker. Two things
 are left out. The groups are drawn and not connected, so one process plays all ranks, one after the
-other. The model is built on torch's meta device, so it takes no memory. Evidence of content is read
-from the checkpoint's files when a member makes it worth reading, as in a worker.
+other. Large tensors lie on torch's meta device, so the model takes next to no memory. Evidence of
+content is read from the checkpoint's files when a member makes it worth reading, as in a worker.
 
 For a program of its own: vLLM keeps its groups in a module, and one that serves has them already.
 """
@@ -11,6 +11,7 @@ For a program of its own: vLLM keeps its groups in a module, and one that serves
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, TextIO
@@ -18,6 +19,7 @@ from typing import Final, TextIO
 import torch
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
 from vllm.distributed import parallel_state
 from vllm.distributed.parallel_state import GroupCoordinator
@@ -34,6 +36,15 @@ from netloader.transport import backends_for
 from netmesh import Reach, own_host
 
 _FORMAT: Final = "netloader"
+
+_LARGE: Final = 1 << 16
+"""Elements of a tensor that is taken for a weight. Maps of experts have some hundred."""
+
+_aten = torch.ops.aten
+_MAKERS: Final = frozenset(
+    [_aten.empty, _aten.empty_strided, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn]
+)
+"""What makes tensors of a size that is their first argument."""
 
 _DRAWN: Final = "fake"
 """torch's backend for groups that carry nothing."""
@@ -123,7 +134,7 @@ def _built(vllm_config: VllmConfig, model_config: ModelConfig) -> nn.Module:
     before = torch.get_default_dtype()
     torch.set_default_dtype(model_config.dtype)
     try:
-        with torch.device("meta"):
+        with torch.device("cpu"), _WithoutWeights():  # type: ignore[no-untyped-call]
             model: nn.Module = initialize_model(vllm_config=vllm_config, model_config=model_config)
             return model
     except Exception as error:
@@ -134,6 +145,24 @@ def _built(vllm_config: VllmConfig, model_config: ModelConfig) -> nn.Module:
         ) from error
     finally:
         torch.set_default_dtype(before)
+
+
+class _WithoutWeights(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Large tensors get no memory. Small ones do, because layers compute with them while they are
+    built: which rank has which expert is told by their values."""
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        kwargs = dict(kwargs or {})
+        size = args[0] if args and func.overloadpacket in _MAKERS else None
+        if isinstance(size, list | tuple) and math.prod(map(int, size)) >= _LARGE:
+            kwargs["device"] = torch.device("meta")
+        return func(*args, **kwargs)
 
 
 class _DrawnGroup(GroupCoordinator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from mesh_inspect.looking import (
     Means,
     log_to_stderr,
 )
-from mesh_inspect.render import API_VERSION, escape
+from mesh_inspect.render import API_VERSION, ascii_json, escape
 from mesh_inspect.rows import HoldingRow, rows_of
 from netloader import __version__
 from netloader.discovery.advert import release_of
@@ -267,5 +266,4 @@ def _document(checks: Sequence[Check], mesh: str, *, answered: bool) -> str:
         "healthy": answered and not any(check.findings for check in checks),
         "checks": [asdict(check) for check in checks],
     }
-    # ASCII only: a terminal obeys characters that JSON would let through.
-    return json.dumps(document, indent=2, ensure_ascii=True)
+    return ascii_json(document)

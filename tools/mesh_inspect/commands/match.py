@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from mesh_inspect.exits import InspectExit
 from mesh_inspect.looking import Arguments, Means, everybody, say
-from mesh_inspect.render import API_VERSION, escape, human_bytes, short_layout
+from mesh_inspect.render import API_VERSION, ascii_json, escape, human_bytes, short_layout
 from mesh_inspect.rows import RankPlace, place_of
 from netloader.discovery.advert import Holding, decode
 from netloader.discovery.prospect import Match, Prospect, match
@@ -107,8 +106,7 @@ def _document(matches: Sequence[Match], options: Arguments) -> str:
         "like": options.like,
         "workers": [_worker(one) for one in matches],
     }
-    # ASCII only: a terminal obeys characters that JSON would let through.
-    return json.dumps(document, indent=2, ensure_ascii=True)
+    return ascii_json(document)
 
 
 def _worker(one: Match) -> dict[str, object]:
