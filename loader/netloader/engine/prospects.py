@@ -10,6 +10,7 @@ For a program of its own: vLLM keeps its groups in a module, and one that serves
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,8 @@ def prospects(model_and_flags: Sequence[str], notes: TextIO) -> list[Prospect]:
 
 
 def _configured(model_and_flags: Sequence[str], notes: TextIO) -> VllmConfig:
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm serve", exit_on_error=False))
+    parser: argparse.ArgumentParser = FlexibleArgumentParser(prog="vllm serve")
+    EngineArgs.add_cli_args(parser)
     model, *flags = model_and_flags
     try:
         parsed, others = parser.parse_known_args(
