@@ -37,7 +37,7 @@ def matched(home: Path, model: Path, *flags: str) -> tuple[int, list[dict[str, A
 def test_who_could_feed_a_worker_is_told_before_there_is_one(home: Path) -> None:
     """A mixture of experts: its identity covers which rank holds which of them."""
     model = make_mixtral(home / "mixtral", seed=1)
-    with Server("one", model, home).wait_ready():
+    with Server("one", model, home).wait_ready(600.0):
         status, (worker,) = matched(home, model, *FLAGS, "--port=8000")
         assert status == 0, worker["others"]
         assert (len(worker["sources"]), worker["others"]) == (1, [])
