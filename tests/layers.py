@@ -32,7 +32,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netloader.errors",),
     ("netloader",),
     ("netmesh",),
-    ("netmesh.mesh", "netmesh.observer"),
+    ("netmesh.diagnosis", "netmesh.mesh", "netmesh.observer"),
     ("netmesh.bootstrap", "netmesh.io"),
     ("netmesh.settings",),
     ("netmesh.seeds",),
@@ -82,6 +82,7 @@ NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"
 """What runs code that comes with the data."""
 
 PURE: Final = (
+    "mesh_inspect.doctor",
     "netmesh.core",
     "netloader.identity",
     "netloader.source.policy",

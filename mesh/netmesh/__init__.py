@@ -7,9 +7,12 @@ change without notice.
 """
 
 from netmesh.bootstrap.advertise import is_own
+from netmesh.bootstrap.directory import DirectoryEntry
 from netmesh.core.member import Member
 from netmesh.core.reach import Reach
 from netmesh.core.records import Generation, Json, JsonObject, MemberId, Status
+from netmesh.core.wire import OLDEST_VERSION, PROTOCOL_VERSION
+from netmesh.diagnosis import SeedFound, directory_entries, meet_all, resolve_seeds
 from netmesh.errors import (
     BindError,
     ClosedError,
@@ -24,6 +27,7 @@ from netmesh.errors import (
 from netmesh.io.descriptors import MEMBER, RESERVE, Descriptors, prepare
 from netmesh.io.doorkeeper import Doorkeeper
 from netmesh.io.doors import Door, all_shut, drop_newcomers
+from netmesh.io.encounter import Encounter, Meeting
 from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
@@ -38,19 +42,24 @@ from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
 __all__ = [
     "MEMBER",
     "MESH_KEYS",
+    "OLDEST_VERSION",
+    "PROTOCOL_VERSION",
     "RESERVE",
     "WELL_KNOWN_PORT",
     "BindError",
     "ClosedError",
     "Descriptors",
+    "DirectoryEntry",
     "Door",
     "Doorkeeper",
+    "Encounter",
     "Generation",
     "Json",
     "JsonObject",
     "KeyCount",
     "KeyWatch",
     "LocalProtocolError",
+    "Meeting",
     "Member",
     "MemberId",
     "Mesh",
@@ -61,6 +70,7 @@ __all__ = [
     "Program",
     "Reach",
     "RemoteProtocolError",
+    "SeedFound",
     "SettingsError",
     "SocketSecurity",
     "StartError",
@@ -70,16 +80,19 @@ __all__ = [
     "all_shut",
     "bind_host",
     "count_keys",
+    "directory_entries",
     "drop_newcomers",
     "forget",
     "generate_key",
     "is_own",
     "keep_alive",
     "listen",
+    "meet_all",
     "observe",
     "own_host",
     "prepare",
     "private_directory",
+    "resolve_seeds",
     "user_directory",
     "warn_of_readable_key",
 ]

@@ -10,12 +10,12 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 
 import zmq
 
-from netmesh.address import Address
+from netmesh.address import Address, numeric_address
 from netmesh.bootstrap.advertise import choose_host, is_own
 from netmesh.bootstrap.finder import Finder
 from netmesh.bootstrap.sources import Bootstrap
@@ -327,14 +327,16 @@ class Mesh:
                     self._changed.wait(remaining)
 
 
-def own_host(settings: MeshSettings) -> str:
+def own_host(settings: MeshSettings, seeds: Sequence[str] = ()) -> str:
     """The address (an IP literal) that a member with these settings would advertise.
 
     For a service of the same program that others reach at the same address, in a process without
-    a member. Does not ask the seeds. Raises SettingsError.
+    a member. `seeds` are the addresses that the seeds lead to, as far as they were looked up; none
+    is asked. Raises SettingsError.
     """
     allowed = settings.insecure or SocketSecurity.from_settings(settings).enabled
-    return choose_host(settings, os.environ, (), remote_allowed=allowed).host
+    known = [found for one in seeds if (found := numeric_address(MemberId(one))) is not None]
+    return choose_host(settings, os.environ, known, remote_allowed=allowed).host
 
 
 def _wall_ms() -> int:

@@ -1,22 +1,24 @@
 """Two thousand simulated peers in one process: they listen, answer pings and hand out the table.
 
-    python -m tests.mesh.crowd MESH COUNT INBOUND TARGET-ID-FOLLOWS-ON-STDIN
+    python -m tests.mesh.crowd MESH COUNT INBOUND [ADVERT] TARGET-ID-FOLLOWS-ON-STDIN
 
 Each peer is an address on a port of its own, so a real member needs a connection for each. They
 echo the asker's root, so it believes their tables equal to its own. INBOUND is how many links the
-peers keep to the member under test, as peers of its own size would.
+peers keep to the member under test, as peers of its own size would; with 0 there is none. ADVERT is
+what each of them publishes, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 
 import zmq
 
-from netmesh import Generation, MemberId, Status
+from netmesh import Generation, MemberId, RemoteProtocolError, Status
 from netmesh.core.claims import Claim
-from netmesh.core.messages import Ack, Join, Message, Ping, Relay, Relayed, State
+from netmesh.core.messages import Ack, Join, Message, Observe, Ping, Relay, Relayed, State
 from netmesh.core.records import new_generation, pack_advert
 from netmesh.core.wire import Codec
 
@@ -37,9 +39,10 @@ def main() -> None:
     print(ids[0], flush=True)
     codec = Codec(mesh)
     generation = new_generation(time.time_ns() // 1_000_000, 7)
-    advert = pack_advert({"model": "m" * 500})
+    published = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {"model": "m" * 500}
+    advert = pack_advert(published)
     claims = [Claim(one, generation, 0, Status.ALIVE, 1, advert) for one in ids]
-    target = sys.stdin.readline().strip()
+    target = sys.stdin.readline().strip() if inbound else ""
     dealers = []
     for _ in range(inbound):
         dealer = context.socket(zmq.DEALER)
@@ -50,10 +53,14 @@ def main() -> None:
     while True:
         if router.poll(100):
             connection, *frames = router.recv_multipart()
-            answer = respond(codec.decode(frames), ids[0], generation, claims)
+            try:
+                asked = codec.decode(frames)
+            except RemoteProtocolError:
+                continue  # Two thousand ports: somebody else's message may come to one.
+            answer = respond(asked, ids[0], generation, claims)
             if answer is not None:
                 router.send_multipart([connection, *codec.encode(answer)])
-        else:
+        elif dealers:
             sequence += 1
             dealer = dealers[sequence % len(dealers)]
             sender = ids[sequence % len(ids)]
@@ -69,14 +76,14 @@ def respond(
         return Ack(message.target or me, generation, message.sequence, message.root, message.size)
     if isinstance(message, Relay):
         return Relayed(me, generation, message.sequence, True)
-    if isinstance(message, Join):
+    if isinstance(message, Join | Observe):
         page = claims[message.cursor : message.cursor + PAGE]
         end = message.cursor + PAGE
         cursor = end if end < len(claims) else None
         return State(
             sender=me,
             generation=generation,
-            sequence=message.sequence,
+            sequence=message.sequence if isinstance(message, Join) else 0,
             root=0,
             size=len(claims) + 1,
             claims=tuple(page),

@@ -1,68 +1,43 @@
-"""The command `mesh-inspect`: look, print (or bury a dead member), and report an exit status.
+"""The command `mesh-inspect`: read the command line, run a command, report an exit status.
 
 exit status   0   the answer was printed
               2   a mesh answered, but nothing in it matches
               3   no mesh answered
              64   the command line or a setting cannot be used
+
+`doctor` has statuses of its own (`exits.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import IntEnum
-from typing import Final, NoReturn, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
 
-from mesh_inspect.render import escape, to_json, write_table
-from mesh_inspect.rows import rows_of
-from netloader import __version__
-from netloader.program import PROGRAM as LOADER
-from netmesh import (
-    Member,
-    MemberId,
-    MeshError,
-    MeshSettings,
-    NoMeshError,
-    SettingsError,
-    Status,
-    count_keys,
-    forget,
-    generate_key,
-    observe,
+from mesh_inspect.exits import DoctorExit, InspectExit
+from mesh_inspect.looking import (
+    DEFAULT_TIMEOUT_S,
+    DOCTOR_TIMEOUT_S,
+    PROGRAM,
+    WAIT_TIMEOUT_S,
+    Arguments,
+    Means,
+    nobody_answered,
+    say,
 )
+from mesh_inspect.render import escape
+from netloader import __version__
+from netmesh import MeshError, NoMeshError, SettingsError
 
-PROGRAM: Final = "mesh-inspect"
-DEFAULT_TIMEOUT_S: Final = 3.0
 MAX_TIMEOUT_S: Final = 3600.0
-
-
-class InspectExit(IntEnum):
-    """What the exit status means. Scripts depend on it: never renumber."""
-
-    OK = 0
-    FAILED = 1
-    NOTHING_MATCHES = 2
-    NO_MESH = 3
-    USAGE = 64  # EX_USAGE of sysexits.h; argparse's own 2 has another meaning here
-    INTERRUPTED = 130
-
 
 _DESCRIPTION = """\
 Show the members of a Netloader mesh and the weights they hold, without becoming a member.
-
-commands:
-  peers    print the members (the default)
-  forget MEMBER
-           tell the mesh that a dead member (HOST:PORT) will not come back
-  keys     count the members that serve by each cluster key, by its fingerprint
-  keygen   print a new cluster key, for MESH_KEY_FILE:
-           (umask 077; mesh-inspect keygen > mesh.key)
 """
 
 _EPILOG = """\
@@ -76,82 +51,75 @@ exit status:
   2    a mesh answered, but no member matches
   3    no mesh answered; stderr says what was tried
   64   the command line or a setting cannot be used
+`doctor` ends with 0 (healthy), 1 (findings), 2 (usage) or 3 (nobody).
 """
 
-
-class Look(Protocol):
-    """Finds the members, as `netmesh.observe` does."""
-
-    def __call__(
-        self, settings: MeshSettings, timeout_s: float, *, seeds_only: bool
-    ) -> tuple[Member, ...]: ...
+_DEFAULT: Final = "peers"
 
 
-class Bury(Protocol):
-    """Tells a mesh that a member is gone for good, as `netmesh.forget` does."""
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One command. What it does is in the file of its name, which is imported when it is used: a
+    look at the members must not wait for what others need."""
 
-    def __call__(
-        self, settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
-    ) -> Status | None: ...
+    help: str
+    options: frozenset[str]
+    """Names of `_OPTIONS`."""
+    usage: int = InspectExit.USAGE
+    """The exit status for a command line that cannot be used."""
+
+
+_COMMON: Final = frozenset({"seed", "mesh", "timeout"})
+
+_COMMANDS: Final[Mapping[str, _Command]] = {
+    "peers": _Command("print the members (the default)", _COMMON | {"output", "model"}),
+    "match": _Command(
+        "say who could feed a worker, and why each other member could not",
+        _COMMON | {"output"},
+    ),
+    "doctor": _Command(
+        "look for what keeps workers on this host and the mesh apart",
+        _COMMON | {"output"},
+        DoctorExit.USAGE,
+    ),
+    "wait": _Command("wait until members are ready", _COMMON | {"model"}),
+    "forget": _Command("tell the mesh that a dead member will not come back", _COMMON),
+    "keys": _Command("count the members that serve by each cluster key", _COMMON),
+    "keygen": _Command(
+        "print a new cluster key: (umask 077; mesh-inspect keygen > mesh.key)",
+        frozenset(),
+    ),
+}
 
 
 class _InspectParser(argparse.ArgumentParser):
     """Exits with 64 where argparse would exit with 2."""
 
+    usage_status: int = InspectExit.USAGE
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(InspectExit.USAGE, f"{self.prog}: {escape(message)}\n")
+        self.exit(self.usage_status, f"{self.prog}: {escape(message)}\n")
 
 
-class _Arguments(argparse.Namespace):
-    """The command line, with types. Options of `peers` are None if they were not given."""
-
-    command: str
-    member: str | None
-    output: str | None
-    seed: list[str] | None
-    mesh: str | None
-    model: str | None
-    timeout: float | None
-
-    @property
-    def of_peers(self) -> tuple[object, ...]:
-        return (self.output, self.seed, self.mesh, self.model, self.timeout)
-
-
-def main(argv: Sequence[str] | None = None, look: Look = observe, bury: Bury = forget) -> int:
+def main(argv: Sequence[str] | None = None, means: Means | None = None) -> int:
     """Run the command and return its exit status. A usage error raises SystemExit."""
-    parser = _parser()
-    options = parser.parse_args(argv, namespace=_Arguments())
+    options = _parsed(argv)
+    command = _COMMANDS[options.command or _DEFAULT]
     # A terminal that cannot show a name's characters must not crash the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        if options.command == "keygen":
-            if any(value is not None for value in (*options.of_peers, options.member)):
-                parser.error("keygen takes no options")
-            print(generate_key())
-            status = InspectExit.OK
-        elif options.command == "forget":
-            if options.member is None:
-                parser.error("forget needs a member: HOST:PORT, as `mesh-inspect -o wide` shows it")
-            if options.output is not None or options.model is not None:
-                parser.error("forget takes --seed, --mesh and --timeout only")
-            status = _forget(MemberId(options.member), options, bury)
-        elif options.command == "keys":
-            if options.member is not None or options.output or options.model is not None:
-                parser.error("keys takes --seed, --mesh and --timeout only")
-            status = _keys(options, look)
-        else:
-            if options.member is not None:
-                parser.error(f"peers takes no member: {options.member!r}")
-            status = _peers(options, look)
+        status = _run(options, means or Means())
         sys.stdout.flush()
     except SettingsError as error:
-        _say(_in_words_of_the_command(error, options))
-        return InspectExit.USAGE
+        say(options.in_words_of_the_command(error))
+        return command.usage
+    except NoMeshError as error:
+        say(nobody_answered(error, options.settings, seeds_only=options.seeds_only))
+        return InspectExit.NO_MESH
     except MeshError as error:
-        _say(str(error))
+        say(str(error))
         return InspectExit.FAILED
     except BrokenPipeError:
         # The reader (`| head`) has enough. Nothing must be flushed to it at exit either.
@@ -162,148 +130,99 @@ def main(argv: Sequence[str] | None = None, look: Look = observe, bury: Bury = f
     return status
 
 
-def _forget(member: MemberId, options: _Arguments, bury: Bury) -> InspectExit:
-    settings = _settings(options)
-    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
-    seeds_only = options.seed is not None
-    try:
-        with _log_to_stderr():
-            status = bury(settings, member, timeout_s, seeds_only=seeds_only)
-    except NoMeshError as error:
-        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
-        return InspectExit.NO_MESH
-    if status is Status.LEFT:
-        print(escape(f"{member} is forgotten"))
-        return InspectExit.OK
-    if status is None:
-        _say(f"mesh {settings.name!r} knows no member {member}")
-        return InspectExit.NOTHING_MATCHES
-    _say(f"{member} is {status.name.lower()}: only a dead member can be forgotten")
-    return InspectExit.NOTHING_MATCHES
+def _run(options: Arguments, means: Means) -> int:
+    run: Callable[[Arguments, Means], int]
+    match options.command or _DEFAULT:
+        case "doctor":
+            from mesh_inspect.commands.doctor import run
+        case "forget":
+            from mesh_inspect.commands.forget import run
+        case "keygen":
+            from mesh_inspect.commands.keygen import run
+        case "keys":
+            from mesh_inspect.commands.keys import run
+        case "match":
+            from mesh_inspect.commands.match import run
+        case "wait":
+            from mesh_inspect.commands.wait import run
+        case _:
+            from mesh_inspect.commands.peers import run
+    return run(options, means)
 
 
-def _keys(options: _Arguments, look: Look) -> InspectExit:
-    settings = _settings(options)
-    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
-    seeds_only = options.seed is not None
-    try:
-        with _log_to_stderr():
-            members = look(settings, timeout_s, seeds_only=seeds_only)
-    except NoMeshError as error:
-        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
-        return InspectExit.NO_MESH
-    gone = (Status.DEAD, Status.LEFT)
-    asked = [member.id for member in members if member.status not in gone]
-    for number, count in enumerate(count_keys(settings, asked, timeout_s), start=1):
-        if count.fingerprint is not None:
-            print(f"key {number} ({count.fingerprint}): {len(count.members)} members serve by it")
-        elif count.members:
-            print(f"none of these, or no answer: {len(count.members)} members")
-            for member in count.members:
-                print(f"  {escape(member)}")
-    return InspectExit.OK
-
-
-def _peers(options: _Arguments, look: Look) -> InspectExit:
-    settings = _settings(options)
-    timeout_s = DEFAULT_TIMEOUT_S if options.timeout is None else options.timeout
-    # A user who names a seed wants the answer of that seed, above all when a mesh is split. A
-    # member on this host would often answer first.
-    seeds_only = options.seed is not None
-    try:
-        with _log_to_stderr():
-            members = look(settings, timeout_s, seeds_only=seeds_only)
-    except NoMeshError as error:
-        _say(_nobody_answered(error, settings, seeds_only=seeds_only))
-        return InspectExit.NO_MESH
-
-    rows = rows_of(members, options.model)
-    if options.output == "json":
-        print(to_json(rows, mesh=settings.name))
-    elif rows:
-        write_table(
-            rows,
-            sys.stdout,
-            mesh=settings.name,
-            wide=options.output == "wide",
-            terminal=sys.stdout.isatty(),
+def _parsed(argv: Sequence[str] | None) -> Arguments:
+    """The command line. Options of all commands may also stand before the command."""
+    parser = _parser()
+    for name in ("output", "seed", "mesh", "model", "timeout"):
+        _OPTIONS[name](parser, None)
+    chosen = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    parsers: dict[str, _InspectParser] = {}
+    for name, command in _COMMANDS.items():
+        made = parsers[name] = chosen.add_parser(
+            name,
+            help=command.help,
+            description=command.help[0].upper() + command.help[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-    if rows:
-        return InspectExit.OK
-    if options.model is None:
-        _say(f"mesh {settings.name!r} answered, but has no members")
-    else:
-        _say(f"no member of mesh {settings.name!r} holds a model that matches {options.model!r}")
-    return InspectExit.NOTHING_MATCHES
+        made.usage_status = command.usage
+        for option in sorted(command.options):
+            # What stands before the command stays, unless it is said again after it.
+            _OPTIONS[option](made, argparse.SUPPRESS)
+    _only_some(parsers)
+    options, unknown = parser.parse_known_args(argv, namespace=Arguments())
+    name = options.command or _DEFAULT
+    if unknown:
+        parsers[name].error(f"unrecognized arguments: {' '.join(unknown)}")
+    for option in ("output", "seed", "mesh", "model", "timeout"):
+        if getattr(options, option) is not None and option not in _COMMANDS[name].options:
+            parsers[name].error(f"{name} takes no --{option}")
+    if name == "match" and (options.like is None) == (options.model_and_flags is None):
+        parsers[name].error("match takes a MODEL with vLLM's flags, or --like MEMBER")
+    if options.output == "wide" and name != "peers":
+        parsers[name].error(f"{name} prints a text or json")
+    return options
 
 
-def _settings(options: _Arguments) -> MeshSettings:
-    """A worker's settings, overridden by the command line."""
-    chosen: dict[str, object] = {}
-    if options.mesh is not None:
-        chosen["MESH_NAME"] = options.mesh
-    if options.seed is not None:
-        chosen["MESH_SEEDS"] = tuple(options.seed)
-    return MeshSettings.load(chosen, program=LOADER)
-
-
-def _in_words_of_the_command(error: SettingsError, options: _Arguments) -> str:
-    """The error, which names the option if the value came from one."""
-    key = error.key
-    if key in ("MESH_SEEDS", "seed", "address") and options.seed is not None:
-        key = "--seed"
-    elif key == "MESH_NAME" and options.mesh is not None:
-        key = "--mesh"
-    return str(SettingsError(key, error.value, error.allowed))
-
-
-def _nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:
-    """What was tried and what to do, one item a line."""
-    alone = settings.key is None and settings.key_file is None and not settings.insecure
-    places = [f"seed {seed}" for seed in settings.seeds]
-    if not seeds_only:
-        if not places and not alone:
-            places.append("the scheduler's environment")
-        places.append(f"same-host directory {settings.host_directory()}")
-    lines = [
-        f"no member of mesh {error.mesh!r} answered within {error.timeout_s:g} s",
-        f"  looked in: {', '.join(places)}",
-        f"  asked: {', '.join(error.tried) or 'nobody, no address was found there'}",
-    ]
-    if error.__cause__ is not None:
-        lines.append(f"  likely reason: {error.__cause__}")
-    if alone:
-        lines.append("  without a cluster key (NETLOADER_MESH_KEY_FILE) only this host is searched")
-    lines.append(
-        "  what to do: start a worker with `--load-format netloader`, name a member with "
-        "--seed HOST[:PORT], or check that --mesh and the cluster key are those of the workers"
+def _only_some(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Arguments that one command takes and no other."""
+    parsers["forget"].add_argument(
+        "member", metavar="MEMBER", help="HOST:PORT, as `mesh-inspect -o wide` shows it"
     )
-    return "\n".join(lines)
+    parsers["match"].add_argument(
+        "--like",
+        metavar="MEMBER",
+        help="a worker that needs what this member has: HOST:PORT, as `-o wide` shows it",
+    )
+    asked = parsers["match"].add_argument(
+        "model_and_flags",
+        nargs=argparse.PARSER,
+        metavar="MODEL [vLLM flag ...]",
+        help="what would follow `vllm serve`; all that stands behind MODEL is vLLM's",
+    )
+    asked.required = False
+    parsers["wait"].add_argument(
+        "--for",
+        dest="awaited",
+        choices=("ready", "alive"),
+        default="ready",
+        help="ready: may be asked for weights (default); alive: is there",
+    )
+    parsers["wait"].add_argument(
+        "--count",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="how many members (default: 1)",
+    )
+    parsers["doctor"].add_argument(
+        "--no-transfer",
+        action="store_true",
+        help="ask no member for a chunk of its weights",
+    )
 
 
-def _say(message: str) -> None:
-    """Print to stderr with every line escaped, because others may have written parts of it."""
-    lines = (escape(line) for line in message.split("\n"))
-    print(f"{PROGRAM}:", "\n".join(lines), file=sys.stderr)
-
-
-class _Handler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        _say(record.getMessage())
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show the mesh's warnings (a seed that does not resolve, an unsafe directory) on stderr."""
-    logger, handler = logging.getLogger("netmesh"), _Handler(logging.WARNING)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _InspectParser:
     parser = _InspectParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
@@ -312,40 +231,74 @@ def _parser() -> argparse.ArgumentParser:
         # An abbreviation that works today would change its meaning with the next option.
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("peers", "forget", "keys", "keygen"),
-        default="peers",
-        help="default: peers",
-    )
-    parser.add_argument("member", nargs="?", metavar="MEMBER", help="of `forget`: HOST:PORT")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _output(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
         "-o",
         "--output",
         choices=("table", "wide", "json"),
-        help="table (default); wide: more columns, nothing folded; json: one document",
+        default=default,
+        help="table (default); wide: more columns, nothing folded (peers); json: one document",
     )
+
+
+def _seed(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
         "--seed",
         action="append",
         metavar="HOST[:PORT]",
+        default=default,
         help="ask only this member (repeatable; takes every form of MESH_SEEDS)",
     )
+
+
+def _mesh(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
-        "--mesh", metavar="NAME", help="name of the mesh (default: NETLOADER_MESH_NAME, 'default')"
+        "--mesh",
+        metavar="NAME",
+        default=default,
+        help="name of the mesh (default: NETLOADER_MESH_NAME, 'default')",
     )
+
+
+def _model(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
-        "--model", metavar="NAME", help="only holdings of this model; * and ? match anything"
+        "--model",
+        metavar="NAME",
+        default=default,
+        help="only holdings of this model; * and ? match anything",
     )
+
+
+def _timeout(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help=f"how long to wait for an answer (default: {DEFAULT_TIMEOUT_S:g})",
+        default=default,
+        help=(
+            f"how long to wait for an answer (default: {DEFAULT_TIMEOUT_S:g}; "
+            f"wait: {WAIT_TIMEOUT_S:g}; doctor, as a whole: {DOCTOR_TIMEOUT_S:g})"
+        ),
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
+
+
+_OPTIONS: Final[Mapping[str, Callable[[argparse.ArgumentParser, object], None]]] = {
+    "output": _output,
+    "seed": _seed,
+    "mesh": _mesh,
+    "model": _model,
+    "timeout": _timeout,
+}
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 to 1000000")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -6,14 +6,15 @@ never read text as rich markup. The JSON document is plain ASCII.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, TextIO
 
+import orjson
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mesh_inspect.rows import HoldingRow, RankPlace
@@ -22,6 +23,10 @@ API_VERSION: Final = "mesh-inspect/v1"
 
 NOTHING: Final = "-"
 """Shown for unknown or empty values, so that every line of a table has the same columns."""
+
+_GAP: Final = "  "
+
+_NOT_ASCII: Final = re.compile(r"[^\n -~]")
 
 UNLIMITED: Final = 1_000_000
 """Width at which nothing is folded or cut: adverts are far smaller."""
@@ -132,19 +137,17 @@ def write_table(
     copy from them.
     """
     columns = _WIDE if wide else _NARROW
+    grid = _Grid(columns, rows)
     screen = Console(file=out, force_terminal=terminal)
-    if not terminal or screen.is_dumb_terminal:  # rich would cut lines at 80 for the latter
-        buffer = io.StringIO()
-        _console(buffer, terminal=False).print(_table(rows, columns))
-        out.writelines(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
+    if not terminal or screen.is_dumb_terminal:
+        out.writelines(f"{line.text.rstrip()}\n" for line in grid.lines())
         return
     console = _console(out, terminal=True)
-    table = _table(rows, columns)
-    excess = console.measure(table).maximum - screen.width
-    if excess > 0 and not wide:
-        longest = max((Text(escape(row.model or "")).cell_len for row in rows), default=0)
-        table.columns[0].max_width = max(MIN_MODEL_WIDTH, longest - excess)
-    console.print(table)
+    for line in grid.lines(None if wide else screen.width):
+        text = Text(line.text.rstrip(), style=line.style)
+        for start, end, style in line.spans:
+            text.stylize(style, start, end)
+        console.print(text)
     members = len({(row.member.id, row.member.generation) for row in rows})
     ready = sum(row.ready for row in rows)
     console.print(Text(f"mesh {mesh}: {_count(members, 'member')}, {ready} ready", "dim"))
@@ -157,8 +160,14 @@ def to_json(rows: Sequence[HoldingRow], *, mesh: str) -> str:
         "mesh": mesh,
         "members": [_entry(row) for row in rows],
     }
-    # ASCII only: a terminal obeys characters that JSON would let through.
-    return json.dumps(document, indent=2, ensure_ascii=True)
+    return ascii_json(document)
+
+
+def ascii_json(document: object) -> str:
+    """JSON of a document for programs. ASCII only: a terminal obeys characters that JSON would let
+    through."""
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def escape(text: str) -> str:
@@ -209,23 +218,56 @@ def _console(out: TextIO, *, terminal: bool) -> Console:
     )
 
 
-def _table(rows: Sequence[HoldingRow], columns: Sequence[_Column]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            overflow="fold",
-            no_wrap=column.title != "MODEL",
+@dataclass(frozen=True, slots=True)
+class _TableLine:
+    """One line of a table, as it is written."""
+
+    text: str
+    style: str = ""
+    spans: tuple[tuple[int, int, str], ...] = ()
+    """Parts with a style of their own: first character, the one behind the last, style."""
+
+
+class _Grid:
+    """Cells in aligned columns. rich's own tables take seconds for thousands of rows."""
+
+    def __init__(self, columns: Sequence[_Column], rows: Sequence[HoldingRow]) -> None:
+        self._columns = columns
+        self._rows = rows
+        # Text, not markup: nothing in a cell is obeyed.
+        self._cells = [[escape(column.cell(row)) or NOTHING for column in columns] for row in rows]
+        self._widths = [
+            max(cell_len(text) for text in (column.title, *(row[n] for row in self._cells)))
+            for n, column in enumerate(columns)
+        ]
+
+    def lines(self, screen: int | None = None) -> Iterator[_TableLine]:
+        """`screen`: columns of the screen that model names are folded for."""
+        widths = list(self._widths)
+        excess = 0 if screen is None else sum(widths) + len(_GAP) * (len(widths) - 1) - screen
+        if excess > 0:
+            widths[0] = min(widths[0], max(MIN_MODEL_WIDTH, widths[0] - excess))
+        yield _TableLine(self._joined([column.title for column in self._columns], widths), "bold")
+        status = next(n for n, column in enumerate(self._columns) if column.title == "STATUS")
+        start = sum(widths[:status]) + len(_GAP) * status
+        for row, cells in zip(self._rows, self._cells, strict=True):
+            model, *more = chop_cells(cells[0], widths[0]) if excess > 0 else cells[:1]
+            style = "dim" if row.gone else ""
+            text = self._joined([model, *cells[1:]], widths)
+            # Where a name has wide characters, its cells are more than its characters.
+            first = start - (cell_len(model) - len(model))
+            spans = ((first, first + len(cells[status]), _STYLES.get(row.condition, "")),)
+            yield _TableLine(text, style, spans)
+            for part in more:
+                yield _TableLine(part, style)
+
+    def _joined(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+        return _GAP.join(
+            " " * (width - cell_len(cell)) + cell
+            if column.right
+            else cell + " " * (width - cell_len(cell))
+            for column, cell, width in zip(self._columns, cells, widths, strict=True)
         )
-    for row in rows:
-        # Text objects, not strings, because rich never looks for markup in them.
-        cells = [Text(escape(column.cell(row)) or NOTHING) for column in columns]
-        for column, cell in zip(columns, cells, strict=True):
-            if column.title == "STATUS":
-                cell.stylize(_STYLES.get(row.condition, ""))
-        table.add_row(*cells, style="dim" if row.gone else None)
-    return table
 
 
 def _entry(row: HoldingRow) -> dict[str, object]:

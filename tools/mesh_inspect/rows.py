@@ -14,6 +14,7 @@ from typing import Final
 from netloader.checkpoint.wanted import content_id
 from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
+from netloader.identity.identity import Fields
 from netmesh import Member, Status
 
 MAX_COUNT: Final = 2**63 - 1
@@ -70,7 +71,7 @@ class HoldingRow:
     @property
     def place(self) -> RankPlace:
         """Where the member stands in the parallel layout of this model."""
-        return RankPlace(**{size.name: self._number(size.name) for size in fields(RankPlace)})
+        return RankPlace() if self.holding is None else place_of(self.holding.fields)
 
     @property
     def ready(self) -> bool:
@@ -116,9 +117,10 @@ class HoldingRow:
         value = None if self.holding is None else self.holding.fields.get(name)
         return value if isinstance(value, str) and value else None
 
-    def _number(self, name: str) -> int | None:
-        value = None if self.holding is None else self.holding.fields.get(name)
-        return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
+
+def place_of(parts: Fields) -> RankPlace:
+    """The place that an identity's parts tell."""
+    return RankPlace(**{size.name: _number(parts.get(size.name)) for size in fields(RankPlace)})
 
 
 def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[HoldingRow, ...]:
@@ -138,6 +140,10 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Holdin
         for holding in holdings or (None,)
     ]
     return tuple(sorted((row for row in rows if _matches(row, model)), key=_order))
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
 
 
 def _matches(row: HoldingRow, model: str | None) -> bool:

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from netloader import __version__
 from netloader.identity.identity import MAX_FIELDS, Role
 from netmesh import JsonObject
 
@@ -29,6 +30,9 @@ MAX_NAMES: Final = 8
 MAX_TRANSPORTS: Final = 8
 MAX_CONTENT: Final = 16
 """Kinds of evidence: more than exist now, for later versions."""
+
+_MAX_RELEASE: Final = 64
+"""Characters of a version."""
 
 _OLDEST: Final = "gloo"
 
@@ -196,8 +200,15 @@ def encode(holdings: Sequence[Holding]) -> JsonObject:
     """The advert of a worker with these holdings."""
     return {
         "schema": SCHEMA,
+        "release": __version__,
         "holdings": [holding.model_dump(mode="json") for holding in holdings],
     }
+
+
+def release_of(advert: JsonObject) -> str:
+    """The version of this package that a member runs; empty where it does not say."""
+    release = advert.get("release")
+    return release[:_MAX_RELEASE] if isinstance(release, str) else ""
 
 
 def decode(advert: JsonObject) -> tuple[Holding, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -66,9 +66,62 @@ def choose(
     kind. Without `explain` no rejected member is reported.
     """
     found: list[tuple[tuple[bool, int, int, bytes], Candidate]] = []
-    rejected: list[_Rejected] = []
+    rejected: list[Rejected] = []
     everybody = [(member, read(member)) for member in members]
     me = next((member for member, _ in everybody if member.me), None)
+    for one in verdicts(
+        everybody,
+        identity,
+        transports,
+        chunk_bytes,
+        fabric=fabric,
+        caught=caught,
+        reaches=reaches,
+        explain=explain,
+    ):
+        member, holding = one.member, one.holding
+        if one.rejected is not None:
+            rejected.append(one.rejected)
+            continue
+        key = (
+            one.accused,
+            holding.serving,
+            distance(me.host, member.host) if me is not None else 0,
+            _weight(me.id if me is not None else None, member.id),
+        )
+        candidate = Candidate(holding.endpoint, BY_MESH, member.generation, holding.offered)
+        found.append((key, candidate))
+    found.sort(key=lambda entry: entry[0])
+    return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a replica makes of one holding of another member."""
+
+    member: Member
+    holding: Holding
+    accused: bool
+    """Whether another member says that this process sent it wrong bytes."""
+    rejected: Rejected | None
+    """None: the replica would ask for these weights."""
+
+
+def verdicts(
+    everybody: Sequence[tuple[Member, Sequence[Holding]]],
+    identity: Identity,
+    transports: Sequence[str],
+    chunk_bytes: int,
+    *,
+    fabric: str = "",
+    caught: Collection[Process] = (),
+    reaches: Callable[[str], bool] = lambda endpoint: True,
+    explain: bool = True,
+) -> Iterator[Verdict]:
+    """A verdict on each holding of the identity's role; the arguments are those of `choose`.
+
+    Without `explain` holdings that differ in a part of the identity are left out.
+    """
     accused = accusers(everybody)
     mine = identity.fields()
     for member, holdings in everybody:
@@ -81,35 +134,27 @@ def choose(
             if theirs == "checkpoint" and identity.layout != theirs:
                 continue  # Said already, when that layout was looked for.
             process = (holding.endpoint, int(member.generation))
+            rejected = None
             if holding.fields != mine or other_model(identity.names, holding.names):
-                if explain:
-                    rejected.append(_differing(member, holding, identity, mine))
-                continue
-            why_not = _unsuitable(member, holding, transports, chunk_bytes)
-            if why_not is None and not reaches(holding.endpoint):
-                why_not = f"its endpoint {holding.endpoint} may not be reached from here"
-            if why_not is None and holding.fabric and fabric not in ("", holding.fabric):
-                why_not = f"FABRIC: mine {fabric}, theirs {holding.fabric}"
-            if why_not is None and process in caught:
-                why_not = "sent other bytes than it had promised"
-            if why_not is None:
-                why_not = content_mismatch(identity.content, holding.content)
-            if why_not is not None:
-                rejected.append(_Rejected(0, member.id, holding.model, why_not))
-                continue
-            key = (
-                process in accused,
-                holding.serving,
-                distance(me.host, member.host) if me is not None else 0,
-                _weight(me.id if me is not None else None, member.id),
-            )
-            one = Candidate(holding.endpoint, BY_MESH, member.generation, holding.offered)
-            found.append((key, one))
-    found.sort(key=lambda entry: entry[0])
-    return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))
+                if not explain:
+                    continue
+                rejected = _differing(member, holding, identity, mine)
+            else:
+                why_not = _unsuitable(member, holding, transports, chunk_bytes)
+                if why_not is None and not reaches(holding.endpoint):
+                    why_not = f"its endpoint {holding.endpoint} may not be reached from here"
+                if why_not is None and holding.fabric and fabric not in ("", holding.fabric):
+                    why_not = f"FABRIC: mine {fabric}, theirs {holding.fabric}"
+                if why_not is None and process in caught:
+                    why_not = "sent other bytes than it had promised"
+                if why_not is None:
+                    why_not = content_mismatch(identity.content, holding.content)
+                if why_not is not None:
+                    rejected = Rejected(0, member.id, holding.model, why_not)
+            yield Verdict(member, holding, process in accused, rejected)
 
 
-class _Rejected(NamedTuple):
+class Rejected(NamedTuple):
     """A member that is not a candidate."""
 
     differences: int
@@ -123,25 +168,25 @@ _FAR = 1_000
 """Added to the differences of a member with another name."""
 
 
-def _differing(member: Member, holding: Holding, identity: Identity, mine: Fields) -> _Rejected:
+def _differing(member: Member, holding: Holding, identity: Identity, mine: Fields) -> Rejected:
     other = other_model(identity.names, holding.names)
     if other is not None:
-        return _Rejected(_FAR, member.id, holding.model, other)
+        return Rejected(_FAR, member.id, holding.model, other)
     if holding.state == "loading" and SHARDS in mine and SHARDS not in holding.fields:
         # The member learns what its layers hold only once they exist.
         known = {name: value for name, value in mine.items() if name in holding.fields}
         if not differences(known, holding.fields):
-            return _Rejected(0, member.id, holding.model, "is loading: its model is being built")
+            return Rejected(0, member.id, holding.model, "is loading: its model is being built")
     differing = differences(mine, holding.fields)
     if len(differing) == 1 and holding.fields.get(LAYOUT) not in (None, identity.layout):
-        return _Rejected(0, member.id, holding.model, "has them as post-processing left them")
+        return Rejected(0, member.id, holding.model, "has them as post-processing left them")
     named_alike = names_differ(identity.names, holding.names) is None and holding.names
     far = 0 if named_alike else _FAR
     reason = listed(differing) if named_alike else differing[0]
-    return _Rejected(far + len(differing), member.id, holding.model, reason)
+    return Rejected(far + len(differing), member.id, holding.model, reason)
 
 
-def _told(rejected: list[_Rejected], found_one: bool) -> tuple[str, ...]:
+def _told(rejected: list[Rejected], found_one: bool) -> tuple[str, ...]:
     """What to report about members that are not candidates."""
     if not rejected:
         return ()

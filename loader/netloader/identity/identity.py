@@ -203,6 +203,24 @@ class Identity:
         them out."""
         return replace(self, layout="runtime", built={**self.built, **parts})
 
+    @classmethod
+    def of_fields(
+        cls, fields: Fields, names: Mapping[str, str], content: Mapping[str, str]
+    ) -> Identity:
+        """The identity that travels as these `fields()`, whatever parts a later version has."""
+        head = ("architecture", "dtype", "quantization", "role", "layout")
+        rest = {name: value for name, value in fields.items() if name not in head}
+        return cls(
+            Names(*(names.get(kind, "") for kind in ("model", "known", "given"))),
+            architecture=str(fields.get("architecture", "")),
+            dtype=str(fields.get("dtype", "")),
+            quantization=str(fields.get("quantization", "")),
+            built=rest,
+            role="draft" if fields.get("role") == "draft" else "target",
+            layout="runtime" if fields.get("layout") == "runtime" else "checkpoint",
+            content={kind: content[kind] for kind in STRENGTH if kind in content},
+        )
+
     @property
     def digest(self) -> str:
         """32 hex digits over the canonical JSON of `fields()`."""

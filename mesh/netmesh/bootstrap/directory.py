@@ -123,6 +123,21 @@ class _File:
         return _is_gone(self.entry, self.age_s)
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """What one member has written into the directory, for people to look at."""
+
+    path: Path
+    mesh: str
+    """Name of the member's mesh."""
+    member: MemberId
+    """Where the member said that it listens."""
+    pid: int
+    """Its process, in a namespace of process ids that may not be ours."""
+    stale: bool
+    """Whether that process is gone, as far as can be told from here."""
+
+
 class HostDirectory:
     """The directory as one mesh sees it.
 
@@ -186,6 +201,26 @@ class HostDirectory:
                     file.entry.address
                     for file in _files(directory, _tag(self._mesh), unfinished=False)
                     if self._is_contact(file)
+                ]
+        except FileNotFoundError:
+            return []
+
+    def entries(self) -> list[DirectoryEntry]:
+        """Everything that members of all meshes have written, those of this mesh first. Only reads.
+
+        Empty when the directory does not exist.
+        """
+        try:
+            with self._opened(create=False) as directory:
+                return [
+                    DirectoryEntry(
+                        self._path / FOLDER / file.name,
+                        file.entry.mesh,
+                        file.entry.address.member_id(),
+                        file.entry.pid,
+                        file.is_stale,
+                    )
+                    for file in _files(directory, _tag(self._mesh), unfinished=False)
                 ]
         except FileNotFoundError:
             return []

@@ -225,9 +225,19 @@ class Joining:
         claims, following = reconciliation.page(
             table, cursor, node.settings.page_bytes, since=since
         )
+        clock_ms = max(0, int(node.clock_ms())) if dead else None
         node.reply(
             connection,
-            State(node.id, node.generation, sequence, table.root, table.size, claims, following),
+            State(
+                node.id,
+                node.generation,
+                sequence,
+                table.root,
+                table.size,
+                claims,
+                following,
+                clock_ms,
+            ),
         )
 
     def _answered(self, sequence: int, sender: MemberId) -> None:

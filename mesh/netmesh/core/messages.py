@@ -115,6 +115,8 @@ class State:
     claims: tuple[Claim, ...]
     cursor: int | None
     """Bucket at which to go on; None when this was the last page."""
+    clock_ms: int | None = None
+    """The sender's clock, in milliseconds since the epoch, for observers. None: not said."""
 
 
 @dataclass(frozen=True, slots=True)

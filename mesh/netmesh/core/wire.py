@@ -56,6 +56,7 @@ MAX_BODY_BYTES: Final = 256 * 1024
 MAX_CLAIMS: Final = 4096
 MAX_SIZE: Final = 2**32 - 1
 MAX_RETRY_MS: Final = 600_000
+MAX_CLOCK_MS: Final = 2**53 - 1
 ANSWER: Final = 1
 """Flag of a `Digest` or `Exchange` that answers a question."""
 NEWEST_SHIFT: Final = 8
@@ -122,7 +123,10 @@ def _observe(h: _Header, b: JsonObject) -> Message:
 
 def _state(h: _Header, b: JsonObject) -> Message:
     cursor = None if b.get("cursor") is None else _cursor(b)
-    return State(h.sender, h.generation, h.sequence, h.root, h.size, _claims(b), cursor)
+    # Only for observers, and added later: whatever else it may be says nothing.
+    clock = b.get("clock")
+    clock_ms = clock if type(clock) is int and 0 <= clock <= MAX_CLOCK_MS else None
+    return State(h.sender, h.generation, h.sequence, h.root, h.size, _claims(b), cursor, clock_ms)
 
 
 def _busy(h: _Header, b: JsonObject) -> Message:
@@ -300,6 +304,8 @@ def _body(message: Message) -> dict[str, object]:
         case State():
             body["claims"] = [fields.dump_claim(c) for c in message.claims]
             body["cursor"] = message.cursor
+            if message.clock_ms is not None:
+                body["clock"] = message.clock_ms
         case Busy():
             body["retry_ms"] = message.retry_after_ms
             body["claims"] = [fields.dump_claim(c) for c in message.claims]

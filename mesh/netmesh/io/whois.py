@@ -44,7 +44,7 @@ _EVENTS: Final = (
 def key_in_use(address: Address, security: SocketSecurity, timeout_s: float = 1.0) -> int | None:
     """Which of our keys (0: the first) the member at `address` serves by; None for another or if it
     does not answer in time. `security` has one key at least."""
-    with _context() as context:
+    with own_context() as context:
         for ring in range(len(security.rings)):
             if _lets_in(context, address, security, ring, timeout_s):
                 return ring
@@ -102,31 +102,30 @@ def complaint(
 
     `answers` asks over a connected DEALER for what only members of this mesh answer.
     """
-    mechanism = _mechanism(address, timeout_s)
-    if mechanism is None:
+    try:
+        spoken = mechanism(address, timeout_s)
+    except OSError:
         return None
-    if not mechanism:
+    if not spoken:
         return "is another program's"
-    if security.enabled and mechanism != b"CURVE":
+    if security.enabled and spoken != b"CURVE":
         return "has no cluster key, and this member has one"
-    if not security.enabled and mechanism == b"CURVE":
+    if not security.enabled and spoken == b"CURVE":
         return "has a cluster key, and this member has none"
     if security.enabled:
         if key_in_use(address, security, timeout_s) is None:
             return "has another cluster key, or belongs to a mesh of another MESH_NAME"
         return None
-    with _context() as context, _dealer(context, address) as dealer:
+    with own_context() as context, dealer_of(context, address) as dealer:
         dealer.connect(f"tcp://{address}")
         return None if answers(dealer) else "belongs to a mesh of another MESH_NAME, or is held up"
 
 
-def _mechanism(address: Address, timeout_s: float) -> bytes | None:
-    """How ZeroMQ authenticates there; empty if it is not ZeroMQ, None if nobody accepts."""
+def mechanism(address: Address, timeout_s: float) -> bytes:
+    """How ZeroMQ authenticates there; empty if it is not ZeroMQ. Raises OSError if nobody
+    accepts."""
     deadline = time.monotonic() + timeout_s
-    try:
-        plain = socket.create_connection((address.host, address.port), timeout_s)
-    except OSError:
-        return None
+    plain = socket.create_connection((address.host, address.port), timeout_s)
     greeting = b""
     # Whoever is silent or hangs up did not greet like a member.
     with plain, contextlib.suppress(OSError):
@@ -149,7 +148,7 @@ def _lets_in(
     ring: int,
     timeout_s: float,
 ) -> bool:
-    with _dealer(context, address) as dealer:
+    with dealer_of(context, address) as dealer:
         security.apply_client(dealer, ring)
         events = dealer.get_monitor_socket(_EVENTS)
         try:
@@ -164,7 +163,8 @@ def _lets_in(
 
 
 @contextlib.contextmanager
-def _context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+def own_context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    """A context of the caller's own, for one question."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         yield context
@@ -173,9 +173,10 @@ def _context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 
 
 @contextlib.contextmanager
-def _dealer(
+def dealer_of(
     context: zmq.Context[zmq.Socket[bytes]], address: Address
 ) -> Iterator[zmq.Socket[bytes]]:
+    """A DEALER that may connect to `address`, without keys so far."""
     dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     try:
         dealer.setsockopt(zmq.LINGER, 0)

@@ -138,6 +138,7 @@ def test_only_the_file_that_knows_versions_asks_whether_something_is_there(ours:
 
 def parameters(words: str | None) -> inspect.Signature:
     """Of the text that a record has."""
+    words = words.removeprefix("static ") if words is not None else None
     assert words is not None and words.startswith("("), words
     named: dict[str, object] = {}
     exec(f"from __future__ import annotations\ndef made{words}: ...", named)

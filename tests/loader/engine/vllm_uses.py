@@ -204,9 +204,10 @@ class _File:
         unpacked = any(isinstance(a, ast.Starred) for a in call.args)
         named = tuple(k.arg for k in call.keywords if k.arg is not None)
         unpacked |= len(named) < len(call.keywords)
-        # A method that is called on its class gets its object by position.
+        # A method that is called on its class gets its object by position; others need none.
         by_class = isinstance(call.func, ast.Attribute) and self._is_class(call.func.value, names)
-        count = len(call.args) - (1 if by_class else 0)
+        takes_self = (self._uses.tree.words(found) or "").startswith("(self")
+        count = len(call.args) - (1 if by_class and takes_self else 0)
         self._uses.calls.add(Called(self._used(found), count, named, unpacked))
 
     def _asked_later(self, call: ast.Call, names: dict[str, Thing]) -> None:

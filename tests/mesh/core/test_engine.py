@@ -21,6 +21,7 @@ from netmesh.core.messages import (
     State,
 )
 from netmesh.core.records import (
+    BUCKETS,
     Generation,
     MemberId,
     Status,
@@ -85,6 +86,11 @@ def test_an_observer_gets_pages_and_is_never_a_member() -> None:
     assert isinstance(reply, State) and reply.cursor is None
     assert {c.id for c in reply.claims} == set(ids)
     assert town.engine(ids[0]).size == 5
+    past_the_end = Observe(NOBODY, Generation(0), BUCKETS)
+    effects = town.engine(ids[0]).handle(Received(Connection(b"o"), past_the_end), town.now)
+    (empty,) = [e.message for e in effects if isinstance(e, Reply)]
+    assert isinstance(empty, State) and (empty.claims, empty.cursor) == ((), None)
+    assert empty.clock_ms is not None and empty.clock_ms == reply.clock_ms
 
 
 def test_time_that_runs_backwards_is_survived() -> None:

@@ -96,7 +96,9 @@ messages: st.SearchStrategy[Message] = st.one_of(
         words,
     ),
     st.builds(Observe, st.just(NOBODY), st.just(Generation(0)), words),
-    st.builds(State, ids, generations, words, roots, words, several, st.none() | words),
+    st.builds(
+        State, ids, generations, words, roots, words, several, st.none() | words, st.none() | words
+    ),
     st.builds(Busy, ids, generations, words, st.integers(0, 600_000), several),
     st.builds(
         Buckets, ids, generations, roots, words, st.tuples(*[words] * 4).map(lambda t: t * 64)

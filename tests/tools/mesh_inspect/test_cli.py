@@ -15,6 +15,8 @@ from tests.fastest import HANG_S
 
 import netmesh
 from mesh_inspect import cli
+from mesh_inspect.exits import InspectExit
+from mesh_inspect.looking import Means
 from netmesh import (
     JsonObject,
     MemberId,
@@ -202,7 +204,7 @@ def test_a_likely_reason_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     ) -> tuple[netmesh.Member, ...]:
         raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1, 1)
 
-    assert cli.main([], look) == 3
+    assert cli.main([], Means(look=look)) == 3
     assert "version 9" in capsys.readouterr().err
 
 
@@ -278,8 +280,8 @@ def test_an_unsafe_directory_is_told(directory: Path, capsys: pytest.CaptureFixt
 def test_help_documents_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert usage_error("--help") == 0
     out = capsys.readouterr().out
-    for status in cli.InspectExit:
-        assert status is cli.InspectExit.INTERRUPTED or f"\n  {status.value:<4} " in out
+    for status in InspectExit:
+        assert status is InspectExit.INTERRUPTED or f"\n  {status.value:<4} " in out
 
 
 def test_keygen_makes_a_key_that_a_mesh_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -366,7 +368,7 @@ def test_a_dead_member_is_forgotten_and_a_living_one_is_not(
             said.append((member, timeout_s, seeds_only))
             return answer
 
-        status = cli.main(["forget", "10.0.0.9:17946", *arguments], bury=bury)
+        status = cli.main(["forget", "10.0.0.9:17946", *arguments], Means(bury=bury))
         printed = capsys.readouterr()
         return status, printed.out + printed.err
 

@@ -1,0 +1,135 @@
+"""`mesh-inspect match`: who could feed a worker, and why each other member could not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from mesh_inspect.exits import InspectExit
+from mesh_inspect.looking import Arguments, Means, everybody, say
+from mesh_inspect.render import API_VERSION, ascii_json, escape, human_bytes, short_layout
+from mesh_inspect.rows import RankPlace, place_of
+from netloader.discovery.advert import Holding, decode
+from netloader.discovery.prospect import Match, Prospect, match
+from netloader.errors import NetloaderError
+from netloader.identity.identity import Identity
+from netmesh import Member, Reach
+
+
+def run(options: Arguments, means: Means) -> InspectExit:
+    members = everybody(options, means)
+    held = [(member, decode(member.advert)) for member in members]
+    if options.like is not None:
+        prospects = _like(options.like, held, options)
+        if not prospects:
+            say(f"no member {options.like} with a model in mesh {options.settings.name!r}")
+            return InspectExit.NOTHING_MATCHES
+    else:
+        try:
+            prospects = _as_vllm_says(options.model_and_flags or ())
+        except ImportError as error:
+            say(
+                f"vLLM cannot be asked here: {error}; run this where vLLM is installed, or name a "
+                "member that has what the worker would need: --like MEMBER"
+            )
+            return InspectExit.FAILED
+        except NetloaderError as error:
+            say(str(error))
+            return InspectExit.FAILED
+    matches = [match(held, prospect) for prospect in prospects]
+    if options.output == "json":
+        print(_document(matches, options))
+    else:
+        print("\n".join(escape(line) for one in matches for line in _told(one)))
+    fed = all(one.sources for one in matches)
+    return InspectExit.OK if fed else InspectExit.NOTHING_MATCHES
+
+
+def _like(
+    wanted: str, held: Sequence[tuple[Member, Sequence[Holding]]], options: Arguments
+) -> list[Prospect]:
+    """Workers that need what this member needs or holds, one for each of its models."""
+    networks = options.settings.networks
+    return [
+        Prospect(
+            Identity.of_fields(holding.fields, holding.names, holding.content),
+            holding.offered,
+            holding.chunk_bytes,
+            Reach.of(member.id, networks),
+        )
+        for member, holdings in held
+        for holding in holdings
+        if member.id == wanted
+    ]
+
+
+def _as_vllm_says(model_and_flags: Sequence[str]) -> list[Prospect]:
+    """One for each rank of `vllm serve MODEL FLAGS`. Raises `NetloaderError`, and ImportError
+    where there is no vLLM."""
+    from netloader.engine.prospects import prospects
+
+    return prospects(model_and_flags, sys.stderr)
+
+
+def _title(prospect: Prospect) -> str:
+    identity = prospect.identity
+    rank = short_layout(place_of(identity.fields()))
+    return f"{identity.model or 'a model'} ({identity.role}{', ' + rank if rank else ''})"
+
+
+def _told(one: Match) -> list[str]:
+    could = "nobody could feed it" if not one.sources else f"{len(one.sources)} could feed it"
+    lines = [f"{_title(one.prospect)}: {could}"]
+    for source in one.sources:
+        holding = source.holding
+        doubt = "; accused of wrong bytes, so it is asked last" if source.accused else ""
+        lines.append(
+            f"  {source.member.id}: {human_bytes(holding.nbytes)} at {holding.endpoint} by "
+            f"{', '.join(holding.offered)}, serving {holding.serving}{doubt}"
+        )
+    if one.others:
+        lines.append(f"  not these {len(one.others)}:")
+        lines += [f"  {other.member}: {_reason(other.model, other.reason)}" for other in one.others]
+    return lines
+
+
+def _reason(model: str, reason: str) -> str:
+    return f"{reason} ({model})" if model else reason
+
+
+def _document(matches: Sequence[Match], options: Arguments) -> str:
+    """Keys are never missing; unknown values are null."""
+    document = {
+        "apiVersion": API_VERSION,
+        "mesh": options.settings.name,
+        "like": options.like,
+        "workers": [_worker(one) for one in matches],
+    }
+    return ascii_json(document)
+
+
+def _worker(one: Match) -> dict[str, object]:
+    identity = one.prospect.identity
+    place: RankPlace = place_of(identity.fields())
+    return {
+        "model": identity.model or None,
+        "role": identity.role,
+        "layout": asdict(place),
+        "identity": identity.digest,
+        "sources": [
+            {
+                "id": source.member.id,
+                "generation": source.member.generation,
+                "endpoint": source.holding.endpoint,
+                "transports": list(source.holding.offered),
+                "serving": source.holding.serving,
+                "accused": source.accused,
+            }
+            for source in one.sources
+        ],
+        "others": [
+            {"id": other.member, "model": other.model or None, "reason": other.reason}
+            for other in one.others
+        ],
+    }

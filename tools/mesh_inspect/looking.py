@@ -1,0 +1,168 @@
+"""What every command shares: settings from options, the look at a mesh, and words on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mesh_inspect.render import escape
+from netloader.program import PROGRAM as LOADER
+from netmesh import (
+    Member,
+    MemberId,
+    MeshSettings,
+    NoMeshError,
+    SettingsError,
+    Status,
+    forget,
+    observe,
+)
+
+PROGRAM: Final = "mesh-inspect"
+DEFAULT_TIMEOUT_S: Final = 3.0
+WAIT_TIMEOUT_S: Final = 30.0
+DOCTOR_TIMEOUT_S: Final = 30.0
+"""Seconds for all checks together."""
+
+
+class Look(Protocol):
+    """Finds the members, as `netmesh.observe` does."""
+
+    def __call__(
+        self, settings: MeshSettings, timeout_s: float, *, seeds_only: bool
+    ) -> tuple[Member, ...]: ...
+
+
+class Bury(Protocol):
+    """Tells a mesh that a member is gone for good, as `netmesh.forget` does."""
+
+    def __call__(
+        self, settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
+    ) -> Status | None: ...
+
+
+def hard_limit() -> int:
+    """Up to how many descriptors a process may have; -1 for any number."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return -1 if hard == resource.RLIM_INFINITY else hard
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the commands use of the world."""
+
+    look: Look = observe
+    bury: Bury = forget
+    monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    wall_s: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    hard_limit: Callable[[], int] = hard_limit
+    """Up to how many descriptors a process on this host may have; -1 for any number."""
+
+
+class Arguments(argparse.Namespace):
+    """The command line, with types. Options that were not given are None."""
+
+    command: str | None
+    member: str
+    like: str | None
+    model_and_flags: list[str] | None
+    awaited: str
+    count: int
+    output: str | None
+    seed: list[str] | None
+    mesh: str | None
+    model: str | None
+    timeout: float | None
+    no_transfer: bool
+
+    @property
+    def timeout_s(self) -> float:
+        return DEFAULT_TIMEOUT_S if self.timeout is None else self.timeout
+
+    @property
+    def seeds_only(self) -> bool:
+        """A user who names a seed wants the answer of that seed, above all when a mesh is split. A
+        member on this host would often answer first."""
+        return self.seed is not None
+
+    @property
+    def settings(self) -> MeshSettings:
+        """A worker's settings, overridden by the command line. Raises SettingsError, which names
+        the option if the value came from one."""
+        chosen: dict[str, object] = {}
+        if self.mesh is not None:
+            chosen["MESH_NAME"] = self.mesh
+        if self.seed is not None:
+            chosen["MESH_SEEDS"] = tuple(self.seed)
+        return MeshSettings.load(chosen, program=LOADER)
+
+    def in_words_of_the_command(self, error: SettingsError) -> str:
+        """The error, which names the option if the value came from one."""
+        key = error.key
+        if key in ("MESH_SEEDS", "seed", "address") and self.seed is not None:
+            key = "--seed"
+        elif key == "MESH_NAME" and self.mesh is not None:
+            key = "--mesh"
+        return str(SettingsError(key, error.value, error.allowed))
+
+
+def everybody(options: Arguments, means: Means) -> tuple[Member, ...]:
+    """All members, as one of them sees them. Raises SettingsError and NoMeshError."""
+    with log_to_stderr():
+        return means.look(options.settings, options.timeout_s, seeds_only=options.seeds_only)
+
+
+def nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:
+    """What was tried and what to do, one item a line."""
+    alone = settings.key is None and settings.key_file is None and not settings.insecure
+    places = [f"seed {seed}" for seed in settings.seeds]
+    if not seeds_only:
+        if not places and not alone:
+            places.append("the scheduler's environment")
+        places.append(f"same-host directory {settings.host_directory()}")
+    lines = [
+        f"no member of mesh {error.mesh!r} answered within {error.timeout_s:g} s",
+        f"  looked in: {', '.join(places)}",
+        f"  asked: {', '.join(error.tried) or 'nobody, no address was found there'}",
+    ]
+    if error.__cause__ is not None:
+        lines.append(f"  likely reason: {error.__cause__}")
+    if alone:
+        lines.append("  without a cluster key (NETLOADER_MESH_KEY_FILE) only this host is searched")
+    lines.append(
+        "  what to do: start a worker with `--load-format netloader`, name a member with "
+        "--seed HOST[:PORT], or check that --mesh and the cluster key are those of the workers; "
+        "`mesh-inspect doctor` looks for the reason"
+    )
+    return "\n".join(lines)
+
+
+def say(message: str) -> None:
+    """Print to stderr with every line escaped, because others may have written parts of it."""
+    lines = (escape(line) for line in message.split("\n"))
+    print(f"{PROGRAM}:", "\n".join(lines), file=sys.stderr)
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Show the mesh's warnings (a seed that does not resolve, an unsafe directory) on stderr."""
+    logger, handler = logging.getLogger("netmesh"), _Handler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
