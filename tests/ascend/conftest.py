@@ -65,7 +65,7 @@ class _ByImports(LoadFileScheduling):
     """Each file as a whole, and some files together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path: str = super()._split_scope(nodeid)
+        path: str = nodeid.partition("::")[0]
         return "vllm" if Path(path).name in NEED_VLLM else path
 
 
