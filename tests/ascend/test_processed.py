@@ -7,6 +7,7 @@ import torch
 import torch_npu
 from torch import nn
 
+from netloader.errors import ManifestError
 from netloader.model import processed
 from netloader.weights import dummies
 from netloader.weights.capture import Weights
@@ -52,7 +53,7 @@ def pull(target: Weights, source: Weights) -> None:
             target.unpack(chunk, staging)
 
 
-@pytest.mark.parametrize("process", ["nothing", "NZ", "NZ, then a turned view"])
+@pytest.mark.parametrize("process", [name for name in PROCESSES if "int32" not in name])
 def test_a_model_of_dummies_becomes_its_source(process: str) -> None:
     source, replica = made(1, process), made(2, process, dummy=True)
     theirs, mine = processed.take(source, CHUNK), processed.take(replica, CHUNK)
@@ -68,6 +69,12 @@ def test_a_model_of_dummies_becomes_its_source(process: str) -> None:
         assert torch.equal(other.cpu(), tensor.cpu()), name
     assert torch.equal(replica.kernel.absorbed[0].cpu(), source.kernel.absorbed[0].cpu())
     assert replica.kernel.lengths.tolist() == [1, 1, 1]
+
+
+def test_wide_integers_in_a_format_of_the_device_are_refused() -> None:
+    """torch_npu reads other values from equal bytes of them."""
+    with pytest.raises(ManifestError, match=r"torch\.int32 in FRACTAL_NZ"):
+        processed.take(made(1, "turned, NZ, as int32"), CHUNK)
 
 
 def test_another_format_is_another_manifest() -> None:

@@ -33,6 +33,10 @@ _COPY_BELOW: Final = 64 * 1024
 """Attributes below this many bytes are copied before they are served. Models write to small ones
 (counters, scales of a KV cache) while they run."""
 
+_BLOCKED_BYTES: Final = 2
+"""Bytes of the widest element taken in a device's own format. Wider ones are integers that vLLM
+Ascend packs into the memory of others (W4A8): torch_npu reads other values from equal bytes."""
+
 _ADDRESSES: Final = frozenset({torch.int64, torch.uint64})
 _MAX_ADDRESSES: Final = 1 << 20
 """Elements of a tensor that are looked at. A table of addresses has one for each expert."""
@@ -137,6 +141,10 @@ def _span(number: int, one: ReachedTensor) -> _Span:
     if tensor.is_meta or tensor.numel() == 0:
         return _Span(one, number, tensor.device, 0, 0, "")
     found = blocked_format(tensor)
+    if found is not None and tensor.element_size() > _BLOCKED_BYTES:
+        raise ManifestError(
+            f"{one.name} cannot travel: {tensor.dtype} in {found} is not what its memory tells"
+        )
     if found is not None:
         storage = tensor.untyped_storage()
         start = storage.data_ptr()
@@ -215,8 +223,9 @@ def _memory(run: Sequence[_Span], nbytes: int) -> torch.Tensor:
     blocked = next((one for one in run if one.format), None)
     if blocked is not None:
         whole = raw_bytes(blocked.reached.tensor)
-        if whole.numel() != nbytes:
-            raise ManifestError(f"{first.reached.name} shares memory in a format of the device")
+        if whole.numel() != nbytes or whole.data_ptr() != run[0].start:
+            name = first.reached.name
+            raise ManifestError(f"{name} cannot be read as it lies in {blocked.format}")
         return whole
     storage = first.reached.tensor.untyped_storage()
     offset = min(one.start for one in run) - storage.data_ptr()
