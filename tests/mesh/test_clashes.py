@@ -88,10 +88,9 @@ def test_a_member_whose_address_is_fought_for_takes_another_port(
             # It is found by its entry, at its new address and with its advert.
             until(lambda: any(one.id == first.id for one in second.members()))
             assert [m.advert for m in second.members() if m.id == first.id] == [{"who": "first"}]
-            # What the forger has told of the old address leads to a member of another name.
-            until(
-                lambda: not any(m.id == before and m.status.live for m in second.members()),
-            )
+            # What the forger has told of the old address leads to a member of another name, and so
+            # is not asked for anything. It is dead two minutes later: somebody holds the port.
+            until(lambda: not any(m.id == before and m.selectable for m in second.members()))
             until(lambda: any(one.id == second.id for one in first.members()))
 
 

@@ -36,11 +36,14 @@ from netloader.replica.settings import HandshakeSettings, PullSettings
 from netloader.replica.state import Assignment
 from netloader.transport import Backend, join
 from netloader.weights import manifest
-from netloader.weights.manifest import Chunk, Manifest
+from netloader.weights.manifest import Chunk, Manifest, Tensor
 from netmesh import SocketSecurity
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """The largest chunk that a trial takes: no chunk that an operator can set is larger."""
+
+_NO_TENSOR: Final = Tensor("unknown to a trial", "buffer", (1,), (1,), "uint8", 1)
+"""Makes a manifest that no source has."""
 
 _LEAST_CHUNK: Final = 1 << 16
 """A manifest whose chunks are smaller would cost more to cut up than a trial is worth."""
@@ -136,7 +139,8 @@ class _Trying:
         """The source's manifest. Raises `TransferError`."""
         endpoint = self._source.endpoint
         layout = self._request.identity.layout
-        unknown = Manifest(layout, chunk_bytes or manifest.CHUNK_BYTES, ())
+        # An empty one would only ask whether the source has the weights (`inquiry.py`).
+        unknown = Manifest(layout, chunk_bytes or manifest.CHUNK_BYTES, (_NO_TENSOR,))
         connection, answer, attachment = greet(
             context, endpoint, self._request.security, self._hello(unknown), self._settings
         )
