@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S
+from tests.meshes import OWN_MESH
 
 from netmesh import (
     Meeting,
@@ -32,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def make(**settings: object) -> Mesh:
         values: dict[str, object] = {"directory": tmp_path / "d", "advertise": "127.0.0.1"}
-        started.append(Mesh.start(MeshSettings.model_validate(values | settings), {}))
+        started.append(Mesh.start(mine(**values | settings), {}))
         return started[-1]
 
     yield make
@@ -41,7 +42,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def mine(**settings: object) -> MeshSettings:
-    return MeshSettings.model_validate(settings)
+    return MeshSettings.model_validate({"name": OWN_MESH} | settings)
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["open", "key"])
@@ -49,7 +50,7 @@ def test_a_member_says_who_it_is_and_what_its_clock_shows(start: Start, key: str
     mesh = start(key=key)
     hour_ahead = lambda: time.time() + 3600.0  # noqa: E731
     (met,) = meet_all(mine(key=key), [mesh.id], HANG_S, wall_s=hour_ahead)
-    assert (met.meeting, met.member, met.mesh) == (Meeting.MEMBER, mesh.id, "default")
+    assert (met.meeting, met.member, met.mesh) == (Meeting.MEMBER, mesh.id, OWN_MESH)
     assert (met.generation, met.size, met.protocol) == (mesh.generation, 1, 2)
     assert met.ahead_s is not None
     assert abs(met.ahead_s + 3600.0) <= met.unsure_s + 0.01
@@ -70,9 +71,9 @@ def test_why_a_member_is_none_of_ours(
     start: Start, theirs: dict[str, object], ours: dict[str, object], meeting: Meeting
 ) -> None:
     mesh = start(**theirs)
-    (met,) = meet_all(mine(**ours), [mesh.id], HANG_S, other_meshes=["default"])
+    (met,) = meet_all(mine(**ours), [mesh.id], HANG_S, other_meshes=[OWN_MESH])
     assert met.meeting is meeting
-    assert met.mesh == ("default" if meeting is Meeting.OTHER_MESH else "")
+    assert met.mesh == (OWN_MESH if meeting is Meeting.OTHER_MESH else "")
 
 
 def test_who_is_no_member_at_all() -> None:
@@ -123,13 +124,13 @@ def test_the_directory_tells_the_living_from_the_gone(start: Start, tmp_path: Pa
     assert directory_entries(settings) == ()
     mesh = start()
     other = start(name="other")
-    (entry,) = [one for one in directory_entries(settings) if one.mesh == "default"]
+    (entry,) = [one for one in directory_entries(settings) if one.mesh == OWN_MESH]
     assert (entry.member, entry.pid, entry.stale) == (mesh.id, os.getpid(), False)
     gone = entry.path.read_bytes().replace(b'"started":"', b'"started":"0')
     mesh.close()
     entry.path.write_bytes(gone)
     assert [(one.member, one.mesh, one.stale) for one in directory_entries(settings)] == [
-        (mesh.id, "default", True),
+        (mesh.id, OWN_MESH, True),
         (other.id, "other", False),
     ]
     assert entry.path.read_bytes() == gone

@@ -17,6 +17,7 @@ import pytest
 import zmq
 from tests.fastest import at_most
 from tests.forked import start_mesh
+from tests.meshes import OWN_MESH
 
 from netmesh import generate_key
 from netmesh.io.links import MAX_FRAME
@@ -34,9 +35,9 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Member
     settings: dict[str, object] = {
         "MESH_DIRECTORY": str(tmp_path / "netmesh"),
         "MESH_ADVERTISE": "127.0.0.1",
-        # Ports of its own: once another test left the first of the default mesh's, a member would
-        # listen there too, and have more descriptors.
-        "MESH_NAME": f"hostile-{os.getpid()}",
+        # It gives them ports of their own: once another test left the first port of `default`, a
+        # member would listen there too, and have more descriptors.
+        "MESH_NAME": OWN_MESH,
     }
     if request.param == "curve":
         settings["MESH_KEY"] = generate_key()
@@ -136,6 +137,7 @@ def test_a_member_at_its_limit_of_descriptors_stands_and_does_not_spin(tmp_path:
     settings: dict[str, object] = {
         "MESH_DIRECTORY": str(tmp_path / "netmesh"),
         "MESH_ADVERTISE": "127.0.0.1",
+        "MESH_NAME": OWN_MESH,
         "MESH_KEY": generate_key(),
     }
     limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh"]
@@ -189,7 +191,10 @@ def test_a_process_without_descriptors_starts_no_member_and_says_so(tmp_path: Pa
 
 
 def test_oversize_and_malformed_messages(tmp_path: Path) -> None:
-    settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "netmesh")}
+    settings: dict[str, object] = {
+        "MESH_NAME": OWN_MESH,
+        "MESH_DIRECTORY": str(tmp_path / "netmesh"),
+    }
     member = MemberProcess(settings, log=tmp_path / "log")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
@@ -213,10 +218,14 @@ def test_oversize_and_malformed_messages(tmp_path: Path) -> None:
 def test_descriptors_among_two_thousand(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("ab") as errors:
-        crowd = start_mesh("tests.mesh.crowd", "default", "2000", "60", stderr=errors)
+        crowd = start_mesh("tests.mesh.crowd", OWN_MESH, "2000", "60", stderr=errors)
     seed = crowd.stdout.readline().strip()
     assert seed, log.read_text()
-    settings: dict[str, object] = {"MESH_DIRECTORY": str(tmp_path / "d"), "MESH_SEEDS": [seed]}
+    settings: dict[str, object] = {
+        "MESH_NAME": OWN_MESH,
+        "MESH_DIRECTORY": str(tmp_path / "d"),
+        "MESH_SEEDS": [seed],
+    }
     member = MemberProcess(settings, log=log)
     try:
         crowd.stdin.write(member.id + "\n")

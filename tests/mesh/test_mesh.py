@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S, at_most, fastest_of
+from tests.meshes import OWN_MESH
 
 from netmesh import (
     ClosedError,
@@ -38,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Mesh] = []
 
     def make(advert: JsonObject | None = None, **settings: object) -> Mesh:
-        settings.setdefault("directory", tmp_path / "netmesh")
+        settings = {"name": OWN_MESH, "directory": tmp_path / "netmesh"} | settings
         mesh = Mesh.start(MeshSettings.model_validate(settings), advert or {})
         started.append(mesh)
         return mesh
@@ -46,6 +47,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield make
     for mesh in started:
         mesh.close()
+
+
+def observing(**settings: object) -> MeshSettings:
+    """Settings of one who looks at the members that `start` makes."""
+    return MeshSettings.model_validate({"name": OWN_MESH} | settings)
 
 
 def size(count: int) -> Callable[[tuple[Member, ...]], bool]:
@@ -65,7 +71,8 @@ def shows(member: Mesh, status: Status) -> Callable[[tuple[Member, ...]], bool]:
 
 
 def test_members_on_one_machine_find_each_other_with_nothing_set(start: Start) -> None:
-    a, b, c = start({"n": 1}), start({"n": 2}), start({"n": 3})
+    # What a user gets who sets nothing: the name that other tests leave alone.
+    a, b, c = (start({"n": number}, name="default") for number in (1, 2, 3))
     for mesh in (a, b, c):
         assert mesh.wait(size(3), HANG_S)
         assert mesh.wait_joined(HANG_S)
@@ -203,8 +210,9 @@ def test_a_restart_on_the_same_address_is_another_process(start: Start, tmp_path
 
 
 def test_meshes_of_different_names_do_not_mix(start: Start) -> None:
-    a, b = start(name="a"), start(name="b")
-    c = start(name="a", seeds=(b.id,))
+    other_mesh = f"{OWN_MESH}-other"
+    a, b = start(), start(name=other_mesh)
+    c = start(seeds=(b.id,))
     assert a.wait(size(2), HANG_S)
     assert c.wait(size(2), HANG_S)
     assert len(b.members()) == 1
@@ -325,8 +333,8 @@ def test_the_key_decides_who_is_in(start: Start) -> None:
         assert not stranger.wait(size(2), 1.0)
     assert len(a.members()) == 2
     with pytest.raises(NoMeshError):
-        observe(MeshSettings(seeds=(a.id,), key=wrong), 0.5)  # type: ignore[arg-type]
-    assert len(observe(MeshSettings(seeds=(a.id,), key=key), HANG_S)) == 2  # type: ignore[arg-type]
+        observe(observing(seeds=(a.id,), key=wrong), 0.5)
+    assert len(observe(observing(seeds=(a.id,), key=key), HANG_S)) == 2
 
 
 def test_keys_rotate_without_downtime(start: Start) -> None:
@@ -369,8 +377,8 @@ def test_an_observer_sees_everybody_and_is_no_member(start: Start, tmp_path: Pat
     assert a.wait(size(2), HANG_S)
     assert b.wait(size(2), HANG_S)
     for settings in (
-        MeshSettings(directory=tmp_path / "netmesh"),
-        MeshSettings(seeds=(b.id,), directory=tmp_path / "none"),
+        observing(directory=tmp_path / "netmesh"),
+        observing(seeds=(b.id,), directory=tmp_path / "none"),
     ):
         seen = observe(settings, HANG_S)
         assert {member.id: member.advert["n"] for member in seen} == {a.id: 1, b.id: 2}
@@ -382,17 +390,17 @@ def test_an_observer_that_finds_nobody_says_where_it_looked(tmp_path: Path) -> N
     settings = MeshSettings(seeds=("127.0.0.1:1",), directory=tmp_path / "none", name="lonely")
     with pytest.raises(NoMeshError, match=r"lonely.*127\.0\.0\.1:1"):
         observe(settings, 0.3)
-    settings = MeshSettings(seeds=(f"file:{tmp_path}/none",), directory=tmp_path / "none")
+    settings = observing(seeds=(f"file:{tmp_path}/none",), directory=tmp_path / "none")
     with pytest.raises(NoMeshError, match="file:"):
         observe(settings, 0.1)
 
 
 def test_an_observer_can_ask_the_seeds_only(start: Start, tmp_path: Path) -> None:
     here, elsewhere = start({"n": 1}), start({"n": 2}, directory=tmp_path / "elsewhere")
-    settings = MeshSettings(seeds=(elsewhere.id,), directory=tmp_path / "netmesh")
+    settings = observing(seeds=(elsewhere.id,), directory=tmp_path / "netmesh")
     assert [member.advert["n"] for member in observe(settings, HANG_S, seeds_only=True)] == [2]
     with pytest.raises(NoMeshError):
-        observe(MeshSettings(directory=tmp_path / "netmesh"), 0.1, seeds_only=True)
+        observe(observing(directory=tmp_path / "netmesh"), 0.1, seeds_only=True)
     assert len(here.members()) == 1
 
 

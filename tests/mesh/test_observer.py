@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.meshes import OWN_MESH
 
 from netmesh import (
     MemberId,
@@ -27,6 +28,7 @@ from .support import MemberProcess, until
 @pytest.fixture
 def members(tmp_path: Path) -> Iterator[list[MemberProcess]]:
     settings: dict[str, object] = {
+        "MESH_NAME": OWN_MESH,
         "MESH_DIRECTORY": str(tmp_path / "d"),
         "MESH_KEY": KEY,
         "MESH_ADVERTISE": "127.0.0.1",
@@ -41,7 +43,7 @@ KEY = generate_key()
 
 
 def of(member: MemberProcess, key: str = KEY) -> MeshSettings:
-    return MeshSettings(seeds=(member.id,), key=key)  # type: ignore[arg-type]
+    return MeshSettings(name=OWN_MESH, seeds=(member.id,), key=key)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("silent", [False, True])
@@ -57,7 +59,7 @@ def test_a_member_behind_many_contacts_that_do_not_answer_is_found(
             if not silent:
                 taken.close()
         seeds = (*places, members[0].id)
-        settings = MeshSettings(seeds=seeds, key=KEY)  # type: ignore[arg-type]
+        settings = MeshSettings(name=OWN_MESH, seeds=seeds, key=KEY)  # type: ignore[arg-type]
         seen = observe(settings, 20.0, seeds_only=True)
     assert members[0].id in {member.id for member in seen}
 

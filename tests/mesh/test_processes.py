@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S, Stopwatch, at_most, fastest_of, took_less
+from tests.meshes import OWN_MESH
 
 from .support import MemberProcess, until
 
@@ -25,8 +26,8 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     spawned: list[MemberProcess] = []
 
     def make(advert: object = None, **settings: object) -> MemberProcess:
-        settings = {"MESH_DIRECTORY": str(tmp_path / "netmesh"), **settings}
-        member = MemberProcess(settings, advert, log=tmp_path / "log")
+        own = {"MESH_NAME": OWN_MESH, "MESH_DIRECTORY": str(tmp_path / "netmesh")}
+        member = MemberProcess(own | settings, advert, log=tmp_path / "log")
         spawned.append(member)
         return member
 

@@ -15,6 +15,7 @@ import orjson
 import pytest
 import zmq
 from tests.fuzz import seeds
+from tests.meshes import OWN_MESH
 
 from netmesh import Mesh, MeshSettings, Reach, generate_key
 from netmesh.core.wire import HEADER, Codec
@@ -63,9 +64,9 @@ def test_no_message_takes_a_member_without_a_key_off_loopback(
     tmp_path: Path, connected: list[str]
 ) -> None:
     rng = random.Random(1)
-    codec = Codec("default")
+    codec = Codec(OWN_MESH)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    with Mesh.start(MeshSettings(directory=tmp_path / "d"), {}) as mesh:
+    with Mesh.start(MeshSettings(name=OWN_MESH, directory=tmp_path / "d"), {}) as mesh:
         dealer = context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(f"tcp://{mesh.id}")
@@ -89,7 +90,7 @@ def test_no_message_takes_a_member_without_a_key_off_loopback(
 
 
 def test_endpoints_that_others_publish_follow_the_same_rule(tmp_path: Path) -> None:
-    with Mesh.start(MeshSettings(directory=tmp_path / "d"), {}) as mesh:
+    with Mesh.start(MeshSettings(name=OWN_MESH, directory=tmp_path / "d"), {}) as mesh:
         assert mesh.reaches("127.0.0.1:31000")
         assert not any(mesh.reaches(endpoint) for endpoint in REMOTE)
 
@@ -97,7 +98,7 @@ def test_endpoints_that_others_publish_follow_the_same_rule(tmp_path: Path) -> N
 def test_a_member_with_a_key_but_without_a_route_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = MeshSettings(directory=tmp_path / "d", key=generate_key())
+    settings = MeshSettings(name=OWN_MESH, directory=tmp_path / "d", key=generate_key())
     with caplog.at_level(logging.WARNING), Mesh.start(settings, {}) as mesh:
         alone = Reach.of(mesh.id).loopback
         assert bool(alone) == ("has no route" in caplog.text)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.fastest import HANG_S
 from tests.forked import ForkedProcess, start_loader
+from tests.meshes import OWN_MESH
 
 from netmesh import generate_key
 
@@ -23,7 +24,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def one(key: str | None, *words: str) -> ForkedProcess:
-            settings = {"MESH_DIRECTORY": str(tmp_path / "mesh"), "MESH_ADVERTISE": "127.0.0.1"}
+            settings = {
+                "MESH_NAME": OWN_MESH,
+                "MESH_DIRECTORY": str(tmp_path / "mesh"),
+                "MESH_ADVERTISE": "127.0.0.1",
+            }
             if key is not None:
                 file = tmp_path / f"{abs(hash(key))}.key"
                 file.write_text(key)

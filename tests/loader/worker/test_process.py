@@ -33,6 +33,7 @@ from tests.loader.support import (
     wrong_byte_in,
 )
 from tests.mesh.test_ports import free_range
+from tests.meshes import OWN_MESH
 
 from netloader.config import Config
 from netloader.discovery.candidate import Process
@@ -58,7 +59,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def one(rank: int | Position = 0, **extra: object) -> Worker:
         position = Position.alone(rank) if isinstance(rank, int) else rank
-        settings = {"MESH_DIRECTORY": str(tmp_path / "mesh"), "MESH_ADVERTISE": "127.0.0.1"}
+        settings = {
+            "MESH_NAME": OWN_MESH,
+            "MESH_DIRECTORY": str(tmp_path / "mesh"),
+            "MESH_ADVERTISE": "127.0.0.1",
+        }
         made = Worker(Config.load({**settings, **extra}, {}), position)
         started.append(made)
         return made

@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 from tests.fastest import HANG_S
+from tests.meshes import OWN_MESH
 
 import netmesh
 from mesh_inspect import cli
@@ -40,11 +41,12 @@ LONG = ["--timeout", str(HANG_S)]
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No setting but a same-host directory of this test's own."""
+    """No setting but a mesh and a same-host directory of this test's own."""
     for name in list(os.environ):
         if name.startswith("NETLOADER_"):
             monkeypatch.delenv(name)
     path = tmp_path / "netmesh"
+    monkeypatch.setenv("NETLOADER_MESH_NAME", OWN_MESH)
     monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(path))
     return path
 
@@ -55,7 +57,7 @@ def start(directory: Path) -> Iterator[Start]:
     started: list[Mesh] = []
 
     def make(published: JsonObject, **settings: object) -> Mesh:
-        values = {"directory": directory} | settings
+        values = {"name": OWN_MESH, "directory": directory} | settings
         mesh = Mesh.start(MeshSettings.model_validate(values), published)
         started.append(mesh)
         assert mesh.wait_joined(HANG_S)
@@ -88,7 +90,7 @@ def usage_error(*arguments: str) -> int:
     return left.value.code
 
 
-def test_it_shows_every_holding_with_nothing_set(
+def test_it_shows_every_holding_without_a_command(
     pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(LONG) == 0
@@ -106,7 +108,7 @@ def test_it_shows_every_holding_with_nothing_set(
 def test_json_is_one_document(pair: tuple[Mesh, Mesh], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*LONG, "peers", "-o", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert (document["apiVersion"], document["mesh"]) == ("mesh-inspect/v1", "default")
+    assert (document["apiVersion"], document["mesh"]) == ("mesh-inspect/v1", OWN_MESH)
     seen = {(entry["id"], entry["generation"]) for entry in document["members"]}
     assert seen == {(mesh.id, mesh.generation) for mesh in pair}
     target = next(one for one in document["members"] if one["model"] == "org/target")

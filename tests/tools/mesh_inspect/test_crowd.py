@@ -11,6 +11,7 @@ import pytest
 from tests.fastest import HANG_S, at_most, fastest_of
 from tests.forked import start_mesh
 from tests.mesh.support import until
+from tests.meshes import OWN_MESH
 
 from mesh_inspect import cli
 from netmesh import MeshSettings, observe
@@ -29,11 +30,11 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     log = tmp_path_factory.mktemp("crowd") / "log"
     with log.open("wb") as errors:
         crowd = start_mesh(
-            "tests.mesh.crowd", "default", str(MEMBERS), "0", published, stderr=errors
+            "tests.mesh.crowd", OWN_MESH, str(MEMBERS), "0", published, stderr=errors
         )
     try:
         first = crowd.stdout.readline().strip()
-        settings = MeshSettings(seeds=(first,))
+        settings = MeshSettings(name=OWN_MESH, seeds=(first,))
         until(lambda: len(observe(settings, HANG_S, seeds_only=True)) == MEMBERS)
         yield first, crowd.pid
     finally:
@@ -59,6 +60,7 @@ def test_a_mesh_of_two_thousand_is_shown_within_a_second(
     for name in list(os.environ):
         if name.startswith("NETLOADER_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("NETLOADER_MESH_NAME", OWN_MESH)
     monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(tmp_path / "netmesh"))
     member, crowd = seed
     shown = json.loads(looked(capsys, crowd, "peers", "-o", "json", "--seed", member))

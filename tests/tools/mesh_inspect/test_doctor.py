@@ -20,6 +20,7 @@ from tests.fastest import HANG_S
 from tests.loader.replica.played_source import played
 from tests.loader.support import OPEN, identity, offer_of, start_source, toy_weights
 from tests.mesh.support import until
+from tests.meshes import OWN_MESH
 
 import netmesh
 from mesh_inspect import cli
@@ -36,11 +37,12 @@ WEIGHTS = toy_weights(1, rows=40)
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No setting but a same-host directory of this test's own."""
+    """No setting but a mesh and a same-host directory of this test's own."""
     for name in list(os.environ):
         if name.startswith(("NETLOADER_", "KUBERNETES_", "SLURM_", "RAY_")):
             monkeypatch.delenv(name)
     path = tmp_path / "netmesh"
+    monkeypatch.setenv("NETLOADER_MESH_NAME", OWN_MESH)
     monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(path))
     return path
 
@@ -54,25 +56,29 @@ class Workers:
         self.started: list[Mesh] = []
 
     def start(
-        self, *, key: str | None = None, who: Identity | None = None, **settings: Any
+        self, *, key: str | None = None, who: Identity | None = None, name: str = OWN_MESH
     ) -> tuple[Mesh, Source]:
         who = who or identity()
-        security = OPEN if key is None else _control(key, settings.get("name", "default"))
+        security = OPEN if key is None else _control(key, name)
         generation: list[Generation] = []
         source = start_source(HANG_S, security=security, generation=lambda: generation[0])
         self._open.callback(source.close)
         source.serve(offer_of(WEIGHTS, who=who, backend=TcpBackend()))
-        values = {"directory": self._directory, "key": key, "advertise": "127.0.0.1"} | settings
-        mesh = Mesh.start(
-            MeshSettings.model_validate(values), encode([holding(who, source.endpoint)])
+        settings = MeshSettings.model_validate(
+            {
+                "name": name,
+                "directory": self._directory,
+                "key": key,
+                "advertise": "127.0.0.1",
+            }
         )
+        mesh = Mesh.start(settings, encode([holding(who, source.endpoint)]))
         self._open.callback(mesh.close)
         generation.append(mesh.generation)
         assert mesh.wait_joined(HANG_S)
         self.started.append(mesh)
         for one in self.started:
-            size = sum(other.name == one.name for other in self.started)
-            assert one.wait(lambda members, size=size: len(members) >= size, HANG_S)
+            assert one.wait(lambda members: len(members) >= len(self.started), HANG_S)
         return mesh, source
 
     def close(self) -> None:
@@ -170,17 +176,16 @@ def test_a_wrong_key(workers: Workers, examine: Examine, monkeypatch: pytest.Mon
 
 
 def test_a_wrong_port_with_the_right_one_beside_it(workers: Workers, examine: Examine) -> None:
-    own = f"doctor-{os.getpid()}"  # Members of other tests may listen at the ports of `default`.
-    mesh, _ = workers.start(name=own)
+    mesh, _ = workers.start()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         wrong = f"127.0.0.1:{closed.getsockname()[1]}"
-    status, document = examine("--seed", wrong, "--mesh", own)
+    status, document = examine("--seed", wrong)
     ((area, subject, what),) = found(document)
     assert (status, area, subject) == (1, "seeds", f"seed {wrong}")
     assert "nobody listens there" in what
     (fault,) = [one for check in document["checks"] for one in check["findings"]]
     port = int(mesh.id.rpartition(":")[2])
-    if port in MeshSettings(name=own).well_known_ports:
+    if port in MeshSettings(name=OWN_MESH).well_known_ports:
         assert fault["remedy"].startswith(f"use {mesh.id}")
 
 
@@ -286,7 +291,8 @@ def test_another_mesh_behind_a_seed_and_in_the_directory(
     if key is not None:
         monkeypatch.setenv("NETLOADER_MESH_KEY", key)
         monkeypatch.setenv("NETLOADER_MESH_ADVERTISE", "127.0.0.1")
-    mesh, _ = workers.start(key=key)
+    # With `--seed` the directory is not read, so `default` is the only other name to try.
+    mesh, _ = workers.start(key=key, name="default")
     status, document = examine("--mesh", "prod", "--seed", mesh.id)
     ((area, subject, what),) = found(document)
     assert (status, area, subject) == (1, "mesh name", f"seed {mesh.id}")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.meshes import OWN_MESH
 
 from mesh_inspect import cli
 from netmesh import Mesh, MeshSettings, generate_key
@@ -15,6 +16,7 @@ from netmesh import Mesh, MeshSettings, generate_key
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for key in [key for key in os.environ if key.startswith("NETLOADER_")]:
         monkeypatch.delenv(key)
+    monkeypatch.setenv("NETLOADER_MESH_NAME", OWN_MESH)
     monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(tmp_path / "d"))
     return tmp_path / "d"
 
@@ -24,7 +26,12 @@ def test_members_are_counted_by_the_key_they_serve_by(
 ) -> None:
     old, new, other = (generate_key() for _ in range(3))
     started = [
-        Mesh.start(MeshSettings(key=",".join(keys), directory=directory, advertise="127.0.0.1"), {})
+        Mesh.start(
+            MeshSettings(
+                name=OWN_MESH, key=",".join(keys), directory=directory, advertise="127.0.0.1"
+            ),
+            {},
+        )
         for keys in ((old, new), (old, new), (new, old), (other, old, new))
     ]
     try:
@@ -46,6 +53,6 @@ def test_without_a_mesh_or_a_key_it_says_so(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["keys", "--timeout", "0.1"]) == 3
-    with Mesh.start(MeshSettings(directory=directory), {}):
+    with Mesh.start(MeshSettings(name=OWN_MESH, directory=directory), {}):
         assert cli.main(["keys"]) == 64
     assert "MESH_KEY_FILE" in capsys.readouterr().err
