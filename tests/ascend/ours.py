@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ascend.processes import START_S, Process
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 from tests.loader.support import until
 
 NZ = {"VLLM_ASCEND_ENABLE_NZ": "2"}

@@ -11,7 +11,7 @@ import torch
 
 from tests.ascend.processes import START_S, Process
 from tests.ascend.rank import pattern, sha256
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 DTYPES = ["uint8", "int8", "bool", "int16", "int32", "int64", "float16", "bfloat16", "float32"]
 DTYPES += ["float64", "float8_e4m3fn"]

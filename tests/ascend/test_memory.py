@@ -10,7 +10,7 @@ import torch
 import torch_npu
 
 from tests.ascend.processes import START_S, Process, ProcessError
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.int64, torch.bool]
 

@@ -19,7 +19,7 @@ from tests.ascend.llama import storage_digests
 from tests.ascend.processes import START_S, Process
 from tests.device_symbols import ASCEND, used
 from tests.e2e.models import make_llama
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 from tests.loader.engine.test_vllm_interface import (
     installed,
     ours,

@@ -14,7 +14,7 @@ from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, OurWorker, starting
 from tests.ascend.processes import START_S
 from tests.e2e.models import make_llama
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 pytestmark = pytest.mark.timeout(900)
 

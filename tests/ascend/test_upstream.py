@@ -12,7 +12,7 @@ from tests.ascend.llama import storage_digests
 from tests.ascend.ours import ND, NZ, starting
 from tests.ascend.processes import START_S, Process
 from tests.e2e.models import make_llama
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.ascend.llama import storage_digests
 from tests.ascend.processes import START_S, Process, ProcessError
 from tests.e2e.models import make_llama
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 pytestmark = pytest.mark.timeout(600)
 

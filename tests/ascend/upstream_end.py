@@ -185,7 +185,7 @@ def _identity(role: Any) -> Any:
 
 
 def _free_port() -> int:
-    from tests.e2e.servers import free_port
+    from tests.free_ports import free_port
 
     return free_port()
 

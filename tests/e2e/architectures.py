@@ -52,7 +52,7 @@ from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
 from tests.e2e import deep
 from tests.e2e.checkpoints import ARCHITECTURES
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 _CHUNK_BYTES: Final = 128 * 1024
 """Tiny models, so tiny chunks: several of each kind, and something to lose half-way."""

@@ -44,7 +44,7 @@ from netloader.checkpoint import evidence
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
 from tests.e2e.forks import fork_instead
-from tests.e2e.servers import free_port
+from tests.free_ports import free_port
 
 _OFFER = "netloader-offer"
 """Name of the thread that makes a source of a worker, and ends when all is said and written."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +17,7 @@ from typing import Self
 
 from tests.e2e.processes import isolated_environment, start_vllm
 from tests.forked import ForkedProcess
+from tests.free_ports import free_port
 
 _FLAGS = (
     "--enforce-eager",
@@ -42,24 +41,6 @@ _REPORT_TIMEOUT_S = 60.0
 
 class ServerError(Exception):
     """A server did not come up, or died."""
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def free_pair(distance: int) -> int:
-    """A port that was free a moment ago, as was the one at that distance above. Both lie below the
-    ports that the kernel gives to others."""
-    while True:
-        port = random.randrange(11_000, 30_000 - distance)
-        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + distance))
-            return port
 
 
 def killed_once(armed_by: Path, sends: int = 8) -> dict[str, str]:

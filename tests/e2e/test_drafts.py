@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.hosts import Mesh
-from tests.e2e.servers import free_pair
+from tests.free_ports import DRAFT_DISTANCE, free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -17,7 +17,7 @@ class TestDrafts:
         self, mesh: Mesh, checkpoints: Path
     ) -> None:
         """Upstream's ports: the draft's listener is 10000 above the target's."""
-        port = free_pair(10_000)
+        port = free_port(DRAFT_DISTANCE)
         engine = {
             "speculative_config": {
                 "method": "draft_model",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zmq
+from tests.free_ports import free_port
 
 from netmesh import Mesh, MeshSettings
 from netmesh.core.claims import Claim
@@ -27,11 +27,6 @@ pytestmark = pytest.mark.slow
 
 NAME = f"clashes-{os.getpid()}"
 FORGER = MemberId("127.0.0.1:9")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 class Forger:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S
+from tests.free_ports import free_port
 from tests.loader.support import until
 
 from netloader import metrics
@@ -25,11 +26,6 @@ from netmesh import Member
 
 def nobody() -> tuple[Sequence[Member], Mapping[str, int]]:
     return (), {"sent": 3}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from tests.free_ports import free_port
 from torch._C._distributed_c10d import Store
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
 
@@ -68,12 +69,6 @@ class GlooCarrier:
         self, store: Store, rank: int, timeout_s: float, gone: Callable[[], bool]
     ) -> OrderedGroup:
         return GlooOrderedGroup(store, rank, timeout_s)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.request
 from contextlib import ExitStack
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.fastest import HANG_S
+from tests.free_ports import free_port
 from tests.loader.support import (
     OnSend,
     Toy,
@@ -34,11 +34,6 @@ from netloader.config import Config
 from netloader.errors import ConfigError
 from netloader.metrics.catalogue import Metrics
 from netloader.protocol import messages
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def scrape(port: int) -> dict[str, float]:
