@@ -24,8 +24,9 @@ from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft, TransferError
 from netloader.identity.identity import Evidence, Identity, Names, known
 from netloader.protocol import messages
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Outcome
-from netloader.replica.pull import Failure, Pull, PullObserver
+from netloader.replica.pull import Failure, Pull
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings, WindowSettings
 from netloader.source.listener import Listener

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from netbench.common import GENERATION, IDENTITY, OPEN, SETTINGS
 from netbench.watch import ChunkWatch, WatchedBackend
 from netloader.discovery.candidate import Candidate
-from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.observer import PullObserver
+from netloader.replica.pull import Pull
 from netloader.replica.request import Request
 from netloader.transport import Backend
 from netloader.transport.tcp import TcpBackend

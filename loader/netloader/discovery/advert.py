@@ -97,6 +97,15 @@ class Holding(BaseModel):
     """Size of the holding's chunks: a replica must cut alike. 0: the member did not say."""
     fabric: Annotated[_Text, Field(exclude_if=lambda label: not label)] = ""
     """Label of the network that the worker's transfers use; empty: none."""
+    held: Annotated[int, Field(ge=0, exclude_if=lambda nbytes: not nbytes)] = 0
+    """Bytes of weights that are in place while the worker loads, told in steps."""
+    sharing: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
+    """Whether these can be asked for already."""
+    storage: Annotated[
+        Literal["", "able", "reading"], Field(exclude_if=lambda state: not state)
+    ] = ""
+    """While no peer has a loading worker's weights: whether the worker could read storage, or
+    does."""
     accuses: Annotated[tuple[Accused, ...], Field(max_length=MAX_ACCUSED)] = ()
     """Sources that sent this worker other bytes than they had promised, latest last."""
 
@@ -118,6 +127,12 @@ class Holding(BaseModel):
         return self.fitted(
             {name: getattr(self, name) for name in type(self).model_fields} | changes
         )
+
+    @property
+    def serves(self) -> bool:
+        """Whether the worker may be asked for weights: for all of them, or for those that it has so
+        far."""
+        return self.state == "ready" or (self.state == "loading" and self.sharing)
 
     @property
     def offered(self) -> tuple[str, ...]:

@@ -207,7 +207,7 @@ def _unsuitable(
 ) -> str | None:
     if not member.selectable:
         return f"is {member.status.name.lower()}"
-    if holding.state != "ready":
+    if not holding.serves:
         return f"is {holding.state}" + (f": {holding.reason}" if holding.reason else "")
     if not holding.endpoint:
         return "has no listener"

@@ -58,6 +58,9 @@ MAX_ATTACHMENT_BYTES: Final = 64 * 1024 * 1024
 
 MAX_CHUNKS: Final = 1 << 20
 
+MAX_IDS: Final = 65_536
+"""Chunks that one message can name."""
+
 MAX_TEXT: Final = plain.MAX_TEXT
 MAX_NAME: Final = 512
 """Characters of a mapping's keys: module paths, names of fields."""
@@ -75,7 +78,7 @@ _Integer = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _ChunkId = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
-_ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=65_536), FailFast()]
+_ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=MAX_IDS), FailFast()]
 _Range = Annotated[tuple[int, int], FailFast()]
 _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
@@ -154,7 +157,7 @@ class Accept(_Message):
     """Evidence of the served content, which becomes the replica's own once it has all of it."""
     secret: _Text
     """Authenticates the entries of both ranks at the rendezvous."""
-    have: Annotated[tuple[_Range, ...], Field(max_length=65_536), FailFast()]
+    have: Annotated[tuple[_Range, ...], Field(max_length=MAX_IDS), FailFast()]
     """Chunks that can be asked for now, as half-open ranges of ids."""
     message_bytes: Annotated[int, Field(ge=MIN_BULK_MESSAGE_BYTES, le=MAX_BULK_MESSAGE_BYTES)] = (
         MAX_BULK_MESSAGE_BYTES

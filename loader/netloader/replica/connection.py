@@ -24,6 +24,8 @@ _LAST_WORDS_MS = 200
 """How long the last message may take to leave; the replica does not wait for a source that stopped
 reading."""
 
+_MAX_PORT, _PORT_DIGITS = 65_535, 5
+
 _MONITORED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -34,9 +36,9 @@ _MONITORED = (
 )
 
 
-_UNREAD = 8
-"""Messages that may wait to be read. A source sends few messages; only its answer to hello is
-large."""
+_UNREAD = 64
+"""Messages that may wait to be read: a source that is still loading sends one for each chunk that
+it gains, while others are on their way. Only its answer to hello is large."""
 
 
 class Break(enum.Enum):
@@ -61,6 +63,12 @@ class Broken(SourceLost):
         super().__init__(source, how.reason)
 
 
+def _port(endpoint: str) -> int:
+    """0 for what is no port."""
+    port = endpoint.rpartition(":")[2]
+    return int(port) if port.isascii() and port.isdigit() and len(port) <= _PORT_DIGITS else 0
+
+
 class Connection:
     """A DEALER with a monitor beside it. Belongs to one thread."""
 
@@ -71,7 +79,11 @@ class Connection:
         security: SocketSecurity,
         ring: int,
     ) -> None:
-        """Dial `endpoint` with key number `ring`. Returns at once."""
+        """Dial `endpoint` with key number `ring`. Returns at once. Raises `SourceLost` when that is
+        no endpoint."""
+        if not 0 < _port(endpoint) <= _MAX_PORT:
+            # ZeroMQ would take the port modulo 65,536, and dial somebody else.
+            raise SourceLost(endpoint, "cannot connect: the endpoint has no port")
         self.endpoint = endpoint
         self.authenticated = False
         """Whether both sides have proved their keys (trivially, when there are none)."""

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netloader.discovery.candidate import Candidate, Process
+from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft
 from netloader.plain import Plain
 from netloader.replica.budget import Budget
 from netloader.replica.course import Course, GiveUp, Standing
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import AskLater, Brought, Corrupt, Dropped, Ended, Finished, Outcome
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
@@ -54,20 +55,6 @@ class Failure:
         return f"{self.source.found_by}: source {self.source.endpoint}: {self.how.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class PullObserver:
-    """Callbacks that are told what happens in a pull. Each is called by one thread at a time."""
-
-    progress: Callable[[int], object] = lambda nbytes: None
-    """Told the bytes of each chunk once it is verified and in place, by the streams' threads."""
-    accused: Callable[[Process], object] = lambda process: None
-    """Told about a process whose bytes were not what it had promised."""
-    sources: Callable[[int], object] = lambda count: None
-    """Told the number of sources being pulled from, whenever that changes."""
-    ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
-    """Told how pulling from one source has ended, and how many chunks another one must bring."""
-
-
 class Pull:
     """Brings a model's weights from peers into its tensors, chunk by chunk.
 
@@ -86,7 +73,7 @@ class Pull:
         self._request = request
         self._settings = settings if settings is not None else PullSettings()
         self._observer = observer if observer is not None else PullObserver()
-        self._state = PullState(weights, self._settings)
+        self._state = PullState(weights, self._settings, self._observer)
         self._course: Course | None = None
         self._streams: dict[str, Stream] = {}
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()

@@ -158,6 +158,10 @@ class PullSettings:
     """Seconds after which a stream without work asks for some: another source may be lost, or its
     own may gain chunks. A pull ends within this time of its last chunk."""
 
+    uninteresting_s: Seconds = 2.0
+    """Seconds after which a source that is still loading makes room for another one, if it has
+    nothing that is missing here."""
+
     last_words_s: Seconds = 0.2
     """Seconds in which a source that broke the process group may say why. Unless the source died,
     its reason comes at once."""

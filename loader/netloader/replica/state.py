@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from netloader.discovery.candidate import Process
 from netloader.errors import DigestMismatch
 from netloader.replica.acceptance import Agreement, Promise
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Contradicted, Corrupt, Dropped
 from netloader.replica.schedule import Schedule
 from netloader.replica.settings import PullSettings
@@ -35,12 +37,18 @@ class Assignment:
     """Staging memory to give back; None where the chunk is received in place."""
 
 
+_NOBODY: Final = PullObserver()
+
+
 class PullState:
     """The shared state of one pull. Thread safe."""
 
-    def __init__(self, weights: Weights, settings: PullSettings) -> None:
+    def __init__(
+        self, weights: Weights, settings: PullSettings, observer: PullObserver = _NOBODY
+    ) -> None:
         self.weights = weights
         self.chunks = weights.manifest.chunks()
+        self._observer = observer
         self.changed = threading.Event()
         """Wakes the thread that runs the pull: everything has arrived, or a stream has ended."""
         self._lock = threading.Lock()  # Guards everything below.
@@ -96,9 +104,12 @@ class PullState:
         with self._lock:
             if self._closed:
                 return Dropped("came when the pull was over")
+            first = self._agreement.promise is None
             contradiction = self._agreement.join(endpoint, promise)
             if contradiction is not None:
                 return Contradicted(contradiction)
+            if first:
+                self._observer.promised(promise)
             self._schedule.join(source, available, time.monotonic())
             return None
 
@@ -135,6 +146,7 @@ class PullState:
             if assignment.staging is not None:
                 self._staging.append(assignment.staging)
             self._schedule.arrived(source, assignment.chunk.id, time.monotonic())
+            self._observer.verified(assignment.chunk.id)
             if self._schedule.complete:
                 self.changed.set()
 
@@ -154,6 +166,7 @@ class PullState:
         with self._lock:
             void = self._agreement.break_off(endpoint)
             if void:
+                self._observer.voided()
                 self._unverified |= self._schedule.done
                 self._schedule.invalidate()
         return Corrupt(error.reason, error.chunk, process, void)

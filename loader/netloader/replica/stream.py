@@ -16,7 +16,7 @@ from collections.abc import Callable
 import zmq
 
 from netloader.discovery.candidate import Candidate, Process
-from netloader.errors import BlockedPort, DigestMismatch, TransferError
+from netloader.errors import BlockedPort, DigestMismatch, SourceLost, TransferError
 from netloader.protocol import messages
 from netloader.replica import acceptance, outcome
 from netloader.replica.acceptance import Promise
@@ -82,6 +82,7 @@ class Stream:
         self._started = 0.0
         self._process: Process | None = None  # The process that opened a session.
         self._brought = Brought()
+        self._gaining = False  # Whether the source is still loading, and will have more chunks.
         self._ending = threading.Lock()  # Guards the end: this thread may meet `abandon`.
         self._ended: Ended | None = None
         self._thread = TransferThread(
@@ -233,7 +234,8 @@ class Stream:
         promise: Promise,
     ) -> Outcome:
         """Keep a window of chunks in flight until the pull is over. Raises `TransferError`."""
-        available = (number for first, end in accept.have for number in range(first, end))
+        available = [number for first, end in accept.have for number in range(first, end)]
+        self._gaining = len(available) < len(self._state.chunks)
         refused = self._state.enter(self.name, self._endpoint, promise, available)
         if refused is not None:
             return refused
@@ -248,6 +250,8 @@ class Stream:
                 if how is not None:
                     return how
                 last_chunk_at = time.monotonic()
+                if self._gaining and broken is None:
+                    broken = self._hear_gains(conversation)
                 continue
             if broken is not None:
                 return self._lost(conversation, broken)
@@ -257,8 +261,22 @@ class Stream:
                 return Finished()
             self._state.have(self.name, conversation.hear(self._settings.idle_s))
             waited_s = time.monotonic() - last_chunk_at
-            if waited_s > self._settings.timeout_s and not self._state.interested(self.name):
+            if self._state.interested(self.name):
+                continue
+            if self._gaining and waited_s > self._settings.uninteresting_s:
+                return Dropped("it has nothing that is missing here")
+            if waited_s > self._settings.timeout_s:
                 return Lost(f"no further chunk in {self._settings.timeout_s:g} s")
+
+    def _hear_gains(self, conversation: Conversation) -> str | None:
+        """Note what the source has gained while chunks were on their way. Returns how the source
+        ended the session, if it did."""
+        try:
+            while gained := conversation.hear(0.0):
+                self._state.have(self.name, gained)
+        except SourceLost as error:
+            return error.reason
+        return None
 
     def _ask(self, conversation: Conversation, receiver: Receiver) -> str | None:
         """Post receives for the next chunks, then ask for them. Returns how the group broke."""

@@ -106,6 +106,44 @@ class Dispatch:
         self._telemetry.session_ended(outcome.how, session.transport, session.sent_bytes, held_s)
         _log_end(session, outcome)
 
+    def tell_gains(self) -> None:
+        """Tell replicas which chunks have come since they were told last. One that does not read
+        is told later."""
+        for one in self._sessions.served:
+            available = one.session.offer.available
+            if available is None:
+                continue
+            while gained := available.since(one.session.told)[: messages.MAX_IDS]:
+                have = messages.Have(session=one.session.id, chunks=gained)
+                if not self._listener.reply(one.caller, have):
+                    break
+                one.session.told += len(gained)
+
+    def hold_all(self) -> list[Session]:
+        """Let no session begin to send another chunk. Returns the sessions: some may still send."""
+        held = [one.session for one in self._sessions.served]
+        for session in held:
+            session.hold()
+        return held
+
+    def end(self, session: Session, reason: str) -> None:
+        """End one session, and tell its replica why."""
+        one = self._release(session)
+        if one is not None:
+            self._say_bye(one, reason)
+        session.abort(reason)
+
+    def resume_all(self, offer: Offer) -> None:
+        """Let held sessions go on with an offer that promises what theirs did; end the others."""
+        self.tell_gains()
+        for one in self._sessions.served:
+            if not one.session.held:
+                continue  # It still sends what was offered before, unless that was withdrawn.
+            if one.session.offer.same_bytes(offer):
+                one.session.resume(offer)
+            else:
+                self.end(one.session, "other weights are offered now")
+
     def end_all(self, reason: str) -> bool:
         """Abort all sessions, including those that are ending. Returns False when one may still
         read weights."""

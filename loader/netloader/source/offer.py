@@ -9,6 +9,7 @@ from functools import cached_property
 
 from netloader.identity.identity import Identity
 from netloader.plain import Plain
+from netloader.source.availability import Availability
 from netloader.transport import Backend
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk, Manifest
@@ -28,6 +29,20 @@ class Offer:
     """What can carry the bytes, best first."""
     computed: Mapping[str, str] = field(default_factory=dict)
     """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
+    available: Availability | None = None
+    """The chunks that have come so far; None when all are there."""
+
+    def has(self, chunk: int) -> bool:
+        """Whether a chunk can be handed out now."""
+        return chunk < len(self.chunks) and (self.available is None or chunk in self.available)
+
+    def same_bytes(self, other: Offer) -> bool:
+        """Whether another offer promises the very same chunks."""
+        return (
+            self.manifest_hash == other.manifest_hash
+            and tuple(self.digests) == tuple(other.digests)
+            and self.attributes == other.attributes
+        )
 
     @property
     def transports(self) -> tuple[str, ...]:
@@ -67,6 +82,8 @@ class Unready:
 
     reason: str
     """The reason that replicas are told."""
+    retry_after_s: float | None = None
+    """Seconds after which asking again makes sense; None where it does not."""
 
 
 class CurrentOffer:
@@ -91,11 +108,13 @@ class CurrentOffer:
         with self._lock:
             self._now = offer
 
-    def withdraw(self, reason: str, only: Offer | None = None) -> bool:
+    def withdraw(
+        self, reason: str, only: Offer | None = None, retry_after_s: float | None = None
+    ) -> bool:
         """Offer nothing. With `only`, does nothing and returns False when another offer, or none,
         has taken its place."""
         with self._lock:
             if only is not None and self._now is not only:
                 return False
-            self._now = Unready(reason)
+            self._now = Unready(reason, retry_after_s)
             return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from netloader.identity.identity import known
 from netloader.protocol import messages
+from netloader.source.availability import ranges
 from netloader.source.listener import Exposure
 from netloader.source.offer import Offer
 from netloader.source.session import Session, SessionOutcome, SessionTerms
@@ -50,6 +51,10 @@ class Opener:
                 self.on_end,
                 throttle=self.throttle,
             )
+            have: tuple[tuple[int, int], ...] = ((0, len(offer.chunks)),)
+            if offer.available is not None:
+                gained = offer.available.since(0)
+                session.told, have = len(gained), ranges(gained)
             accept = messages.Accept(
                 session=session.id,
                 generation=self.generation(),
@@ -61,7 +66,7 @@ class Opener:
                 host=rendezvous.host,
                 port=rendezvous.port,
                 secret=rendezvous.secret,
-                have=((0, len(offer.chunks)),),
+                have=have,
                 message_bytes=session.message_bytes,
                 digest=digests.kind_of(offer.weights),
             )

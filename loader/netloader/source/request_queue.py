@@ -27,6 +27,7 @@ class RequestQueue:
         self._queued: deque[int] = deque()
         self._may_ask = max_repeats * chunks + _SPARE
         self._closed = False
+        self._held = self._parked = False
         self._idle_s = 0.0
         self._idle_since: float | None = clock()
 
@@ -39,16 +40,19 @@ class RequestQueue:
                 return f"asked for each chunk more than {self._max_repeats} times"
             self._may_ask -= len(chunks)
             self._queued.extend(chunks)
-            self._changed.notify()
+            self._changed.notify_all()
         return None
 
     def take(self, timeout_s: float) -> int | None:
         """The next chunk; None once the queue is closed, whatever it still holds.
 
         Waiting counts as idle time. A timeout of 0 does not, because its caller has sends under
-        way. Raises `TimeoutError` when nothing is asked for in time.
+        way. Raises `TimeoutError` when nothing is asked for in time, or the queue is held for
+        longer.
         """
         with self._changed:
+            if self._held:
+                self._park(timeout_s)
             if timeout_s > 0 and self._idle_since is None:
                 self._idle_since = self._clock()
             self._changed.wait_for(lambda: self._queued or self._closed, timeout_s)
@@ -56,15 +60,47 @@ class RequestQueue:
                 return None
             if not self._queued:
                 raise TimeoutError
-            self._idle_s = self._idle_until_now()
-            self._idle_since = None
+            self._stop_idling()
             return self._queued.popleft()
+
+    def hold(self) -> None:
+        """Hand out nothing until `release`. What is asked for meanwhile is queued."""
+        with self._changed:
+            self._held = True
+            self._stop_idling()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
+    def wait_parked(self, timeout_s: float) -> bool:
+        """Wait, after `hold`, until the session's thread waits for the release: it has nothing
+        under way. Returns False when that took too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._parked or self._closed, timeout_s)
 
     def close(self) -> None:
         """Hand out nothing more, and wake the session's thread. Idempotent."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _park(self, timeout_s: float) -> None:
+        """Wait for the release. Raises `TimeoutError` when it does not come in time."""
+        if timeout_s <= 0:
+            raise TimeoutError  # The caller settles its sends first.
+        self._parked = True
+        self._changed.notify_all()
+        released = self._changed.wait_for(lambda: not self._held or self._closed, timeout_s)
+        self._parked = False
+        if not released:
+            raise TimeoutError
+
+    def _stop_idling(self) -> None:
+        self._idle_s = self._idle_until_now()
+        self._idle_since = None
 
     @property
     def idle_s(self) -> float:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from netloader.source.audit import CHANGED, Audit
@@ -45,6 +47,33 @@ class _Withdraw:
 
 
 @dataclass(frozen=True)
+class _Gained:
+    """The current offer has more chunks."""
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """Let no session begin another chunk; `held` gets the sessions."""
+
+    held: Future[list[Session]]
+
+
+@dataclass(frozen=True)
+class _End:
+    """End one session."""
+
+    session: Session
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Let held sessions go on with this offer."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True)
 class _Rekey:
     """The cluster keys have changed."""
 
@@ -57,6 +86,9 @@ class _ThreadEnded:
 
     session: Session
     outcome: SessionOutcome
+
+
+_Word = _Close | _Withdraw | _Gained | _Hold | _End | _Resume | _Rekey | _ThreadEnded
 
 
 class Source:
@@ -96,7 +128,7 @@ class Source:
             listener, self._current, opener, self._audit, on_sessions, telemetry
         )
         self._rekeying = Rekeying(listener.rekey, settings.rekey_pause_s)
-        self._inbox: Inbox[_Close | _Withdraw | _Rekey | _ThreadEnded] = Inbox()
+        self._inbox: Inbox[_Word] = Inbox()
         self._upstream: UpstreamService | None = None
         if upstream is not None:
             self._upstream = upstream(self._current)
@@ -121,8 +153,39 @@ class Source:
         return self._dispatch.served
 
     def serve(self, offer: Offer) -> None:
-        """Hand out these weights from now on."""
+        """Hand out these weights from now on. Sessions that were held go on, if these weights
+        promise the same."""
         self._current.put(offer)
+        self._inbox.post(_Resume(offer))
+
+    def gained(self) -> None:
+        """Tell replicas that the offer has more chunks. Does not block."""
+        self._inbox.post(_Gained())
+
+    def hold(self, reason: str) -> None:
+        """Read no weights until `serve` or `withdraw`, while replicas keep their sessions. New ones
+        are told to come again.
+
+        Once this returns, no session reads the weights any more. A session that needs longer than
+        `hold_s` for what it has begun to send is ended.
+        """
+        self._current.withdraw(reason, retry_after_s=self._settings.retry_after_s)
+        deadline = time.monotonic() + self._settings.hold_s
+        word = _Hold(Future())
+        if not self._inbox.post(word):
+            return
+        try:
+            held = word.held.result(2 * self._settings.close_timeout_s)
+        except TimeoutError:
+            self.withdraw(reason)
+            return
+        slow = [one for one in held if not one.wait_held(max(0.0, deadline - time.monotonic()))]
+        for session in slow:
+            session.abort(reason)
+            self._inbox.post(_End(session, reason))
+        deadline = time.monotonic() + self._settings.close_timeout_s
+        if not all(one.quiet(max(0.0, deadline - time.monotonic())) for one in slow):
+            _log.warning("a session is slow to end: weights may be read while they change")
 
     def withdraw(self, reason: str) -> None:
         """Stop handing out weights: new requests are refused, sessions under way are aborted.
@@ -182,6 +245,7 @@ class Source:
                 obeyed = [self._obey(word) for word in self._inbox.take()]
                 if not all(obeyed):
                     return
+                self._dispatch.tell_gains()
                 self._rekeying.attempt()
                 self._listener.keep(self._dispatch.callers)
         finally:
@@ -189,7 +253,7 @@ class Source:
             self._dispatch.end_all("the source closes")
             self._listener.close()
 
-    def _obey(self, word: _Close | _Withdraw | _Rekey | _ThreadEnded) -> bool:
+    def _obey(self, word: _Word) -> bool:
         """Act on one word from another thread. Returns False to stop."""
         match word:
             case _Close():
@@ -197,6 +261,14 @@ class Source:
             case _Withdraw():
                 if self._dispatch.end_all(word.reason):
                     word.done.set()
+            case _Gained():
+                pass  # Sleep is over, which is all that this word is for.
+            case _Hold():
+                word.held.set_result(self._dispatch.hold_all())
+            case _End():
+                self._dispatch.end(word.session, word.reason)
+            case _Resume():
+                self._dispatch.resume_all(word.offer)
             case _Rekey():
                 self._rekeying.want(word.security)
             case _ThreadEnded():

@@ -91,6 +91,11 @@ class Session:
         self.transport = terms.backend.name
         """Name of what carries the bytes."""
         self.offer = offer
+        self.told = 0
+        """How many of the chunks that the offer has gained its replica knows of. Belongs to the
+        source's thread."""
+        self.held = False
+        """Whether the session waits for `resume`. Belongs to the source's thread."""
         self.sent_bytes = 0
         """Bytes handed to the replica's connection."""
         self.message_bytes = (
@@ -122,7 +127,25 @@ class Session:
 
     def want(self, chunks: Sequence[int]) -> str | None:
         """Queue chunks for sending. Returns what is wrong with the request, if anything."""
+        lacking = [chunk for chunk in chunks if not self.offer.has(chunk)]
+        if self.offer.available is not None and lacking:
+            return f"asked for chunk {lacking[0]}, which is not there yet"
         return self._requests.add(chunks)
+
+    def hold(self) -> None:
+        """Begin to send no further chunk until `resume`. Chunks under way are finished."""
+        self.held = True
+        self._requests.hold()
+
+    def wait_held(self, timeout_s: float) -> bool:
+        """Wait, after `hold`, until no weights are read. Returns False when that took too long."""
+        return self._requests.wait_parked(timeout_s)
+
+    def resume(self, offer: Offer) -> None:
+        """Go on after `hold`, with weights that promise the same and may lie elsewhere."""
+        self.offer = offer
+        self.held = False
+        self._requests.release()
 
     def has_sent(self, chunk: int) -> bool:
         """Whether this replica can have received the chunk."""
@@ -210,11 +233,12 @@ class Session:
 
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
-        weights, settings = self.offer.weights, self._settings
-        _step_beside_the_model(weights.device_type)
-        sends = _Sends(weights, settings, self._count)
+        settings = self._settings
+        _step_beside_the_model(self.offer.weights.device_type)
+        sends = _Sends(self.offer.weights, settings, self._count)
         while (number := self._next(sends)) is not None:
-            chunk = self.offer.chunks[number]
+            # Where they lie may have changed since the last chunk (`resume`).
+            weights, chunk = self.offer.weights, self.offer.chunks[number]
             data, buffer = weights.contiguous(chunk), None
             if data is None:
                 buffer = sends.buffer()

@@ -56,6 +56,10 @@ class SourceSettings:
     """Seconds that a withdrawal waits for sessions that may still read weights. They need
     milliseconds."""
 
+    hold_s: Seconds = 2.0
+    """Seconds that post-processing waits for chunks under way, when sessions shall outlive it. A
+    start can spare them, and a chunk needs them only on a slow network."""
+
     last_sends_s: Seconds = 1.0
     """Seconds that sends may take once the replica is done. The replica has received what it
     wanted: these sends lack only the transport's confirmation, and nobody waits for any others."""

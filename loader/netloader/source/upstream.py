@@ -167,6 +167,9 @@ class UpstreamService:
         if not isinstance(offer, Offer):
             self._refuse(caller.end, caller.address, offer.reason)
             return
+        if offer.available is not None:
+            self._refuse(caller.end, caller.address, "the source is still loading")
+            return
         refused = admission.unfit(caller.join, held(offer, self._settings.rank))
         if refused is not None:
             self._refuse(caller.end, caller.address, refused.reason)

@@ -170,10 +170,49 @@ class Sources:
             model.offer = offer
             endpoint = model.source.endpoint
             nbytes = offer.weights.manifest.nbytes
-            self._membership.update(role, state="ready", reason="", nbytes=nbytes)
+            self._membership.update(
+                role, state="ready", reason="", nbytes=nbytes, sharing=False, held=0
+            )
         if role == "target":
             self._write_address(endpoint)
         return True
+
+    def share(self, role: Role, offer: Offer) -> bool:
+        """Hand out the chunks of `offer` that are available, while the model is being loaded.
+        Returns False and does nothing when no source listens."""
+        with self._lock:
+            source = self._models[role].source
+            if source is None:
+                return False
+            source.serve(offer)
+        return True
+
+    def gained(self, role: Role) -> None:
+        """Tell replicas of more chunks of what is shared. Does not block."""
+        source = self._models[role].source
+        if source is not None:
+            source.gained()
+
+    def hold(self, role: Role, reason: str) -> None:
+        """Keep the sessions of a model whose weights may change now, until `serve` or `withdraw`.
+
+        Once this returns, nothing reads the weights any more.
+        """
+        with self._lock:
+            source = self._models[role].source
+            self._membership.update(role, sharing=False)
+        if source is not None:
+            source.hold(reason)
+
+    def unshare(self, role: Role, reason: str) -> None:
+        """Hand out nothing of a model that is being loaded, for now.
+
+        Once this returns, nothing reads the weights any more: they may be changed.
+        """
+        with self._lock:
+            source = self._models[role].source
+        if source is not None:
+            source.withdraw(reason)
 
     def withdraw(self, role: Role, reason: str) -> None:
         """Stop being a source of one model, and say why.

@@ -42,8 +42,9 @@ from netloader.discovery.candidate import Candidate
 from netloader.errors import NetloaderError
 from netloader.identity.identity import Evidence
 from netloader.plain import Plain
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import AskLater, Corrupt, Declined, Lost
-from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.pull import Pull
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()

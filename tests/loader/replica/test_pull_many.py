@@ -41,8 +41,9 @@ from torch._C._distributed_c10d import Store
 from netloader.discovery.candidate import Candidate
 from netloader.errors import NoSourceLeft
 from netloader.protocol import messages
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import AskLater, Dropped, Lost
-from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.pull import Pull
 from netloader.replica.settings import PullSettings
 from netloader.source.service import Source
 from netloader.transport import Group, Pending

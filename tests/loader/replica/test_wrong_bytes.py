@@ -25,8 +25,8 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import NoSourceLeft
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Contradicted, Corrupt, Lost
-from netloader.replica.pull import PullObserver
 from netloader.replica.settings import RetrySettings
 from netloader.transport import TransportError
 

@@ -38,8 +38,8 @@ from tests.meshes import OWN_MESH
 from netloader.config import Config
 from netloader.discovery.candidate import Process
 from netloader.protocol import messages
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt
-from netloader.replica.pull import PullObserver
 from netloader.source.offer import Offer
 from netloader.source.service import Source
 from netloader.transport.tcp import TcpBackend

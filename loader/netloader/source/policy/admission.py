@@ -26,7 +26,11 @@ def admit(
             reason=f"I am generation {generation}, not {hello.generation}: restarted",
         )
     if isinstance(offer, Unready):
-        return messages.Refuse(code="not-ready", reason=offer.reason[: messages.MAX_TEXT])
+        return messages.Refuse(
+            code="not-ready",
+            reason=offer.reason[: messages.MAX_TEXT],
+            retry_after_s=offer.retry_after_s,
+        )
     if hello.fabric and fabric not in ("", hello.fabric):
         labels = f"FABRIC: mine {fabric}, theirs {hello.fabric}"
         return messages.Refuse(code="identity", reason=labels[: messages.MAX_TEXT])

@@ -86,7 +86,10 @@ def fill(built: Built | Unshared, model: nn.Module) -> Filled | Prepared | Build
 def _fill(built: Built, model: nn.Module) -> Filled | Prepared | BuildAgain:
     pulled = pull(built, model)
     if isinstance(pulled, Pulled):
-        return _filled(built, model, pulled, pulled.tried)
+        filled = _filled(built, model, pulled, pulled.tried)
+        # vLLM's post-processing may change the tensors that replicas are being sent.
+        built.request.worker.sources.hold(built.request.role, "its weights are post-processed")
+        return filled
     prepared = prepare(built, model, pulled)
     if not isinstance(prepared, NotPulled):
         return prepared

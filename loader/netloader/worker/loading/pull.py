@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from netloader.discovery.candidate import Candidate
 from netloader.errors import ManifestError, NoSourceLeft
-from netloader.identity.identity import Evidence, Identity, LazyContent, known
+from netloader.identity.identity import Identity
 from netloader.model import attributes, buffers
-from netloader.replica.pull import Pull, PullObserver
+from netloader.replica.observer import PullObserver
+from netloader.replica.pull import Pull
 from netloader.replica.request import Request
 from netloader.system import memory, tracing
 from netloader.telemetry import PullResult
@@ -23,7 +24,8 @@ from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
-from netloader.worker.loading.provenance import Provenance
+from netloader.worker.loading.provenance import Provenance, learnt
+from netloader.worker.loading.sharing import Sharing
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> P
     """Pull until everything has come and is finished, or no source is left."""
     request = goal.built.request
     worker, role = request.worker, request.role
+    sharing = Sharing(goal.built, goal.identity, goal.weights)
     with tqdm(
         total=goal.weights.manifest.nbytes,
         unit="B",
@@ -116,9 +119,15 @@ def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> P
                 ended=lambda how, unfinished: worker.telemetry.stream_ended(
                     type(how).__name__.lower(), unfinished
                 ),
+                promised=sharing.promised,
+                verified=sharing.verified,
+                voided=sharing.stop,
             ),
         )
-        return _run(one, goal, step, tried, must_wait=must_wait)
+        pulled = _run(one, goal, step, tried, must_wait=must_wait)
+    if isinstance(pulled, NotPulled):
+        sharing.stop()  # Storage will write to the tensors.
+    return pulled
 
 
 def request_for(built: Built, identity: Identity) -> Request:
@@ -180,7 +189,7 @@ def _run(one: Pull, goal: Goal, step: Step, tried: Tried, *, must_wait: bool) ->
             for delivery in one.deliveries
         ),
     )
-    content = _learnt(goal.identity, one)
+    content = learnt(goal.identity, one.content)
     provenance = Provenance(content, dict(one.attributes), dict(one.computed))
     return Pulled(
         provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)
@@ -193,16 +202,3 @@ def _result(failed: Failed | None) -> PullResult:
     if issubclass(failed.kind, NoSourceLeft):
         return PullResult.NO_SOURCE_LEFT
     return PullResult.MISMATCH if issubclass(failed.kind, ManifestError) else PullResult.FAULT
-
-
-def _learnt(identity: Identity, one: Pull) -> LazyContent:
-    """What a replica knows about the content it has pulled: what it read itself, and what the
-    source says. The replica's own commit is only what it wanted: only a source can have checked
-    it."""
-    own = {
-        Evidence(kind): value
-        for kind, value in known(identity.content).items()
-        if kind != Evidence.COMMIT
-    }
-    theirs = {Evidence(kind): value for kind, value in one.content.items() if kind in set(Evidence)}
-    return LazyContent({}, theirs | own)

@@ -315,6 +315,7 @@ def _say_not_served(not_served: NotServed) -> None:
     record, reason = not_served.record, not_served.reason
     request = record.request
     _log.warning("not a source of %s: %s", request.names.shown, reason)
+    request.worker.sources.unshare(request.role, reason)
     request.worker.membership.update(
         request.role, state="unavailable", reason=reason, origin=record.origin
     )

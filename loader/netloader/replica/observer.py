@@ -1,0 +1,33 @@
+"""Who is told what happens in a pull."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netloader.discovery.candidate import Process
+from netloader.replica.acceptance import Promise
+from netloader.replica.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class PullObserver:
+    """Callbacks that are told what happens in a pull. Each is called by one thread at a time."""
+
+    progress: Callable[[int], object] = lambda nbytes: None
+    """Told the bytes of each chunk once it is verified and in place, by the streams' threads."""
+    accused: Callable[[Process], object] = lambda process: None
+    """Told about a process whose bytes were not what it had promised."""
+    sources: Callable[[int], object] = lambda count: None
+    """Told the number of sources being pulled from, whenever that changes."""
+    ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
+    """Told how pulling from one source has ended, and how many chunks another one must bring."""
+
+    # The pull stands still during the following three, so that nobody is handed a chunk that the
+    # pull has given up meanwhile. They must not call back.
+    promised: Callable[[Promise], object] = lambda promise: None
+    """Told what all chunks will be, by the first source, and by the next one after `voided`."""
+    verified: Callable[[int], object] = lambda chunk: None
+    """Told the id of each chunk that is verified and in place."""
+    voided: Callable[[], object] = lambda: None
+    """Told that the promise was broken: once this returns, all chunks may be overwritten."""

@@ -1,0 +1,83 @@
+"""Handing out what a pull has brought while it still brings the rest.
+
+A replica that is being filled holds verified chunks, and knows from its sources' promise what all
+of them will be. So it is a source of those chunks from the first one on. It stops before anything
+else writes to the tensors: storage after a pull that was given up, a second try after a broken
+promise, or vLLM's post-processing. Sessions outlive the latter, if the worker is a source of the
+same weights afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from netloader.identity.identity import Identity, known
+from netloader.replica.acceptance import Promise
+from netloader.source.availability import Availability
+from netloader.source.offer import Offer
+from netloader.weights.capture import Weights
+from netloader.worker.loading.build import Built
+from netloader.worker.loading.provenance import learnt
+
+STEPS: Final = 8
+"""How often the mesh is told during a load how far it is. Replicas learn the chunks themselves from
+their sessions."""
+
+
+class Sharing:
+    """What one load shares. Its methods are called as `PullObserver` says: by one thread at a
+    time."""
+
+    def __init__(self, built: Built, identity: Identity, weights: Weights) -> None:
+        self._request = built.request
+        self._identity = identity
+        self._weights = weights
+        self._backends = built.backends
+        self._chunks = weights.manifest.chunks()
+        self._available: Availability | None = None
+        self._held = self._told = 0
+
+    def promised(self, promise: Promise) -> None:
+        """Offer the chunks that come, by the promise of the sources."""
+        if self._weights.manifest.layout != "checkpoint":
+            return  # A processed model gets these weights only when all are there.
+        content = learnt(self._identity, promise.content)
+        self._available = Availability()
+        self._held = self._told = 0
+        offer = Offer(
+            replace(self._identity, content=content),
+            replace(self._weights, digest_kind=promise.digest_kind),
+            promise.digests,
+            dict(promise.attributes),
+            self._backends,
+            dict(promise.computed),
+            self._available,
+        )
+        if not self._request.worker.sources.share(self._request.role, offer):
+            self._available = None
+            return
+        self._update(content=known(content))
+
+    def verified(self, chunk: int) -> None:
+        """Hand out one more chunk."""
+        if self._available is None:
+            return
+        self._available.add(chunk)
+        self._request.worker.sources.gained(self._request.role)
+        self._held += self._chunks[chunk].payload
+        if self._told == 0 or self._held - self._told >= self._weights.manifest.nbytes / STEPS:
+            self._told = self._held
+            self._update(sharing=True, held=self._held)
+
+    def stop(self) -> None:
+        """Hand out nothing any more. Once this returns, nothing reads the weights."""
+        if self._available is None:
+            return
+        self._available = None
+        reason = "what it had pulled was given up"
+        self._request.worker.sources.unshare(self._request.role, reason)
+        self._update(sharing=False, held=0, content={})
+
+    def _update(self, **changes: object) -> None:
+        self._request.worker.membership.update(self._request.role, **changes)
