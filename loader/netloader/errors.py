@@ -81,11 +81,14 @@ class Refused(TransferError):
     """The source declined the session.
 
     `retry_after_s` is the source's own estimate of when asking again makes sense; None means that
-    asking again is pointless.
+    asking again is pointless. `code` is the refusal's, empty where there was none.
     """
 
-    def __init__(self, source: str, reason: str, retry_after_s: float | None) -> None:
+    def __init__(
+        self, source: str, reason: str, retry_after_s: float | None, code: str = ""
+    ) -> None:
         self.retry_after_s = retry_after_s
+        self.code = code
         super().__init__(source, f"refused: {reason}")
 
 

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-import zmq
 
 from netbench.child import Json, obey, say
 from netbench.common import OPEN, SETTINGS
@@ -90,17 +89,10 @@ def _ask_manifest(holding: Holding) -> manifest.Manifest:
         chunk_bytes=holding.chunk_bytes or manifest.CHUNK_BYTES,
         backend=holding.backend,
     )
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    try:
-        connection, answer, attachment = greet(
-            context, holding.endpoint, lambda: OPEN, hello, SETTINGS
-        )
-        connection.close()
-    finally:
-        context.destroy(linger=0)
-    if not isinstance(answer, messages.Refuse) or answer.code != "manifest":
-        raise PullerError(f"the source did not say which tensors it has: {answer}")
-    return manifest.decode(attachment)
+    with greet(holding.endpoint, lambda: OPEN, hello, SETTINGS) as (_, answer, attachment):
+        if not isinstance(answer, messages.Refuse) or answer.code != "manifest":
+            raise PullerError(f"the source did not say which tensors it has: {answer}")
+        return manifest.decode(attachment)
 
 
 def _weights_of(found: manifest.Manifest) -> Weights:

@@ -77,7 +77,7 @@ def accepted(
             reason = answer.reason
             if answer.code == "manifest" and attachment:
                 reason += f" ({_difference(mine, attachment)})"[:_MAX_QUOTE]
-            raise Refused(endpoint, reason, answer.retry_after_s)
+            raise Refused(endpoint, reason, answer.retry_after_s, answer.code)
         case _:
             raise TransferError(endpoint, f"answered hello with {answer.type}")
 

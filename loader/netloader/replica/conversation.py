@@ -23,6 +23,11 @@ class Conversation:
         self._connection = connection
         self._session = session
 
+    @property
+    def endpoint(self) -> str:
+        """The source's."""
+        return self._connection.endpoint
+
     def want(self, chunks: Sequence[int]) -> None:
         """Ask for chunks, in the order in which they will be received. Raises `SourceLost`."""
         self._connection.send(messages.Want(session=self._session, chunks=tuple(chunks)))
@@ -40,9 +45,9 @@ class Conversation:
             case messages.Have(session=self._session, chunks=chunks), _:
                 return chunks
             case messages.Bye(session=self._session, reason=reason), _:
-                raise SourceLost(self._connection.endpoint, f"ended the session: {reason}")
+                raise SourceLost(self.endpoint, f"ended the session: {reason}")
             case message, _:
-                raise TransferError(self._connection.endpoint, f"sent {message.type} in a session")
+                raise TransferError(self.endpoint, f"sent {message.type} in a session")
 
     def last_words(self, timeout_s: float) -> str | None:
         """Why the source ended the session, if it says so in time."""

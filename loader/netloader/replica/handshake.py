@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import zmq
 
@@ -28,18 +29,40 @@ from netmesh import SocketSecurity
 _log = logging.getLogger(__name__)
 
 
+Answered = tuple[Connection, messages.Message, bytes]
+"""The connection that brought an answer to hello, the answer, and its attachment."""
+
+
+@contextmanager
 def greet(
+    endpoint: str,
+    security: Callable[[], SocketSecurity],
+    hello: messages.Hello,
+    settings: PullSettings,
+) -> Iterator[Answered]:
+    """Get an answer to hello. The connection that brought it is closed after the block.
+
+    `security` is called in each round, because keys may change meanwhile. Raises `SourceLost` when
+    nobody answers, `TransferError` for a message that is not an answer.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        answered = _greet(context, endpoint, security, hello, settings)
+        try:
+            yield answered
+        finally:
+            answered[0].close()
+    finally:
+        context.destroy(linger=0)
+
+
+def _greet(
     context: zmq.Context[zmq.Socket[bytes]],
     endpoint: str,
     security: Callable[[], SocketSecurity],
     hello: messages.Hello,
     settings: PullSettings,
-) -> tuple[Connection, messages.Message, bytes]:
-    """Get an answer to hello. The caller closes the connection that brought the answer.
-
-    `security` is called in each round, because keys may change meanwhile. Raises `SourceLost` when
-    nobody answers, `TransferError` for a message that is not an answer.
-    """
+) -> Answered:
     limits = settings.handshake
     timeout_s = settings.hello_timeout_s
     deadline = time.monotonic() + timeout_s
@@ -76,7 +99,7 @@ def _ask(
     hello: messages.Hello,
     deadline: float,
     settings: PullSettings,
-) -> tuple[Connection, messages.Message, bytes]:
+) -> Answered:
     """Say hello with one key. Raises `Broken` when the source closes the connection over the
     key."""
     timeout_s, held_up_s = settings.hello_timeout_s, settings.handshake.held_up_s

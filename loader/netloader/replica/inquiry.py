@@ -7,8 +7,6 @@ first. A source compares identities before manifests: one that has the weights r
 
 from __future__ import annotations
 
-import zmq
-
 from netloader.discovery.candidate import Candidate
 from netloader.errors import TransferError
 from netloader.protocol import messages
@@ -32,19 +30,13 @@ def ask(source: Candidate, request: Request, settings: PullSettings, chunk_bytes
         return "no transport in common"
     empty = Manifest(request.identity.layout, chunk_bytes, ())
     hello = acceptance.hello(request, source.generation, empty, transport)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        connection, answer, _ = greet(context, source.endpoint, request.security, hello, settings)
-        try:
+        with greet(source.endpoint, request.security, hello, settings) as (connection, answer, _):
             if isinstance(answer, messages.Accept):
                 connection.send(messages.Bye(session=answer.session, reason="only asked"))
                 return "it holds a model without tensors"
             if isinstance(answer, messages.Refuse):
                 return "" if answer.code == "manifest" else answer.reason
             return f"answered hello with {answer.type}"
-        finally:
-            connection.close()
     except TransferError as error:
         return error.reason
-    finally:
-        context.destroy(linger=0)

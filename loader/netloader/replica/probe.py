@@ -26,6 +26,9 @@ _VERSION: Final = b"\x03\x01"
 GREETED: Final = 32
 """Bytes of a ZMTP 3 greeting up to the end of the mechanism (ZeroMQ RFC 37)."""
 
+_MAX_PORT: Final = 65_535
+"""glibc's resolver takes the lowest 16 bits of a larger number, which is another peer's port."""
+
 GREETS_FIRST_S: Final = 0.1
 """Seconds in which a source greets without being asked: a round trip, mostly."""
 
@@ -121,7 +124,10 @@ def _connect(endpoint: str, timeout_s: float) -> socket.socket:
     host, _, port = endpoint.rpartition(":")
     try:
         # A peer or a list gave the endpoint, so it may not be an address at all.
-        return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+        number = int(port)
+        if number > _MAX_PORT:
+            raise ValueError(f"there is no port {number}")
+        return socket.create_connection((host.strip("[]"), number), timeout_s)
     except OSError as error:
         if unanswered(error):
             raise Unanswered(endpoint, blocked("control", endpoint, error)) from None

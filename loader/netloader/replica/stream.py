@@ -13,16 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 
-import zmq
-
 from netloader.discovery.candidate import Candidate, Process
-from netloader.errors import BlockedPort, DigestMismatch, SourceLost, TransferError
-from netloader.protocol import messages
-from netloader.replica import acceptance, outcome
+from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
+from netloader.replica import outcome
 from netloader.replica.acceptance import Promise
 from netloader.replica.cancellation import Cancellation
 from netloader.replica.conversation import Conversation
-from netloader.replica.handshake import greet
+from netloader.replica.opening import OpenSession, open_session
 from netloader.replica.outcome import (
     Brought,
     Dropped,
@@ -41,7 +38,7 @@ from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport import Backend, TransportError, join
+from netloader.transport import Backend, TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -150,91 +147,40 @@ class Stream:
             return self._ended
 
     def _pull(self) -> Outcome:
-        """Greet the source, and use the session that it opens. Raises `TransferError`."""
+        """Have the source open a session, and use it. Raises `TransferError`."""
         self._started = time.monotonic()
-        hello = acceptance.hello(
-            self._request, self.source.generation, self._state.weights.manifest, self.transport
-        )
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        mine = self._state.weights.manifest
         try:
-            connection, answer, attachment = greet(
-                context, self._endpoint, self._request.security, hello, self._settings
-            )
-            try:
-                if isinstance(answer, messages.Refuse) and answer.code == "backend":
-                    return Unopened(f"refused: {answer.reason}", self.transport)
-                accept = acceptance.accepted(
-                    self._endpoint, self._state.weights.manifest, answer, attachment
-                )
-                self._process = (self._endpoint, accept.generation)
-                conversation = Conversation(connection, accept.session)
-                return self._use(conversation, hello, accept, attachment)
-            finally:
-                connection.close()
-        finally:
-            context.destroy(linger=0)
+            with open_session(
+                self.source, self._request, mine, self._backend, self._settings
+            ) as session:
+                self._process = (self._endpoint, session.accept.generation)
+                how = self._use(session)
+                if isinstance(how, Finished):
+                    session.conversation.done()
+                else:
+                    session.conversation.bye(how.reason)
+                return how
+        except Refused as error:
+            if error.code != "backend":
+                raise
+            return Unopened(error.reason, self.transport)
 
-    def _use(
-        self,
-        conversation: Conversation,
-        hello: messages.Hello,
-        accept: messages.Accept,
-        attachment: bytes,
-    ) -> Outcome:
-        """Use the session that the source has opened, and tell the source how it ended."""
-        receiver = None
+    def _use(self, session: OpenSession) -> Outcome:
+        """Bring chunks over an open session. Raises `TransferError`."""
+        promise = session.promise()
         try:
-            promise = acceptance.read(
-                self._endpoint, hello, len(self._state.chunks), accept, attachment
-            )
-            joined = self._join(accept)
-            if not isinstance(joined, Receiver):
-                conversation.bye(joined.reason)
-                return joined
-            receiver = joined
-            how = self._fetch(conversation, receiver, accept, promise)
-            if isinstance(how, Finished):
-                conversation.done()
-            else:
-                conversation.bye(how.reason)
-            return how
-        except DigestMismatch as error:
-            conversation.bye(error.reason, error.chunk)
-            raise
-        except TransferError as error:
-            conversation.bye(error.reason)
-            raise
-        finally:
-            if receiver is not None:
-                # Once the group and its receives are gone, nothing writes to tensors any more.
-                receiver.close()
-
-    def _join(self, accept: messages.Accept) -> Receiver | Unopened | Unreached:
-        try:
-            group = join(
-                accept.host,
-                accept.port,
-                accept.secret,
-                self._backend,
-                self._settings.rendezvous_timeout_s,
-                self._settings.handshake.connect_timeout_s,
-            )
+            receiver = session.join(self._cancellation.guard)
         except BlockedPort as error:
             return Unreached(str(error), Port.DATA)
         except TransportError as error:
             return Unopened(f"no process group by {self.transport}: {error}", self.transport)
-        self._cancellation.guard(group)
-        return Receiver(group, accept.message_bytes, self._settings.timeout_s)
+        return self._fetch(session, receiver, promise)
 
-    def _fetch(
-        self,
-        conversation: Conversation,
-        receiver: Receiver,
-        accept: messages.Accept,
-        promise: Promise,
-    ) -> Outcome:
+    def _fetch(self, session: OpenSession, receiver: Receiver, promise: Promise) -> Outcome:
         """Keep a window of chunks in flight until the pull is over. Raises `TransferError`."""
-        available = [number for first, end in accept.have for number in range(first, end)]
+        conversation = session.conversation
+        available = [number for first, end in session.accept.have for number in range(first, end)]
         self._gaining = len(available) < len(self._state.chunks)
         refused = self._state.enter(self.name, self._endpoint, promise, available)
         if refused is not None:

@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final
 
 import torch
-import zmq
 
 from netloader.discovery.candidate import Candidate
 from netloader.errors import (
@@ -28,13 +27,13 @@ from netloader.errors import (
 from netloader.identity.identity import Identity
 from netloader.protocol import messages
 from netloader.replica import acceptance
-from netloader.replica.conversation import Conversation
 from netloader.replica.handshake import greet
-from netloader.replica.receiver import Receiver, verify
+from netloader.replica.opening import OpenSession, open_session
+from netloader.replica.receiver import verify
 from netloader.replica.request import Request
 from netloader.replica.settings import HandshakeSettings, PullSettings
 from netloader.replica.state import Assignment
-from netloader.transport import Backend, join
+from netloader.transport import Backend
 from netloader.weights import manifest
 from netloader.weights.manifest import Chunk, Manifest, Tensor
 from netmesh import SocketSecurity
@@ -96,10 +95,9 @@ def attempt(
     if not usable:
         return Trial(TrialEnd.REFUSED, f"it sends by {', '.join(sorted(offered)) or 'nothing'}")
     one = _Trying(source, Request(identity, usable, security, name), usable[0], timeout_s)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        wanted = one.learn_manifest(context, chunk_bytes)
-        return wanted if isinstance(wanted, Trial) else one.take(context, wanted)
+        wanted = one.learn_manifest(chunk_bytes)
+        return wanted if isinstance(wanted, Trial) else one.take(wanted)
     except Refused as error:
         end = TrialEnd.REFUSED if error.retry_after_s is None else TrialEnd.BUSY
         return Trial(end, error.reason, one.transport)
@@ -110,8 +108,6 @@ def attempt(
         return Trial(end, str(error), one.transport)
     except TransferError as error:
         return Trial(TrialEnd.BROKEN, str(error), one.transport)
-    finally:
-        context.destroy(linger=0)
 
 
 class _Trying:
@@ -133,27 +129,27 @@ class _Trying:
     def transport(self) -> str:
         return self._backend.name
 
-    def learn_manifest(
-        self, context: zmq.Context[zmq.Socket[bytes]], chunk_bytes: int
-    ) -> Manifest | Trial:
+    def learn_manifest(self, chunk_bytes: int) -> Manifest | Trial:
         """The source's manifest. Raises `TransferError`."""
         endpoint = self._source.endpoint
         layout = self._request.identity.layout
         # An empty one would only ask whether the source has the weights (`inquiry.py`).
         unknown = Manifest(layout, chunk_bytes or manifest.CHUNK_BYTES, (_NO_TENSOR,))
-        connection, answer, attachment = greet(
-            context, endpoint, self._request.security, self._hello(unknown), self._settings
-        )
-        connection.close()
-        match answer:
-            case messages.Refuse(code="manifest") if attachment:
-                pass
-            case messages.Refuse(code="manifest"):
-                return Trial(TrialEnd.BUSY, "it has sent its manifest too often lately")
-            case messages.Refuse():
-                raise Refused(endpoint, answer.reason, answer.retry_after_s)
-            case _:
-                raise TransferError(endpoint, f"answers a wrong manifest with {answer.type}")
+        hello = acceptance.hello(self._request, self._source.generation, unknown, self.transport)
+        with greet(endpoint, self._request.security, hello, self._settings) as (
+            _,
+            answer,
+            attachment,
+        ):
+            match answer:
+                case messages.Refuse(code="manifest") if attachment:
+                    pass
+                case messages.Refuse(code="manifest"):
+                    return Trial(TrialEnd.BUSY, "it has sent its manifest too often lately")
+                case messages.Refuse():
+                    raise Refused(endpoint, answer.reason, answer.retry_after_s)
+                case _:
+                    raise TransferError(endpoint, f"answers a wrong manifest with {answer.type}")
         try:
             theirs = manifest.decode(attachment)
         except ManifestError as error:
@@ -163,57 +159,40 @@ class _Trying:
             raise TransferError(endpoint, f"cuts {theirs.nbytes} bytes into {many} chunks")
         return theirs
 
-    def take(self, context: zmq.Context[zmq.Socket[bytes]], theirs: Manifest) -> Trial:
+    def take(self, theirs: Manifest) -> Trial:
         """Ask for the smallest chunk. Raises `TransferError`."""
-        endpoint, hello = self._source.endpoint, self._hello(theirs)
-        connection, answer, attachment = greet(
-            context, endpoint, self._request.security, hello, self._settings
-        )
-        try:
-            accept = acceptance.accepted(endpoint, theirs, answer, attachment)
+        with open_session(
+            self._source, self._request, theirs, self._backend, self._settings
+        ) as session:
             self.accepted = True
-            talk = Conversation(connection, accept.session)
-            promise = acceptance.read(endpoint, hello, len(theirs.chunks()), accept, attachment)
-            chunk = _smallest(theirs, accept)
-            if chunk is None:
-                talk.bye("no chunk is small enough for a trial")
-                return Trial(TrialEnd.REFUSED, "it has no small chunk", self.transport)
-            where = f"{accept.host}:{accept.port}"
-            try:
-                group = join(
-                    accept.host,
-                    accept.port,
-                    accept.secret,
-                    self._backend,
-                    self._settings.rendezvous_timeout_s,
-                )
-            except TransportError as error:
-                talk.bye(f"trial: {error}")
-                return Trial(TrialEnd.NO_GROUP, f"{where}: {error}", self.transport)
-            receiver = Receiver(group, accept.message_bytes, self._settings.timeout_s)
-            try:
-                started = time.monotonic()
-                data = torch.empty(chunk.nbytes, dtype=torch.uint8)
-                receiver.post(Assignment(chunk, data, None))
-                talk.want([chunk.id])
-                arrived = receiver.wait()
-                seconds = time.monotonic() - started
-                verify(endpoint, arrived, promise.digests[chunk.id], promise.digest_kind)
-            except TransportError as error:
-                said = talk.last_words(self._settings.last_words_s)
-                return Trial(TrialEnd.BROKEN, f"{where}: {said or error}", self.transport)
-            except DigestMismatch as error:
-                talk.bye(error.reason, error.chunk)
-                raise
-            finally:
-                receiver.close()
-            talk.done()
-            return Trial(TrialEnd.WORKS, "", self.transport, chunk.nbytes, seconds)
-        finally:
-            connection.close()
+            return self._fetch(session, theirs)
 
-    def _hello(self, theirs: Manifest) -> messages.Hello:
-        return acceptance.hello(self._request, self._source.generation, theirs, self.transport)
+    def _fetch(self, session: OpenSession, theirs: Manifest) -> Trial:
+        talk, accept = session.conversation, session.accept
+        promise = session.promise()
+        chunk = _smallest(theirs, accept)
+        if chunk is None:
+            talk.bye("no chunk is small enough for a trial")
+            return Trial(TrialEnd.REFUSED, "it has no small chunk", self.transport)
+        where = f"{accept.host}:{accept.port}"
+        try:
+            receiver = session.join()
+        except TransportError as error:
+            talk.bye(f"trial: {error}")
+            return Trial(TrialEnd.NO_GROUP, f"{where}: {error}", self.transport)
+        data = torch.empty(chunk.nbytes, dtype=torch.uint8)
+        started = time.monotonic()
+        try:
+            receiver.post(Assignment(chunk, data, None))
+            talk.want([chunk.id])
+            arrived = receiver.wait()
+        except TransportError as error:
+            said = talk.last_words(self._settings.last_words_s)
+            return Trial(TrialEnd.BROKEN, f"{where}: {said or error}", self.transport)
+        seconds = time.monotonic() - started
+        verify(talk.endpoint, arrived, promise.digests[chunk.id], promise.digest_kind)
+        talk.done()
+        return Trial(TrialEnd.WORKS, "", self.transport, chunk.nbytes, seconds)
 
 
 def _smallest(theirs: Manifest, accept: messages.Accept) -> Chunk | None:
