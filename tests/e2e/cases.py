@@ -20,6 +20,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,12 @@ from vllm.distributed import (
     initialize_model_parallel,
 )
 from vllm.engine.arg_utils import EngineArgs
-from vllm.model_executor.model_loader import base_loader, default_loader, get_model
+from vllm.model_executor.model_loader import (
+    base_loader,
+    default_loader,
+    get_model,
+    weight_utils,
+)
 from vllm.model_executor.model_loader.reload import inplace
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
@@ -76,6 +82,9 @@ class Told(TypedDict, total=False):
     """Working directory while it is loaded."""
     report: str
     """`REPORT_PREFIX`."""
+    slow_s: float
+    """Seconds that vLLM's reader takes to open each file of weights. `{report}reading` then exists
+    once it has begun."""
     path: str
     """Where to reload from, if not from where the model came from."""
     names: list[str]
@@ -131,7 +140,7 @@ class Cases:
         if engine["load_format"] == "netloader":
             reports = {"REPORT_PREFIX": prefix, "REPORT_TENSORS": True}
             engine["model_loader_extra_config"] = reports | told["extra"]
-        with _working_in(told.get("folder")):
+        with _working_in(told.get("folder")), _slowed(told.get("slow_s", 0.0), Path(prefix)):
             config = EngineArgs(model=told["model"], **engine).create_engine_config()
             one = self._build(config)
         self._loaded[told["name"]] = one
@@ -260,6 +269,24 @@ def _watched(seen: _Seen) -> Iterator[None]:
         evidence.sample = sample
         for name, opener in openers.items():
             setattr(default_loader, name, opener)
+
+
+@contextmanager
+def _slowed(seconds: float, report: Path) -> Iterator[None]:
+    """Let storage be slow."""
+    before = weight_utils.safe_open
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        report.with_name(report.name + "reading").touch()
+        time.sleep(seconds)
+        return before(*args, **kwargs)
+
+    if seconds > 0:
+        weight_utils.safe_open = slow
+    try:
+        yield
+    finally:
+        weight_utils.safe_open = before
 
 
 def _digests(model: nn.Module) -> dict[str, str]:

@@ -94,7 +94,7 @@ class Host:
 
     def __init__(self, name: str, home: Path, hub: Mapping[str, str] | None = None) -> None:
         """`hub` are settings of the Hub's: imports read them, so the process imports for itself."""
-        self._home = home
+        self._home, self._name = home, name
         self._names = (f"{name}{number}" for number in itertools.count())
         self._truth: dict[str, Mapping[str, str]] = {}
         self.log = home / f"{name}.log"
@@ -127,10 +127,12 @@ class Host:
         extra: Mapping[str, object],
         engine: Mapping[str, object] | None = None,
         folder: Path | None = None,
+        slow_s: float = 0.0,
     ) -> tuple[str, Row]:
-        """Load one model, and say under which name it is kept."""
+        """Load one model, and say under which name it is kept. `slow_s` is how long opening a file
+        of weights takes."""
         name = next(self._names)
-        told = {"do": "load", "name": name, "model": str(model), "extra": extra}
+        told = {"do": "load", "name": name, "model": str(model), "extra": extra, "slow_s": slow_s}
         told |= {"engine": engine or {}, "report": str(self._home / f"{name}.report.")}
         if folder is not None:
             told["folder"] = str(folder)
@@ -144,6 +146,15 @@ class Host:
             self.ask({"do": "close", "names": [name]})
             self._truth[key] = row.tensors
         return self._truth[key]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it has begun to open files of weights, during a load from slow storage."""
+        return any(self._home.glob(f"{self._name}*.report.reading"))
+
+    def kill(self) -> None:
+        """End it without a word to anybody."""
+        self._process.kill()
 
     def ask(self, told: Mapping[str, object]) -> dict[str, Any]:
         """Tell it to do something, and wait for its answer."""
@@ -189,11 +200,12 @@ class Mesh:
         *,
         host: Host | None = None,
         folder: Path | None = None,
+        slow_s: float = 0.0,
         **engine: object,
     ) -> Row:
         """Start a worker on `model`."""
         where = host or self.host
-        name, row = where.load(model, self._settings | dict(extra or {}), engine, folder)
+        name, row = where.load(model, self._settings | dict(extra or {}), engine, folder, slow_s)
         self._there.append((where, name, row))
         return row
 

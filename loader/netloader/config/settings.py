@@ -92,6 +92,13 @@ class WorkerSettings(BaseModel):
     `PEER_BUDGET`, `MIN_RATE`, `VERIFY`."""
     source_settings: SourceSettings = Field(default=SourceSettings(), alias="source settings")
     """Settings of the source's side: `TRANSFER_TIMEOUT`, `MAX_SESSIONS`, `FABRIC`."""
+    wait_for_source_s: float = Field(default=300.0, alias="WAIT_FOR_SOURCE", ge=0, le=86_400)
+    """Seconds to wait for a worker that reads the same weights from storage, before this worker
+    reads them as well; 0: none. A hundred gigabytes take about as long by a fast disk. Without
+    another worker that loads the same weights, there is no wait."""
+    storage_loaders: Integer = Field(default=1, alias="STORAGE_LOADERS", ge=1, le=1024)
+    """How many of the workers that start together read storage. Each takes its share of storage's
+    rate from the others."""
     rate_limit: Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
     """Bytes per second that this worker hands out, over all sessions and models; default: as many
     as the link takes. For links that the model's own traffic also needs."""

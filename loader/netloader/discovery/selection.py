@@ -140,11 +140,9 @@ def verdicts(
                     continue
                 rejected = _differing(member, holding, identity, mine)
             else:
-                why_not = _unsuitable(member, holding, transports, chunk_bytes)
+                why_not = _unsuitable(member, holding, transports, chunk_bytes, fabric)
                 if why_not is None and not reaches(holding.endpoint):
                     why_not = f"its endpoint {holding.endpoint} may not be reached from here"
-                if why_not is None and holding.fabric and fabric not in ("", holding.fabric):
-                    why_not = f"FABRIC: mine {fabric}, theirs {holding.fabric}"
                 if why_not is None and process in caught:
                     why_not = "sent other bytes than it had promised"
                 if why_not is None:
@@ -203,7 +201,7 @@ def _told(rejected: list[Rejected], found_one: bool) -> tuple[str, ...]:
 
 
 def _unsuitable(
-    member: Member, holding: Holding, transports: Sequence[str], chunk_bytes: int
+    member: Member, holding: Holding, transports: Sequence[str], chunk_bytes: int, fabric: str
 ) -> str | None:
     if not member.selectable:
         return f"is {member.status.name.lower()}"
@@ -211,10 +209,20 @@ def _unsuitable(
         return f"is {holding.state}" + (f": {holding.reason}" if holding.reason else "")
     if not holding.endpoint:
         return "has no listener"
+    return no_transfer(holding, transports, chunk_bytes, fabric)
+
+
+def no_transfer(
+    holding: Holding, transports: Sequence[str], chunk_bytes: int, fabric: str = ""
+) -> str | None:
+    """Why nothing can be transferred from this holding to a worker with these `transports` and
+    settings; None when something can."""
     if not set(transports) & set(holding.offered):
         return f"backend: mine {listing(transports)}, theirs {listing(holding.offered)}"
     if holding.chunk_bytes not in (0, chunk_bytes):
         return f"CHUNK_BYTES: mine {chunk_bytes}, theirs {holding.chunk_bytes}"
+    if holding.fabric and fabric not in ("", holding.fabric):
+        return f"FABRIC: mine {fabric}, theirs {holding.fabric}"
     return None
 
 

@@ -310,6 +310,9 @@ class _VllmModel:
     def load_from_storage(self, model: nn.Module) -> None:
         self.storage.load_weights(model, self.model_config)
 
+    def share_read(self) -> float:
+        return self.storage.share_read if isinstance(self.storage, StorageLoader) else 0.0
+
     def upstream_carrier(self) -> OrderedCarrier | None:
         return carrier_for(self.device_type())
 

@@ -105,6 +105,13 @@ class StorageLoader(DefaultModelLoader):
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(load_config)
         self._notes = _Notes()
+        self._nbytes_read = 0
+
+    @property
+    def share_read(self) -> float:
+        """How much of the files chosen so far has been read, from 0 to 1. Any thread may ask."""
+        nbytes = sum(stamp.size for stamp in list(self._notes.stamps))
+        return min(1.0, self._nbytes_read / nbytes) if nbytes else 0.0
 
     @property
     def read(self) -> Files | None:
@@ -112,8 +119,10 @@ class StorageLoader(DefaultModelLoader):
         return self._notes.found()
 
     def get_all_weights(self, model_config: ModelConfig, model: nn.Module) -> NamedTensors:
-        self._notes = _Notes()
-        yield from super().get_all_weights(model_config, model)
+        self._notes, self._nbytes_read = _Notes(), 0
+        for name, tensor in super().get_all_weights(model_config, model):
+            yield name, tensor
+            self._nbytes_read += tensor.nbytes
 
     def _prepare_weights(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_weights(*args, **kwargs)

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from netloader.checkpoint.wanted import content_id
 from netloader.config import Config
-from netloader.discovery import advert, selection
+from netloader.discovery import advert, election, selection
 from netloader.discovery.advert import Holding
 from netloader.discovery.candidate import Candidate
+from netloader.discovery.election import Field
 from netloader.identity.identity import Identity, Role
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
@@ -76,6 +77,20 @@ class Peers:
     def may_come(self) -> bool:
         """Whether this worker can hear about sources that appear later."""
         return not self._membership.absent or bool(self._listed())
+
+    def survey(self, identity: Identity, transports: Sequence[str]) -> Field:
+        """Who else loads these weights now. Never waits."""
+        config, reaches = self._config, self._membership.reaches
+        return election.survey(
+            self._everybody(),
+            identity,
+            lambda holding: (
+                bool(holding.endpoint)
+                and selection.no_transfer(holding, transports, config.chunk_bytes, config.fabric)
+                is None
+                and reaches(holding.endpoint)
+            ),
+        )
 
     def offers(self, identity: Identity) -> list[str]:
         """Holdings in the mesh that fit `identity` in everything but content, in words, with the

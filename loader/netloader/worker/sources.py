@@ -171,7 +171,7 @@ class Sources:
             endpoint = model.source.endpoint
             nbytes = offer.weights.manifest.nbytes
             self._membership.update(
-                role, state="ready", reason="", nbytes=nbytes, sharing=False, held=0
+                role, state="ready", reason="", nbytes=nbytes, sharing=False, held=0, storage=""
             )
         if role == "target":
             self._write_address(endpoint)

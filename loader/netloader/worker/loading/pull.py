@@ -26,6 +26,7 @@ from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.provenance import Provenance, learnt
 from netloader.worker.loading.sharing import Sharing
+from netloader.worker.loading.turn import ReadStorage, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +71,21 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         _log.info("not used: %s", reason)
     # A worker without files can only wait for a peer.
     must_wait = built.wanted.files is None and built.request.worker.peers.may_come
+    turns = Turns(built)
     if not candidates and not must_wait:
-        return NotPulled((), tried, began)
+        move = turns.wait()
+        if isinstance(move, ReadStorage):
+            return NotPulled((), tried.but(*move.reasons), began)
+        began = time.monotonic()
+        if move.only_processed:
+            return NotPulled((), tried, began)
 
     def finish(one: Pull) -> None:
         buffers.check_equal(built.arrangement.buffers, one.computed)
         attributes.apply(model, one.attributes)
 
     goal = Goal(built, built.identity, built.arrangement.weights, finish, began)
-    return fetch(goal, Step.PULL, tried, must_wait=must_wait)
+    return fetch(goal, Step.PULL, tried, turns, must_wait=must_wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +103,16 @@ class Goal:
     """When looking for peers began, in seconds of `time.monotonic`."""
 
 
-def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> Pulled | NotPulled:
-    """Pull until everything has come and is finished, or no source is left."""
+def fetch(
+    goal: Goal,
+    step: Step,
+    tried: Tried,
+    turns: Turns | None = None,
+    *,
+    must_wait: bool = False,
+) -> Pulled | NotPulled:
+    """Pull until everything has come and is finished, or no source is left. With `turns`, whoever
+    reads storage for several workers may still become a source."""
     request = goal.built.request
     worker, role = request.worker, request.role
     sharing = Sharing(goal.built, goal.identity, goal.weights)
@@ -124,7 +139,7 @@ def fetch(goal: Goal, step: Step, tried: Tried, *, must_wait: bool = False) -> P
                 voided=sharing.stop,
             ),
         )
-        pulled = _run(one, goal, step, tried, must_wait=must_wait)
+        pulled = _run(one, goal, step, tried, turns, must_wait=must_wait)
     if isinstance(pulled, NotPulled):
         sharing.stop()  # Storage will write to the tensors.
     return pulled
@@ -151,20 +166,32 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
     return candidates, built.tried.but(*skipped)
 
 
-def _run(one: Pull, goal: Goal, step: Step, tried: Tried, *, must_wait: bool) -> Pulled | NotPulled:
+def _run(
+    one: Pull, goal: Goal, step: Step, tried: Tried, turns: Turns | None, *, must_wait: bool
+) -> Pulled | NotPulled:
     started = time.monotonic()
     telemetry = goal.built.request.worker.telemetry
     telemetry.pull_started()
 
     def run() -> None:
         peers = goal.built.request.worker.peers
+        spent_s = started - goal.began
         with tracing.span("pull", bytes=goal.weights.manifest.nbytes):
-            one.run(
-                lambda: peers.find(goal.identity, goal.built.transports),
-                wait_for_one=must_wait,
-                has_storage=goal.built.wanted.files is not None,
-                spent_s=started - goal.began,
-            )
+            while True:
+                try:
+                    one.run(
+                        lambda: peers.find(goal.identity, goal.built.transports),
+                        wait_for_one=must_wait,
+                        has_storage=goal.built.wanted.files is not None,
+                        spent_s=spent_s,
+                    )
+                    break
+                except NoSourceLeft:
+                    # What has come stays. Another worker may be reading the rest.
+                    move = turns.wait() if turns is not None else ReadStorage()
+                    if isinstance(move, ReadStorage) or move.only_processed:
+                        raise
+                    spent_s = 0.0
         with tracing.span("apply"):
             goal.finish(one)
 

@@ -43,6 +43,10 @@ class EngineModel(Protocol):
     def load_from_storage(self, model: nn.Module) -> None:
         """Fill the model in the ordinary way. Raises what the engine raises."""
 
+    def share_read(self) -> float:
+        """How much of the files `load_from_storage` has read so far, from 0 to 1. Any thread may
+        ask."""
+
     def upstream_carrier(self) -> OrderedCarrier | None:
         """What carries the model's tensors between vLLM Ascend's own Netloader and this worker;
         None where nothing does."""

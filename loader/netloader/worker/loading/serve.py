@@ -317,7 +317,12 @@ def _say_not_served(not_served: NotServed) -> None:
     _log.warning("not a source of %s: %s", request.names.shown, reason)
     request.worker.sources.unshare(request.role, reason)
     request.worker.membership.update(
-        request.role, state="unavailable", reason=reason, origin=record.origin
+        request.role,
+        state="unavailable",
+        reason=reason,
+        origin=record.origin,
+        storage="",
+        held=0,
     )
     _report(record, reason)
 

@@ -15,6 +15,7 @@ from netloader.model import attributes, buffers
 from netloader.system import tracing
 from netloader.weights.manifest import Piece
 from netloader.weights.poison import Poison
+from netloader.worker.loading import reading
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried, Unshared
@@ -51,7 +52,8 @@ def read_storage(
         poison = Poison.over(built.arrangement.weights, unverified)
         with torch._C.DisableTorchFunction():
             before = attributes.snapshot(model)
-        seconds = _read(built, model, tried)
+        with reading.told(built):
+            seconds = _read(built, model, tried)
         poison.check_gone(model)
         return before, seconds
 

@@ -1,0 +1,84 @@
+"""Telling the others that this worker reads storage, and how far it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from netloader.identity.identity import Evidence, LazyContent, known
+from netloader.system import affinity
+from netloader.system.threads import TransferThread
+from netloader.worker.loading.build import Built
+
+_LOOK_S: Final = 0.25
+"""Seconds between two looks at who else loads the same."""
+
+_TELL_S: Final = 2.0
+"""Seconds between two reports to the mesh: a reader that is not heard of for long is given up."""
+
+_KINDS: Final = (Evidence.BLOBS, Evidence.SAMPLE)
+"""Evidence that costs little to read."""
+
+
+@contextmanager
+def told(built: Built) -> Iterator[None]:
+    """Covers the time in which storage is read. Others may wait for this worker from then on, until
+    it serves or says why not."""
+    reading = _Reading(built)
+    reading.start()
+    try:
+        yield
+    finally:
+        reading.stop()
+
+
+def introduce(content: LazyContent) -> dict[str, str]:
+    """Which content this is, as others compare it. May read a part of the files."""
+    for kind in _KINDS:
+        content.get(kind)
+    # A commit is no more than a claim, which only a source has checked.
+    return {kind: text for kind, text in known(content).items() if kind != Evidence.COMMIT}
+
+
+class _Reading:
+    def __init__(self, built: Built) -> None:
+        self._built = built
+        self._nbytes = built.arrangement.weights.manifest.nbytes
+        self._told = 0
+        self._told_at = time.monotonic()
+        self._named = False
+        self._over = threading.Event()
+        self._thread = TransferThread(self._run, f"{affinity.OURS}reading", stop=self._over.set)
+
+    def start(self) -> None:
+        self._say(storage="reading", held=0)
+        if not self._built.request.worker.membership.absent:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        affinity.step_aside(background=True)
+        while not self._over.wait(_LOOK_S):
+            self._report()
+            if not self._named and self._has_company():
+                # Workers that have just come wait for this one only if they know what it reads.
+                self._named = True
+                self._say(content=introduce(self._built.wanted.content))
+
+    def _report(self) -> None:
+        held = int(self._built.request.engine.share_read() * self._nbytes)
+        if held > self._told and time.monotonic() - self._told_at >= _TELL_S:
+            self._told, self._told_at = held, time.monotonic()
+            self._say(held=held)
+
+    def _has_company(self) -> bool:
+        built = self._built
+        return built.request.worker.peers.survey(built.identity, built.transports).company
+
+    def _say(self, **changes: object) -> None:
+        self._built.request.worker.membership.update(self._built.request.role, **changes)

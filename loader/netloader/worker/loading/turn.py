@@ -1,0 +1,241 @@
+"""Waiting for a peer that reads storage, instead of reading it as well.
+
+Workers that start together find nobody who has their weights. Those that see each other elect who
+reads (`discovery/election.py`), and the others wait until that worker serves. Every wait is
+bounded:
+
+    nobody else loads the same                this worker reads, without any wait
+    the reader dies                           the next one reads, at once
+    the elected worker does not begin         the next one reads, after `grace_s`
+    the reader reads nothing in `PEER_BUDGET`,
+    or less than `MIN_RATE`                   the next one reads
+    the reader has read, and serves nobody    everybody reads
+    `WAIT_FOR_SOURCE` seconds have passed     this worker reads, whatever the others do
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netloader.discovery.election import Contender, Field, Process, Wait, elect
+from netloader.identity.identity import Identity, Layout
+from netloader.replica.budget import Budget
+from netloader.replica.settings import PullSettings
+from netloader.system import memory
+from netloader.worker.loading.build import Built
+from netloader.worker.loading.reading import introduce
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSettings:
+    """How workers that start together wait for each other."""
+
+    wait_s: float = 300.0
+    """Seconds of waiting in all (`WAIT_FOR_SOURCE`)."""
+    loaders: int = 1
+    """How many read (`STORAGE_LOADERS`)."""
+    settle_s: float = 0.5
+    """Seconds for which a worker with company listens before it reads, so that those which come to
+    this point in the same moment see each other. Gossip needs a tenth of this."""
+    grace_s: float = 3.0
+    """Seconds in which an elected worker must begin to read, before the next one does: it may have
+    another view, or be held up."""
+    look_s: float = 0.05
+    """Seconds between two looks at the mesh. A look is cheap, and a wait ends this much late."""
+    tell_s: float = 10.0
+    """Seconds between two log lines about the reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCame:
+    """A peer serves these weights."""
+
+    only_processed: bool
+    """Whether only as post-processing left them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStorage:
+    """This worker should read storage."""
+
+    reason: str = ""
+    """Why, if it has waited for others; empty otherwise."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reason, if there is one."""
+        return (self.reason,) if self.reason else ()
+
+
+class Watch:
+    """The decisions of one wait. Time is passed in, in seconds."""
+
+    def __init__(
+        self,
+        me: Process | None,
+        identity: Identity,
+        nbytes: int,
+        settings: TurnSettings,
+        pull_settings: PullSettings,
+        now: float,
+        until: float,
+    ) -> None:
+        """`me` is None for a worker that cannot read storage. `nbytes` is the size of the model;
+        `until` is when the wait ends at the latest."""
+        self._me = me
+        self._identity = identity
+        self._nbytes = nbytes
+        self._settings = settings
+        self._pull_settings = pull_settings
+        self._began = now
+        self._until = until
+        self._elected: dict[Process, float] = {}
+        self._readers: dict[Process, Budget] = {}
+        self._passed: dict[Process, str] = {}
+
+    def decide(self, field: Field, now: float) -> ReadStorage | Wait:
+        """What to do, given everybody who loads the same now."""
+        limits, waited_s = self._settings, now - self._began
+        if field.unshared:
+            return ReadStorage(field.unshared)
+        if now >= self._until:
+            return ReadStorage(f"waited {limits.wait_s:g} s for a source (WAIT_FOR_SOURCE)")
+        self._judge(field, now)
+        choice = elect(self._me, self._identity, field, limits.loaders, self._passed)
+        if isinstance(choice, Wait):
+            for one in choice.whom:
+                self._elected.setdefault(one.process, now)
+            return choice
+        if (field.company and waited_s < limits.settle_s) or (
+            field.unnamed and waited_s < limits.grace_s
+        ):
+            return Wait(())
+        reasons = [f"{process[0]} {why}" for process, why in self._passed.items()]
+        gone = [str(one[0]) for one in self._elected if not field.has(one)]
+        return ReadStorage("; ".join([*reasons, *(f"{name} is gone" for name in gone)]))
+
+    def _judge(self, field: Field, now: float) -> None:
+        """Pass over whoever does not get on with it."""
+        for one in field.contenders:
+            if one.process in self._passed:
+                continue
+            if one.reads:
+                budget = self._readers.setdefault(one.process, self._budget(now))
+                slow = budget.over(one.held, now)
+                if slow is not None:
+                    self._passed[one.process] = f"reads too slowly: {slow}"
+            elif now - self._elected.get(one.process, now) > self._settings.grace_s:
+                self._passed[one.process] = "was to read storage, and has not begun"
+
+    def _budget(self, now: float) -> Budget:
+        return Budget(self._pull_settings, self._nbytes, now, has_storage=True)
+
+
+class Turns:
+    """The waits of one load. Together they take no longer than `wait_s`."""
+
+    def __init__(
+        self,
+        built: Built,
+        settings: TurnSettings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._built = built
+        config = built.request.worker.config
+        self._settings = settings or TurnSettings(config.wait_for_source_s, config.storage_loaders)
+        self._clock = clock
+        self._sleep = sleep
+        self._until: float | None = None
+        self._worker = built.request.worker
+
+    def wait(self) -> SourceCame | ReadStorage:
+        """Wait until a source comes that was not there before, or this worker should read
+        storage."""
+        if self._in_vain():
+            return ReadStorage()
+        before = self._sources()
+        if self._until is None:
+            self._until = self._clock() + self._settings.wait_s
+        if not self._worker.peers.survey(self._built.identity, self._built.transports).company:
+            return ReadStorage()
+        self._introduce()
+        came = self._watch(before, self._until)
+        if isinstance(came, SourceCame):
+            self._say(storage="")
+        elif came.reason:
+            _log.info("reading storage after all: %s", came.reason)
+        return came
+
+    def _watch(self, before: frozenset[tuple[Layout, Process]], until: float) -> SourceCame | ReadStorage:
+        built = self._built
+        membership = self._worker.membership
+        watch = Watch(
+            (membership.name, membership.generation) if built.wanted.files is not None else None,
+            built.identity,
+            built.arrangement.weights.manifest.nbytes,
+            self._settings,
+            self._worker.config.pull_settings,
+            self._clock(),
+            until,
+        )
+        told = None
+        while True:
+            came = self._sources() - before
+            if came:
+                return SourceCame(all(layout == "runtime" for layout, _ in came))
+            now = self._clock()
+            move = watch.decide(self._worker.peers.survey(built.identity, built.transports), now)
+            if isinstance(move, ReadStorage):
+                return move
+            if move.whom and (told is None or now - told >= self._settings.tell_s):
+                told = now
+                self._tell(move.whom, until - now)
+            self._sleep(self._settings.look_s)
+
+    def _in_vain(self) -> bool:
+        """Whether there is nothing to wait for, whoever else loads."""
+        built = self._built
+        if self._settings.wait_s <= 0 or self._worker.membership.absent or not built.from_peers:
+            return True
+        # Where this worker could serve nobody after loading, workers like it cannot either.
+        return bool(built.arrangement.retention.reason) and isinstance(built.processed, str)
+
+    def _introduce(self) -> None:
+        """Say which content this worker could read."""
+        if self._built.wanted.files is not None:
+            self._say(storage="able", content=introduce(self._built.wanted.content))
+
+    def _sources(self) -> frozenset[tuple[Layout, Process]]:
+        """Who serves these weights, in which layout."""
+        built, peers = self._built, self._worker.peers
+        wanted = [built.identity]
+        if not isinstance(built.processed, str):
+            wanted.append(built.processed)
+        return frozenset(
+            (identity.layout, (one.endpoint, one.generation or 0))
+            for identity in wanted
+            for one in peers.find(identity, built.transports)
+        )
+
+    def _tell(self, whom: tuple[Contender, ...], left_s: float) -> None:
+        nbytes = self._built.arrangement.weights.manifest.nbytes
+        readers = ", ".join(
+            f"{one.name} ({100 * one.held // max(1, nbytes)} %)" if one.reads else one.name
+            for one in whom
+        )
+        _log.info(
+            "waiting for %s to read %s from storage for all; this worker reads it too in %.0f s at "
+            "the latest (WAIT_FOR_SOURCE)",
+            readers,
+            memory.text(nbytes),
+            left_s,
+        )
+
+    def _say(self, **changes: object) -> None:
+        self._worker.membership.update(self._built.request.role, **changes)

@@ -1,0 +1,82 @@
+"""Workers that start in the same moment, while nobody has their weights."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.hosts import Host, Mesh, Row
+from tests.e2e.models import make_llama
+from tests.fastest import HANG_S
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+SLOW_S = 3.0
+"""Seconds that opening a file of weights takes, where storage is slow."""
+
+_tests = itertools.count()
+
+
+@pytest.fixture
+def hosts(home: Path) -> Iterator[list[Host]]:
+    number = next(_tests)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Host(f"t{number}{name}", home)) for name in "abcd"]
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> Path:
+    make_llama(home / "model", seed=1, megabytes=60)
+    return home / "model"
+
+
+@contextlib.contextmanager
+def loading(
+    mesh: Mesh, hosts: list[Host], model: Path, slow_s: float = SLOW_S, **extra: object
+) -> Iterator[list[Future[Row]]]:
+    """All of them begin at once."""
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        yield [pool.submit(mesh.load, model, extra, host=host, slow_s=slow_s) for host in hosts]
+
+
+def until(reader: list[Host]) -> Host:
+    """Wait until one of them reads storage."""
+    deadline = time.monotonic() + HANG_S
+    while time.monotonic() < deadline:
+        for host in reader:
+            if host.reads:
+                return host
+        time.sleep(0.01)
+    raise TimeoutError("nobody reads storage")
+
+
+def test_few_read_slow_storage_and_the_others_get_it_from_them(
+    hosts: list[Host], mesh: Mesh, model: Path
+) -> None:
+    with loading(mesh, hosts, model) as loads:
+        rows = [load.result() for load in loads]
+
+    assert sum(row.report["origin"] == "storage" for row in rows) in (1, 2)
+    truth = hosts[0].truth(model)
+    assert all(row.tensors == truth for row in rows)
+
+
+def test_another_one_reads_when_the_reader_is_killed(
+    hosts: list[Host], mesh: Mesh, model: Path
+) -> None:
+    with loading(mesh, hosts, model) as loads:
+        reader = until(hosts)
+        reader.kill()
+        left = [load for host, load in zip(hosts, loads, strict=True) if host is not reader]
+        rows = [load.result() for load in left]
+
+    assert any(row.report["origin"] == "storage" for row in rows)
+    assert any(row.report["origin"] == "peers" for row in rows)
+    truth = next(host for host in hosts if host is not reader).truth(model)
+    assert all(row.tensors == truth for row in rows)
