@@ -18,6 +18,7 @@ OURS: Final = frozenset({"netloader", "netmesh", "mesh_inspect", "netbench", "ne
 """First names of the packages that are under test, and of the tests' own helpers."""
 
 SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
+    "tests/e2e/cases.py": (1, "a file on slow storage"),
     "tests/e2e/servers.py": (3, "a server of another process is asked again, with a deadline"),
     "tests/loader/replica/test_pull_many.py": (1, "a source that is slower than others"),
     "tests/loader/slow_storage.py": (1, "a file on slow storage"),

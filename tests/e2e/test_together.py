@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.e2e.hosts import Host, Mesh, Row
 from tests.e2e.models import make_llama
-from tests.fastest import HANG_S
+from tests.loader.support import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -45,15 +44,10 @@ def loading(
         yield [pool.submit(mesh.load, model, extra, host=host, slow_s=slow_s) for host in hosts]
 
 
-def until(reader: list[Host]) -> Host:
-    """Wait until one of them reads storage."""
-    deadline = time.monotonic() + HANG_S
-    while time.monotonic() < deadline:
-        for host in reader:
-            if host.reads:
-                return host
-        time.sleep(0.01)
-    raise TimeoutError("nobody reads storage")
+def reader_of(hosts: list[Host]) -> Host:
+    """Waits until one of them reads storage."""
+    until(lambda: any(host.reads for host in hosts))
+    return next(host for host in hosts if host.reads)
 
 
 def test_few_read_slow_storage_and_the_others_get_it_from_them(
@@ -71,7 +65,7 @@ def test_another_one_reads_when_the_reader_is_killed(
     hosts: list[Host], mesh: Mesh, model: Path
 ) -> None:
     with loading(mesh, hosts, model) as loads:
-        reader = until(hosts)
+        reader = reader_of(hosts)
         reader.kill()
         left = [load for host, load in zip(hosts, loads, strict=True) if host is not reader]
         rows = [load.result() for load in left]

@@ -26,7 +26,7 @@ from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.provenance import Provenance, learnt
 from netloader.worker.loading.sharing import Sharing
-from netloader.worker.loading.turn import ReadStorage, Turns
+from netloader.worker.loading.waiting import ReadStorage, SourceWait
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         _log.info("not used: %s", reason)
     # A worker without files can only wait for a peer.
     must_wait = built.wanted.files is None and built.request.worker.peers.may_come
-    turns = Turns(built)
+    waits = SourceWait(built)
     if not candidates and not must_wait:
-        move = turns.wait()
+        move = waits.wait()
         if isinstance(move, ReadStorage):
             return NotPulled((), tried.but(*move.reasons), began)
         began = time.monotonic()
@@ -85,7 +85,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         attributes.apply(model, one.attributes)
 
     goal = Goal(built, built.identity, built.arrangement.weights, finish, began)
-    return fetch(goal, Step.PULL, tried, turns, must_wait=must_wait)
+    return fetch(goal, Step.PULL, tried, waits, must_wait=must_wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,11 @@ def fetch(
     goal: Goal,
     step: Step,
     tried: Tried,
-    turns: Turns | None = None,
+    waits: SourceWait | None = None,
     *,
     must_wait: bool = False,
 ) -> Pulled | NotPulled:
-    """Pull until everything has come and is finished, or no source is left. With `turns`, whoever
+    """Pull until everything has come and is finished, or no source is left. With `waits`, whoever
     reads storage for several workers may still become a source."""
     request = goal.built.request
     worker, role = request.worker, request.role
@@ -139,7 +139,7 @@ def fetch(
                 voided=sharing.stop,
             ),
         )
-        pulled = _run(one, goal, step, tried, turns, must_wait=must_wait)
+        pulled = _run(one, goal, step, tried, waits, must_wait=must_wait)
     if isinstance(pulled, NotPulled):
         sharing.stop()  # Storage will write to the tensors.
     return pulled
@@ -167,7 +167,7 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
 
 
 def _run(
-    one: Pull, goal: Goal, step: Step, tried: Tried, turns: Turns | None, *, must_wait: bool
+    one: Pull, goal: Goal, step: Step, tried: Tried, waits: SourceWait | None, *, must_wait: bool
 ) -> Pulled | NotPulled:
     started = time.monotonic()
     telemetry = goal.built.request.worker.telemetry
@@ -188,7 +188,7 @@ def _run(
                     break
                 except NoSourceLeft:
                     # What has come stays. Another worker may be reading the rest.
-                    move = turns.wait() if turns is not None else ReadStorage()
+                    move = waits.wait() if waits is not None else ReadStorage()
                     if isinstance(move, ReadStorage) or move.only_processed:
                         raise
                     spent_s = 0.0

@@ -27,7 +27,7 @@ _KINDS: Final = (Evidence.BLOBS, Evidence.SAMPLE)
 def told(built: Built) -> Iterator[None]:
     """Covers the time in which storage is read. Others may wait for this worker from then on, until
     it serves or says why not."""
-    reading = _Reading(built)
+    reading = _ReadProgress(built)
     reading.start()
     try:
         yield
@@ -43,9 +43,13 @@ def introduce(content: LazyContent) -> dict[str, str]:
     return {kind: text for kind, text in known(content).items() if kind != Evidence.COMMIT}
 
 
-class _Reading:
+class _ReadProgress:
     def __init__(self, built: Built) -> None:
-        self._built = built
+        # Not `built`, whose tensors may be replaced before this thread has ended.
+        self._request = built.request
+        self._identity = built.identity
+        self._transports = built.transports
+        self._content = built.wanted.content
         self._nbytes = built.arrangement.weights.manifest.nbytes
         self._told = 0
         self._told_at = time.monotonic()
@@ -55,7 +59,7 @@ class _Reading:
 
     def start(self) -> None:
         self._say(storage="reading", held=0)
-        if not self._built.request.worker.membership.absent:
+        if not self._request.worker.membership.absent:
             self._thread.start()
 
     def stop(self) -> None:
@@ -68,17 +72,16 @@ class _Reading:
             if not self._named and self._has_company():
                 # Workers that have just come wait for this one only if they know what it reads.
                 self._named = True
-                self._say(content=introduce(self._built.wanted.content))
+                self._say(content=introduce(self._content))
 
     def _report(self) -> None:
-        held = int(self._built.request.engine.share_read() * self._nbytes)
+        held = int(self._request.engine.share_read() * self._nbytes)
         if held > self._told and time.monotonic() - self._told_at >= _TELL_S:
             self._told, self._told_at = held, time.monotonic()
             self._say(held=held)
 
     def _has_company(self) -> bool:
-        built = self._built
-        return built.request.worker.peers.survey(built.identity, built.transports).company
+        return self._request.worker.peers.survey(self._identity, self._transports).company
 
     def _say(self, **changes: object) -> None:
-        self._built.request.worker.membership.update(self._built.request.role, **changes)
+        self._request.worker.membership.update(self._request.role, **changes)

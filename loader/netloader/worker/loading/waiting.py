@@ -31,8 +31,12 @@ from netloader.worker.loading.reading import introduce
 _log = logging.getLogger(__name__)
 
 
+_Served = frozenset[tuple[Layout, Process]]
+"""Who serves the wanted weights, in which layout."""
+
+
 @dataclass(frozen=True, slots=True)
-class TurnSettings:
+class WaitSettings:
     """How workers that start together wait for each other."""
 
     wait_s: float = 300.0
@@ -72,7 +76,7 @@ class ReadStorage:
         return (self.reason,) if self.reason else ()
 
 
-class Watch:
+class WaitPolicy:
     """The decisions of one wait. Time is passed in, in seconds."""
 
     def __init__(
@@ -80,7 +84,7 @@ class Watch:
         me: Process | None,
         identity: Identity,
         nbytes: int,
-        settings: TurnSettings,
+        settings: WaitSettings,
         pull_settings: PullSettings,
         now: float,
         until: float,
@@ -136,19 +140,19 @@ class Watch:
         return Budget(self._pull_settings, self._nbytes, now, has_storage=True)
 
 
-class Turns:
+class SourceWait:
     """The waits of one load. Together they take no longer than `wait_s`."""
 
     def __init__(
         self,
         built: Built,
-        settings: TurnSettings | None = None,
+        settings: WaitSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._built = built
         config = built.request.worker.config
-        self._settings = settings or TurnSettings(config.wait_for_source_s, config.storage_loaders)
+        self._settings = settings or WaitSettings(config.wait_for_source_s, config.storage_loaders)
         self._clock = clock
         self._sleep = sleep
         self._until: float | None = None
@@ -172,10 +176,10 @@ class Turns:
             _log.info("reading storage after all: %s", came.reason)
         return came
 
-    def _watch(self, before: frozenset[tuple[Layout, Process]], until: float) -> SourceCame | ReadStorage:
+    def _watch(self, before: _Served, until: float) -> SourceCame | ReadStorage:
         built = self._built
         membership = self._worker.membership
-        watch = Watch(
+        watch = WaitPolicy(
             (membership.name, membership.generation) if built.wanted.files is not None else None,
             built.identity,
             built.arrangement.weights.manifest.nbytes,
@@ -211,7 +215,7 @@ class Turns:
         if self._built.wanted.files is not None:
             self._say(storage="able", content=introduce(self._built.wanted.content))
 
-    def _sources(self) -> frozenset[tuple[Layout, Process]]:
+    def _sources(self) -> _Served:
         """Who serves these weights, in which layout."""
         built, peers = self._built, self._worker.peers
         wanted = [built.identity]
