@@ -23,6 +23,13 @@ class Candidate:
     transports: tuple[str, ...] | None = None
     """What can carry its bytes, as its advert says; None when unknown."""
 
+    complete: bool = True
+    """Whether it has everything; otherwise it is a replica that still loads."""
+    near: bool = False
+    """Whether it is on this worker's host, as its advert says."""
+    serving: int = 0
+    """How many replicas it serves, as its advert says."""
+
     @property
     def listed(self) -> bool:
         """Whether the operator named this source: such sources go before those of the mesh."""

@@ -83,13 +83,22 @@ def choose(
         if one.rejected is not None:
             rejected.append(one.rejected)
             continue
+        away = distance(me.host, member.host) if me is not None else 0
         key = (
             one.accused,
             holding.serving,
-            distance(me.host, member.host) if me is not None else 0,
+            away,
             _weight(me.id if me is not None else None, member.id),
         )
-        candidate = Candidate(holding.endpoint, BY_MESH, member.generation, holding.offered)
+        candidate = Candidate(
+            holding.endpoint,
+            BY_MESH,
+            member.generation,
+            holding.offered,
+            complete=holding.state == "ready",
+            near=away == 0,
+            serving=holding.serving,
+        )
         found.append((key, candidate))
     found.sort(key=lambda entry: entry[0])
     return Choice(tuple(candidate for _, candidate in found), _told(rejected, bool(found)))

@@ -6,7 +6,8 @@
           <------------------ Refuse          why, and when to ask again [+ its manifest]
     (both open the process group)
     Want -------------------------->          chunk ids, in the order they shall be sent
-          <-------------------- Have          more chunk ids, from a source that is still loading
+    Have <------------------------>           more chunk ids, from a source that is still loading
+                                              or deals; a replica tells the latter what it has
     Done -------------------------->          everything arrived and is verified
     Bye <------------------------->           this side gives the session up, and why; a replica
                                               names the chunk whose digest was wrong
@@ -80,6 +81,7 @@ _SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _ChunkId = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
 _ChunkIds = Annotated[tuple[_ChunkId, ...], Field(max_length=MAX_IDS), FailFast()]
 _Range = Annotated[tuple[int, int], FailFast()]
+_Ranges = Annotated[tuple[_Range, ...], Field(max_length=MAX_IDS), FailFast()]
 _Generation = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
@@ -136,6 +138,11 @@ class Hello(_Message):
     """Kinds of digests that the replica can verify. Older replicas know this one only."""
     fabric: Annotated[_Text, Field(exclude_if=lambda label: not label)] = ""
     """Label of the network that the replica's transfers use; empty: none."""
+    serves: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
+    """Whether the replica serves what it has while it loads. Then `Accept.have` may leave out
+    chunks, which `Have` gives and takes back."""
+    have: Annotated[_Ranges, Field(exclude_if=lambda ranges: not ranges)] = ()
+    """Chunks that such a replica has already, as half-open ranges of ids."""
 
 
 class Accept(_Message):
@@ -157,8 +164,11 @@ class Accept(_Message):
     """Evidence of the served content, which becomes the replica's own once it has all of it."""
     secret: _Text
     """Authenticates the entries of both ranks at the rendezvous."""
-    have: Annotated[tuple[_Range, ...], Field(max_length=MAX_IDS), FailFast()]
+    have: _Ranges
     """Chunks that can be asked for now, as half-open ranges of ids."""
+    deals: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
+    """Whether the source hands each chunk to one replica first. It then wants to hear, by `Have`,
+    which of the chunks on offer the replica has got elsewhere."""
     message_bytes: Annotated[int, Field(ge=MIN_BULK_MESSAGE_BYTES, le=MAX_BULK_MESSAGE_BYTES)] = (
         MAX_BULK_MESSAGE_BYTES
     )
@@ -191,11 +201,14 @@ class Want(_Message):
 
 
 class Have(_Message):
-    """A source that is still loading itself has more chunks."""
+    """More chunks can be asked for; or, from a replica to a source that deals, the replica has
+    chunks on offer already."""
 
     type: Literal["have"] = "have"
     session: _SessionId
     chunks: _ChunkIds
+    gone: Annotated[_ChunkIds, Field(exclude_if=lambda ids: not ids)] = ()
+    """Chunks that are no longer on offer. Those that were asked for are sent all the same."""
 
 
 class Done(_Message):

@@ -7,14 +7,15 @@ digest covers. The pull follows the first source's promise; the others must prom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from netloader.errors import ManifestError, Refused, TransferError
+from netloader.errors import ManifestError, ProtocolError, Refused, TransferError
 from netloader.identity.identity import known
 from netloader.model import attributes
 from netloader.plain import Plain
 from netloader.protocol import messages
+from netloader.protocol.ranges import chunks_in, ranges
 from netloader.replica.request import Request
 from netloader.weights import manifest
 from netloader.weights.capture import DigestKind
@@ -42,10 +43,14 @@ class Promise:
 
 
 def hello(
-    request: Request, generation: int | None, mine: Manifest, transport: str
+    request: Request,
+    generation: int | None,
+    mine: Manifest,
+    transport: str,
+    have: Collection[int] = (),
 ) -> messages.Hello:
     """The first message to a source whose process should have this `generation`; None accepts any.
-    `transport` shall carry the bytes."""
+    `transport` shall carry the bytes; the replica has some chunks already."""
     identity = request.identity
     return messages.Hello(
         replica=request.replica,
@@ -59,6 +64,8 @@ def hello(
         backend=transport,
         digests=KINDS,
         fabric=request.fabric,
+        serves=bool(request.serves_at),
+        have=ranges(have) if request.serves_at else (),
     )
 
 
@@ -108,11 +115,10 @@ def read(
             raise TransferError(
                 endpoint, f"accepted with another {what}: mine {mine}, theirs {theirs}"
             )
-    # Ranges must be ordered and disjoint, so that a long list cannot cause more work than there are
-    # chunks.
-    bounds = [bound for pair in accept.have for bound in pair]
-    if bounds != sorted(bounds) or any(not 0 <= at <= chunks for at in bounds):
-        raise TransferError(endpoint, f"says it has chunks {str(accept.have)[:_MAX_QUOTE]}")
+    try:
+        chunks_in(accept.have, chunks)
+    except ProtocolError as error:
+        raise TransferError(endpoint, str(error)) from None
     digests = tuple(
         attachment[at : at + DIGEST_BYTES] for at in range(0, len(attachment), DIGEST_BYTES)
     )

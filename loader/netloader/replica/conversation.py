@@ -32,8 +32,13 @@ class Conversation:
         """Ask for chunks, in the order in which they will be received. Raises `SourceLost`."""
         self._connection.send(messages.Want(session=self._session, chunks=tuple(chunks)))
 
-    def hear(self, timeout_s: float) -> tuple[int, ...]:
-        """Chunks that the source has gained; empty when the source says nothing in time.
+    def have(self, chunks: Sequence[int]) -> None:
+        """Tell a source that deals which chunks this replica has got elsewhere. Raises
+        `SourceLost`."""
+        self._connection.send(messages.Have(session=self._session, chunks=tuple(chunks)))
+
+    def hear(self, timeout_s: float) -> messages.Have | None:
+        """What the source has gained or takes back; None when the source says nothing in time.
 
         Raises `SourceLost` when the source has ended the session or is gone, `TransferError` for a
         message that does not belong here.
@@ -41,9 +46,9 @@ class Conversation:
         heard = self._connection.receive(timeout_s)
         match heard:
             case None:
-                return ()
-            case messages.Have(session=self._session, chunks=chunks), _:
-                return chunks
+                return None
+            case messages.Have(session=self._session) as have, _:
+                return have
             case messages.Bye(session=self._session, reason=reason), _:
                 raise SourceLost(self.endpoint, f"ended the session: {reason}")
             case message, _:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from netloader.discovery.candidate import Candidate
 from netloader.replica.budget import Budget
+from netloader.replica.neighbours import Neighbour, neighbours
 from netloader.replica.outcome import AskLater, Ended, Unreached
 from netloader.replica.retry import RetryPolicy
 from netloader.replica.settings import PullSettings
@@ -51,8 +52,10 @@ class Course:
         transports: Sequence[str],
         budget: Budget,
         now: float,
+        name: str = "",
     ) -> None:
-        """`transports` can carry bytes to this worker, best first."""
+        """`transports` can carry bytes to this worker, best first. `name` is this worker's."""
+        self._name = name
         self._settings = settings
         self._retry = RetryPolicy(settings.retry, transports)
         self._budget = budget
@@ -76,11 +79,12 @@ class Course:
         if standing.served:
             self._alone_since = now
         waited = now - self._alone_since >= self._settings.source_timeout_s and not standing.served
-        free = self._settings.max_sources - len(standing.in_use)
         chosen: list[Candidate] = []
-        if free > 0:
+        if len(standing.in_use) < self._settings.max_sources:
+            found = find()
             # Otherwise the pull could greet busy sources in turn for ever.
-            chosen = self._retry.eligible(find(), standing.in_use, now, again=not waited)[:free]
+            free = self._retry.eligible(found, standing.in_use, now, again=not waited)
+            chosen = self._neighbours(found, standing.in_use, free)
         if not chosen and not standing.in_use and (waited or not self._hopeful):
             return GiveUp(self._nobody())
         return Ask(tuple((one, self._retry.transport(one), self._connect_s()) for one in chosen))
@@ -93,6 +97,17 @@ class Course:
         ):
             self._hopeful = True
 
+    def _neighbours(
+        self, found: Sequence[Candidate], in_use: Collection[str], free: Sequence[Candidate]
+    ) -> list[Candidate]:
+        """Those of `free` to ask now."""
+        known = {one.endpoint: _neighbour(one) for one in found}
+        used = [known.get(endpoint, Neighbour(endpoint)) for endpoint in in_use]
+        by_endpoint = {one.endpoint: one for one in free}
+        degree = self._settings.max_sources
+        picked = neighbours(self._name, used, [known[name] for name in by_endpoint], degree)
+        return [by_endpoint[one.endpoint] for one in picked]
+
     def _connect_s(self) -> float:
         limits = self._settings.handshake
         return limits.short_connect_s if self._retry.blocked else limits.connect_timeout_s
@@ -104,3 +119,7 @@ class Course:
             reason = "no source could be used"
         alike = self._retry.alike
         return f"{reason}; the others were not tried: {alike}" if alike else reason
+
+
+def _neighbour(one: Candidate) -> Neighbour:
+    return Neighbour(one.endpoint, one.complete, one.near, one.serving)

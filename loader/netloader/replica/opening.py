@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from netloader.discovery.candidate import Candidate
@@ -76,14 +76,20 @@ class OpenSession:
 
 @contextmanager
 def open_session(
-    source: Candidate, request: Request, mine: Manifest, backend: Backend, settings: PullSettings
+    source: Candidate,
+    request: Request,
+    mine: Manifest,
+    backend: Backend,
+    settings: PullSettings,
+    have: Collection[int] = (),
 ) -> Iterator[OpenSession]:
     """Have `source` open a session in which `backend` carries the weights that `mine` lays out.
+    This worker has the chunks `have` already.
 
     A `TransferError` that leaves the block is told to the source. After the block neither the
     group nor the control connection exists. Raises `Refused`, `SourceLost`, `TransferError`.
     """
-    hello = acceptance.hello(request, source.generation, mine, backend.name)
+    hello = acceptance.hello(request, source.generation, mine, backend.name, have)
     with greet(source.endpoint, request.security, hello, settings) as (
         connection,
         answer,

@@ -73,7 +73,7 @@ class Pull:
         self._request = request
         self._settings = settings if settings is not None else PullSettings()
         self._observer = observer if observer is not None else PullObserver()
-        self._state = PullState(weights, self._settings, self._observer)
+        self._state = PullState(weights, self._settings, self._observer, request.serves_at)
         self._course: Course | None = None
         self._streams: dict[str, Stream] = {}
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()
@@ -176,7 +176,8 @@ class Pull:
         budget = Budget(self._settings, nbytes, now - spent_s, has_storage=has_storage)
         if self._course is None:
             transports = self._request.transports
-            self._course = Course(self._settings, transports, budget, now)
+            name = self._request.serves_at or self._request.replica
+            self._course = Course(self._settings, transports, budget, now, name)
         self._course.begin(budget, now, wait_for_one=wait_for_one)
         return self._course
 

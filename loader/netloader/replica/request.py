@@ -26,6 +26,9 @@ class Request:
     fabric: str = ""
     """Label of the network that this worker's transfers use; empty: none."""
 
+    serves_at: str = ""
+    """Where this worker hands out what it has while it pulls; empty: nowhere."""
+
     @property
     def transports(self) -> tuple[str, ...]:
         """Names of the backends, best first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,8 +44,13 @@ class PullState:
     """The shared state of one pull. Thread safe."""
 
     def __init__(
-        self, weights: Weights, settings: PullSettings, observer: PullObserver = _NOBODY
+        self,
+        weights: Weights,
+        settings: PullSettings,
+        observer: PullObserver = _NOBODY,
+        name: str = "",
     ) -> None:
+        """`name` is where this replica serves while it loads; empty: nowhere."""
         self.weights = weights
         self.chunks = weights.manifest.chunks()
         self._observer = observer
@@ -57,7 +62,9 @@ class PullState:
             weights.manifest.chunk_bytes,
             {chunk.id for chunk in self.chunks if weights.contiguous(chunk) is None},
             settings,
+            name,
         )
+        self._to_tell: dict[str, list[int]] = {}
         self._agreement = Agreement()
         self._closed = False
         self._unverified: set[int] = set()
@@ -97,10 +104,18 @@ class PullState:
             )
 
     def enter(
-        self, source: str, endpoint: str, promise: Promise, available: Iterable[int]
+        self,
+        source: str,
+        endpoint: str,
+        promise: Promise,
+        available: Iterable[int],
+        *,
+        near: bool = False,
+        deals: bool = False,
     ) -> Contradicted | Dropped | None:
         """Let in a source that is ready to send. It is called `source` from now on, by a new name
-        each time it comes. Returns the reason if the source is not let in."""
+        each time it comes. Returns the reason if the source is not let in. `near`: the source is on
+        this host. `deals`: it wants to hear which chunks come from others (`news_for`)."""
         with self._lock:
             if self._closed:
                 return Dropped("came when the pull was over")
@@ -110,13 +125,38 @@ class PullState:
                 return Contradicted(contradiction)
             if first:
                 self._observer.promised(promise)
-            self._schedule.join(source, available, time.monotonic())
+            now = time.monotonic()
+            self._schedule.join(source, available, now, near=endpoint if near else "")
+            if deals:
+                self._to_tell[source] = []
             return None
 
-    def have(self, source: str, chunks: Iterable[int]) -> None:
-        """Note that a source has more chunks than before."""
+    @property
+    def done(self) -> frozenset[int]:
+        """Chunks that are verified and in place."""
         with self._lock:
-            self._schedule.have(source, (number for number in chunks if number < len(self.chunks)))
+            return self._schedule.done
+
+    def have(self, source: str, chunks: Sequence[int], gone: Sequence[int] = ()) -> None:
+        """Note that a source offers more chunks than before, or some no longer."""
+        count = len(self.chunks)
+        with self._lock:
+            offered = [number for number in chunks if number < count]
+            self._schedule.have(source, offered)
+            self._schedule.gone(source, [number for number in gone if number < count])
+            news = self._to_tell.get(source)
+            if news is not None:
+                news += self._schedule.done.intersection(offered)
+
+    def news_for(self, source: str) -> list[int]:
+        """Chunks that a source that deals offers and that others have brought, since the last
+        call."""
+        with self._lock:
+            news = self._to_tell.get(source)
+            if not news:
+                return []
+            self._to_tell[source] = []
+            return news
 
     def interested(self, source: str) -> bool:
         """False when chunks are wanted and `source` has none of them."""
@@ -145,8 +185,12 @@ class PullState:
             self._unverified.discard(assignment.chunk.id)
             if assignment.staging is not None:
                 self._staging.append(assignment.staging)
-            self._schedule.arrived(source, assignment.chunk.id, time.monotonic())
-            self._observer.verified(assignment.chunk.id)
+            number = assignment.chunk.id
+            self._schedule.arrived(source, number, time.monotonic())
+            for other, news in self._to_tell.items():
+                if other != source and self._schedule.offers(other, number):
+                    news.append(number)
+            self._observer.verified(number)
             if self._schedule.complete:
                 self.changed.set()
 
@@ -154,6 +198,7 @@ class PullState:
         """Remove `source`: nothing more comes from it, and its unfinished chunks are no longer
         written to. Returns how many these are; 0 if it has left before."""
         with self._lock:
+            self._to_tell.pop(source, None)
             return len(self._schedule.leave(source))
 
     def corrupt(self, process: Process, error: DigestMismatch) -> Corrupt:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
+from netloader.protocol import messages
+from netloader.protocol.ranges import chunks_in
 from netloader.replica import outcome
 from netloader.replica.acceptance import Promise
 from netloader.replica.cancellation import Cancellation
@@ -152,7 +154,12 @@ class Stream:
         mine = self._state.weights.manifest
         try:
             with open_session(
-                self.source, self._request, mine, self._backend, self._settings
+                self.source,
+                self._request,
+                mine,
+                self._backend,
+                self._settings,
+                self._state.done,
             ) as session:
                 self._process = (self._endpoint, session.accept.generation)
                 how = self._use(session)
@@ -179,10 +186,17 @@ class Stream:
 
     def _fetch(self, session: OpenSession, receiver: Receiver, promise: Promise) -> Outcome:
         """Keep a window of chunks in flight until the pull is over. Raises `TransferError`."""
-        conversation = session.conversation
-        available = [number for first, end in session.accept.have for number in range(first, end)]
-        self._gaining = len(available) < len(self._state.chunks)
-        refused = self._state.enter(self.name, self._endpoint, promise, available)
+        conversation, accept = session.conversation, session.accept
+        available = chunks_in(accept.have, len(self._state.chunks))
+        self._gaining = accept.deals or len(available) < len(self._state.chunks)
+        refused = self._state.enter(
+            self.name,
+            self._endpoint,
+            promise,
+            available,
+            near=self.source.near,
+            deals=accept.deals,
+        )
         if refused is not None:
             return refused
         broken: str | None = None
@@ -197,7 +211,7 @@ class Stream:
                     return how
                 last_chunk_at = time.monotonic()
                 if self._gaining and broken is None:
-                    broken = self._hear_gains(conversation)
+                    broken = self._exchange_news(conversation)
                 continue
             if broken is not None:
                 return self._lost(conversation, broken)
@@ -205,7 +219,11 @@ class Stream:
                 return Dropped(self._cancellation.reason)
             if self._state.over:
                 return Finished()
-            self._state.have(self.name, conversation.hear(self._settings.idle_s))
+            if self._gaining:
+                broken = self._exchange_news(conversation)
+                if broken is not None:
+                    continue
+            self._note(conversation.hear(self._settings.idle_s))
             waited_s = time.monotonic() - last_chunk_at
             if self._state.interested(self.name):
                 continue
@@ -214,15 +232,22 @@ class Stream:
             if waited_s > self._settings.timeout_s:
                 return Lost(f"no further chunk in {self._settings.timeout_s:g} s")
 
-    def _hear_gains(self, conversation: Conversation) -> str | None:
-        """Note what the source has gained while chunks were on their way. Returns how the source
-        ended the session, if it did."""
+    def _exchange_news(self, conversation: Conversation) -> str | None:
+        """Note what the source has gained while chunks were on their way, and tell it what others
+        have brought. Returns how the source ended the session, if it did."""
         try:
-            while gained := conversation.hear(0.0):
-                self._state.have(self.name, gained)
+            while (heard := conversation.hear(0.0)) is not None:
+                self._note(heard)
+            news = self._state.news_for(self.name)
+            if news:
+                conversation.have(news)
         except SourceLost as error:
             return error.reason
         return None
+
+    def _note(self, heard: messages.Have | None) -> None:
+        if heard is not None:
+            self._state.have(self.name, heard.chunks, heard.gone)
 
     def _ask(self, conversation: Conversation, receiver: Receiver) -> str | None:
         """Post receives for the next chunks, then ask for them. Returns how the group broke."""

@@ -33,14 +33,3 @@ class Availability:
         """All chunks except for the first `told`, in the order in which they came."""
         with self._lock:
             return tuple(self._gained[told:])
-
-
-def ranges(chunks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges that hold exactly these chunks, in order."""
-    found: list[tuple[int, int]] = []
-    for chunk in sorted(chunks):
-        if found and found[-1][1] == chunk:
-            found[-1] = (found[-1][0], chunk + 1)
-        else:
-            found.append((chunk, chunk + 1))
-    return tuple(found)

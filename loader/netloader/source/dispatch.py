@@ -17,7 +17,9 @@ from typing import assert_never
 
 from netloader.errors import ProtocolError
 from netloader.protocol import messages
+from netloader.protocol.ranges import chunks_in, ranges
 from netloader.source.audit import Audit
+from netloader.source.dealing import Dealer
 from netloader.source.listener import ControlConnection, Listener
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
@@ -56,6 +58,7 @@ class Dispatch:
         self._telemetry = telemetry
         self._settings = opener.settings
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
+        self._dealer = Dealer(self._say_offers)
         self._malformed = 0
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
@@ -84,7 +87,7 @@ class Dispatch:
             match message:
                 case messages.Hello():
                     self._greet(caller, message)
-                case messages.Want() | messages.Done() | messages.Bye():
+                case messages.Want() | messages.Have() | messages.Done() | messages.Bye():
                     self._steer(caller, message)
                 case _:
                     _log.warning("a replica sent a %s, which only sources send", message.type)
@@ -109,6 +112,7 @@ class Dispatch:
     def tell_gains(self) -> None:
         """Tell replicas which chunks have come since they were told last. One that does not read
         is told later."""
+        self._dealer.tell()
         for one in self._sessions.served:
             available = one.session.offer.available
             if available is None:
@@ -192,8 +196,15 @@ class Dispatch:
             return messages.Refuse(code="busy", reason=full, retry_after_s=again_s), None
         backend = admitted.backend(hello.backend)
         assert backend is not None, "admitted"
+        try:
+            has = chunks_in(hello.have, len(admitted.chunks))
+        except ProtocolError as error:
+            return messages.Refuse(code="version", reason=str(error)), None
         session, accept = self._opener.open(hello.replica, admitted, backend)
         self._sessions.add(session, caller)
+        if hello.serves and admitted.available is None:
+            offered = self._dealer.open(session, has)
+            accept = accept.model_copy(update={"have": ranges(offered), "deals": True})
         self._tell()
         nbytes = admitted.weights.manifest.nbytes
         _log.info("serving %.*r by %s: %d bytes", MAX_QUOTE, hello.replica, backend.name, nbytes)
@@ -215,7 +226,9 @@ class Dispatch:
             one.session.evict(reason)
 
     def _steer(
-        self, caller: ControlConnection, message: messages.Want | messages.Done | messages.Bye
+        self,
+        caller: ControlConnection,
+        message: messages.Want | messages.Have | messages.Done | messages.Bye,
     ) -> None:
         one = self._sessions.find(message.session, caller)
         if one is None:
@@ -229,6 +242,11 @@ class Dispatch:
                     self._release(one.session)
                     self._say_bye(one, wrong)
                     one.session.abort(wrong)
+                else:
+                    self._dealer.has(one.session, message.chunks)
+            case messages.Have():
+                count = len(one.session.offer.chunks)
+                self._dealer.has(one.session, [it for it in message.chunks if it < count])
             case messages.Done():
                 self._release(one.session)
                 one.session.finish()
@@ -253,6 +271,7 @@ class Dispatch:
         """Free the place of a session that is over, before its thread has noticed."""
         one = self._sessions.release(session.id)
         if one is not None:
+            self._dealer.leave(session)
             self._tell()
         return one
 
@@ -260,6 +279,11 @@ class Dispatch:
         """Tell a replica why its session has ended."""
         bye = messages.Bye(session=one.session.id, reason=reason[: messages.MAX_TEXT])
         self._listener.reply(one.caller, bye)
+
+    def _say_offers(self, session_id: str, have: messages.Have) -> bool:
+        """Returns False when the replica does not read now."""
+        one = self._sessions.get(session_id)
+        return one is None or self._listener.reply(one.caller, have)
 
     def _tell(self) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from netloader.identity.identity import known
 from netloader.protocol import messages
-from netloader.source.availability import ranges
+from netloader.protocol.ranges import ranges
 from netloader.source.listener import Exposure
 from netloader.source.offer import Offer
 from netloader.source.session import Session, SessionOutcome, SessionTerms

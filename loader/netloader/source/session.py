@@ -152,6 +152,12 @@ class Session:
         with self._lock:
             return chunk in self._sent
 
+    @property
+    def sent(self) -> frozenset[int]:
+        """The chunks that this replica can have received."""
+        with self._lock:
+            return frozenset(self._sent)
+
     def usage(self) -> Usage:
         """What the session has done with its place until now."""
         return Usage(time.monotonic(), self.sent_bytes, self._requests.idle_s, self._held_s)

@@ -78,6 +78,10 @@ class Sessions(Generic[S, C]):
         found = self._served.get(session_id)
         return found if found is not None and found.caller == caller else None
 
+    def get(self, session_id: str) -> ServedSession[S, C] | None:
+        """A session that has a place."""
+        return self._served.get(session_id)
+
     def release(self, session_id: str) -> ServedSession[S, C] | None:
         """Free the place of a session that is over, before its thread has noticed. None when the
         session has no place (any more)."""

@@ -148,12 +148,14 @@ def fetch(
 def request_for(built: Built, identity: Identity) -> Request:
     """What sources of these weights are asked for."""
     worker = built.request.worker
+    serves = identity.layout == "checkpoint"
     return Request(
         identity,
         built.backends,
         lambda: worker.sources.security,
         worker.membership.name,
         worker.config.fabric,
+        (serves and worker.sources.endpoint(built.request.role)) or "",
     )
 
 

@@ -57,7 +57,7 @@ class Sharing:
         if not self._request.worker.sources.share(self._request.role, offer):
             self._available = None
             return
-        self._update(content=known(content))
+        self._update(content=known(content), sharing=True)
 
     def verified(self, chunk: int) -> None:
         """Hand out one more chunk."""
@@ -66,9 +66,9 @@ class Sharing:
         self._available.add(chunk)
         self._request.worker.sources.gained(self._request.role)
         self._held += self._chunks[chunk].payload
-        if self._told == 0 or self._held - self._told >= self._weights.manifest.nbytes / STEPS:
+        if self._held - self._told >= self._weights.manifest.nbytes / STEPS:
             self._told = self._held
-            self._update(sharing=True, held=self._held)
+            self._update(held=self._held)
 
     def stop(self) -> None:
         """Hand out nothing any more. Once this returns, nothing reads the weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netloader.replica.picker import PiecePicker
+from netloader.replica.pieces.piece_picker import PiecePicker
 
 ALL = set(range(10))
 
