@@ -13,16 +13,25 @@ the slowest source from deciding when the pull ends:
 A chunk is in flight from one source at a time. Chunks that a lost or dropped source leaves
 unfinished go back and are asked for first; chunks that it delivered stay.
 
+While other replicas pull as well (`Supply.shared`), three more rules let them serve each other:
+
+    rarest      of what a source has, the chunk that the fewest others have or are getting
+    near        what a source on this host has or is getting is not fetched over the network
+    few         of each source little more is asked for than the one chunk that is arriving
+                (`SwarmSettings`): chunks must arrive soon, so that they can be served
+
 Time is passed in, in seconds of any monotonic clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from netloader.replica.inflight import InFlight, request_window
-from netloader.replica.picker import PiecePicker
+from netloader.replica.pieces.piece_picker import PiecePicker
+from netloader.replica.pieces.sharing import Sharing
+from netloader.replica.pieces.supply import Stock, Supply
 from netloader.replica.settings import PullSettings
 
 
@@ -30,9 +39,13 @@ from netloader.replica.settings import PullSettings
 class _Peer:
     """A source that is being pulled from."""
 
-    available: set[int]
+    stock: Stock
     """Chunks that the source has."""
     in_flight: InFlight
+
+    @property
+    def available(self) -> set[int]:
+        return self.stock.has
 
     def delivers(self, nbytes: int, now: float) -> float | None:
         """Seconds until the source has delivered `nbytes` more bytes; None when nothing is known
@@ -50,15 +63,22 @@ class Schedule:
         chunk_bytes: int,
         staged: Collection[int],
         settings: PullSettings,
+        name: str = "",
     ) -> None:
-        """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory."""
-        self._picker = PiecePicker(sizes, staged)
+        """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory.
+        `name` is what others call this replica, if it serves while it loads: replicas that pull
+        together ask in different orders. Without it chunks are asked for by id."""
+        self._picker = PiecePicker(sizes, staged, name)
+        self._supply = Supply(self._picker)
+        self._sharing = Sharing(name, len(self._picker.sizes), settings.swarm.near_s)
         self._chunk_bytes = chunk_bytes
         self._window = settings.window
         self._end_game = settings.end_game
+        self._swarm = settings.swarm
         self._max_staged = max(
             settings.window.min_chunks, settings.window.staging_bytes // chunk_bytes
         )
+        self._least = min(sizes, default=0)
         self._peers: dict[str, _Peer] = {}
         self._patience_s = settings.end_game.first_patience_s
 
@@ -72,15 +92,34 @@ class Schedule:
         """Chunks that have arrived."""
         return self._picker.done
 
-    def join(self, source: str, available: Iterable[int], now: float) -> None:
-        """Add a source that is ready to be asked for the chunks in `available`."""
-        self._peers[source] = _Peer(set(available), InFlight(now))
+    def join(self, source: str, available: Iterable[int], now: float, *, near: str = "") -> None:
+        """Add a source that is ready to be asked for the chunks in `available`. `near`: what the
+        source itself has as `name`, if it is on this host, so that its bytes do not cross the
+        host's link."""
+        self._supply.join(source, available, near)
+        self._sharing.meet(self._supply.neighbourhood)
+        self._peers[source] = _Peer(self._supply.of(source), InFlight(now))
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source has more chunks than before."""
+        if source in self._peers:
+            self._supply.have(source, chunks)
+
+    def coming(self, source: str, chunks: Iterable[int]) -> None:
+        """Note that a source has asked others for these chunks."""
+        if source in self._peers:
+            self._supply.coming(source, chunks)
+
+    def gone(self, source: str, chunks: Iterable[int]) -> None:
+        """Note that a source offers these chunks no longer, or does not get them. Those that were
+        asked of it stay in flight: a source that cannot send one ends the session."""
+        if source in self._peers:
+            self._supply.gone(source, chunks)
+
+    def offers(self, source: str, chunk: int) -> bool:
+        """Whether `source` has said that it has a chunk, and not taken that back."""
         peer = self._peers.get(source)
-        if peer is not None:
-            peer.available.update(chunks)
+        return peer is not None and chunk in peer.available
 
     def pick(self, source: str, now: float) -> int | None:
         """The chunk to ask `source` for next; None when there is nothing now, or the source has
@@ -88,11 +127,12 @@ class Schedule:
         peer = self._peers.get(source)
         if peer is None or len(peer.in_flight) >= self._window.max_chunks:
             return None
-        chunk = self._next_of(peer)
+        room = self.window(source) - peer.in_flight.nbytes
+        chunk = self._next_of(peer, now) if room >= self._least else None
         if chunk is None:
             return None
         size = self._picker.sizes[chunk]
-        if peer.in_flight.nbytes + size > self.window(source):
+        if size > room:
             return None
         if not self._worth_it(peer, chunk, now):
             return None
@@ -103,6 +143,9 @@ class Schedule:
     def window(self, source: str) -> float:
         """Bytes that `source` may have in flight."""
         in_flight = self._peers[source].in_flight
+        if self._supply.shared:
+            pace = in_flight.seconds_per_byte
+            return self._chunk_bytes + (self._swarm.ahead_s / pace if pace else 0.0)
         return request_window(in_flight.seconds_per_byte, self._chunk_bytes, self._window)
 
     def interested(self, source: str) -> bool:
@@ -123,6 +166,8 @@ class Schedule:
         peer = self._peers.pop(source, None)
         if peer is None:
             return ()
+        self._supply.leave(source)
+        self._sharing.meet(self._supply.neighbourhood)
         unfinished = tuple(sorted(peer.in_flight.chunks))
         self._picker.give_back(unfinished)
         return unfinished
@@ -137,7 +182,7 @@ class Schedule:
         None when there is no such source, or while there is still something else to ask for.
         """
         idle = [peer for peer in self._peers.values() if not peer.in_flight]
-        if any(self._next_of(peer) is not None for peer in idle):
+        if any(self._next_of(peer, now) is not None for peer in idle):
             return None
         for name, slow in self._peers.items():
             able = [peer for peer in idle if slow.in_flight.within(peer.available)]
@@ -149,12 +194,16 @@ class Schedule:
         """Raise `AssertionError` when a chunk is lost or counted twice. For tests."""
         self._picker.check(chunk for p in self._peers.values() for chunk in p.in_flight.chunks)
 
-    def _next_of(self, peer: _Peer) -> int | None:
+    def _next_of(self, peer: _Peer, now: float) -> int | None:
         """The next chunk for a source, within its share of staging memory."""
         staged = sum(other.in_flight.staged for other in self._peers.values())
         share = max(1, self._max_staged // len(self._peers))
         staging = staged < self._max_staged and peer.in_flight.staged < share
-        return self._picker.next_of(peer.available, staging=staging)
+        without: Set[int] = frozenset()
+        if not peer.stock.near and self._supply.near:
+            left = self._sharing.left(peer.available, self._picker.wanted, now)
+            without = self._supply.near | left
+        return self._picker.next_of(peer.available, staging=staging, without=without)
 
     def _worth_it(self, peer: _Peer, chunk: int, now: float) -> bool:
         """Whether `peer` would deliver this chunk before the others are done with everything.
