@@ -3,8 +3,8 @@
 A replica needs few sources: each costs threads, and an accelerator's memory for a group. Whom it
 takes decides how chunks spread among replicas that start together. Its places go, in this order:
 
-    near       to sources on this host, whose bytes do not cross the host's link; one place is left
-               for another host
+    near       to sources on this host, whose bytes do not cross the host's link; one place is
+               left for another host
     complete   to one source that has everything, while there are others; what nobody else has
                comes from there
     partial    to other replicas, first those that serve the fewest; equals are drawn by the names

@@ -29,8 +29,8 @@ from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from netloader.replica.inflight import InFlight, request_window
+from netloader.replica.pieces.one_link import OneLink
 from netloader.replica.pieces.piece_picker import PiecePicker
-from netloader.replica.pieces.sharing import Sharing
 from netloader.replica.pieces.supply import Stock, Supply
 from netloader.replica.settings import PullSettings
 
@@ -70,7 +70,7 @@ class Schedule:
         together ask in different orders. Without it chunks are asked for by id."""
         self._picker = PiecePicker(sizes, staged, name)
         self._supply = Supply(self._picker)
-        self._sharing = Sharing(name, len(self._picker.sizes), settings.swarm.near_s)
+        self._link = OneLink(name, len(self._picker.sizes), settings.swarm.near_s)
         self._chunk_bytes = chunk_bytes
         self._window = settings.window
         self._end_game = settings.end_game
@@ -97,7 +97,7 @@ class Schedule:
         source itself has as `name`, if it is on this host, so that its bytes do not cross the
         host's link."""
         self._supply.join(source, available, near)
-        self._sharing.meet(self._supply.neighbourhood)
+        self._link.meet(self._supply.neighbourhood)
         self._peers[source] = _Peer(self._supply.of(source), InFlight(now))
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
@@ -167,7 +167,7 @@ class Schedule:
         if peer is None:
             return ()
         self._supply.leave(source)
-        self._sharing.meet(self._supply.neighbourhood)
+        self._link.meet(self._supply.neighbourhood)
         unfinished = tuple(sorted(peer.in_flight.chunks))
         self._picker.give_back(unfinished)
         return unfinished
@@ -201,7 +201,7 @@ class Schedule:
         staging = staged < self._max_staged and peer.in_flight.staged < share
         without: Set[int] = frozenset()
         if not peer.stock.near and self._supply.near:
-            left = self._sharing.left(peer.available, self._picker.wanted, now)
+            left = self._link.left(peer.available, self._picker.wanted, now)
             without = self._supply.near | left
         return self._picker.next_of(peer.available, staging=staging, without=without)
 

@@ -215,7 +215,10 @@ def test_a_source_is_asked_only_for_what_it_has() -> None:
     assert schedule.pick("a", 0.0) == 2
     assert schedule.pick("a", 0.0) is None
     schedule.have("a", [0])
-    assert schedule.pick("a", 0.0) == 0
+    schedule.arrived("a", 2, 0.1)
+    assert schedule.pick("a", 0.1) == 0
+    schedule.arrived("a", 0, 0.2)
+    assert schedule.pick("a", 0.2) is None
 
 
 def test_a_chunk_that_only_a_slow_source_has_is_asked_of_it() -> None:
@@ -353,3 +356,65 @@ def test_every_chunk_arrives_once_whatever_happens(
     )
     world.run(tick=max(0.02, span / 200))
     assert sorted(chunk for _, chunk in world.delivered) == list(range(chunks))
+
+
+def swarm_of(name: str, chunks: int = 8) -> Schedule:
+    return Schedule([SIZE] * chunks, SIZE, (), SETTINGS, name)
+
+
+def test_while_others_pull_one_chunk_is_in_flight_from_each_source() -> None:
+    schedule = swarm_of("me")
+    schedule.join("a", range(8), 0.0)
+    schedule.join("b", [1, 2], 0.0)
+    assert schedule.pick("a", 0.0) is not None and schedule.pick("a", 0.0) is None
+    assert schedule.pick("b", 0.0) in (1, 2) and schedule.pick("b", 0.0) is None
+
+
+def test_a_fast_source_has_more_in_flight_so_that_its_link_is_never_idle() -> None:
+    schedule = swarm_of("me")
+    schedule.join("a", range(7), 0.0)
+    first = schedule.pick("a", 0.0)
+    assert first is not None
+    quick = SETTINGS.swarm.ahead_s / 2
+    schedule.arrived("a", first, quick)
+    assert in_flight_of(schedule, quick) == 3
+
+
+def test_the_rarest_chunk_of_a_source_is_asked_for_first() -> None:
+    schedule = swarm_of("me")
+    schedule.join("a", [1, 2, 3], 0.0)
+    schedule.join("b", [1, 2], 0.0)
+    assert schedule.pick("a", 0.0) == 3
+
+
+def test_what_this_host_has_or_gets_is_not_asked_for_over_the_network() -> None:
+    schedule = swarm_of("h:1")
+    schedule.join("far", [0, 1], 0.0)
+    schedule.join("near", [0], 0.0, near="h:2")
+    schedule.coming("near", [1])
+    assert schedule.pick("far", 10.0) is None
+    assert schedule.pick("near", 10.0) == 0
+    schedule.gone("near", [1])
+    late = 10.0 + SETTINGS.swarm.near_s
+    assert 1 in (schedule.pick("far", 10.0), schedule.pick("far", late))
+
+
+def test_a_chunk_that_is_withdrawn_is_asked_of_others() -> None:
+    schedule = swarm_of("me")
+    schedule.join("a", [0], 0.0)
+    schedule.join("b", [0], 0.0)
+    schedule.gone("a", [0])
+    assert not schedule.offers("a", 0)
+    assert schedule.pick("a", 0.0) is None
+    assert schedule.pick("b", 0.0) == 0
+
+
+def test_news_of_a_source_that_has_left_is_ignored() -> None:
+    schedule = swarm_of("me")
+    schedule.join("a", [0], 0.0)
+    schedule.leave("a")
+    schedule.have("a", [1])
+    schedule.coming("a", [2])
+    schedule.gone("a", [0])
+    assert not schedule.offers("a", 1)
+    schedule.check()

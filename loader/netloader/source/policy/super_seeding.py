@@ -44,7 +44,7 @@ class _Dealt:
 
     @property
     def waiting(self) -> int:
-        """How many on offer it has not asked for."""
+        """How many on offer it has neither asked for nor got elsewhere."""
         return len(self.offered - self.has)
 
 
@@ -97,35 +97,38 @@ class SuperSeeding:
 
     def changes(self) -> dict[str, OfferChange]:
         """What each replica has to be told now, as far as that is anything."""
+        before = {name: frozenset(dealt.offered) for name, dealt in self._replicas.items()}
         alone = len(self._replicas) == 1
-        if not alone and not self._undealt and len(self._available) == self._chunks:
-            self._opened = True
-        told = self._open() if alone or self._opened else self._deal()
-        return {name: change for name, change in told.items() if change != OfferChange()}
-
-    def _open(self) -> dict[str, OfferChange]:
+        if not alone and not self._opened:
+            self._retract()
+            self._deal()
+            self._opened = not self._undealt and len(self._available) == self._chunks
+        if alone or self._opened:
+            for dealt in self._replicas.values():
+                dealt.offered |= self._available
         told = {}
         for name, dealt in self._replicas.items():
-            told[name] = OfferChange(tuple(sorted(self._available - dealt.offered)))
-            dealt.offered |= self._available
+            if dealt.offered != before[name]:
+                told[name] = OfferChange(
+                    tuple(sorted(dealt.offered - before[name])),
+                    tuple(sorted(before[name] - dealt.offered)),
+                )
         return told
 
-    def _deal(self) -> dict[str, OfferChange]:
-        retracted = {name: self._retract(dealt) for name, dealt in self._replicas.items()}
-        offered: dict[str, list[int]] = {name: [] for name in self._replicas}
+    def _retract(self) -> None:
+        """Take back what a replica was offered while it was alone, except for what it asks for
+        next. Nothing that it was offered then counts as dealt before."""
+        for dealt in self._replicas.values():
+            waiting = sorted(dealt.offered - dealt.has)
+            for chunk in waiting[: self._ahead]:
+                self._undealt.pop(chunk, None)
+            dealt.offered.difference_update(waiting[self._ahead :])
+
+    def _deal(self) -> None:
         while self._undealt and self._replicas:
-            name, dealt = min(self._replicas.items(), key=lambda item: item[1].waiting)
+            dealt = min(self._replicas.values(), key=lambda one: one.waiting)
             if dealt.waiting >= self._ahead:
-                break
+                return
             chunk = next(iter(self._undealt))
             del self._undealt[chunk]
             dealt.offered.add(chunk)
-            offered[name].append(chunk)
-        return {name: OfferChange(tuple(offered[name]), retracted[name]) for name in self._replicas}
-
-    def _retract(self, dealt: _Dealt) -> tuple[int, ...]:
-        """Take back what a replica was offered while it was alone."""
-        too_many = sorted(dealt.offered - dealt.has)[self._ahead :]
-        dealt.offered.difference_update(too_many)
-        self._undealt.update(dict.fromkeys(too_many))
-        return tuple(too_many)

@@ -1,4 +1,4 @@
-"""Which chunks are to be asked for, are on their way, have arrived."""
+"""Which chunks are to be asked for, are on their way, have arrived; and which is next."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from netloader.replica.pieces.piece_picker import PiecePicker
 ALL = set(range(10))
 
 
-def picker(staged: tuple[int, ...] = ()) -> PiecePicker:
-    return PiecePicker([10] * 10, staged)
+def picker(staged: tuple[int, ...] = (), name: str = "") -> PiecePicker:
+    return PiecePicker([10] * 10, staged, name)
 
 
 def ask(pieces: PiecePicker, *chunks: int) -> None:
     for chunk in chunks:
         pieces.ask(chunk)
+
+
+def order_of(pieces: PiecePicker) -> list[int]:
+    order = []
+    while (chunk := pieces.next_of(ALL, staging=True)) is not None:
+        pieces.ask(chunk)
+        order.append(chunk)
+    return order
 
 
 def test_chunks_are_picked_in_order() -> None:
@@ -25,6 +33,32 @@ def test_chunks_are_picked_in_order() -> None:
     ask(pieces, 0)
     assert pieces.next_of(ALL, staging=True) == 1
     assert pieces.wanted_bytes == 90
+
+
+def test_each_replica_has_an_order_of_its_own() -> None:
+    one, other = order_of(picker(name="a")), order_of(picker(name="b"))
+    assert sorted(one) == sorted(other) == list(range(10))
+    assert one != other
+    assert order_of(picker(name="a")) == one
+
+
+def test_the_rarest_is_picked_first() -> None:
+    pieces = picker(name="a")
+    for chunk in ALL - {3, 7}:
+        pieces.spread(chunk)
+    pieces.spread(3)
+    pieces.spread(3)
+    assert pieces.next_of(ALL, staging=True) == 7
+    ask(pieces, 7)
+    pieces.vanish(3)
+    pieces.vanish(3)
+    assert pieces.next_of(ALL, staging=True) == 3
+
+
+def test_what_others_are_to_bring_is_left_out() -> None:
+    pieces = picker()
+    assert pieces.next_of(ALL, staging=True, without={0, 1}) == 2
+    assert pieces.next_of({0}, staging=True, without={0}) is None
 
 
 def test_only_those_that_the_source_has() -> None:
@@ -41,10 +75,13 @@ def test_without_staging_memory_only_those_that_need_none() -> None:
     assert pieces.next_of({0, 1}, staging=False) is None
 
 
-def test_what_is_given_back_is_next() -> None:
+def test_what_is_given_back_is_next_however_common() -> None:
     pieces = picker()
-    ask(pieces, 0, 1, 2, 3)
+    ask(pieces, 0, 1, 2, 3, 8)
     pieces.arrived(1)
+    pieces.spread(8)
+    pieces.give_back([8])
+    assert pieces.next_of(ALL, staging=True) == 8
     pieces.give_back([3, 2])
     assert pieces.next_of(ALL, staging=True) == 2
     pieces.check(in_flight=[0])
@@ -68,21 +105,31 @@ def test_complete_when_all_have_arrived() -> None:
     assert pieces.complete
     pieces.invalidate()
     assert not pieces.complete and pieces.done == frozenset()
-    assert pieces.wanted_bytes == 100
+    assert pieces.wanted == ALL and pieces.wanted_bytes == 100
 
 
 def test_nothing_to_bring_is_complete() -> None:
     assert PiecePicker([], ()).complete
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ask", "arrive", "back", "void"]), st.integers(0, 5))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ask", "arrive", "back", "void", "spread", "vanish"]),
+            st.integers(0, 5),
+        )
+    )
+)
 def test_no_chunk_is_lost_or_counted_twice(steps: list[tuple[str, int]]) -> None:
-    pieces = PiecePicker([3, 1, 4, 1, 5, 9], ())
+    pieces = PiecePicker([3, 1, 4, 1, 5, 9], (), "me")
     in_flight: list[int] = []
+    holders = [0] * 6
     for step, number in steps:
         match step:
             case "ask":
-                chunk = pieces.next_of(set(range(number + 1)), staging=True)
+                available = set(range(number + 1))
+                chunk = pieces.next_of(available, staging=True)
+                assert (chunk is None) == pieces.wanted.isdisjoint(available)
                 if chunk is not None:
                     pieces.ask(chunk)
                     in_flight.append(chunk)
@@ -93,4 +140,11 @@ def test_no_chunk_is_lost_or_counted_twice(steps: list[tuple[str, int]]) -> None
                 del in_flight[number:]
             case "void":
                 pieces.invalidate()
+            case "spread":
+                pieces.spread(number)
+                holders[number] += 1
+            case "vanish" if holders[number]:
+                pieces.vanish(number)
+                holders[number] -= 1
         pieces.check(in_flight)
+        assert [pieces.rarity(chunk) for chunk in range(6)] == holders

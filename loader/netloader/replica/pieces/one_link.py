@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Set
 from hashlib import blake2b
 
 
-class Sharing:
+class OneLink:
     """The chunks that are this replica's, among those of its host."""
 
     def __init__(self, me: str, chunks: int, patience_s: float) -> None:
