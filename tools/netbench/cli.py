@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 import torch
 
-from netbench import carried, kill, pair, serving, sources, starts
+from netbench import carried, fanout, kill, pair, serving, sources, starts
 from netbench.backends import DEVICES
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="benchmark", required=True)
     _add_pair(commands)
     _add_sources(commands)
+    _add_fanout(commands)
     _add_kill(commands)
     _add_serving(commands)
     _add_starts(commands)
@@ -171,6 +172,45 @@ def _add_sources(commands: argparse._SubParsersAction[_BenchParser]) -> None:
 def _sources(options: argparse.Namespace) -> Json:
     return sources.measure(
         _task(options), sources=options.sources, rate=options.rate, repeat=options.repeat
+    )
+
+
+def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
+    command = commands.add_parser(
+        "fanout",
+        help="one source and many replicas at once, each behind a link of its own (needs root)",
+        description="One source and N replicas that start in the same moment, each on a host of "
+        "its own (a network namespace) whose sending and receiving are limited.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--replicas", type=_count, default=8, metavar="N", help="how many (default: 8)"
+    )
+    command.add_argument(
+        "--rate",
+        type=_rate,
+        default="400mbit",
+        metavar="RATE",
+        help="of each link, in each direction (default: 400mbit)",
+    )
+    command.add_argument(
+        "--policy",
+        choices=fanout.POLICIES,
+        action="append",
+        help="measure this one only; may be repeated (default: all)",
+    )
+    _add_task(command, "llama", "100MB")
+    _add_common(command, repeat=1)
+    command.set_defaults(run=_fanout)
+
+
+def _fanout(options: argparse.Namespace) -> Json:
+    return fanout.measure(
+        _task(options),
+        replicas=options.replicas,
+        rate=options.rate,
+        policies=options.policy or fanout.POLICIES,
+        repeat=options.repeat,
     )
 
 

@@ -74,6 +74,12 @@ class Hosts:
         shape = f"root tbf rate {rate} burst {_BURST} latency {_LATENCY}"
         _run("tc", "-n", self._name(number), *f"qdisc add dev eth0 {shape}".split())
 
+    def limit_both(self, number: int, rate: str) -> None:
+        """Let the host neither send nor receive faster than this, as a full-duplex link."""
+        self.limit(number, rate)
+        shape = f"root tbf rate {rate} burst {_BURST} latency {_LATENCY}"
+        _run("tc", "-n", self._hub, *f"qdisc add dev p{number} {shape}".split())
+
     def cut(self, number: int) -> None:
         """Unplug the host without notice: nothing leaves or reaches it any more."""
         self._ip(self._hub, f"link set p{number} down")

@@ -115,7 +115,7 @@ def fetch(
     reads storage for several workers may still become a source."""
     request = goal.built.request
     worker, role = request.worker, request.role
-    sharing = Sharing(goal.built, goal.identity, goal.weights)
+    sharing = Sharing(worker, goal.identity, goal.built.backends, goal.weights)
     with tqdm(
         total=goal.weights.manifest.nbytes,
         unit="B",

@@ -16,9 +16,10 @@ from netloader.identity.identity import Identity, known
 from netloader.replica.acceptance import Promise
 from netloader.source.availability import Availability
 from netloader.source.offer import Offer
+from netloader.transport import Backend
 from netloader.weights.capture import Weights
-from netloader.worker.loading.build import Built
 from netloader.worker.loading.provenance import learnt
+from netloader.worker.process import Worker
 
 STEPS: Final = 8
 """How often the mesh is told during a load how far it is. Replicas learn the chunks themselves from
@@ -29,11 +30,18 @@ class Sharing:
     """What one load shares. Its methods are called as `PullObserver` says: by one thread at a
     time."""
 
-    def __init__(self, built: Built, identity: Identity, weights: Weights) -> None:
-        self._request = built.request
+    def __init__(
+        self,
+        worker: Worker,
+        identity: Identity,
+        backends: tuple[Backend, ...],
+        weights: Weights,
+    ) -> None:
+        """`backends` can carry the bytes of `weights`, which are being filled."""
+        self._worker = worker
         self._identity = identity
+        self._backends = backends
         self._weights = weights
-        self._backends = built.backends
         self._chunks = weights.manifest.chunks()
         self._available: Availability | None = None
         self._held = self._told = 0
@@ -54,7 +62,7 @@ class Sharing:
             dict(promise.computed),
             self._available,
         )
-        if not self._request.worker.sources.share(self._request.role, offer):
+        if not self._worker.sources.share(self._identity.role, offer):
             self._available = None
             return
         self._update(content=known(content), sharing=True)
@@ -64,7 +72,7 @@ class Sharing:
         if self._available is None:
             return
         self._available.add(chunk)
-        self._request.worker.sources.gained(self._request.role)
+        self._worker.sources.gained(self._identity.role)
         self._held += self._chunks[chunk].payload
         if self._held - self._told >= self._weights.manifest.nbytes / STEPS:
             self._told = self._held
@@ -76,8 +84,8 @@ class Sharing:
             return
         self._available = None
         reason = "what it had pulled was given up"
-        self._request.worker.sources.unshare(self._request.role, reason)
+        self._worker.sources.unshare(self._identity.role, reason)
         self._update(sharing=False, held=0, content={})
 
     def _update(self, **changes: object) -> None:
-        self._request.worker.membership.update(self._request.role, **changes)
+        self._worker.membership.update(self._identity.role, **changes)

@@ -1,0 +1,183 @@
+"""A worker on a host of its own: a member of a real mesh, which pulls and serves.
+
+python -m netbench.member_process '{"task": [...], "host": ..., "key": ..., "seeds": [...]}'
+
+It pulls as a worker does while vLLM waits for its weights, and is a source as soon as it has them.
+`policy` says what a replica does meanwhile: `naive` serves nobody before it has everything; `swarm`
+serves what it has.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from netbench import upstream
+from netbench.child import Json, obey, say
+from netbench.common import IDENTITY
+from netbench.models import clear, fill
+from netbench.task import SEED, Task
+from netbench.upstream import UpstreamSource
+from netloader.config import Config
+from netloader.discovery.advert import for_older_members
+from netloader.identity.identity import known
+from netloader.replica.observer import PullObserver
+from netloader.replica.pull import Pull
+from netloader.replica.request import Request
+from netloader.source.offer import Offer
+from netloader.transport.tcp import TcpBackend
+from netloader.weights import digests
+from netloader.weights.capture import Weights, capture
+from netloader.worker.loading.sharing import Sharing
+from netloader.worker.position import Position
+from netloader.worker.process import Worker
+
+_PATIENCE_S = 600.0
+"""Seconds without progress after which a replica gives up: it has no storage."""
+
+_BACKENDS = (TcpBackend(),)
+_NAMES = tuple(one.name for one in _BACKENDS)
+
+
+class MeshMember:
+    """One worker, which fills the same tensors again and again."""
+
+    def __init__(self, task: Task, worker: Worker) -> None:
+        self._worker = worker
+        self._weights = task.lay_out(task.model())
+        self._theirs = task.model()
+        self._upstream: UpstreamSource | None = None
+        for touched in (self._weights, capture(self._theirs)):
+            clear(touched)
+        source = worker.sources.listen("target")
+        assert source is not None, "a host of its own has free ports"
+        self._endpoint = source.endpoint
+        self.announce()
+
+    def announce(self) -> Json:
+        """Say that nothing is held, and be asked for nothing."""
+        self._worker.sources.unshare("target", "another run begins")
+        self._worker.membership.announce(
+            role="target",
+            state="loading",
+            names=IDENTITY.names.travelling(),
+            identity=IDENTITY.digest,
+            fields=IDENTITY.fields(),
+            content=known(IDENTITY.content),
+            endpoint=self._endpoint,
+            backend=for_older_members(_NAMES),
+            transports=_NAMES,
+            chunk_bytes=self._weights.manifest.chunk_bytes,
+        )
+        clear(self._weights)
+        return {"endpoint": self._endpoint}
+
+    def serve(self) -> Json:
+        """Be a source of random bytes."""
+        fill(self._weights, SEED)
+        self._offer(digests.of_weights(self._weights, self._weights.manifest.chunks()))
+        return {"sha256": self._weights.sha256()}
+
+    def serve_upstream(self, host: str) -> Json:
+        """Be a source by upstream's protocol."""
+        fill(capture(self._theirs), SEED)
+        self._upstream = UpstreamSource(host, self._theirs)
+        return {"endpoint": self._upstream.endpoint}
+
+    def load_upstream(self, endpoint: str) -> Json:
+        """Pull by upstream's protocol."""
+        clear(capture(self._theirs))
+        started = time.perf_counter()
+        upstream.load(endpoint, self._theirs)
+        return {"started": started, "ended": time.perf_counter(), "from": {endpoint: 0}}
+
+    def pull(self, policy: str) -> Json:
+        """Fill all tensors from whoever has them, then serve them."""
+        started = time.perf_counter()
+        swarm = policy == "swarm"
+        one = self._pull(swarm)
+        peers = self._worker.peers
+        one.run(lambda: peers.find(IDENTITY, _NAMES), wait_for_one=True, has_storage=False)
+        ended = time.perf_counter()
+        if swarm:
+            self._worker.sources.hold("target", "its weights are post-processed")
+        self._offer(one.digests)
+        suppliers: Counter[str] = Counter()
+        for delivery in one.deliveries:
+            suppliers[delivery.endpoint] += delivery.nbytes
+        return {
+            "started": started,
+            "ended": ended,
+            "from": dict(suppliers),
+            "failures": [str(failure) for failure in one.failures],
+        }
+
+    def _pull(self, swarm: bool) -> Pull:
+        worker = self._worker
+        request = Request(
+            IDENTITY,
+            _BACKENDS,
+            lambda: worker.sources.security,
+            worker.membership.name,
+            serves_at=self._endpoint if swarm else "",
+        )
+        settings = replace(
+            worker.config.pull_settings, peer_budget_s=_PATIENCE_S, source_timeout_s=_PATIENCE_S
+        )
+        observer = PullObserver()
+        if swarm:
+            sharing = Sharing(worker, IDENTITY, _BACKENDS, self._weights)
+            observer = PullObserver(
+                promised=sharing.promised, verified=sharing.verified, voided=sharing.stop
+            )
+        return Pull(self._weights, request, settings, observer)
+
+    def _offer(self, promised: tuple[bytes, ...]) -> None:
+        offer = Offer(IDENTITY, self._weights, promised, {}, _BACKENDS)
+        self._worker.sources.serve("target", offer)
+
+    def close(self) -> None:
+        if self._upstream is not None:
+            self._upstream.close()
+        self._worker.close()
+
+
+def weights_of(member: MeshMember) -> Weights:
+    """The tensors that a member fills."""
+    return member._weights
+
+
+def config_of(spec: Json) -> Config:
+    """The settings of a worker on this host."""
+    settings = {
+        "MESH_ADVERTISE": spec["host"],
+        "MESH_KEY": spec["key"],
+        "MESH_SEEDS": spec["seeds"],
+        "CHUNK_BYTES": spec["task"][2],
+        **spec.get("settings", {}),
+    }
+    return Config.load(settings, {}, lambda key: False)
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    member = MeshMember(Task.of_spec(spec), Worker(config_of(spec), Position()))
+    say({"endpoint": member.announce()["endpoint"]})
+    commands: dict[str, Callable[..., Json | None]] = {
+        "announce": member.announce,
+        "serve": member.serve,
+        "serve_upstream": member.serve_upstream,
+        "load_upstream": member.load_upstream,
+        "pull": member.pull,
+        "sha256": lambda: weights_of(member).sha256(),
+    }
+    obey(commands)
+    member.close()
+
+
+if __name__ == "__main__":
+    main()
