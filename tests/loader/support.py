@@ -170,7 +170,7 @@ def listening(
     return Listener(host, port, security, SourceSettings().handshake_timeout_s)
 
 
-_OBSERVERS = ("throttle", "on_sessions", "on_changed", "upstream", "telemetry")
+_BY_NAME = ("throttle", "observer", "upstream")
 
 
 def start_source(
@@ -182,7 +182,7 @@ def start_source(
     **options: Any,
 ) -> Source:
     """Options are what `Source` takes by name, or fields of `SourceSettings`."""
-    given = {name: options.pop(name) for name in _OBSERVERS if name in options}
+    given = {name: options.pop(name) for name in _BY_NAME if name in options}
     settings = SourceSettings(timeout_s=timeout_s, **options)
     return Source(listener or listening(security), generation, settings, **given)
 
