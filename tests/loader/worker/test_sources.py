@@ -97,12 +97,11 @@ def test_sessions_and_refusals_are_published_and_counted() -> None:
     membership.announce(**dict(holding(state="loading")))
     assert one.serve("target", offer_of(WEIGHTS))
     with calling(source, OLD) as caller:
-        session = caller.ask(hello(WEIGHTS, generation=membership.generation))
-        assert isinstance(session, messages.Accept)
+        session = caller.accepted(WEIGHTS, generation=membership.generation)
         until(lambda: serving() == 1)
         assert value("netloader_sessions", role="target") == 1
         caller.send(messages.Bye(session=session.session, reason="enough"))
-        ended = {"outcome": "aborted", "transport": "gloo"}
+        ended = {"outcome": "aborted", "transport": "memory"}
         until(lambda: value("netloader_sessions_finished_total", **ended) == 1)
         until(lambda: serving() == 0)
         caller.send(hello(toy_weights(rows=3), generation=membership.generation))

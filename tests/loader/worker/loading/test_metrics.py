@@ -57,7 +57,7 @@ def test_a_pull_that_completes_is_a_hit() -> None:
     seen = loaded(lambda tag, data: data)
     assert seen["netloader_pulls_started_total"] == 1
     assert seen["netloader_pulls_finished_total{result=complete}"] == 1
-    assert seen["netloader_pulled_bytes_total{transport=gloo}"] == WEIGHTS.manifest.nbytes
+    assert seen["netloader_pulled_bytes_total{transport=tcp}"] == WEIGHTS.manifest.nbytes
     assert seen["netloader_loads_total{origin=peers,role=target}"] == 1
     assert "netloader_loads_total{origin=storage,role=target}" not in seen
 
