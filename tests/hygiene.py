@@ -1,7 +1,7 @@
 """What a test must not do: wait by the clock, look into private attributes, patch what is ours.
 
-`faults` finds it in a text. Two tables say what is allowed for good and what is left to mend;
-`test_hygiene.py` holds every file of `tests/` to them.
+`faults` finds it in a text. A table says which calls of `sleep` stay; `test_hygiene.py` holds every
+file of `tests/` to it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ OURS: Final = frozenset({"netloader", "netmesh", "mesh_inspect", "netbench", "ne
 SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
     "tests/e2e/cases.py": (1, "a file on slow storage"),
     "tests/e2e/servers.py": (3, "a server of another process is asked again, with a deadline"),
-    "tests/loader/replica/test_pull_many.py": (1, "a source that is slower than others"),
+    "tests/loader/replica/many_sources.py": (1, "a source that is slower than others"),
     "tests/loader/slow_storage.py": (1, "a file on slow storage"),
     "tests/loader/source/test_rotation.py": (1, "what lingers after a change is counted for 0.5 s"),
-    "tests/loader/support.py": (2, "`until` and `settle` look again, with a deadline"),
+    "tests/loader/support/leftovers.py": (1, "`settle` looks again, until nothing changes"),
+    "tests/loader/support/waiting.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_budget.py": (2, "connects are counted over some time"),
     "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
@@ -32,16 +33,6 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
 }
 """Calls of `sleep` that stay, by file: how many, and what they stand for. None of them decides
 whether a test passes."""
-
-REMAINING: Final[dict[str, dict[Kind, int]]] = {
-    "tests/e2e/architectures.py": {"patch": 1},
-    "tests/e2e/cases.py": {"patch": 2},
-    "tests/e2e/faults/netloader_faults.py": {"patch": 1},
-}
-"""What is left to mend, by file. Counts only fall: a test fails when one could be lower.
-
-Those of `tests/e2e` bring faults into real workers, whose parts no test can pass in: vLLM makes
-them."""
 
 
 class Fault(NamedTuple):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.hygiene import (
-    REMAINING,
     SLOW_THINGS,
     Fault,
     Kind,
@@ -26,12 +25,11 @@ KINDS: tuple[Kind, ...] = ("sleep", "private", "patch")
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_file_does_only_what_the_tables_allow(file: str) -> None:
+def test_file_does_only_what_the_table_allows(file: str) -> None:
     found = faults((ROOT / file).read_text())
     counts = Counter(fault.kind for fault in found)
     for kind in KINDS:
-        slow, _ = SLOW_THINGS.get(file, (0, "")) if kind == "sleep" else (0, "")
-        allowed = slow + REMAINING.get(file, {}).get(kind, 0)
+        allowed, _ = SLOW_THINGS.get(file, (0, "")) if kind == "sleep" else (0, "")
         assert counts[kind] <= allowed, "\n".join(listed(file, kind, found))
         assert counts[kind] == allowed, f"{file} has {counts[kind]} of {kind}: lower the table"
 
@@ -94,10 +92,9 @@ def test_names_in_statements_are_found() -> None:
     assert defined(text) == {"A", "D", "e"}
 
 
-def test_the_tables_name_files_that_exist_and_counts_above_zero() -> None:
-    assert {*SLOW_THINGS, *REMAINING} <= set(FILES)
+def test_the_table_names_files_that_exist_and_counts_above_zero() -> None:
+    assert set(SLOW_THINGS) <= set(FILES)
     assert all(count > 0 and reason for count, reason in SLOW_THINGS.values())
-    assert all(counts and min(counts.values()) > 0 for counts in REMAINING.values())
 
 
 MUST_NOT_BE: list[tuple[Kind, str, str]] = [

@@ -29,8 +29,8 @@ class Telemetry:
     def pull_started(self) -> None:
         """A replica begins to pull a model from peers."""
 
-    def pull_ended(self, result: PullResult, nbytes: int, seconds: float) -> None:
-        """A pull has ended, with so many bytes of weights in place."""
+    def pull_ended(self, result: PullResult, seconds: float) -> None:
+        """A pull has ended."""
 
     def delivered(self, transport: str, nbytes: int) -> None:
         """A source brought verified bytes over this transport."""

@@ -12,7 +12,6 @@ whoever compares has to see it.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import threading
@@ -20,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import torch
 from torch import nn
-from vllm.config import set_current_vllm_config
+from vllm.config import ModelConfig, set_current_vllm_config
 from vllm.distributed import (
     destroy_model_parallel,
     init_distributed_environment,
@@ -36,22 +36,21 @@ from vllm.model_executor.layers.fused_moe.experts.int4_emulation_moe import (
 )
 from vllm.model_executor.layers.fused_moe.oracle.int_wna16 import WNA16MoEBackend
 from vllm.model_executor.layers.quantization import auto_gptq
-from vllm.model_executor.model_loader import get_model
+from vllm.model_executor.model_loader import base_loader, get_model
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models import ModelRegistry
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 from netloader.config import Config
-from netloader.model import attributes
 from netloader.plain import Plain
-from netloader.transport import Pending, TransportError
-from netloader.transport.tcp import TcpGroup
-from netloader.weights.poison import LeftoverError, Poison
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
 from tests.e2e import deep
 from tests.e2e.checkpoints import ARCHITECTURES
+from tests.e2e.faults.netloader_faults import broken_after
+from tests.e2e.promised import promise_of
 from tests.free_ports import free_port
 
 _CHUNK_BYTES: Final = 128 * 1024
@@ -164,9 +163,10 @@ def _compare(name: str, model_dir: Path) -> dict[str, Any]:
         if not stored.endpoint:
             return {"served": False, "not_a_source": stored.report["not_a_source"]}
         pulled = load("pulled", stored.endpoint)
-        with _broken_after(3):
+        with broken_after(3):
             fallen = load("fallen", stored.endpoint)
-        with _broken_after(3), _leftovers():
+        # Early: the last chunks are of small tensors, whose earlier contents are put back.
+        with broken_after(1), _leftovers():
             rebuilt = load("rebuilt", stored.endpoint)
         return {
             "served": True,
@@ -176,7 +176,7 @@ def _compare(name: str, model_dir: Path) -> dict[str, Any]:
             "skipped_by_rebuilt": rebuilt.report["skipped"],
             "nbytes": stored.report["nbytes"],
             "compared": {what: len(values) for what, values in stored.state.items()},
-            "travelled": pulled.travelled,
+            "travelled": sorted(promised(stored)),
             "pulled": stored.differences(pulled),
             "fallen": stored.differences(fallen),
             "rebuilt": stored.differences(rebuilt),
@@ -200,7 +200,7 @@ def _compare_processed(name: str, model_dir: Path) -> dict[str, Any]:
         replica = load("replica", source.endpoint)
         second = load("second", replica.endpoint)
         both = load("both", source.endpoint, keeps.endpoint)
-        with _broken_after(3):
+        with broken_after(3):
             fallen = load("fallen", source.endpoint)
         return {
             "layouts": [one.report["layout"] for one in (keeps, source, replica, second)],
@@ -257,8 +257,7 @@ class _Loaded:
         tiny = Config.load(extra, {}).model_copy(update={"chunk_bytes": _CHUNK_BYTES})
         self.worker = Worker(tiny, Position())
         WORKERS.swap(self.worker)
-        self.travelled: list[str] = []
-        with set_current_vllm_config(config), _noted(self.travelled):
+        with set_current_vllm_config(config):
             # Anew for each: vLLM makes the expert-parallel group only for a model with experts.
             destroy_model_parallel()
             initialize_model_parallel(1, 1)
@@ -289,6 +288,13 @@ class _Loaded:
         }
 
 
+def promised(source: _Loaded) -> Mapping[str, Plain]:
+    """The attributes that the source's `load_weights` set, as it tells replicas."""
+    holding = source.worker.membership.holding("target")
+    assert holding is not None
+    return promise_of(holding, source.worker.sources.security).attributes
+
+
 def _wait_for_offers() -> None:
     for thread in threading.enumerate():
         if thread.name == _OFFER:
@@ -298,38 +304,15 @@ def _wait_for_offers() -> None:
 
 
 @contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-@contextmanager
-def _noted(travelled: list[str]) -> Iterator[None]:
-    """Note which attributes a source's `load_weights` had set."""
-    apply = attributes.apply
-
-    def noting(model: nn.Module, values: Mapping[str, Plain]) -> None:
-        travelled.extend(sorted(values))
-        apply(model, values)
-
-    with _replaced(attributes, "apply", noting):
-        yield
-
-
-@contextmanager
 def _corrupted(corrupt: Corruption) -> Iterator[None]:
-    """Let what comes from peers be changed after it came."""
-    apply = attributes.apply
+    """Let what comes from peers be changed after it came, before vLLM processes it further."""
+    process = base_loader.process_weights_after_loading
 
-    def corrupting(model: nn.Module, values: Mapping[str, Plain]) -> None:
-        apply(model, values)
+    def corrupted(model: nn.Module, *args: Any) -> None:
         corrupt(model)
+        process(model, *args)
 
-    with _replaced(attributes, "apply", corrupting):
+    with mock.patch.object(base_loader, "process_weights_after_loading", corrupted):
         yield
 
 
@@ -341,40 +324,25 @@ def _fake_kernel_for_experts() -> Iterator[None]:
     def select(*_: object, **__: object) -> tuple[WNA16MoEBackend, type]:
         return WNA16MoEBackend.EMULATION, Int4EmulationTritonExperts
 
-    with _replaced(auto_gptq, "select_wna16_moe_backend", select):
+    with mock.patch.object(auto_gptq, "select_wna16_moe_backend", select):
         yield
 
 
 @contextmanager
 def _leftovers() -> Iterator[None]:
-    """Let the check after the next storage load find a tensor that storage did not fill."""
-    check = Poison.check_gone
+    """Let the next load from storage fill nothing, as if no tensor were in the checkpoint."""
+    load = DefaultModelLoader.load_weights
 
-    def find_some(self: Poison, model: nn.Module) -> None:
-        Poison.check_gone = check  # type: ignore[method-assign]
-        raise LeftoverError("found on purpose")
+    def undone(self: DefaultModelLoader, model: nn.Module, model_config: ModelConfig) -> None:
+        before = [(tensor, tensor.detach().clone()) for tensor in model.parameters()]
+        load(self, model, model_config)
+        for tensor, data in before:
+            tensor.data.copy_(data)
+        loading.stop()
 
-    with _replaced(Poison, "check_gone", find_some):
-        yield
-
-
-@contextmanager
-def _broken_after(sends: int) -> Iterator[None]:
-    """Break every process group whose sender starts one more chunk after `sends` in all."""
-    original = TcpGroup.send
-    left = itertools.count(sends, -1)
-    sent: list[Pending] = []
-
-    def send(group: TcpGroup, data: torch.Tensor, tag: int) -> Pending:
-        if next(left) <= 0:
-            for pending in sent:  # Those before are whole.
-                pending.wait(60.0)
-            raise TransportError("broken on purpose")
-        sent.append(original(group, data, tag))
-        return sent[-1]
-
-    with _replaced(TcpGroup, "send", send):
-        yield
+    loading = mock.patch.object(DefaultModelLoader, "load_weights", undone)
+    loading.start()
+    yield
 
 
 if __name__ == "__main__":

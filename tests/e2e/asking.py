@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.e2e import hub, selector
-from tests.e2e.selector import Answer, Question, Selector
+from tests.e2e import hub, reading
+from tests.e2e.reading import Answer, Question
+from tests.e2e.selector import Selector
 from tests.loader.trees import write
 
 INDEX = "model.safetensors.index.json"
@@ -22,7 +23,7 @@ def agrees(answer: Answer) -> None:
 
 def found(vllm: Selector, question: Question) -> Answer:
     """The answer to a question that has one."""
-    answer = vllm(selector.look, question)
+    answer = vllm(reading.look, question)
     agrees(answer)
     assert not answer.refused, answer.why
     return answer
@@ -30,7 +31,7 @@ def found(vllm: Selector, question: Question) -> Answer:
 
 def absent(vllm: Selector, question: Question) -> str:
     """Why the weights are not at hand."""
-    answer = vllm(selector.look, question)
+    answer = vllm(reading.look, question)
     agrees(answer)
     assert answer.refused == "NotAtHand"
     return answer.why

@@ -46,7 +46,6 @@ from vllm.model_executor.model_loader.reload import inplace
 from vllm.plugins import load_general_plugins
 from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
-from netloader.checkpoint import evidence
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
 from tests.e2e.forks import fork_instead
@@ -66,6 +65,20 @@ _ENGINE = {
     "kv_cache_memory_bytes": 1 << 24,
     "max_num_seqs": 2,
 }
+
+
+class _Opens:
+    """Counts how often Python code opens a file of weights. A hook for audits stays for good."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith(".safetensors"):
+            self.count += 1
+
+
+_OPENS = _Opens()
 
 
 class Told(TypedDict, total=False):
@@ -96,8 +109,9 @@ class _Seen:
 
     tensors: dict[str, str] = dataclasses.field(default_factory=dict)
     """SHA-256 of each tensor as loading left it, before vLLM's post-processing."""
-    samples: int = 0
-    """How often files had been sampled by then."""
+    opened: int = 0
+    """How often Python code had opened weight files by then: to compare them, since vLLM's readers
+    open them outside of Python."""
     storage: list[str] = dataclasses.field(default_factory=list)
     """Functions of vLLM's that opened files, with the options they were given."""
 
@@ -231,24 +245,18 @@ def _draft_config(config: VllmConfig) -> VllmConfig:
 @contextmanager
 def _watched(seen: _Seen) -> Iterator[None]:
     """Note how files are read, and what is in the model before vLLM processes it further."""
-    process, sample = base_loader.process_weights_after_loading, evidence.sample
+    process, before = base_loader.process_weights_after_loading, _OPENS.count
     openers = {
         name: opener
         for name, opener in vars(default_loader).items()
         if name.endswith("_weights_iterator") and callable(opener)
     }
-    sampled = 0
 
     def processed(model: nn.Module, *args: Any) -> None:
         # The target comes first; a draft's tensors are in its report.
         if not seen.tensors:
-            seen.tensors, seen.samples = _digests(model), sampled
+            seen.tensors, seen.opened = _digests(model), _OPENS.count - before
         process(model, *args)
-
-    def counted(*args: Any, **kwargs: Any) -> str:
-        nonlocal sampled
-        sampled += 1
-        return sample(*args, **kwargs)
 
     def noted(name: str, opener: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(opener)
@@ -259,14 +267,12 @@ def _watched(seen: _Seen) -> Iterator[None]:
         return opened
 
     base_loader.process_weights_after_loading = processed
-    evidence.sample = counted
     for name, opener in openers.items():
         setattr(default_loader, name, noted(name, opener))
     try:
         yield
     finally:
         base_loader.process_weights_after_loading = process
-        evidence.sample = sample
         for name, opener in openers.items():
             setattr(default_loader, name, opener)
 
@@ -335,6 +341,7 @@ def main() -> None:
         init_distributed_environment(1, 0, f"tcp://127.0.0.1:{free_port()}", 0, "gloo")
         # vLLM collects garbage twice a load, and looks through all that was imported each time.
         gc.freeze()
+        sys.addaudithook(_OPENS.hear)
         cases = Cases()
         for line in sys.stdin:
             print(json.dumps(cases.answer(json.loads(line))), file=answers, flush=True)

@@ -55,10 +55,10 @@ class TestHubCommit:
 
         plain = mesh.load(checkpoints / "one")
 
-        assert first.told["samples"] == second.told["samples"] == 0
+        assert first.told["opened"] == second.told["opened"] == 0
         assert second.pulled_from(first), second.reasons
         # Bytes are common to both, so they are compared.
-        assert plain.told["samples"] > 0
+        assert plain.told["opened"] > 0
         assert plain.report["origin"] == "peers", plain.reasons
 
     def test_a_plain_folder_alone_is_not_sampled_before_it_is_loaded(
@@ -67,7 +67,7 @@ class TestHubCommit:
         alone = mesh.load(checkpoints / "one")
 
         assert alone.read_alone()
-        assert alone.told["samples"] == 0
+        assert alone.told["opened"] == 0
         assert "sample" in alone.content
 
     def test_equal_commits_do_not_outweigh_other_blobs(

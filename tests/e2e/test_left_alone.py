@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import selector
-from tests.e2e.selector import Question, Selector
+from tests.e2e import disturbances
+from tests.e2e.reading import Question
+from tests.e2e.selector import Selector
 from tests.loader.trees import write
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
@@ -16,22 +17,24 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
 def test_a_model_that_is_read_between_two_tensors_of_another_is_kept_apart(
     vllm: Selector, model: Path, other: Path
 ) -> None:
-    replaced, one, between = vllm(selector.interrupted, Question(str(other)), Question(str(model)))
+    replaced, one, between = vllm(
+        disturbances.interrupted, Question(str(other)), Question(str(model))
+    )
 
     assert replaced == []
     assert one.names == ["0.safetensors", "1.safetensors", "2.safetensors"]
     assert between.names == ["model.safetensors"]
-    assert vllm(selector.replaced) == []
+    assert vllm(disturbances.replaced) == []
 
 
 def test_a_model_that_gives_up_leaves_nothing_replaced(vllm: Selector, other: Path) -> None:
-    assert vllm(selector.given_up, Question(str(other))) == []
+    assert vllm(disturbances.given_up, Question(str(other))) == []
 
 
 def test_when_vllm_fails_half_way_we_say_so_and_nothing_is_replaced(
     vllm: Selector, model: Path
 ) -> None:
-    said, replaced = vllm(selector.failing_while_it_chooses, Question(str(model)))
+    said, replaced = vllm(disturbances.failing_while_it_chooses, Question(str(model)))
 
     assert "in vLLM" in said
     assert replaced == []
@@ -40,10 +43,10 @@ def test_when_vllm_fails_half_way_we_say_so_and_nothing_is_replaced(
 def test_threads_do_not_see_each_others_files(vllm: Selector, model: Path, other: Path) -> None:
     questions = [Question(str(folder)) for folder in (model, other, model, other)]
 
-    assert vllm(selector.at_once, questions, 25) == (0, [])
+    assert vllm(disturbances.at_once, questions, 25) == (0, [])
 
 
 def test_reading_again_is_noted_again(vllm: Selector, model: Path, tmp_path: Path) -> None:
     changed = write(tmp_path / "changed.safetensors", {"a": b"fir5t"}).read_bytes()
 
-    assert vllm(selector.read_twice, Question(str(model)), changed) == (True, True, [])
+    assert vllm(disturbances.read_twice, Question(str(model)), changed) == (True, True, [])

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.e2e.asking import COMMITS, INDEX, absent, found, repository
-from tests.e2e.selector import Question, Secondary, Selector
+from tests.e2e.reading import Question, Secondary
+from tests.e2e.selector import Selector
 from tests.loader.trees import write
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]

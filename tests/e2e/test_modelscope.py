@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import selector
+from tests.e2e import reading
 from tests.e2e.asking import COMMITS, absent, found, repository
-from tests.e2e.selector import Question, Selector
+from tests.e2e.reading import Question
+from tests.e2e.selector import Selector
 from tests.loader.trees import write
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
@@ -47,7 +48,7 @@ def test_modelscope_is_asked_where_vllm_asks_it(
     vllm: Selector, modelscope: Path, tmp_path: Path
 ) -> None:
     """At the revision, in its own cache whatever `download_dir` says, and before the Hub's."""
-    vllm(selector.can_import, str(modelscope.parent / "packages"))
+    vllm(reading.can_import, str(modelscope.parent / "packages"))
     write(modelscope / "org/model" / "master" / "model.safetensors", {"a": b"master"})
     older = write(modelscope / "org/model" / "v1" / "model.safetensors", {"a": b"older"})
     repository(tmp_path, "org/model", COMMITS[0], b"of the Hub")
@@ -64,6 +65,6 @@ def test_modelscope_is_asked_where_vllm_asks_it(
 
 
 def test_without_the_package_nothing_of_modelscope_is_here(vllm: Selector) -> None:
-    answer = vllm(selector.without_modelscope, Question("org/model", environment=MODELSCOPE))
+    answer = vllm(reading.without_modelscope, Question("org/model", environment=MODELSCOPE))
 
     assert answer.refused == "NotAtHand"

@@ -50,6 +50,15 @@ def test_an_allow_list_of_plugins_decides_as_the_readme_says(home: Path) -> None
     assert f'"{error}"' in readme and "`VLLM_PLUGINS`" in readme
 
 
+def test_vllm_copies_our_settings_to_workers_that_ray_starts(home: Path) -> None:
+    script = "from vllm.ray.ray_env import get_env_vars_to_copy\n"
+    script += "print(*sorted(get_env_vars_to_copy()))\n"
+    ours = {"NETLOADER_MESH_SEEDS": "10.0.0.1", "NETLOADER_MESH_ADVERTISE": "10.0.0.2"}
+    copied = run(home, _OURS + script, ours).split()
+    assert "NETLOADER_MESH_SEEDS" in copied
+    assert "NETLOADER_MESH_ADVERTISE" not in copied
+
+
 def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) -> str:
     """What a script writes in a process of its own."""
     file = home / "script.py"

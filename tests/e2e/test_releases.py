@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import selector
+from tests.e2e import releases
 from tests.e2e.asking import INDEX, agrees
-from tests.e2e.selector import Question, Selector
+from tests.e2e.reading import Question
+from tests.e2e.selector import Selector
 from tests.loader.trees import write
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
 def test_other_releases_are_asked_as_well(vllm: Selector, other: Path, kind: str) -> None:
     (other / INDEX).write_text(json.dumps({"weight_map": {"a": "0.safetensors"}}))
     write(other / "junk.safetensors", {"a": b"junk"})
-    answer = vllm(selector.in_a_release, kind, Question(str(other)))
+    answer = vllm(releases.in_a_release, kind, Question(str(other)))
 
     agrees(answer)
     assert answer.names == ["0.safetensors"]
@@ -28,7 +29,7 @@ def test_other_releases_are_asked_as_well(vllm: Selector, other: Path, kind: str
 def test_what_another_release_does_not_tell_is_not_known_and_still_loads(
     vllm: Selector, model: Path
 ) -> None:
-    answer = vllm(selector.in_a_release, "says it in another way", Question(str(model)))
+    answer = vllm(releases.in_a_release, "says it in another way", Question(str(model)))
 
     assert answer.refused == "IdentityError"
     assert answer.tensors is not None

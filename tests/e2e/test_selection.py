@@ -14,9 +14,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.e2e import selector
+from tests.e2e import reading
 from tests.e2e.asking import INDEX, absent, agrees, found
-from tests.e2e.selector import Answer, Question, Selector
+from tests.e2e.reading import Answer, Question
+from tests.e2e.selector import Selector
 from tests.loader.trees import Shard, Tensor, write
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(360)]
@@ -168,7 +169,7 @@ def test_evidence_is_equal_exactly_when_vllm_reads_equal_tensors(
     vllm: Selector, fresh: Fresh, pair: tuple[Tree, Tree], formats: tuple[str, str]
 ) -> None:
     one, other = (
-        vllm(selector.look, Question(str(tree.lay_out(fresh())), load_format))
+        vllm(reading.look, Question(str(tree.lay_out(fresh())), load_format))
         for tree, load_format in zip(pair, formats, strict=True)
     )
     for answer in (one, other):
@@ -236,7 +237,7 @@ def test_consolidated_files_are_read_instead_of_the_shards(vllm: Selector, tmp_p
 def test_no_tensor_is_read_when_vllm_is_asked(vllm: Selector, tmp_path: Path) -> None:
     """What is no checkpoint at all can be asked about, and then cannot be loaded."""
     (tmp_path / "model.safetensors").write_bytes(b"")
-    answer = vllm(selector.look, Question(str(tmp_path)))
+    answer = vllm(reading.look, Question(str(tmp_path)))
 
     assert answer.refused == "IdentityError"
     assert "malformed" in answer.why
@@ -253,7 +254,7 @@ def test_what_was_converted_for_npcache_is_not_what_the_files_hold(
     vllm: Selector, tmp_path: Path
 ) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "pytorch_model.bin")
-    answer = vllm(selector.look, Question(str(tmp_path), "npcache"))
+    answer = vllm(reading.look, Question(str(tmp_path), "npcache"))
 
     assert answer.refused == "IdentityError"
     assert "np_cache" in answer.why

@@ -21,6 +21,9 @@ from tests.loader.support import (
     toy_weights,
 )
 
+from netloader.transport.gloo import GlooBackend
+from netloader.transport.tcp import TcpBackend
+
 
 def main(seed: int, sends: int, mebibytes: int) -> None:
     count = itertools.count()
@@ -31,7 +34,8 @@ def main(seed: int, sends: int, mebibytes: int) -> None:
         return data
 
     weights = big_weights(seed, mebibytes) if mebibytes else toy_weights(seed)
-    with serving(offer_of(weights, backend=TamperedBackend(die_in_time))) as source:
+    backends = tuple(TamperedBackend(die_in_time, inner) for inner in (TcpBackend(), GlooBackend()))
+    with serving(offer_of(weights, backends=backends)) as source:
         print(source.endpoint, flush=True)
         sys.stdin.read()
 

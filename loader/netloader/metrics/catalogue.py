@@ -116,7 +116,7 @@ class Metrics(Telemetry):
     def pull_started(self) -> None:
         self._pulls_started.inc()
 
-    def pull_ended(self, result: PullResult, nbytes: int, seconds: float) -> None:
+    def pull_ended(self, result: PullResult, seconds: float) -> None:
         self._pulls_ended.labels(result.value).inc()
         self._pull_seconds.labels(result.value).observe(seconds)
 

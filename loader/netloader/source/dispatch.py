@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
@@ -21,13 +20,13 @@ from netloader.protocol.ranges import chunks_in, ranges
 from netloader.source.audit import Audit
 from netloader.source.dealing import Dealer
 from netloader.source.listener import ControlConnection, Listener
+from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
 from netloader.source.policy import admission
 from netloader.source.policy.sessions import ServedSession, Sessions
 from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
 from netloader.source.throttle import Bucket
-from netloader.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -47,22 +46,20 @@ class Dispatch:
         current: CurrentOffer,
         opener: Opener,
         audit: Audit,
-        on_sessions: Callable[[int], None],
-        telemetry: Telemetry,
+        observer: SourceObserver,
     ) -> None:
         self._listener = listener
         self._current = current
         self._opener = opener
         self._audit = audit
-        self._on_sessions = on_sessions
-        self._telemetry = telemetry
+        self._observer = observer
         self._settings = opener.settings
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._dealer = Dealer(self._say_offers)
         self._malformed = 0
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
-        """Number of replicas being served, as last told to `on_sessions`. Any thread may read
+        """Number of replicas being served, as last told to the observer. Any thread may read
         it."""
 
     @property
@@ -106,7 +103,7 @@ class Dispatch:
             self._say_bye(one, outcome.reason)
         self._sessions.remove(session.id)
         held_s = session.usage().held_s
-        self._telemetry.session_ended(outcome.how, session.transport, session.sent_bytes, held_s)
+        self._observer.ended(outcome.how, session.transport, session.sent_bytes, held_s)
         _log_end(session, outcome)
 
     def tell_gains(self) -> None:
@@ -166,7 +163,7 @@ class Dispatch:
     def _greet(self, caller: ControlConnection, hello: messages.Hello) -> None:
         answer, attachment = self._answer(caller, hello)
         if isinstance(answer, messages.Refuse):
-            self._telemetry.refused(answer.code)
+            self._observer.refused(answer.code)
         heard = False
         try:
             heard = self._listener.reply(caller, answer, attachment)
@@ -287,7 +284,7 @@ class Dispatch:
 
     def _tell(self) -> None:
         try:
-            self._on_sessions(len(self._sessions))
+            self._observer.sessions(len(self._sessions))
         except Exception:  # noqa: BLE001
             # A failure to publish the number of sessions must not end the service.
             _log.exception("could not publish the number of sessions")

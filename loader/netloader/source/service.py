@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from netloader.source.audit import CHANGED, Audit
 from netloader.source.dispatch import Dispatch
 from netloader.source.listener import Listener
+from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
 from netloader.source.rekeying import Rekeying
@@ -27,7 +28,6 @@ from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService
 from netloader.system import affinity
 from netloader.system.inbox import Inbox
-from netloader.telemetry import SILENT, Telemetry
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
@@ -101,32 +101,25 @@ class Source:
         settings: SourceSettings,
         *,
         throttle: Throttle | None = None,
-        on_sessions: Callable[[int], None] = lambda count: None,
-        on_changed: Callable[[str], None] = lambda reason: None,
         upstream: Callable[[CurrentOffer], UpstreamService] | None = None,
-        telemetry: Telemetry = SILENT,
+        observer: SourceObserver | None = None,
     ) -> None:
         """Take over `listener`, which belongs to the source's thread from now on.
 
         `generation` returns the current generation of this process (the mesh may change it once).
-        `on_sessions` is told the number of sessions whenever it changes, from the source's thread.
         `throttle` limits the bytes per second; a worker's sources share one. None: no limit.
-        `on_changed` is called with the reason, from a thread of its own, once this source has
-        withdrawn because its weights are no longer those it promised. `upstream` makes what
-        answers replicas of vLLM Ascend's own Netloader; it is called once, if the listener has a
-        door. `telemetry` is told of replicas that were served or refused.
+        `upstream` makes what answers replicas of vLLM Ascend's own Netloader; it is called once, if
+        the listener has a door.
         """
         self._settings = settings
         self._listener = listener
-        self._on_changed = on_changed
+        self._observer = observer if observer is not None else SourceObserver()
         self._current = CurrentOffer("the source is still loading")
         self._audit = Audit(self._current, self._changed, settings.audit_pause_s)
         opener = Opener(
             listener.host, listener.exposure, generation, settings, throttle, self._session_ended
         )
-        self._dispatch = Dispatch(
-            listener, self._current, opener, self._audit, on_sessions, telemetry
-        )
+        self._dispatch = Dispatch(listener, self._current, opener, self._audit, self._observer)
         self._rekeying = Rekeying(listener.rekey, settings.rekey_pause_s)
         self._inbox: Inbox[_Word] = Inbox()
         self._upstream: UpstreamService | None = None
@@ -226,7 +219,7 @@ class Source:
             return  # The worker has withdrawn meanwhile, so it knows.
         self._end_sessions(CHANGED)
         try:
-            self._on_changed(CHANGED)
+            self._observer.changed(CHANGED)
         except Exception:  # noqa: BLE001
             # Nothing is served any more, whether published or not.
             _log.exception("could not publish that the weights have changed")

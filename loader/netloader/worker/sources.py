@@ -13,6 +13,7 @@ from netloader.config import Config
 from netloader.errors import ListenError
 from netloader.identity.identity import Role
 from netloader.source.listener import Exposure, Listener
+from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.recovery import again_as_promised
 from netloader.source.service import Source
@@ -122,15 +123,24 @@ class Sources:
             lambda: membership.generation,
             settings,
             throttle=self._throttle,
-            on_sessions=lambda count: self._tell_sessions(role, count),
-            on_changed=lambda reason: membership.update(role, state="unavailable", reason=reason),
             upstream=self._serve_upstream(device_type) if has_door else None,
-            telemetry=self._telemetry,
+            observer=self._observer(role),
         )
 
-    def _tell_sessions(self, role: Role, count: int) -> None:
-        self._telemetry.sessions(role, count)
-        self._membership.update(role, serving=count)
+    def _observer(self, role: Role) -> SourceObserver:
+        """Publishes, and counts, what happens at the source of one model."""
+        membership, telemetry = self._membership, self._telemetry
+
+        def sessions(count: int) -> None:
+            telemetry.sessions(role, count)
+            membership.update(role, serving=count)
+
+        return SourceObserver(
+            sessions,
+            lambda reason: membership.update(role, state="unavailable", reason=reason),
+            telemetry.refused,
+            telemetry.session_ended,
+        )
 
     def _serve_upstream(self, device_type: str) -> Callable[[CurrentOffer], UpstreamService]:
         """Makes what answers replicas of vLLM Ascend's own Netloader, if only to refuse them."""

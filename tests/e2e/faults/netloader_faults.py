@@ -1,8 +1,12 @@
-"""Faults for end-to-end tests, brought into a real `vllm serve` as one more vLLM plugin.
+"""Faults in what a process sends to replicas, for end-to-end tests.
 
-Put this folder on `PYTHONPATH` and set `FAULT_KILL_AFTER_SENDS=n`: the worker then ends by SIGKILL
-when it starts to send its n-th chunk, counted from when the file `FAULT_ARMED_BY` exists. Nothing
-in the product knows of this.
+Nothing of the product is replaced, and nothing in it knows of this. Chunks leave a source by
+`socket.sendmsg`, one call for each chunk of less than 8 MiB. Python tells an audit hook of each
+call before it is made, and lets the hook fail the call.
+
+This is one more vLLM plugin as well: put the folder on `PYTHONPATH` and set
+`FAULT_KILL_AFTER_SENDS=n`. The process then ends by SIGKILL when it starts to send its n-th chunk,
+counted from when the file `FAULT_ARMED_BY` exists.
 """
 
 from __future__ import annotations
@@ -10,12 +14,46 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+_told: list[Callable[[], object]] = []
+"""Called before each send. An audit hook stays for good, so one hook serves all."""
 
-from netloader.transport.base import Pending
-from netloader.transport.tcp import TcpGroup
+_hooked = False
+
+
+def before_each_send(tell: Callable[[], object]) -> None:
+    """Call `tell` before each send of this process, from now on. What it raises fails the send."""
+    global _hooked
+    _told.append(tell)
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_heard)
+
+
+def _heard(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "socket.sendmsg":
+        for tell in _told:
+            tell()
+
+
+@contextmanager
+def broken_after(sends: int) -> Iterator[None]:
+    """Fail each send after the first `sends` of this process."""
+    left = itertools.count(sends, -1)
+
+    def fail() -> None:
+        if next(left) <= 0:
+            raise ConnectionError("broken on purpose")
+
+    before_each_send(fail)
+    try:
+        yield
+    finally:
+        _told.remove(fail)
 
 
 def install() -> None:
@@ -24,13 +62,10 @@ def install() -> None:
     if limit <= 0:
         return
     armed_by = Path(os.environ["FAULT_ARMED_BY"])
-    send = TcpGroup.send
     count = itertools.count(1)
 
-    def send_or_die(self: TcpGroup, data: torch.Tensor, tag: int) -> Pending:
-        pending = send(self, data, tag)
+    def die() -> None:
         if armed_by.exists() and next(count) >= limit:
             os.kill(os.getpid(), signal.SIGKILL)
-        return pending
 
-    TcpGroup.send = send_or_die  # type: ignore[method-assign]
+    before_each_send(die)

@@ -31,7 +31,7 @@ def metrics() -> Metrics:
 def everything(metrics: Telemetry) -> None:
     """Tell each event once."""
     metrics.pull_started()
-    metrics.pull_ended(PullResult.COMPLETE, 100, 2.0)
+    metrics.pull_ended(PullResult.COMPLETE, 2.0)
     metrics.delivered("tcp", 100)
     metrics.stream_ended("lost", 3)
     metrics.loaded("peers", "target", 2.0)

@@ -36,7 +36,7 @@ def samples() -> list[tuple[str, dict[str, str]]]:
     """All samples of workers to which everything has happened."""
     metrics = Metrics()
     everything(metrics)
-    metrics.pull_ended(PullResult.FAULT, 0, 1.0)
+    metrics.pull_ended(PullResult.FAULT, 1.0)
     metrics.stream_ended("corrupt", 1)
     families = text_string_to_metric_families(generate_latest(metrics.registry).decode())
     return [(one.name, one.labels) for family in families for one in family.samples]

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from tests.loader.support import (
     GENERATION,
+    MEMORY,
     candidate,
     equal,
     offer_of,
@@ -30,7 +31,7 @@ WEIGHTS = toy_weights(1)
 
 @dataclass
 class Fast:
-    """Gloo by another name. Can be opened unless this rank is `broken`."""
+    """Memory by another name. Can be opened unless this rank is `broken`."""
 
     broken: tuple[int, ...] = ()
     name: str = "fast"
@@ -41,7 +42,7 @@ class Fast:
         self.opened.append(rank)
         if rank in self.broken:
             raise TransportError("no device memory")
-        return GlooBackend().open(store, rank, host, timeout)
+        return MEMORY.open(store, rank, host, timeout)
 
 
 def knows(source: Source, *transports: str) -> Candidate:
@@ -81,7 +82,8 @@ def test_the_same_source_is_asked_once_more_for_the_next_transport(broken: tuple
 def test_a_source_without_the_best_transport_is_asked_for_one_that_it_has(told: bool) -> None:
     replica, fast = toy_weights(), Fast()
     pull = pull_into(replica, backends=(fast, GlooBackend()))
-    with serving(offer_of(WEIGHTS)) as source:  # As a peer of an older version.
+    old = offer_of(WEIGHTS, backend=GlooBackend())  # As a peer of an older version.
+    with serving(old) as source:
         pull_from(pull, knows(source, *(["gloo"] if told else [])))
     assert equal(replica, WEIGHTS)
     assert carried(pull) == ["gloo"]
@@ -93,7 +95,7 @@ def test_a_source_without_the_best_transport_is_asked_for_one_that_it_has(told: 
 
 def test_a_replica_without_the_best_transport_gets_one_that_it_has() -> None:
     replica, fast = toy_weights(), Fast()
-    pull = pull_into(replica)
+    pull = pull_into(replica, backend=GlooBackend())
     with serving(offer_of(WEIGHTS, backends=(fast, GlooBackend()))) as source:
         pull_from(pull, candidate(source))
     assert equal(replica, WEIGHTS)
@@ -119,7 +121,7 @@ def test_without_a_common_transport_storage_is_told_why() -> None:
     backends: tuple[Backend, ...] = (Fast(),)
     pull = pull_into(toy_weights(), backends=backends)
     with (
-        serving(offer_of(WEIGHTS)) as source,
+        serving(offer_of(WEIGHTS, backend=GlooBackend())) as source,
         pytest.raises(Exception, match="refused: mine gloo, theirs fast"),
     ):
         pull_from(pull, knows(source))

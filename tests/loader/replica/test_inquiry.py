@@ -24,6 +24,7 @@ from netloader.protocol import messages
 from netloader.replica.inquiry import ask
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
+from netloader.source.observer import SourceObserver
 from netloader.source.service import Source
 from netloader.transport.gloo import GlooBackend
 from netloader.weights.manifest import Manifest
@@ -39,7 +40,9 @@ def asked(source: Candidate, who: Identity = PROCESSED, **settings: Any) -> str:
 
 def test_a_source_that_has_the_weights_gives_no_reason_and_opens_no_session() -> None:
     told: list[int] = []
-    with serving(offer_of(WEIGHTS, who=PROCESSED), on_sessions=told.append) as source:
+    with serving(
+        offer_of(WEIGHTS, who=PROCESSED), observer=SourceObserver(sessions=told.append)
+    ) as source:
         assert asked(candidate(source)) == ""
         assert asked(candidate(source, generation=None)) == ""
     assert sum(told) == 0

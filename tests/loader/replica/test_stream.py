@@ -12,6 +12,7 @@ import zmq
 from tests.fastest import HANG_S, at_most, fastest_of
 from tests.loader.support import (
     GENERATION,
+    MEMORY,
     OPEN,
     Stuck,
     TamperedBackend,
@@ -47,7 +48,6 @@ from netloader.replica.stream import Stream
 from netloader.source.session import Session, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.transport import Rendezvous
-from netloader.transport.gloo import GlooBackend
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -71,7 +71,7 @@ class TestLyingSource:
             pull_from_script(messages.encode(answer, digests_of(len(CHUNKS))))
 
     def test_rendezvous_where_nobody_is(self) -> None:
-        with ended_by(Unopened, match="no process group by gloo"):
+        with ended_by(Unopened, match="no process group by memory"):
             pull_from_script(messages.encode(acceptance(), digests_of(len(CHUNKS))))
 
     def test_other_digests_than_an_earlier_source(self) -> None:
@@ -168,8 +168,8 @@ def stream_from(
     """A stream that was started; with `at_once` abandoned before."""
     stream = Stream(
         source,
-        Request(identity(), (GlooBackend(),), lambda: OPEN, "replica"),
-        GlooBackend(),
+        Request(identity(), (MEMORY,), lambda: OPEN, "replica"),
+        MEMORY,
         PullSettings(),
         state,
         lambda nbytes: None,
@@ -237,7 +237,8 @@ def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | Non
     thread.start()
     replica = toy_weights()
     try:
-        pull_from(pull_into(replica), Candidate(f"127.0.0.1:{port}", "test", GENERATION))
+        pull = pull_into(replica, backend=MEMORY)
+        pull_from(pull, Candidate(f"127.0.0.1:{port}", "test", GENERATION))
     finally:
         if heard is not None:
             until(lambda: len(heard) == 2)

@@ -91,7 +91,7 @@ def test_a_busy_source_is_no_fault() -> None:
 @contextmanager
 def occupied(source: Source) -> Iterator[None]:
     with calling(source) as caller:
-        caller.accepted(WEIGHTS)
+        caller.accepted(WEIGHTS, backend="tcp")
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.fastest import HANG_S
 from tests.loader import wrong_bytes
-from tests.loader.replica.test_pull_many import CHUNKS, WEIGHTS, run, sources
+from tests.loader.replica.many_sources import CHUNKS, WEIGHTS, run, sources
 from tests.loader.support import (
     GENERATION,
     TamperedBackend,

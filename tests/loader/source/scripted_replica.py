@@ -7,12 +7,11 @@ from contextlib import contextmanager
 
 import torch
 from tests.fastest import HANG_S
-from tests.loader.support import Caller, calling, hello, toy_weights
+from tests.loader.support import MEMORY, Caller, calling, hello, toy_weights
 
 from netloader.protocol import messages
 from netloader.source.service import Source
 from netloader.transport import Group, Pending, join
-from netloader.transport.gloo import GlooBackend
 from netloader.weights.capture import Weights
 
 WEIGHTS = toy_weights(1)
@@ -26,9 +25,7 @@ class Replica:
         self.chunks = weights.manifest.chunks()
         self.accept = caller.accepted(weights)
         self.session = self.accept.session
-        self.group: Group = join(
-            self.accept.host, self.accept.port, self.accept.secret, GlooBackend(), 5
-        )
+        self.group: Group = join(self.accept.host, self.accept.port, self.accept.secret, MEMORY, 5)
 
     def begin(self, chunk: int) -> tuple[torch.Tensor, list[Pending]]:
         """Ask for a chunk: where it will be, and its messages on their way."""

@@ -14,6 +14,7 @@ from tests.loader.support import offer_of, serving, toy_weights, until
 
 from netloader.protocol import messages
 from netloader.source.audit import CHANGED
+from netloader.source.observer import SourceObserver
 from netloader.source.offer import Offer
 from netloader.source.service import Source
 
@@ -23,7 +24,7 @@ def changing() -> Iterator[tuple[Source, Offer, list[str]]]:
     """A source of its own weights, and what it says when they have changed."""
     reasons: list[str] = []
     offer = offer_of(toy_weights(1))
-    with serving(offer, on_changed=reasons.append) as source:
+    with serving(offer, observer=SourceObserver(changed=reasons.append)) as source:
         yield source, offer, reasons
 
 
@@ -100,7 +101,10 @@ def test_a_listener_for_changes_that_fails_leaves_the_source_withdrawn() -> None
         raise RuntimeError("the mesh is gone")
 
     offer = offer_of(toy_weights(1))
-    with serving(offer, on_changed=fail) as source, replica_of(source) as replica:
+    with (
+        serving(offer, observer=SourceObserver(changed=fail)) as source,
+        replica_of(source) as replica,
+    ):
         offer.weights.view(offer.chunks[0].pieces[0])[0] ^= 1
         replica.fetch(0)
         replica.bye(bad_chunk=0)

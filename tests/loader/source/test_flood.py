@@ -131,7 +131,7 @@ def test_silent_connects_at_the_control_port_end_nothing(source: Flooded) -> Non
 def test_connects_at_an_open_sessions_ports_end_nothing(source: Flooded) -> None:
     before = listening_ports(source.pid)
     caller = Caller(source)  # type: ignore[arg-type]  # it has an endpoint
-    accept = caller.accepted(WEIGHTS)
+    accept = caller.accepted(WEIGHTS, backend="gloo")
     group = join(accept.host, accept.port, accept.secret, GlooBackend(), 10)
     ports = listening_ports(source.pid) - before
     quiet = open_descriptors(source.pid)

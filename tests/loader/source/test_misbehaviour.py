@@ -11,11 +11,10 @@ import pytest
 from tests.fastest import HANG_S
 from tests.forked import start_loader
 from tests.loader.source.scripted_replica import WEIGHTS, replica_of
-from tests.loader.support import calling, hello, offer_of, serving, toy_weights, until
+from tests.loader.support import MEMORY, calling, hello, offer_of, serving, toy_weights, until
 
 from netloader.protocol import messages
 from netloader.transport import join
-from netloader.transport.gloo import GlooBackend
 
 
 def test_hellos_that_ask_for_manifests_get_few_of_them() -> None:
@@ -50,7 +49,7 @@ def test_a_replica_that_leaves_without_a_word_frees_its_place() -> None:
                 if step == "connected":
                     socket.create_connection((accept.host, accept.port)).close()
                 if step in ("grouped", "asked"):
-                    group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
+                    group = join(accept.host, accept.port, accept.secret, MEMORY, 5)
                     if step == "asked":
                         caller.send(messages.Want(session=accept.session, chunks=(0, 1, 2)))
                     group.abort()
@@ -101,7 +100,7 @@ def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_sourc
         serving(offer_of(WEIGHTS), rendezvous_timeout_s=HANG_S) as source,
         calling(source) as caller,
     ):
-        accept = caller.accepted(WEIGHTS)
+        accept = caller.accepted(WEIGHTS, backend="gloo")
         command = [accept.host, str(accept.port), accept.secret]
         with (
             (tmp_path / "log").open("wb") as log,

@@ -27,6 +27,7 @@ from tests.loader.support import (
 )
 
 from netloader.protocol import messages
+from netloader.source.observer import SourceObserver
 
 
 def ask_until(done: Callable[[], bool], caller: Caller) -> None:
@@ -105,7 +106,7 @@ def test_a_place_is_free_at_once_although_the_session_s_thread_has_not_ended(end
         serving(
             offer_of(WEIGHTS, backend=TamperedBackend(held)),
             max_sessions=1,
-            on_sessions=counts.append,
+            observer=SourceObserver(sessions=counts.append),
         ) as source,
         replica_of(source) as first,
     ):

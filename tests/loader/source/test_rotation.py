@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.fastest import HANG_S
 from tests.loader.support import (
+    MEMORY,
     SMALL_WINDOW,
     Caller,
     StreamEnded,
@@ -46,7 +47,6 @@ from netloader.source.listener import Listener
 from netloader.source.offer import Offer
 from netloader.source.service import Source
 from netloader.transport import join
-from netloader.transport.gloo import GlooBackend
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 from netmesh import SocketSecurity, generate_key
@@ -186,7 +186,7 @@ def test_a_removed_key_keeps_its_connection_for_a_session_and_not_for_its_thread
     offer = offer_of(WEIGHTS, backend=TamperedBackend(stuck))
     with serving(offer, security=STEPS[1]) as source, calling(source, STEPS[0]) as leaver:
         accept = leaver.accepted(WEIGHTS)
-        group = join(accept.host, accept.port, accept.secret, GlooBackend(), 5)
+        group = join(accept.host, accept.port, accept.secret, MEMORY, 5)
         leaver.send(messages.Want(session=accept.session, chunks=(0,)))
         assert stuck.reached.wait(HANG_S)
         source.rekey(STEPS[3])

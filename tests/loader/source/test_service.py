@@ -31,6 +31,7 @@ from tests.loader.support import (
 
 from netloader.errors import ListenError, NetloaderError
 from netloader.protocol import messages
+from netloader.source.observer import SourceObserver
 from netmesh import SocketSecurity
 
 WEIGHTS = toy_weights(1)
@@ -204,7 +205,7 @@ def test_a_listener_for_session_counts_that_fails_does_not_end_the_source() -> N
         raise NetloaderError("the mesh is gone")
 
     replica = toy_weights()
-    with serving(offer_of(WEIGHTS), on_sessions=fail) as source:
+    with serving(offer_of(WEIGHTS), observer=SourceObserver(sessions=fail)) as source:
         pull_from(pull_into(replica), candidate(source))
         until(lambda: source.sessions == 0)
     assert equal(replica, WEIGHTS)
@@ -212,7 +213,7 @@ def test_a_listener_for_session_counts_that_fails_does_not_end_the_source() -> N
 
 def test_session_counts_are_told_and_end_at_zero() -> None:
     counts: list[int] = []
-    with serving(offer_of(WEIGHTS), on_sessions=counts.append) as source:
+    with serving(offer_of(WEIGHTS), observer=SourceObserver(sessions=counts.append)) as source:
         pull_from(pull_into(toy_weights()), candidate(source))
         until(lambda: len(counts) == 2)
     assert counts == [1, 0]

@@ -1,6 +1,8 @@
-"""Pull from a source of this process, and end: a session and a stream still close their groups."""
+"""Pull from sources of this process, and end: sessions and streams still close their groups."""
 
 from __future__ import annotations
+
+from contextlib import ExitStack
 
 from tests.loader.support import (
     candidate,
@@ -11,6 +13,11 @@ from tests.loader.support import (
     toy_weights,
 )
 
+from netloader.transport.gloo import GlooBackend
+from netloader.transport.tcp import TcpBackend
+
 if __name__ == "__main__":
-    serve = serving(offer_of(toy_weights(1)))
-    pull_from(pull_into(toy_weights()), candidate(serve.__enter__()))
+    serve = ExitStack()
+    for backend in (TcpBackend(), GlooBackend()):
+        source = serve.enter_context(serving(offer_of(toy_weights(1), backend=backend)))
+        pull_from(pull_into(toy_weights(), backend=backend), candidate(source))

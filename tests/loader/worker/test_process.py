@@ -42,6 +42,7 @@ from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt
 from netloader.source.offer import Offer
 from netloader.source.service import Source
+from netloader.transport.gloo import GlooBackend
 from netloader.transport.tcp import TcpBackend
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
@@ -88,7 +89,7 @@ def serve(worker: Worker, offer: Offer | None = None) -> Source:
 
 
 def tampered(on_send: OnSend) -> Offer:
-    return offer_of(WEIGHTS, backend=TamperedBackend(on_send))
+    return offer_of(WEIGHTS, backend=TamperedBackend(on_send, GlooBackend()))
 
 
 def test_without_a_mesh_only_the_static_sources_are_candidates(start: Start) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from tests.loader.discovery.test_advert import holding
-from tests.loader.support import keys, offer_of, toy_weights
+from tests.loader.support import calling, hello, keys, offer_of, toy_weights, until
 
 from netloader.config import Config
 from netloader.errors import ConfigError
+from netloader.metrics.catalogue import Metrics
+from netloader.protocol import messages
+from netloader.telemetry import SILENT, Telemetry
 from netloader.worker.membership import Membership
 from netloader.worker.position import Position
 from netloader.worker.sources import Sources
@@ -18,10 +21,10 @@ WEIGHTS = toy_weights(1)
 OLD, NEW = keys(b"o" * 32), keys(b"n" * 32)
 
 
-def made(**extra: object) -> tuple[Sources, Membership]:
+def made(telemetry: Telemetry = SILENT, **extra: object) -> tuple[Sources, Membership]:
     config = Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1", **extra}, {})
     membership = Membership(config, Position())
-    return Sources(config, Position(), membership, OLD), membership
+    return Sources(config, Position(), membership, OLD, telemetry), membership
 
 
 @pytest.fixture
@@ -74,6 +77,36 @@ def test_what_is_served_and_withdrawn_is_published() -> None:
     held = membership.holding("target")
     assert held is not None
     assert (held.state, held.reason) == ("unavailable", "asleep")
+    one.close()
+
+
+def test_sessions_and_refusals_are_published_and_counted() -> None:
+    metrics = Metrics()
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    def serving() -> int:
+        held = membership.holding("target")
+        assert held is not None
+        return held.serving
+
+    one, membership = made(metrics)
+    source = one.listen("target")
+    assert source is not None
+    membership.announce(**dict(holding(state="loading")))
+    assert one.serve("target", offer_of(WEIGHTS))
+    with calling(source, OLD) as caller:
+        session = caller.accepted(WEIGHTS, generation=membership.generation)
+        until(lambda: serving() == 1)
+        assert value("netloader_sessions", role="target") == 1
+        caller.send(messages.Bye(session=session.session, reason="enough"))
+        ended = {"outcome": "aborted", "transport": "memory"}
+        until(lambda: value("netloader_sessions_finished_total", **ended) == 1)
+        until(lambda: serving() == 0)
+        caller.send(hello(toy_weights(rows=3), generation=membership.generation))
+        assert isinstance(caller.receive(), messages.Refuse)
+        until(lambda: value("netloader_sessions_refused_total", code="manifest") == 1)
     one.close()
 
 

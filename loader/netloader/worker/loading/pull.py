@@ -199,7 +199,7 @@ def _run(
 
     failed = attempt(step, run)
     seconds = time.monotonic() - started
-    telemetry.pull_ended(_result(failed), one.nbytes, seconds)
+    telemetry.pull_ended(_result(failed), seconds)
     for delivery in one.deliveries:
         telemetry.delivered(delivery.transport, delivery.nbytes)
     skipped = [*tried.skipped, *map(str, one.failures)]

@@ -37,7 +37,7 @@ def test_replica_that_wants_just_these_weights_gets_them(generation: int | None)
         ({"version": 4}, "version", "mine is version 3, yours 4"),
         ({"generation": 8}, "generation", f"I am generation {GENERATION}, not 8: restarted"),
         ({"identity": "0" * 32}, "identity", "your fields have another digest"),
-        ({"backend": "nccl"}, "backend", "mine gloo, theirs nccl"),
+        ({"backend": "nccl"}, "backend", "mine memory, tcp, gloo, theirs nccl"),
         ({"manifest": "0" * 32}, "manifest", "our tensors differ"),
     ],
 )
@@ -62,7 +62,7 @@ def test_replica_that_cannot_verify_the_digests_is_refused() -> None:
 def test_a_source_sends_by_any_of_its_transports() -> None:
     memory = MemoryBackend()
     offer = offer_of(WEIGHTS, backends=(memory, GlooBackend()))
-    assert admit(hello(WEIGHTS), offer, GENERATION) is offer, "an older replica names gloo"
+    assert admit(hello(WEIGHTS, backend="gloo"), offer, GENERATION) is offer
     assert admit(hello(WEIGHTS, backend="memory"), offer, GENERATION) is offer
     assert offer.backend("memory") is memory
     answer = admit(hello(WEIGHTS, backend="hccl"), offer, GENERATION)

@@ -27,6 +27,7 @@ from netloader.errors import (
 )
 from netloader.identity.identity import Evidence
 from netloader.plain import Plain
+from netloader.transport.tcp import TcpBackend
 from netloader.weights.poison import LeftoverError
 from netloader.worker.loading import failures
 from netloader.worker.loading.failures import RULES, Cost, Failed, Step, attempt, price
@@ -204,7 +205,7 @@ class TestWholeLoads:
     @pytest.mark.parametrize("spoilt", [{"nowhere.flag": True}, {}])
     def test_a_pull_costs_the_peers_alone(self, spoilt: dict[str, Plain]) -> None:
         fault = honest if spoilt else wrong_byte_in(0)
-        offer = offer_of(WEIGHTS, backend=TamperedBackend(fault), attributes=spoilt)
+        offer = offer_of(WEIGHTS, backend=TamperedBackend(fault, TcpBackend()), attributes=spoilt)
         with serving(offer) as source:
             one = load([source.endpoint], SOURCE_TIMEOUT=0)
         assert (one.origin, one.right, one.reason) == ("storage", True, "")

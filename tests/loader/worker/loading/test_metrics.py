@@ -12,13 +12,7 @@ from tests.free_ports import free_port
 from tests.loader.support import (
     OnSend,
     Toy,
-    calling,
     cut_after,
-    hello,
-    offer_of,
-    serving,
-    toy_weights,
-    until,
     wrong_byte_in,
 )
 from tests.loader.worker.loading.whole_load import (
@@ -32,8 +26,6 @@ from tests.loader.worker.loading.whole_load import (
 
 from netloader.config import Config
 from netloader.errors import ConfigError
-from netloader.metrics.catalogue import Metrics
-from netloader.protocol import messages
 
 
 def scrape(port: int) -> dict[str, float]:
@@ -65,7 +57,7 @@ def test_a_pull_that_completes_is_a_hit() -> None:
     seen = loaded(lambda tag, data: data)
     assert seen["netloader_pulls_started_total"] == 1
     assert seen["netloader_pulls_finished_total{result=complete}"] == 1
-    assert seen["netloader_pulled_bytes_total{transport=gloo}"] == WEIGHTS.manifest.nbytes
+    assert seen["netloader_pulled_bytes_total{transport=tcp}"] == WEIGHTS.manifest.nbytes
     assert seen["netloader_loads_total{origin=peers,role=target}"] == 1
     assert "netloader_loads_total{origin=storage,role=target}" not in seen
 
@@ -87,22 +79,6 @@ def test_without_a_source_nothing_is_pulled() -> None:
     seen = loaded()
     assert seen["netloader_pulls_started_total"] == 0
     assert seen["netloader_loads_total{origin=storage,role=target}"] == 1
-
-
-def test_sessions_and_refusals_of_a_source_are_counted() -> None:
-    metrics = Metrics()
-
-    def value(name: str, **labels: str) -> float | None:
-        return metrics.registry.get_sample_value(name, labels)
-
-    with serving(offer_of(WEIGHTS), telemetry=metrics) as source, calling(source) as caller:
-        session = caller.accepted(WEIGHTS)
-        caller.send(messages.Bye(session=session.session, reason="enough"))
-        ended = {"outcome": "aborted", "transport": "gloo"}
-        until(lambda: value("netloader_sessions_finished_total", **ended) == 1)
-        caller.send(hello(toy_weights(rows=3)))
-        assert isinstance(caller.receive(), messages.Refuse)
-        until(lambda: value("netloader_sessions_refused_total", code="manifest") == 1)
 
 
 def test_a_port_beyond_the_last_is_refused_in_words() -> None:

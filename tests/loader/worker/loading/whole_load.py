@@ -26,6 +26,7 @@ from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import MIN_CHUNK_BYTES, Config
 from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
 from netloader.system.memory import Available
+from netloader.transport.tcp import TcpBackend
 from netloader.upstream.group import OrderedCarrier
 from netloader.weights.capture import capture
 from netloader.worker.loading.adopt import Prepared, spoilt
@@ -152,9 +153,11 @@ class FakeEngine:
 
 @contextmanager
 def sources(*faults: OnSend) -> Iterator[list[str]]:
-    """The endpoints of one source with each fault."""
+    """The endpoints of one source with each fault. A worker pulls by TCP."""
     with ExitStack() as stack:
-        offers = [offer_of(WEIGHTS, backend=TamperedBackend(fault)) for fault in faults]
+        offers = [
+            offer_of(WEIGHTS, backend=TamperedBackend(fault, TcpBackend())) for fault in faults
+        ]
         yield [stack.enter_context(serving(offer)).endpoint for offer in offers]
 
 
