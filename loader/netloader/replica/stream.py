@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
@@ -43,6 +44,9 @@ from netloader.system.threads import TransferThread
 from netloader.transport import Backend, TransportError
 
 _log = logging.getLogger(__name__)
+
+_HEARD: Final = 64
+"""Messages that are read between two chunks: as many as may wait."""
 
 _numbers = itertools.count()
 
@@ -236,7 +240,9 @@ class Stream:
         """Note what the source has gained while chunks were on their way, and tell it what others
         have brought. Returns how the source ended the session, if it did."""
         try:
-            while (heard := conversation.hear(0.0)) is not None:
+            for _ in range(_HEARD):  # No source can keep this thread from its chunks.
+                if (heard := conversation.hear(0.0)) is None:
+                    break
                 self._note(heard)
             news = self._state.news_for(self.name)
             if news:

@@ -84,7 +84,7 @@ class Sharing:
             return
         self._available = None
         reason = "what it had pulled was given up"
-        self._worker.sources.unshare(self._identity.role, reason)
+        self._worker.sources.unshare(self._identity.role, reason, for_now=True)
         self._update(sharing=False, held=0, content={})
 
     def _update(self, **changes: object) -> None:
