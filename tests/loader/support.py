@@ -68,6 +68,16 @@ def until(done: Callable[[], object], timeout_s: float = HANG_S) -> None:
         time.sleep(0.002)
 
 
+@contextmanager
+def in_background(act: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Do something in a thread of its own, which has ended when this ends."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    yield thread
+    thread.join(HANG_S)
+    assert not thread.is_alive()
+
+
 def place(**changes: int) -> dict[str, str | int]:
     """What a built model says of itself: alone in the parallel layout, but for `changes`."""
     alone = {"tp_size": 1, "tp_rank": 0, "pp_size": 1, "pp_rank": 0, "ep_size": 1, "ep_rank": 0}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -22,6 +21,7 @@ from tests.loader.support import (
     calling,
     candidate,
     equal,
+    in_background,
     offer_of,
     pull_into,
     serving,
@@ -46,15 +46,6 @@ def loaded(on_send: OnSend = lambda tag, data: data, **options: object) -> Itera
     """A source that has just got all chunks, and weights of its own."""
     with partial_source(toy_weights(1), range(len(CHUNKS)), on_send, **options) as made:
         yield made
-
-
-@contextmanager
-def in_background(act: Callable[[], object]) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=act)
-    thread.start()
-    yield thread
-    thread.join(HANG_S)
-    assert not thread.is_alive()
 
 
 def overwrite(made: PartialSource) -> None:
