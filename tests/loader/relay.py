@@ -56,10 +56,9 @@ class Relay:
         assert held is not None
         return held
 
-    @property
-    def known(self) -> tuple[Candidate, ...]:
+    def look(self) -> tuple[Candidate, ...]:
         """Itself, once the mesh shows that it can be asked."""
-        return (self.candidate,) if self.advert.sharing else ()
+        return (self.candidate,) if self.advert.serves else ()
 
     @contextmanager
     def pulling(self, find: Find) -> Iterator[None]:

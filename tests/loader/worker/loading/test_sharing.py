@@ -160,7 +160,7 @@ class TestBrokenPromise:
 
         def read() -> None:
             with pytest.raises(NoSourceLeft):
-                reader.run(lambda: one.known)
+                reader.run(one.look)
 
         with (
             partial_source(WEIGHTS, [PACKED, last], liar) as lying,
@@ -168,7 +168,7 @@ class TestBrokenPromise:
             relay(weights, observed=observed) as one,
             one.pulling(lambda: (candidate(honest) if events else lying.candidate,)),
         ):
-            until(lambda: one.known)
+            until(one.look)
             with in_background(read):
                 assert weights.packing.wait(HANG_S)
                 lie.set()
@@ -202,7 +202,7 @@ class TestBrokenPromise:
             honest.gain_all()
             assert isinstance(accept, messages.Accept) and accept.have == ((0, 1),)
             reader = pull_into(last, source_timeout_s=HANG_S)
-            reader.run(lambda: one.known, wait_for_one=True)
+            reader.run(one.look, wait_for_one=True)
         assert equal(first, other) and equal(last, other)
 
     def test_until_then_replicas_are_told_to_come_again(self) -> None:
