@@ -48,6 +48,9 @@ _log = logging.getLogger(__name__)
 _HEARD: Final = 64
 """Messages that are read between two chunks: as many as may wait."""
 
+_UNINTERESTING: Final = Dropped("it has nothing that is missing here")
+"""Said of a source that is still loading. Its session was of use, and ends well."""
+
 _numbers = itertools.count()
 
 
@@ -167,7 +170,7 @@ class Stream:
             ) as session:
                 self._process = (self._endpoint, session.accept.generation)
                 how = self._use(session)
-                if isinstance(how, Finished):
+                if isinstance(how, Finished) or how is _UNINTERESTING:
                     session.conversation.done()
                 else:
                     session.conversation.bye(how.reason)
@@ -232,7 +235,7 @@ class Stream:
             if self._state.interested(self.name):
                 continue
             if self._gaining and waited_s > self._settings.uninteresting_s:
-                return Dropped("it has nothing that is missing here")
+                return _UNINTERESTING
             if waited_s > self._settings.timeout_s:
                 return Lost(f"no further chunk in {self._settings.timeout_s:g} s")
 

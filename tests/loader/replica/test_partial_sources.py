@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import zmq
 from tests.fastest import HANG_S
@@ -24,14 +22,12 @@ from tests.loader.support import (
     offer_of,
     pull_into,
     serving,
-    source_process,
     toy_weights,
     until,
 )
 
 from netloader.discovery.candidate import Candidate
 from netloader.protocol import messages
-from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Dropped
 from netloader.replica.pull import Pull
 from netloader.replica.settings import RetrySettings
@@ -248,39 +244,3 @@ def test_a_source_that_has_what_is_missing_is_not_dropped_for_its_silence() -> N
         stuck.release.set()
     assert equal(replica, WEIGHTS)
     assert pull.failures == ()
-
-
-def test_a_killed_source_costs_nobody_a_chunk_twice() -> None:
-    """It had half of the chunks, and dies while it sends them; the next replica notices nothing."""
-    first, last = toy_weights(), toy_weights()
-    verified: list[int] = []
-
-    def observed(observer: PullObserver) -> PullObserver:
-        def note(chunk: int) -> None:
-            verified.append(chunk)
-            observer.verified(chunk)
-
-        return replace(observer, verified=note)
-
-    half = len(CHUNKS) // 2
-    end = patient(last)
-    with (
-        source_process(1, sends=4, chunks=half) as (doomed, process),
-        partial_source(WEIGHTS) as survivor,
-        relay(first, observed=observed) as middle,
-    ):
-        with (
-            middle.pulling(lambda: (doomed, survivor.candidate)),
-            in_background(lambda: end.run(middle.look, wait_for_one=True)),
-        ):
-            assert process.wait() == -signal.SIGKILL
-            survivor.gain_all()
-        assert equal(first, WEIGHTS) and equal(last, WEIGHTS)
-        assert sorted(verified) == sorted(middle.log.sent) == list(EVERY)
-        assert len(survivor.log.sent) == len({*survivor.log.sent})
-        brought = {one.endpoint: one.nbytes for one in middle.pull.deliveries}
-        assert brought[survivor.source.endpoint] == size(survivor.log.sent)
-        assert sum(brought.values()) == size(EVERY)
-        (failure,) = middle.pull.failures
-        assert failure.source == doomed
-    assert end.failures == ()
