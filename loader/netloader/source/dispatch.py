@@ -247,7 +247,7 @@ class Dispatch:
                 else:
                     self._dealer.has(one.session, message.chunks)
             case messages.Have():
-                count = len(one.session.offer.chunks)
+                count = one.session.chunks
                 self._dealer.has(one.session, [it for it in message.chunks if it < count])
             case messages.Done():
                 self._release(one.session)

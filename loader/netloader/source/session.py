@@ -97,6 +97,8 @@ class Session:
         """What is sent; None while the session is held, and once it is over."""
         self.promised = offer.promised
         """What its replica expects."""
+        self.chunks = len(offer.chunks)
+        """How many there are in all."""
         self.available = offer.available
         """The chunks that its replica may ask for; None where these were all from the start."""
         self.told = 0
@@ -115,7 +117,7 @@ class Session:
         self._on_end = on_end
         self._throttle = throttle
         self._device_type = offer.weights.device_type
-        self._requests = RequestQueue(len(offer.chunks), settings.max_repeats)
+        self._requests = RequestQueue(self.chunks, settings.max_repeats)
         self._held_s = 0.0
         self._lock = threading.Lock()  # Guards the three fields below.
         self._group: Group | None = None
@@ -159,7 +161,7 @@ class Session:
         """Go on after `hold`, with all of the weights, as promised; they may lie elsewhere."""
         self.offer = offer
         if self.available is not None:
-            self.available.complete(len(offer.chunks))
+            self.available.complete(self.chunks)
         self.held = False
         self._requests.release()
 

@@ -30,7 +30,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.protocol import messages
 from netloader.replica.outcome import Dropped
 from netloader.replica.pull import Pull
-from netloader.replica.settings import RetrySettings
+from netloader.replica.settings import RetrySettings, SwarmSettings
 from netloader.source.session import Session, SessionTerms
 from netloader.source.settings import SourceSettings
 from netloader.transport import Rendezvous
@@ -81,26 +81,31 @@ def test_a_source_that_has_nothing_yet_is_waited_for() -> None:
 
 
 def test_gains_are_heard_while_chunks_are_on_their_way() -> None:
-    """The source sends the second chunk only once it was asked for a later one."""
+    """The source sends the third chunk only once it was asked for a later one."""
     replica = toy_weights()
-    with scripted([0, 1]) as source:
-        pull = patient(replica)
+    with scripted() as source:
+        pull = patient(replica, swarm=SwarmSettings(ahead_s=HANG_S))
         pull.run(lambda: (source,))
     assert equal(replica, WEIGHTS)
 
 
 @contextmanager
-def scripted(first: list[int]) -> Iterator[Candidate]:
-    """Has the `first` chunks, sends one of them, and says that it has all. The others come once
-    one of the new ones was asked for."""
+def scripted() -> Iterator[Candidate]:
+    """Has three chunks, sends one, is asked for the others, says that it has all, and sends the
+    second. The others come once one of the new ones was asked for."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
     offer = offer_of(WEIGHTS)
 
     def hear() -> messages.Message:
-        assert router.poll(int(HANG_S * 1000)), "the replica waits for the second chunk"
+        assert router.poll(int(HANG_S * 1000)), "the replica waits for the third chunk"
         return messages.decode(router.recv_multipart()[1:])[0]
+
+    def wanted() -> tuple[int, ...]:
+        asked = hear()
+        assert isinstance(asked, messages.Want)
+        return asked.chunks
 
     def run() -> None:
         connection, *_ = router.recv_multipart()
@@ -113,17 +118,14 @@ def scripted(first: list[int]) -> Iterator[Candidate]:
             lambda session, problem: None,
         )
         session.start()
-        have = ((first[0], first[-1] + 1),)
-        accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=have)
+        accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=((0, 3),))
         router.send_multipart([connection, *messages.encode(accept, b"".join(offer.digests))])
-        wanted = hear()
-        assert isinstance(wanted, messages.Want) and sorted(wanted.chunks) == first
+        session.want(wanted())
+        second, third = wanted()
         more = messages.Have(session="0" * 32, chunks=tuple(EVERY))
         router.send_multipart([connection, *messages.encode(more)])
-        session.want(wanted.chunks[:1])
-        later = hear()
-        assert isinstance(later, messages.Want)
-        session.want([*wanted.chunks[1:], *later.chunks])
+        session.want([second])
+        session.want([third, *wanted()])
         while isinstance(asked := hear(), messages.Want):
             session.want(asked.chunks)
         assert isinstance(asked, messages.Done)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from netloader.source.availability import Availability, ranges
+from netloader.source.availability import Availability
 
 
 def holding(*chunks: int) -> Availability:
@@ -36,18 +34,3 @@ def test_completing_adds_what_was_missing() -> None:
     available = holding(3, 0)
     available.complete(5)
     assert available.since(0) == (3, 0, 1, 2, 4)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "expected"),
-    [
-        ((), ()),
-        ((7,), ((7, 8),)),
-        ((3, 1, 2), ((1, 4),)),
-        ((9, 0, 1, 5), ((0, 2), (5, 6), (9, 10))),
-    ],
-)
-def test_ranges_hold_exactly_these_chunks(
-    chunks: tuple[int, ...], expected: tuple[tuple[int, int], ...]
-) -> None:
-    assert ranges(chunks) == expected

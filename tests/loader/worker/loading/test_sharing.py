@@ -39,7 +39,7 @@ from netloader.protocol import messages
 from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt, Lost
 from netloader.weights.capture import Weights
-from netloader.worker.loading.sharing import STEPS, Sharing
+from netloader.worker.loading.sharing import STEPS, LoadSharing
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -52,16 +52,15 @@ def asked(caller: Caller, weights: Weights = WEIGHTS) -> messages.Message:
 
 
 class TestAdvert:
-    def test_it_shares_from_the_first_verified_chunk_on(self) -> None:
+    def test_it_shares_once_it_knows_what_all_chunks_will_be(self) -> None:
         with partial_source(WEIGHTS) as source, relay(toy_weights()) as one:
+            assert not one.advert.serves
             with one.pulling(lambda: (source.candidate,)):
-                until(lambda: source.source.sessions == 1)
-                assert not one.advert.serves
-                source.gain([0])
                 until(lambda: one.advert.serves)
-                assert one.advert.held == CHUNKS[0].payload
+                assert one.advert.held == 0
                 assert one.advert.content == known(identity().content)
                 source.gain_all()
+            assert one.advert.held > 0
             one.complete(WEIGHTS)
             assert (one.advert.state, one.advert.sharing, one.advert.held) == ("ready", False, 0)
 
@@ -114,7 +113,7 @@ class TestNotShared:
         runtime = toy_weights()
         manifest = replace(runtime.manifest, layout="runtime")
         with relay(toy_weights()) as one:
-            sharing = Sharing(
+            sharing = LoadSharing(
                 one.worker, "target", identity(), replace(runtime, manifest=manifest), ()
             )
             with serving(offer_of(WEIGHTS)) as source:
@@ -197,7 +196,7 @@ class TestBrokenPromise:
             one.pulling(lambda: (honest.candidate if one.accused else lying.candidate,)),
         ):
             until(lambda: one.accused)
-            until(lambda: one.advert.sharing)
+            until(lambda: one.pull.nbytes)
             accept = asked(caller, other)
             honest.gain_all()
             assert isinstance(accept, messages.Accept) and accept.have == ((0, 1),)
