@@ -26,7 +26,7 @@ from netloader.replica.observer import PullObserver
 from netloader.replica.pull import Pull
 from netloader.source.service import Source
 from netloader.weights.capture import Weights
-from netloader.worker.loading.sharing import LoadSharing
+from netloader.worker.loading.sharing import Sharing
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
@@ -40,7 +40,7 @@ class Relay:
     worker: Worker
     source: Source
     weights: Weights
-    sharing: LoadSharing
+    sharing: Sharing
     pull: Pull
     log: SendLog
     accused: list[Process]
@@ -98,7 +98,7 @@ def relay(
         )
         log = SendLog()
         backend = TamperedBackend(lambda tag, data: on_send(tag, log(tag, data)))
-        sharing = LoadSharing(made, "target", identity(), weights, (backend,))
+        sharing = Sharing(made, identity(), (backend,), weights)
         accused: list[Process] = []
         observer = PullObserver(
             accused=accused.append,

@@ -39,7 +39,7 @@ from netloader.protocol import messages
 from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt, Lost
 from netloader.weights.capture import Weights
-from netloader.worker.loading.sharing import STEPS, LoadSharing
+from netloader.worker.loading.sharing import STEPS, Sharing
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -113,9 +113,8 @@ class TestNotShared:
         runtime = toy_weights()
         manifest = replace(runtime.manifest, layout="runtime")
         with relay(toy_weights()) as one:
-            sharing = LoadSharing(
-                one.worker, "target", identity(), replace(runtime, manifest=manifest), ()
-            )
+            processed = replace(runtime, manifest=manifest)
+            sharing = Sharing(one.worker, identity(), (), processed)
             with serving(offer_of(WEIGHTS)) as source:
                 pull = pull_into(
                     toy_weights(),
