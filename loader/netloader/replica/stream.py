@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
@@ -43,6 +44,12 @@ from netloader.system.threads import TransferThread
 from netloader.transport import Backend, TransportError
 
 _log = logging.getLogger(__name__)
+
+_HEARD: Final = 64
+"""Messages that are read between two chunks: as many as may wait."""
+
+_UNINTERESTING: Final = Dropped("it has nothing that is missing here")
+"""Said of a source that is still loading. Its session was of use, and ends well."""
 
 _numbers = itertools.count()
 
@@ -163,7 +170,7 @@ class Stream:
             ) as session:
                 self._process = (self._endpoint, session.accept.generation)
                 how = self._use(session)
-                if isinstance(how, Finished):
+                if isinstance(how, Finished) or how is _UNINTERESTING:
                     session.conversation.done()
                 else:
                     session.conversation.bye(how.reason)
@@ -228,7 +235,7 @@ class Stream:
             if self._state.interested(self.name):
                 continue
             if self._gaining and waited_s > self._settings.uninteresting_s:
-                return Dropped("it has nothing that is missing here")
+                return _UNINTERESTING
             if waited_s > self._settings.timeout_s:
                 return Lost(f"no further chunk in {self._settings.timeout_s:g} s")
 
@@ -236,7 +243,9 @@ class Stream:
         """Note what the source has gained while chunks were on their way, and tell it what others
         have brought. Returns how the source ended the session, if it did."""
         try:
-            while (heard := conversation.hear(0.0)) is not None:
+            for _ in range(_HEARD):  # No source can keep this thread from its chunks.
+                if (heard := conversation.hear(0.0)) is None:
+                    break
                 self._note(heard)
             news = self._state.news_for(self.name)
             if news:

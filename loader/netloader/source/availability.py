@@ -29,6 +29,11 @@ class Availability:
                 self._held.add(chunk)
                 self._gained.append(chunk)
 
+    def complete(self, chunks: int) -> None:
+        """Note that all of so many chunks are there."""
+        for chunk in range(chunks):
+            self.add(chunk)
+
     def since(self, told: int) -> tuple[int, ...]:
         """All chunks except for the first `told`, in the order in which they came."""
         with self._lock:

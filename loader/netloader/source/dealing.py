@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from netloader.protocol import messages
-from netloader.source.offer import Offer
+from netloader.source.offer import Promised
 from netloader.source.policy.super_seeding import OfferChange, SuperSeeding
 from netloader.source.session import Session
 
@@ -20,19 +20,19 @@ class Dealer:
     def __init__(self, say: Callable[[str, messages.Have], bool]) -> None:
         """`say` sends a message to the replica of a session; False if that must wait."""
         self._say = say
-        self._offer: Offer | None = None
+        self._promised: Promised | None = None
         self._seeding: SuperSeeding | None = None
         self._sessions: set[str] = set()
         self._unsaid: dict[str, OfferChange] = {}
 
     def open(self, session: Session, has: Iterable[int]) -> tuple[int, ...]:
         """Deal to one more replica. Returns the chunks that its acceptance shall name."""
-        if self._seeding is None or self._offer is not session.offer:
+        if self._seeding is None or self._promised is not session.promised:
             # Sessions of an earlier offer have everything on offer that they will get.
             self._sessions.clear()
             self._unsaid.clear()
-            count = len(session.offer.chunks)
-            self._offer, self._seeding = session.offer, SuperSeeding(count, range(count))
+            count = session.chunks
+            self._promised, self._seeding = session.promised, SuperSeeding(count, range(count))
         self._sessions.add(session.id)
         self._seeding.join(session.id, has)
         self._note()

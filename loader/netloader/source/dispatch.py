@@ -111,7 +111,7 @@ class Dispatch:
         is told later."""
         self._dealer.tell()
         for one in self._sessions.served:
-            available = one.session.offer.available
+            available = one.session.available
             if available is None:
                 continue
             while gained := available.since(one.session.told)[: messages.MAX_IDS]:
@@ -121,11 +121,12 @@ class Dispatch:
                 one.session.told += len(gained)
 
     def hold_all(self) -> list[Session]:
-        """Let no session begin to send another chunk. Returns the sessions: some may still send."""
-        held = [one.session for one in self._sessions.served]
-        for session in held:
+        """Let no session begin to send another chunk. Returns the sessions, also those that are
+        ending: some may still send."""
+        served = [one.session for one in self._sessions.served]
+        for session in served:
             session.hold()
-        return held
+        return served + self._sessions.ending
 
     def end(self, session: Session, reason: str) -> None:
         """End one session, and tell its replica why."""
@@ -135,12 +136,13 @@ class Dispatch:
         session.abort(reason)
 
     def resume_all(self, offer: Offer) -> None:
-        """Let held sessions go on with an offer that promises what theirs did; end the others."""
-        self.tell_gains()
+        """Let held sessions go on with an offer of all that theirs promised; end the others."""
+        if self._current.now is not offer:
+            return  # It was withdrawn meanwhile, and perhaps sessions were held once more.
         for one in self._sessions.served:
             if not one.session.held:
-                continue  # It still sends what was offered before, unless that was withdrawn.
-            if one.session.offer.same_bytes(offer):
+                continue  # It was opened for this offer.
+            if offer.available is None and one.session.promised == offer.promised:
                 one.session.resume(offer)
             else:
                 self.end(one.session, "other weights are offered now")
@@ -242,7 +244,7 @@ class Dispatch:
                 else:
                     self._dealer.has(one.session, message.chunks)
             case messages.Have():
-                count = len(one.session.offer.chunks)
+                count = one.session.chunks
                 self._dealer.has(one.session, [it for it in message.chunks if it < count])
             case messages.Done():
                 self._release(one.session)
@@ -257,12 +259,13 @@ class Dispatch:
         """Act on a replica's complaint that a chunk has other bytes than promised."""
         # An accusation costs a reading, so it counts only for chunks that the replica can have
         # received and that are still served.
-        if self._current.now is not session.offer or not session.has_sent(chunk):
+        offer = session.offer
+        if offer is None or self._current.now is not offer or not session.has_sent(chunk):
             _log.info(
                 "%.*r complains about chunk %d without ground", MAX_QUOTE, session.replica, chunk
             )
             return
-        self._audit.accuse(session.replica, session.offer, chunk)
+        self._audit.accuse(session.replica, offer, chunk)
 
     def _release(self, session: Session) -> ServedSession[Session, ControlConnection] | None:
         """Free the place of a session that is over, before its thread has noticed."""

@@ -14,6 +14,9 @@ from netloader.transport import Backend
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk, Manifest
 
+Promised = tuple[str, tuple[bytes, ...], Mapping[str, Plain]]
+"""What replicas are told to expect: hash of the manifest, digests, attributes."""
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -32,17 +35,10 @@ class Offer:
     available: Availability | None = None
     """The chunks that have come so far; None when all are there."""
 
-    def has(self, chunk: int) -> bool:
-        """Whether a chunk can be handed out now."""
-        return chunk < len(self.chunks) and (self.available is None or chunk in self.available)
-
-    def same_bytes(self, other: Offer) -> bool:
-        """Whether another offer promises the very same chunks."""
-        return (
-            self.manifest_hash == other.manifest_hash
-            and tuple(self.digests) == tuple(other.digests)
-            and self.attributes == other.attributes
-        )
+    @cached_property
+    def promised(self) -> Promised:
+        """Equal for offers of which a replica may have chunks of either. Holds no weights."""
+        return self.manifest_hash, tuple(self.digests), self.attributes
 
     @property
     def transports(self) -> tuple[str, ...]:

@@ -54,7 +54,10 @@ class Opener:
             have: tuple[tuple[int, int], ...] = ((0, len(offer.chunks)),)
             if offer.available is not None:
                 gained = offer.available.since(0)
-                session.told, have = len(gained), ranges(gained)
+                have = ranges(gained)
+                session.told = len(gained)
+                if len(have) > messages.MAX_IDS:
+                    session.told, have = 0, ()  # `Have` brings them, in as many as are needed.
             accept = messages.Accept(
                 session=session.id,
                 generation=self.generation(),

@@ -1,4 +1,8 @@
-"""Chunks that a replica has asked for and not been sent, and how long it asked for nothing."""
+"""Chunks that a replica has asked for and not been sent, and how long it asked for nothing.
+
+The queue can be held: then it hands out nothing, takes in what is asked for, and tells when the
+session's thread has put away what it had taken before.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,8 @@ class RequestQueue:
         self._changed = threading.Condition()  # Guards everything below.
         self._queued: deque[int] = deque()
         self._may_ask = max_repeats * chunks + _SPARE
-        self._closed = False
-        self._held = self._parked = False
+        self._closed = self._held = False
+        self._working = False  # Whether a chunk that was handed out may still be read.
         self._idle_s = 0.0
         self._idle_since: float | None = clock()
 
@@ -46,21 +50,24 @@ class RequestQueue:
     def take(self, timeout_s: float) -> int | None:
         """The next chunk; None once the queue is closed, whatever it still holds.
 
-        Waiting counts as idle time. A timeout of 0 does not, because its caller has sends under
-        way. Raises `TimeoutError` when nothing is asked for in time, or the queue is held for
-        longer.
+        Only a caller that has sends under way asks with a timeout of 0. Any other timeout says that
+        no chunk is read any more, and waiting counts as idle time, unless the queue is held. Raises
+        `TimeoutError`, which says why, when nothing can be handed out in time. The time begins anew
+        when the queue is held or released.
         """
         with self._changed:
-            if self._held:
-                self._park(timeout_s)
-            if timeout_s > 0 and self._idle_since is None:
-                self._idle_since = self._clock()
-            self._changed.wait_for(lambda: self._queued or self._closed, timeout_s)
+            if timeout_s > 0:
+                self._rest()
+            while not self._waited(timeout_s):
+                pass
             if self._closed:
                 return None
+            if self._held:
+                raise TimeoutError(f"nothing could be sent for {timeout_s:g} s")
             if not self._queued:
-                raise TimeoutError
+                raise TimeoutError(f"nothing asked for in {timeout_s:g} s")
             self._stop_idling()
+            self._working = True
             return self._queued.popleft()
 
     def hold(self) -> None:
@@ -68,18 +75,22 @@ class RequestQueue:
         with self._changed:
             self._held = True
             self._stop_idling()
+            self._changed.notify_all()
 
     def release(self) -> None:
         """Go on after `hold`."""
         with self._changed:
             self._held = False
+            if not self._working:
+                self._start_idling()
             self._changed.notify_all()
 
-    def wait_parked(self, timeout_s: float) -> bool:
-        """Wait, after `hold`, until the session's thread waits for the release: it has nothing
-        under way. Returns False when that took too long."""
+    def wait_resting(self, timeout_s: float) -> bool:
+        """Wait until no chunk that was handed out is read any more. Returns False when that took
+        too long, or the queue is closed before."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._parked or self._closed, timeout_s)
+            self._changed.wait_for(lambda: self._closed or not self._working, timeout_s)
+            return not self._working
 
     def close(self) -> None:
         """Hand out nothing more, and wake the session's thread. Idempotent."""
@@ -87,16 +98,26 @@ class RequestQueue:
             self._closed = True
             self._changed.notify_all()
 
-    def _park(self, timeout_s: float) -> None:
-        """Wait for the release. Raises `TimeoutError` when it does not come in time."""
-        if timeout_s <= 0:
-            raise TimeoutError  # The caller settles its sends first.
-        self._parked = True
+    def _waited(self, timeout_s: float) -> bool:
+        """Wait for something to hand out. Returns False when the queue was held or released
+        meanwhile."""
+        held = self._held
+
+        def due() -> bool:
+            return self._closed or self._held is not held or (not held and bool(self._queued))
+
+        self._changed.wait_for(due, timeout_s)
+        return self._closed or self._held is held
+
+    def _rest(self) -> None:
+        self._working = False
         self._changed.notify_all()
-        released = self._changed.wait_for(lambda: not self._held or self._closed, timeout_s)
-        self._parked = False
-        if not released:
-            raise TimeoutError
+        if not self._held:
+            self._start_idling()
+
+    def _start_idling(self) -> None:
+        if self._idle_since is None:
+            self._idle_since = self._clock()
 
     def _stop_idling(self) -> None:
         self._idle_s = self._idle_until_now()

@@ -53,7 +53,7 @@ class _Gained:
 
 @dataclass(frozen=True)
 class _Hold:
-    """Let no session begin another chunk; `held` gets the sessions."""
+    """Let no session begin another chunk; `held` gets all sessions, also those that are ending."""
 
     held: Future[list[Session]]
 
@@ -159,36 +159,21 @@ class Source:
         """Read no weights until `serve` or `withdraw`, while replicas keep their sessions. New ones
         are told to come again.
 
-        Once this returns, no session reads the weights any more. A session that needs longer than
-        `hold_s` for what it has begun to send is ended.
+        Once this returns, nothing reads the weights any more, and no session refers to them. A
+        session that needs longer than `hold_s` for what it has begun to send is ended.
         """
         self._current.withdraw(reason, retry_after_s=self._settings.retry_after_s)
-        deadline = time.monotonic() + self._settings.hold_s
-        word = _Hold(Future())
-        if not self._inbox.post(word):
-            return
-        try:
-            held = word.held.result(2 * self._settings.close_timeout_s)
-        except TimeoutError:
-            self.withdraw(reason)
-            return
-        slow = [one for one in held if not one.wait_held(max(0.0, deadline - time.monotonic()))]
-        for session in slow:
-            session.abort(reason)
-            self._inbox.post(_End(session, reason))
-        deadline = time.monotonic() + self._settings.close_timeout_s
-        if not all(one.quiet(max(0.0, deadline - time.monotonic())) for one in slow):
-            _log.warning("a session is slow to end: weights may be read while they change")
+        self._settle(self._hold_sessions(reason))
 
-    def withdraw(self, reason: str) -> None:
-        """Stop handing out weights: new requests are refused, sessions under way are aborted.
+    def withdraw(self, reason: str, *, for_now: bool = False) -> None:
+        """Stop handing out weights: new requests are refused, sessions under way are aborted. With
+        `for_now` replicas are told to come again.
 
         Once this returns, no session reads the weights any more: they may be changed or unmapped.
         """
-        self._current.withdraw(reason)
-        ended = self._end_sessions(reason)
-        if not (self._audit.settle(self._settings.close_timeout_s) and ended):
-            _log.warning("a session is slow to end: weights may be read while they change")
+        again_s = self._settings.retry_after_s if for_now else None
+        self._current.withdraw(reason, retry_after_s=again_s)
+        self._settle(self._end_sessions(reason))
 
     def rekey(self, security: SocketSecurity) -> None:
         """Accept replicas by these keys from now on. Sessions under way are not touched.
@@ -203,6 +188,32 @@ class Source:
             self._upstream.close()
         self._inbox.post(_Close())
         self._thread.join(2 * self._settings.close_timeout_s)
+
+    def _settle(self, ended: bool) -> None:
+        """Wait for the audit, too. `ended` says whether sessions read nothing any more."""
+        if not (self._audit.settle(self._settings.close_timeout_s) and ended):
+            _log.warning("a session is slow to end: weights may be read while they change")
+
+    def _hold_sessions(self, reason: str) -> bool:
+        """Make all sessions wait, and end those that have not put their chunks away in time.
+        Returns False when one may still read weights."""
+        settings = self._settings
+        quiet = self._upstream is None or self._upstream.end(reason)
+        deadline = time.monotonic() + settings.hold_s
+        word = _Hold(Future())
+        if not self._inbox.post(word):
+            return quiet  # The source has closed.
+        try:
+            held = word.held.result(2 * settings.close_timeout_s)
+        except TimeoutError:
+            return self._end_sessions(reason)
+        slow = [one for one in held if not one.wait_held(max(0.0, deadline - time.monotonic()))]
+        for session in slow:
+            session.abort(reason)
+            self._inbox.post(_End(session, reason))
+        deadline = time.monotonic() + settings.close_timeout_s
+        ended = [one.quiet(max(0.0, deadline - time.monotonic())) for one in slow]
+        return quiet and all(ended)
 
     def _end_sessions(self, reason: str) -> bool:
         """Make the source's thread end all sessions. Returns False when one may still read

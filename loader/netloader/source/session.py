@@ -5,6 +5,9 @@ four cases: the replica says it is done; a send fails or makes no progress for t
 is asked for during the timeout; or the source ends the session. Nothing that a replica does or
 omits keeps the thread longer, and no error leaves it.
 
+A session can be held while its weights change. It then holds no reference to them, so that their
+memory can go back, and later goes on with others of the same bytes.
+
 If a connection breaks halfway through a message, Gloo leaves the waiting thread blocked until its
 timeout, whether the replica died or the group was aborted. So the thread of a session that is over
 may live until then, and the source does not count it among those served. No weights are read in the
@@ -90,10 +93,16 @@ class Session:
         self.replica = terms.replica
         self.transport = terms.backend.name
         """Name of what carries the bytes."""
-        self.offer = offer
+        self.offer: Offer | None = offer
+        """What is sent; None while the session is held, and once it is over."""
+        self.promised = offer.promised
+        """What its replica expects."""
+        self.chunks = len(offer.chunks)
+        """How many there are in all."""
+        self.available = offer.available
+        """The chunks that its replica may ask for; None where these were all from the start."""
         self.told = 0
-        """How many of the chunks that the offer has gained its replica knows of. Belongs to the
-        source's thread."""
+        """How many of `available` its replica knows of. Belongs to the source's thread."""
         self.held = False
         """Whether the session waits for `resume`. Belongs to the source's thread."""
         self.sent_bytes = 0
@@ -107,7 +116,8 @@ class Session:
         self._settings = settings
         self._on_end = on_end
         self._throttle = throttle
-        self._requests = RequestQueue(len(offer.chunks), settings.max_repeats)
+        self._device_type = offer.weights.device_type
+        self._requests = RequestQueue(self.chunks, settings.max_repeats)
         self._held_s = 0.0
         self._lock = threading.Lock()  # Guards the three fields below.
         self._group: Group | None = None
@@ -127,9 +137,11 @@ class Session:
 
     def want(self, chunks: Sequence[int]) -> str | None:
         """Queue chunks for sending. Returns what is wrong with the request, if anything."""
-        lacking = [chunk for chunk in chunks if not self.offer.has(chunk)]
-        if self.offer.available is not None and lacking:
-            return f"asked for chunk {lacking[0]}, which is not there yet"
+        available = self.available
+        if available is not None:
+            lacking = next((chunk for chunk in chunks if chunk not in available), None)
+            if lacking is not None:
+                return f"asked for chunk {lacking}, which is not there yet"
         return self._requests.add(chunks)
 
     def hold(self) -> None:
@@ -138,12 +150,18 @@ class Session:
         self._requests.hold()
 
     def wait_held(self, timeout_s: float) -> bool:
-        """Wait, after `hold`, until no weights are read. Returns False when that took too long."""
-        return self._requests.wait_parked(timeout_s)
+        """Wait, after `hold` or the end, until no weights are read, and let go of them. Returns
+        False when that took too long, or the session has ended with weights under way."""
+        if not self._requests.wait_resting(timeout_s):
+            return False
+        self.offer = None
+        return True
 
     def resume(self, offer: Offer) -> None:
-        """Go on after `hold`, with weights that promise the same and may lie elsewhere."""
+        """Go on after `hold`, with all of the weights, as promised; they may lie elsewhere."""
         self.offer = offer
+        if self.available is not None:
+            self.available.complete(self.chunks)
         self.held = False
         self._requests.release()
 
@@ -215,6 +233,7 @@ class Session:
         self._over.set()
         self._rendezvous.close()
         self._requests.close()
+        self.offer = None
 
     def _run(self) -> None:
         outcome = SessionOutcome("broken", "its thread was ended")
@@ -240,21 +259,10 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         settings = self._settings
-        _step_beside_the_model(self.offer.weights.device_type)
-        sends = _Sends(self.offer.weights, settings, self._count)
+        _step_beside_the_model(self._device_type)
+        sends = _Sends(settings, self._count)
         while (number := self._next(sends)) is not None:
-            # Where they lie may have changed since the last chunk (`resume`).
-            weights, chunk = self.offer.weights, self.offer.chunks[number]
-            data, buffer = weights.contiguous(chunk), None
-            if data is None:
-                buffer = sends.buffer()
-                with self._reading:
-                    self._check()
-                    data = weights.pack(chunk, buffer)
-            self._check()
-            with self._lock:
-                self._sent.add(number)
-            self._send(group, sends, chunk, data, buffer)
+            self._hand_out(number, group, sends)
         with self._lock:
             done = self._outcome == _DONE
         if done:
@@ -265,12 +273,27 @@ class Session:
         while True:
             try:
                 return self._requests.take(0.0 if sends.under_way else self._settings.timeout_s)
-            except TimeoutError:
+            except TimeoutError as error:
                 if not sends.under_way:
-                    raise TransportError(
-                        f"nothing asked for in {self._settings.timeout_s:g} s"
-                    ) from None
+                    raise TransportError(str(error)) from None
                 sends.settle()
+
+    def _hand_out(self, number: int, group: Group, sends: _Sends) -> None:
+        """Begin to send one chunk. Afterwards only `sends` refers to weights."""
+        offer = self.offer
+        if offer is None:
+            raise TransportError("the session is over")
+        weights, chunk = offer.weights, offer.chunks[number]
+        data, buffer = weights.contiguous(chunk), None
+        if data is None:
+            buffer = sends.buffer(weights)
+            with self._reading:
+                self._check()
+                data = weights.pack(chunk, buffer)
+        self._check()
+        with self._lock:
+            self._sent.add(number)
+        self._send(group, sends, chunk, data, buffer)
 
     def _send(
         self,
@@ -311,10 +334,7 @@ def _step_beside_the_model(device_type: str) -> None:
 class _Sends:
     """Sends under way, and the staging memory they hold. Belongs to the session's thread."""
 
-    def __init__(
-        self, weights: Weights, settings: SourceSettings, on_sent: Callable[[int], None]
-    ) -> None:
-        self._weights = weights
+    def __init__(self, settings: SourceSettings, on_sent: Callable[[int], None]) -> None:
         self._settings = settings
         self._on_sent = on_sent
         self._pending: deque[tuple[Pending, int, torch.Tensor | None]] = deque()
@@ -325,12 +345,12 @@ class _Sends:
     def under_way(self) -> bool:
         return bool(self._pending)
 
-    def buffer(self) -> torch.Tensor:
-        """Staging memory for a chunk, uint8. Waits until there is some."""
+    def buffer(self, weights: Weights) -> torch.Tensor:
+        """Staging memory for a chunk of `weights`, uint8. Waits until there is some."""
         while self._taken >= self._settings.staged_chunks:
             self.settle()
         self._taken += 1
-        return self._free.pop() if self._free else self._weights.staging()
+        return self._free.pop() if self._free else weights.staging()
 
     def make_room(self) -> None:
         """Wait until one more send may be under way."""

@@ -214,15 +214,16 @@ class Sources:
         if source is not None:
             source.hold(reason)
 
-    def unshare(self, role: Role, reason: str) -> None:
-        """Hand out nothing of a model that is being loaded, for now.
+    def unshare(self, role: Role, reason: str, *, for_now: bool = False) -> None:
+        """Hand out nothing of a model that is being loaded. With `for_now` replicas are told to
+        come again.
 
         Once this returns, nothing reads the weights any more: they may be changed.
         """
         with self._lock:
             source = self._models[role].source
         if source is not None:
-            source.withdraw(reason)
+            source.withdraw(reason, for_now=for_now)
 
     def withdraw(self, role: Role, reason: str) -> None:
         """Stop being a source of one model, and say why.

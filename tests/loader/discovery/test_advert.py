@@ -46,6 +46,25 @@ def test_holdings_survive_the_mesh() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "sharing", "serves"),
+    [
+        ("ready", False, True),
+        ("loading", False, False),
+        ("loading", True, True),
+        ("unavailable", True, False),
+    ],
+)
+def test_who_may_be_asked(state: str, sharing: bool, serves: bool) -> None:
+    assert holding(state=state, sharing=sharing).serves == serves
+
+
+def test_older_members_see_nothing_new_in_who_shares_nothing() -> None:
+    made = holding(state="loading").model_dump(mode="json")
+    assert not {"sharing", "held", "storage"} & set(made)
+    assert advert.decode({"holdings": [made]}) == (holding(state="loading"),)
+
+
+@pytest.mark.parametrize(
     ("names", "shown"),
     [
         ({"model": "chosen", "known": "org/m", "given": "/m"}, "chosen"),

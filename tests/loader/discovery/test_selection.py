@@ -42,6 +42,15 @@ def test_ready_member_with_the_same_weights_is_a_candidate() -> None:
     assert choice.rejected == ()
 
 
+def test_a_member_that_shares_while_it_loads_is_a_candidate() -> None:
+    sharing = member(state="loading", sharing=True, held=5)
+    (found,) = choose([ME, sharing], identity(), ("gloo",), CHUNK).candidates
+    assert found.endpoint == "10.0.0.2:2000"
+    for changes in ({"state": "unavailable"}, {"endpoint": ""}, {"backend": "nccl"}):
+        one = member(**{"state": "loading", "sharing": True, **changes})  # type: ignore[arg-type]
+        assert choose([ME, one], identity(), ("gloo",), CHUNK).candidates == ()
+
+
 PROCESSED = identity().processed({"chip": "910B"})
 
 

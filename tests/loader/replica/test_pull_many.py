@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 import torch
 from tests.fastest import HANG_S, at_most, fastest_of
+from tests.loader.partial_source import partial_source
+from tests.loader.relay import relay
 from tests.loader.replica.many_sources import CHUNKS, WEIGHTS, run, slowed, sources
 from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
@@ -21,6 +23,7 @@ from tests.loader.support import (
     candidate,
     cut_after,
     equal,
+    in_background,
     offer_of,
     pull_into,
     serving,
@@ -137,6 +140,44 @@ def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
     assert pull.failures[0].source == killed
     # Its last chunks may be asked of the other source before it is found dead.
     assert isinstance(pull.failures[0].how, Lost | Dropped)
+
+
+def test_a_killed_source_that_still_loads_costs_nobody_a_chunk_twice() -> None:
+    """It had half of the chunks, and dies while it sends them. The replica of its replica notices
+    nothing."""
+    weights, first, last = toy_weights(1), toy_weights(), toy_weights()
+    chunks = weights.manifest.chunks()
+    verified: list[int] = []
+
+    def observed(observer: PullObserver) -> PullObserver:
+        def note(chunk: int) -> None:
+            verified.append(chunk)
+            observer.verified(chunk)
+
+        return replace(observer, verified=note)
+
+    end = pull_into(last, source_timeout_s=HANG_S, uninteresting_s=HANG_S)
+    with (
+        source_process(1, sends=4, chunks=len(chunks) // 2) as (dying, process),
+        partial_source(weights) as survivor,
+        relay(first, observed=observed) as middle,
+    ):
+        with (
+            middle.pulling(lambda: (dying, survivor.candidate)),
+            in_background(lambda: end.run(middle.look, wait_for_one=True)),
+        ):
+            assert process.wait() == -signal.SIGKILL
+            survivor.gain_all()
+        assert equal(first, weights) and equal(last, weights)
+        assert sorted(verified) == sorted(middle.log.sent) == list(range(len(chunks)))
+        assert len(survivor.log.sent) == len({*survivor.log.sent})
+        brought = {one.endpoint: one.nbytes for one in middle.pull.deliveries}
+        survivors = sum(chunks[chunk].payload for chunk in survivor.log.sent)
+        assert brought[survivor.source.endpoint] == survivors
+        assert sum(brought.values()) == weights.manifest.nbytes
+        (failure,) = middle.pull.failures
+        assert failure.source == dying
+    assert end.failures == ()
 
 
 def test_what_had_arrived_when_a_source_broke_is_not_fetched_again() -> None:

@@ -10,6 +10,7 @@ from tests.loader.support import CHUNK, is_zero, toy_weights
 
 from netloader.errors import DigestMismatch
 from netloader.replica.acceptance import Promise
+from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Contradicted, Corrupt, Dropped
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
@@ -146,3 +147,52 @@ def test_every_chunk_is_given_out_once_to_whichever_thread(streams: int) -> None
         thread.join(HANG_S)
     assert sorted(given) == list(EVERY)
     assert pull.complete and pull.unverified() == ()
+
+
+class TestObserver:
+    """Who hands chunks on is told in an order that lets nobody read what may be overwritten."""
+
+    def test_the_promise_comes_first_and_once(self) -> None:
+        told: list[object] = []
+        pull = observed(told)
+        pull.enter("a#0", "a:1", PROMISE, EVERY)
+        pull.enter("b#1", "b:1", PROMISE, EVERY)
+        pull.enter("c#2", "c:1", OTHER, EVERY)
+        bring(pull, "a#0", 2)
+        assert told[0] == PROMISE
+        assert len(told) == 3 and all(isinstance(chunk, int) for chunk in told[1:])
+
+    def test_who_comes_when_the_pull_is_over_promises_nothing(self) -> None:
+        told: list[object] = []
+        pull = observed(told)
+        pull.close()
+        pull.enter("a#0", "a:1", PROMISE, EVERY)
+        assert told == []
+
+    def test_a_void_promise_is_told_before_a_chunk_is_asked_for_again(self) -> None:
+        told: list[object] = []
+        pull = observed(told)
+        pull.enter("a#0", "a:1", PROMISE, EVERY)
+        bring(pull, "a#0", 2)
+        pull.corrupt(("a:1", 7), DigestMismatch("a:1", 2, "00", "01"))
+        pull.leave("a#0")
+        pull.enter("b#1", "b:1", OTHER, EVERY)
+        bring(pull, "b#1", 1)
+        assert [told[0], *told[3:5]] == [PROMISE, "void", OTHER]
+        assert all(isinstance(chunk, int) for chunk in (*told[1:3], *told[5:]))
+        assert len(told) == 6
+
+    def test_a_promise_that_others_stand_for_is_not_void(self) -> None:
+        told: list[object] = []
+        pull = observed(told)
+        for source, endpoint in (("a#0", "a:1"), ("b#1", "b:1")):
+            pull.enter(source, endpoint, PROMISE, EVERY)
+        pull.corrupt(("a:1", 7), DigestMismatch("a:1", 0, "00", "01"))
+        assert told == [PROMISE]
+
+
+def observed(told: list[object]) -> PullState:
+    observer = PullObserver(
+        promised=told.append, verified=told.append, voided=lambda: told.append("void")
+    )
+    return PullState(toy_weights(), PullSettings(), observer)

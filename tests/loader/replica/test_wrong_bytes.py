@@ -130,3 +130,13 @@ def test_a_wrong_byte_is_found_every_time() -> None:
     result = wrong_bytes.run(trials=20, seed=7)
     assert result.injected == result.detected == result.refetched == 20
     assert result.digests_ok
+
+
+@pytest.mark.parametrize(
+    "trials", [3, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+)
+def test_a_wrong_byte_of_a_source_that_still_loads_is_found_and_not_passed_on(trials: int) -> None:
+    result = wrong_bytes.run_relayed(trials, seed=7)
+    assert result.injected == result.detected == result.named == result.pulls == trials
+    assert result.passed_on == 0
+    assert result.digests_ok

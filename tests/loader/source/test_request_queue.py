@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.fastest import HANG_S
 
 from netloader.source.request_queue import RequestQueue
 
@@ -93,3 +94,86 @@ def test_waiting_for_a_request_is_idle_until_it_comes() -> None:
     queue.take(1.0)
     clock.now += 3
     assert queue.idle_s == 3
+
+
+class TestHeld:
+    def test_nothing_is_handed_out_and_what_is_asked_for_waits(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.add([1])
+        queue.hold()
+        assert queue.add([2]) is None
+        with pytest.raises(TimeoutError, match="nothing could be sent"):
+            queue.take(0.001)
+        queue.release()
+        assert (queue.take(0.0), queue.take(0.0)) == (1, 2)
+
+    def test_who_waits_for_requests_gets_none_that_come_while_it_is_held(self) -> None:
+        queue = RequestQueue(10, 4)
+        taken: list[int | None] = []
+        waiting = threading.Thread(target=lambda: taken.append(queue.take(HANG_S)))
+        waiting.start()
+        queue.hold()
+        queue.add([5])
+        assert queue.wait_resting(0.0)
+        assert taken == []
+        queue.release()
+        waiting.join(HANG_S)
+        assert taken == [5]
+
+    def test_it_rests_when_nothing_was_handed_out_yet(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.hold()
+        assert queue.wait_resting(0.0)
+
+    def test_it_rests_only_when_all_that_was_handed_out_is_put_away(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.add([1])
+        queue.take(1.0)
+        queue.hold()
+        with pytest.raises(TimeoutError):
+            queue.take(0.0)  # Its sends are still under way.
+        assert not queue.wait_resting(0.0)
+        with pytest.raises(TimeoutError):
+            queue.take(0.001)
+        assert queue.wait_resting(0.0)
+
+    def test_the_end_is_no_rest_while_a_chunk_is_read(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.add([1])
+        queue.take(1.0)
+        queue.close()
+        assert not queue.wait_resting(HANG_S)
+
+    def test_closing_ends_the_waiting(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.hold()
+        threading.Timer(0.01, queue.close).start()
+        assert queue.take(HANG_S) is None
+
+    def test_the_time_is_not_idle(self) -> None:
+        clock = StillClock()
+        queue = RequestQueue(10, 4, clock)
+        clock.now += 2
+        queue.hold()
+        clock.now += 5
+        assert queue.idle_s == 2
+        queue.release()
+        clock.now += 1
+        assert queue.idle_s == 3
+
+    def test_a_release_begins_the_time_for_requests_anew(self) -> None:
+        queue = RequestQueue(10, 4)
+        queue.hold()
+        outcome: list[str] = []
+
+        def take() -> None:
+            try:
+                queue.take(0.05)
+            except TimeoutError as error:
+                outcome.append(str(error))
+
+        waiting = threading.Thread(target=take)
+        waiting.start()
+        queue.release()
+        waiting.join(HANG_S)
+        assert outcome == ["nothing asked for in 0.05 s"]

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from tests.loader.support import (
     OPEN,
     Toy,
+    calling,
     candidate,
     descriptors,
     equal,
@@ -31,6 +33,7 @@ from tests.loader.support import (
 from tests.loader.upstream.ends import LIMIT_S, GlooCarrier, UpstreamReplica
 from torch import nn
 
+from netloader.source.availability import Availability
 from netloader.source.listener import Listener
 from netloader.source.offer import Offer
 from netloader.source.service import Source
@@ -116,6 +119,15 @@ def test_replicas_of_both_kinds_are_served_at_one_port() -> None:
         pull_from(pull_into(ours), candidate(source))
     assert equal(theirs, WEIGHTS)
     assert equal(ours, WEIGHTS)
+
+
+def test_an_upstream_replica_is_refused_while_chunks_are_missing() -> None:
+    """It takes all or nothing. Ours is served what is there."""
+    offer = replace(offer_of(WEIGHTS), available=Availability())
+    with serving(offer) as source:
+        assert refused(source) == "the source is still loading"
+        with calling(source) as caller:
+            assert caller.accepted(WEIGHTS).have == ()
 
 
 def test_replicas_are_served_one_after_the_other() -> None:

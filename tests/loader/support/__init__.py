@@ -34,7 +34,7 @@ from tests.loader.support.tampering import (
     wrong_byte_in,
 )
 from tests.loader.support.toys import CHUNK, Toy, big_weights, equal, is_zero, toy_weights
-from tests.loader.support.waiting import until
+from tests.loader.support.waiting import in_background, until
 
 __all__ = [
     "CHUNK",
@@ -60,6 +60,7 @@ __all__ = [
     "equal",
     "hello",
     "identity",
+    "in_background",
     "is_zero",
     "keys",
     "leaves_nothing",

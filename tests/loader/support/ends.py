@@ -183,10 +183,11 @@ def ended_by(
 
 @contextmanager
 def source_process(
-    seed: int, sends: int, mebibytes: int = 0
+    seed: int, sends: int, mebibytes: int = 0, chunks: int = 0
 ) -> Iterator[tuple[Candidate, ForkedProcess]]:
-    """A source in a process of its own, which ends by SIGKILL when it starts its n-th send."""
-    arguments = map(str, (seed, sends, mebibytes))
+    """A source in a process of its own, which ends by SIGKILL when it starts its n-th send. It has
+    so many chunks; all without a number."""
+    arguments = map(str, (seed, sends, mebibytes, chunks))
     with start_loader("tests.loader.source_process", *arguments) as process:
         try:
             endpoint = process.stdout.readline().strip()

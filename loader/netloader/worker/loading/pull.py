@@ -25,7 +25,7 @@ from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.provenance import Provenance, learnt
-from netloader.worker.loading.sharing import Sharing
+from netloader.worker.loading.sharing import Sharing, shares
 from netloader.worker.loading.waiting import ReadStorage, SourceWait
 
 _log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def fetch(
 def request_for(built: Built, identity: Identity) -> Request:
     """What sources of these weights are asked for."""
     worker = built.request.worker
-    serves = identity.layout == "checkpoint"
+    serves = shares(worker, identity.layout)
     return Request(
         identity,
         built.backends,

@@ -5,6 +5,9 @@ of them will be. So it is a source of those chunks from the first one on. It sto
 else writes to the tensors: storage after a pull that was given up, a second try after a broken
 promise, or vLLM's post-processing. Sessions outlive the latter, if the worker is a source of the
 same weights afterwards.
+
+A worker shares nothing where chunks are not verified (`VERIFY` off), and nothing in the `runtime`
+layout: that model is finished only when all of it has come.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from netloader.identity.identity import Identity, known
+from netloader.identity.identity import Identity, Layout, known
 from netloader.replica.acceptance import Promise
 from netloader.source.availability import Availability
 from netloader.source.offer import Offer
@@ -24,6 +27,11 @@ from netloader.worker.process import Worker
 STEPS: Final = 8
 """How often the mesh is told during a load how far it is. Replicas learn the chunks themselves from
 their sessions."""
+
+
+def shares(worker: Worker, layout: Layout) -> bool:
+    """Whether `worker` hands out weights of this layout while it loads them."""
+    return layout == "checkpoint" and worker.config.pull_settings.verify
 
 
 class Sharing:
@@ -48,8 +56,8 @@ class Sharing:
 
     def promised(self, promise: Promise) -> None:
         """Offer the chunks that come, by the promise of the sources."""
-        if self._weights.manifest.layout != "checkpoint":
-            return  # A processed model gets these weights only when all are there.
+        if not shares(self._worker, self._weights.manifest.layout):
+            return
         content = learnt(self._identity, promise.content)
         self._available = Availability()
         self._held = self._told = 0
@@ -84,7 +92,7 @@ class Sharing:
             return
         self._available = None
         reason = "what it had pulled was given up"
-        self._worker.sources.unshare(self._identity.role, reason)
+        self._worker.sources.unshare(self._identity.role, reason, for_now=True)
         self._update(sharing=False, held=0, content={})
 
     def _update(self, **changes: object) -> None:

@@ -1,0 +1,63 @@
+"""What a source that is still loading tells its replicas, and what it lets them ask for."""
+
+from __future__ import annotations
+
+import torch
+from tests.fastest import HANG_S
+from tests.loader.partial_source import partial_source
+from tests.loader.source.scripted_replica import replica_of
+from tests.loader.support import calling, toy_weights, until
+
+from netloader.protocol import messages
+
+WEIGHTS = toy_weights(1)
+CHUNKS = WEIGHTS.manifest.chunks()
+
+
+def test_its_acceptance_says_what_it_has_and_no_more() -> None:
+    with partial_source(WEIGHTS, [4, 0, 1]) as made, calling(made.source) as caller:
+        assert caller.accepted(WEIGHTS).have == ((0, 2), (4, 5))
+
+
+def test_what_it_gains_is_told_to_every_session_once() -> None:
+    with (
+        partial_source(WEIGHTS, [0]) as made,
+        calling(made.source) as first,
+        calling(made.source) as second,
+    ):
+        for caller in (first, second):
+            caller.accepted(WEIGHTS)
+        made.gain([3, 2])
+        told: list[list[int]] = [[], []]
+        for caller, chunks in zip((first, second), told, strict=True):
+            while len(chunks) < 2:
+                have = caller.receive()
+                assert isinstance(have, messages.Have)
+                chunks.extend(have.chunks)
+        assert told == [[3, 2], [3, 2]]
+
+
+def test_what_it_has_gained_can_be_asked_for() -> None:
+    with partial_source(WEIGHTS, [0]) as made, replica_of(made.source) as replica:
+        made.gain([2])
+        assert isinstance(replica.caller.receive(), messages.Have)
+        assert torch.equal(replica.fetch(2), WEIGHTS.view(CHUNKS[2].pieces[0]))
+
+
+def test_asking_for_what_is_not_there_ends_the_session_in_words() -> None:
+    with partial_source(WEIGHTS, [0]) as made, replica_of(made.source) as replica:
+        replica.want(0, 5)
+        ended = replica.caller.receive()
+        assert isinstance(ended, messages.Bye)
+        assert ended.reason == "asked for chunk 5, which is not there yet"
+        until(lambda: made.source.sessions == 0)
+        assert made.log.sent == []
+
+
+def test_a_session_that_was_held_is_told_what_came_with_the_whole() -> None:
+    with partial_source(WEIGHTS) as made, replica_of(made.source) as replica:
+        made.source.hold("post-processing")
+        made.source.serve(made.whole(WEIGHTS))
+        have = replica.caller.receive(HANG_S)
+        assert isinstance(have, messages.Have)
+        assert have.chunks == tuple(range(len(CHUNKS)))
