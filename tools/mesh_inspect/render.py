@@ -71,6 +71,8 @@ def _role(row: HoldingRow) -> str:
 def _origin(row: HoldingRow) -> str:
     if row.holding is None:
         return ""
+    if row.holding.storage == "reading":
+        return "reading storage"
     return ":".join(filter(None, (row.holding.origin, ",".join(row.holding.carried))))
 
 
@@ -87,7 +89,11 @@ def _reason(row: HoldingRow) -> str:
 
 
 def _nbytes(row: HoldingRow) -> str:
-    return "" if row.holding is None else human_bytes(row.nbytes)
+    if row.holding is None:
+        return ""
+    if row.total:
+        return f"{100 * row.held // row.total}% of {human_bytes(row.total)}"
+    return human_bytes(row.nbytes)
 
 
 def _sessions(row: HoldingRow) -> str:
@@ -288,6 +294,9 @@ def _entry(row: HoldingRow) -> dict[str, object]:
         "host": member.host,
         "endpoint": _endpoint(row) or None,
         "bytes": row.nbytes,
+        "held_bytes": row.held,
+        "total_bytes": row.total,
+        "reads_storage": holding is not None and holding.storage == "reading",
         "sessions": {"serving": row.serving, "pulling": row.pulling},
         "age_s": round(member.age_s, 3),
         "state": None if holding is None else holding.state,

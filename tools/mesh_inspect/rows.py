@@ -104,6 +104,17 @@ class HoldingRow:
         return 0 if self.holding is None else min(self.holding.nbytes, MAX_COUNT)
 
     @property
+    def total(self) -> int:
+        """Bytes of weights that a member wants which still loads; 0 where it has not said."""
+        loads = self.holding is not None and self.holding.state == "loading"
+        return min(self.holding.total, MAX_COUNT) if loads and self.holding is not None else 0
+
+    @property
+    def held(self) -> int:
+        """Bytes of these that are in place."""
+        return min(self.holding.held, self.total) if self.holding is not None else 0
+
+    @property
     def serving(self) -> int:
         """Sessions in which the member is the source."""
         return 0 if self.holding is None else min(self.holding.serving, MAX_COUNT)

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 import torch
 
-from netbench import carried, fanout, kill, pair, serving, sources, starts
+from netbench import carried, coldstart, fanout, kill, pair, serving, sources, starts
 from netbench.backends import DEVICES
 from netbench.child import ChildError, Json
 from netbench.hosts import HostsError, RateError, bits_per_second
@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pair(commands)
     _add_sources(commands)
     _add_fanout(commands)
+    _add_coldstart(commands)
     _add_kill(commands)
     _add_serving(commands)
     _add_starts(commands)
@@ -210,6 +211,47 @@ def _fanout(options: argparse.Namespace) -> Json:
         replicas=options.replicas,
         rate=options.rate,
         policies=options.policy or fanout.POLICIES,
+        repeat=options.repeat,
+    )
+
+
+def _add_coldstart(commands: argparse._SubParsersAction[_BenchParser]) -> None:
+    command = commands.add_parser(
+        "coldstart",
+        help="many workers at once, and only storage has the weights (needs root)",
+        description="N workers that start in the same moment, each on a host of its own (a network "
+        "namespace) whose sending and receiving are limited. Storage is a server that all share.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--replicas", type=_count, default=8, metavar="N", help="how many (default: 8)"
+    )
+    for option, of in (("--rate", "each worker's link"), ("--storage-rate", "storage's link")):
+        command.add_argument(
+            option,
+            type=_rate,
+            default="400mbit",
+            metavar="RATE",
+            help=f"of {of} (default: 400mbit)",
+        )
+    command.add_argument(
+        "--policy",
+        choices=coldstart.POLICIES,
+        action="append",
+        help="measure this one only; may be repeated (default: all)",
+    )
+    _add_task(command, "llama", "100MB")
+    _add_common(command, repeat=1)
+    command.set_defaults(run=_coldstart)
+
+
+def _coldstart(options: argparse.Namespace) -> Json:
+    return coldstart.measure(
+        _task(options),
+        replicas=options.replicas,
+        rate=options.rate,
+        storage_rate=options.storage_rate,
+        policies=options.policy or coldstart.POLICIES,
         repeat=options.repeat,
     )
 

@@ -44,7 +44,7 @@ def measure(
     runs: dict[str, list[Json]] = defaultdict(list)
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts(replicas + 1))
-        members = _members(stack, hosts, task, replicas + 1, rate)
+        members = members_on(stack, hosts, task, replicas + 1, rate)
         for _ in range(repeat):
             for policy in policies:
                 runs[policy].append(_run(hosts, members, policy))
@@ -61,7 +61,7 @@ def measure(
     }
 
 
-def _members(stack: ExitStack, hosts: Hosts, task: Task, count: int, rate: str) -> list[Child]:
+def members_on(stack: ExitStack, hosts: Hosts, task: Task, count: int, rate: str) -> list[Child]:
     """Workers on hosts of their own, the source's first. All know one another."""
     key = generate_key()
     seeds = [f"{hosts.address(1)}"]
@@ -79,11 +79,11 @@ def _run(hosts: Hosts, members: Sequence[Child], policy: str) -> Json:
     source, *replicas = members
     if policy == "upstream":
         endpoint = source.ask("serve_upstream", host=hosts.address(1))["endpoint"]
-        answers = _together(replicas, "load_upstream", endpoint=endpoint)
+        answers = together(replicas, "load_upstream", endpoint=endpoint)
         return {"answers": answers, "source": endpoint, "bytes_ok": True}
     endpoints = [member.ask("announce")["endpoint"] for member in members]
     whole = source.ask("serve")["sha256"]
-    answers = _together(replicas, "pull", policy=policy)
+    answers = together(replicas, "pull", policy=policy)
     return {
         "answers": answers,
         "source": endpoints[0],
@@ -91,7 +91,8 @@ def _run(hosts: Hosts, members: Sequence[Child], policy: str) -> Json:
     }
 
 
-def _together(members: Sequence[Child], command: str, **arguments: object) -> list[Json]:
+def together(members: Sequence[Child], command: str, **arguments: object) -> list[Json]:
+    """Give all of them the same command at once, and wait for all answers. Raises `ChildError`."""
     for one in members:
         one.tell(command, **arguments)
     answers = [one.hear() for one in members]

@@ -20,11 +20,12 @@ from netbench import upstream
 from netbench.child import Json, obey, say
 from netbench.common import IDENTITY
 from netbench.models import clear, fill
+from netbench.storage import StorageReader
 from netbench.task import SEED, Task
 from netbench.upstream import UpstreamSource
 from netloader.config import Config
 from netloader.discovery.advert import for_older_members
-from netloader.identity.identity import known
+from netloader.identity.identity import Evidence, LazyContent
 from netloader.replica.observer import PullObserver
 from netloader.replica.pull import Pull
 from netloader.replica.request import Request
@@ -32,7 +33,10 @@ from netloader.source.offer import Offer
 from netloader.transport.tcp import TcpBackend
 from netloader.weights import digests
 from netloader.weights.capture import Weights, capture
+from netloader.worker.loading import reading
 from netloader.worker.loading.sharing import Sharing
+from netloader.worker.loading.sought import Sought
+from netloader.worker.loading.waiting import ReadStorage, SourceCame, SourceWait
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
@@ -58,8 +62,9 @@ class MeshMember:
         self._endpoint = source.endpoint
         self.announce()
 
-    def announce(self) -> Json:
-        """Say that nothing is held, and be asked for nothing."""
+    def announce(self, *, known: bool = True) -> Json:
+        """Say that nothing is held, and be asked for nothing. `known`: say which content is
+        wanted."""
         self._worker.sources.unshare("target", "another run begins")
         self._worker.membership.announce(
             role="target",
@@ -67,7 +72,7 @@ class MeshMember:
             names=IDENTITY.names.travelling(),
             identity=IDENTITY.digest,
             fields=IDENTITY.fields(),
-            content=known(IDENTITY.content),
+            content=IDENTITY.content if known else {},
             endpoint=self._endpoint,
             backend=for_older_members(_NAMES),
             transports=_NAMES,
@@ -115,6 +120,34 @@ class MeshMember:
             "from": dict(suppliers),
             "failures": [str(failure) for failure in one.failures],
         }
+
+    def start(self, policy: str, storage: tuple[str, int]) -> Json:
+        """Get the weights while nobody has them, but `storage` does."""
+        started = time.perf_counter()
+        move: SourceCame | ReadStorage = ReadStorage()
+        if policy == "swarm":
+            move = SourceWait(self._sought()).wait()
+        if isinstance(move, SourceCame):
+            return self.pull("swarm") | {"started": started, "storage_bytes": 0}
+        nbytes = self._weights.manifest.nbytes
+        reader = StorageReader(self._weights, (storage[0], storage[1]))
+        with reading.told(self._sought(), lambda: reader.nbytes / nbytes):
+            reader.read()
+        self._offer(digests.of_weights(self._weights, self._weights.manifest.chunks()))
+        ended = time.perf_counter()
+        return {"started": started, "ended": ended, "from": {}, "storage_bytes": reader.nbytes}
+
+    def _sought(self) -> Sought:
+        return Sought(
+            self._worker,
+            IDENTITY,
+            None,
+            _NAMES,
+            self._weights.manifest.nbytes,
+            LazyContent({}, {Evidence(kind): text for kind, text in IDENTITY.content.items()}),
+            readable=True,
+            shareable=True,
+        )
 
     def _pull(self, swarm: bool) -> Pull:
         worker = self._worker
@@ -173,6 +206,7 @@ def main() -> None:
         "serve_upstream": member.serve_upstream,
         "load_upstream": member.load_upstream,
         "pull": member.pull,
+        "start": member.start,
         "sha256": lambda: weights_of(member).sha256(),
     }
     obey(commands)

@@ -97,6 +97,8 @@ class Holding(BaseModel):
     """Size of the holding's chunks: a replica must cut alike. 0: the member did not say."""
     fabric: Annotated[_Text, Field(exclude_if=lambda label: not label)] = ""
     """Label of the network that the worker's transfers use; empty: none."""
+    total: Annotated[int, Field(ge=0, exclude_if=lambda nbytes: not nbytes)] = 0
+    """Bytes of weights when all are in place; 0 until the model is built."""
     held: Annotated[int, Field(ge=0, exclude_if=lambda nbytes: not nbytes)] = 0
     """Bytes of weights that are in place while the worker loads, told in steps."""
     sharing: Annotated[bool, Field(exclude_if=lambda on: not on)] = False

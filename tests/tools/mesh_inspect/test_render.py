@@ -146,6 +146,9 @@ def test_the_document_has_every_key() -> None:
                 "host": "10.0.0.1",
                 "endpoint": "10.0.0.1:31000",
                 "bytes": 3 << 29,
+                "held_bytes": 0,
+                "total_bytes": 0,
+                "reads_storage": False,
                 "sessions": {"serving": 2, "pulling": 0},
                 "age_s": 125.25,
                 "state": "ready",
@@ -157,6 +160,21 @@ def test_the_document_has_every_key() -> None:
             }
         ],
     }
+
+
+def test_a_worker_that_loads_shows_how_far_it_is_and_where_from() -> None:
+    one = holding("m", state="loading", origin="", held=1 << 28, total=1 << 30, storage="reading")
+    rows = rows_of([member(one)])
+    assert " 25% of 1.0GiB " in table(rows)
+    assert " reading storage " in table(rows, wide=True)
+    (entry,) = json.loads(to_json(rows, mesh="default"))["members"]
+    assert (entry["held_bytes"], entry["total_bytes"]) == (1 << 28, 1 << 30)
+    assert entry["reads_storage"]
+
+
+def test_a_worker_that_claims_more_than_all_has_all() -> None:
+    one = holding("m", state="loading", held=1 << 40, total=1 << 30)
+    assert " 100% of 1.0GiB " in table(rows_of([member(one)]))
 
 
 def test_all_transports_are_shown_and_what_carried_the_weights() -> None:

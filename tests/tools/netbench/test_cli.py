@@ -62,6 +62,8 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("sources", "--rate", "fast"), "is not a rate like 400mbit"),
         (("pair", "--cold", "frozen"), "invalid choice: 'frozen'"),
         (("kill", "--sources", "1"), "none would be left"),
+        (("fanout", "--policy", "gossip"), "invalid choice: 'gossip'"),
+        (("coldstart", "--storage-rate", "slow"), "is not a rate like 400mbit"),
         (("starts", "--bytes", "0"), "is not a size like 512MB"),
         (("starts", "--executor", "ray"), "invalid choice: 'ray'"),
         (("fly",), "invalid choice"),
@@ -177,15 +179,17 @@ def check_pair(found: Report, repeat: int) -> None:
     assert {"digest_overhead", "extra_replica_mib", "extra_source_mib"} <= found.keys()
 
 
+@pytest.fixture
+def permitted() -> None:
+    try:
+        Hosts(1).remove()
+    except HostsError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("permitted")
 class TestSources:
     pytestmark = SLOW
-
-    @pytest.fixture(autouse=True)
-    def permitted(self) -> None:
-        try:
-            Hosts(1).remove()
-        except HostsError as error:
-            pytest.skip(str(error))
 
     @pytest.mark.bench
     def test_every_count_is_run_and_all_sources_deliver(self) -> None:
@@ -259,6 +263,35 @@ class TestKill:
         assert len(found["all_trials"]) == 2
         assert found["raw_gbps"] > 0
         assert found["upstream_gbps"] > 0
+
+
+@pytest.mark.bench
+@pytest.mark.usefixtures("permitted")
+class TestFanout:
+    pytestmark = SLOW
+
+    def test_replicas_feed_each_other(self) -> None:
+        found = report(
+            *("fanout", "--replicas", "2", "--rate", "200mbit", "--bytes", "16MB"),
+            *("--chunk-bytes", "1MiB", "--repeat", "1"),
+        )
+        assert found["bytes_ok"] is True
+        assert set(found["policies"]) == {"upstream", "naive", "swarm"}
+        swarm = found["policies"]["swarm"]
+        assert swarm["ratio"] == pytest.approx(swarm["makespan_s"] / found["ideal_s"], rel=0.01)
+        assert swarm["ratio"] > 0.9, "a link carries no more than it may"
+        assert len(swarm["per_replica_s"]) == 2
+        assert found["policies"]["naive"]["source_copies"] == 2
+        assert swarm["source_copies"] < 2
+
+    def test_one_reads_storage_for_all(self) -> None:
+        found = report(
+            *("coldstart", "--replicas", "3", "--rate", "200mbit", "--storage-rate", "100mbit"),
+            *("--bytes", "16MB", "--chunk-bytes", "1MiB", "--repeat", "1"),
+        )
+        assert found["bytes_ok"] is True
+        assert found["policies"]["storage"]["storage_copies"] == 3
+        assert found["policies"]["swarm"]["storage_copies"] in (1, 2)
 
 
 class TestStarts:

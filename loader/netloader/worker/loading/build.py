@@ -73,6 +73,9 @@ def build(planned: Planned | Unshared, model: nn.Module) -> Built | Unshared | B
         if Cost.MODEL in arranged.cost:
             return BuildAgain(unshared, arranged.reason)
         return unshared
+    planned.request.worker.membership.update(
+        planned.request.role, total=arranged.weights.manifest.nbytes
+    )
     return Built(
         planned.request,
         identity,

@@ -26,6 +26,7 @@ from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.provenance import Provenance, learnt
 from netloader.worker.loading.sharing import Sharing, shares
+from netloader.worker.loading.sought import sought_by
 from netloader.worker.loading.waiting import ReadStorage, SourceWait
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         _log.info("not used: %s", reason)
     # A worker without files can only wait for a peer.
     must_wait = built.wanted.files is None and built.request.worker.peers.may_come
-    waits = SourceWait(built)
+    waits = SourceWait(sought_by(built))
     if not candidates and not must_wait:
         move = waits.wait()
         if isinstance(move, ReadStorage):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from netloader.identity.identity import Evidence, LazyContent, known
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.worker.loading.build import Built
+from netloader.worker.loading.sought import Sought
 
 _LOOK_S: Final = 0.25
 """Seconds between two looks at who else loads the same."""
@@ -24,10 +24,10 @@ _KINDS: Final = (Evidence.BLOBS, Evidence.SAMPLE)
 
 
 @contextmanager
-def told(built: Built) -> Iterator[None]:
+def told(sought: Sought, share_read: Callable[[], float]) -> Iterator[None]:
     """Covers the time in which storage is read. Others may wait for this worker from then on, until
-    it serves or says why not."""
-    reading = _ReadProgress(built)
+    it serves or says why not. `share_read` says how much has been read, from 0 to 1."""
+    reading = _ReadProgress(sought, share_read)
     reading.start()
     try:
         yield
@@ -44,13 +44,9 @@ def introduce(content: LazyContent) -> dict[str, str]:
 
 
 class _ReadProgress:
-    def __init__(self, built: Built) -> None:
-        # Not `built`, whose tensors may be replaced before this thread has ended.
-        self._request = built.request
-        self._identity = built.identity
-        self._transports = built.transports
-        self._content = built.wanted.content
-        self._nbytes = built.arrangement.weights.manifest.nbytes
+    def __init__(self, sought: Sought, share_read: Callable[[], float]) -> None:
+        self._sought = sought
+        self._share_read = share_read
         self._told = 0
         self._told_at = time.monotonic()
         self._named = False
@@ -59,7 +55,7 @@ class _ReadProgress:
 
     def start(self) -> None:
         self._say(storage="reading", held=0)
-        if not self._request.worker.membership.absent:
+        if not self._sought.worker.membership.absent:
             self._thread.start()
 
     def stop(self) -> None:
@@ -72,16 +68,17 @@ class _ReadProgress:
             if not self._named and self._has_company():
                 # Workers that have just come wait for this one only if they know what it reads.
                 self._named = True
-                self._say(content=introduce(self._content))
+                self._say(content=introduce(self._sought.content))
 
     def _report(self) -> None:
-        held = int(self._request.engine.share_read() * self._nbytes)
+        held = int(self._share_read() * self._sought.nbytes)
         if held > self._told and time.monotonic() - self._told_at >= _TELL_S:
             self._told, self._told_at = held, time.monotonic()
             self._say(held=held)
 
     def _has_company(self) -> bool:
-        return self._request.worker.peers.survey(self._identity, self._transports).company
+        sought = self._sought
+        return sought.worker.peers.survey(sought.identity, sought.transports).company
 
     def _say(self, **changes: object) -> None:
-        self._request.worker.membership.update(self._request.role, **changes)
+        self._sought.worker.membership.update(self._sought.identity.role, **changes)

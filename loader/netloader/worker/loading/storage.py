@@ -20,6 +20,7 @@ from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried, Unshared
 from netloader.worker.loading.provenance import Provenance
+from netloader.worker.loading.sought import sought_by
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def read_storage(
         poison = Poison.over(built.arrangement.weights, unverified)
         with torch._C.DisableTorchFunction():
             before = attributes.snapshot(model)
-        with reading.told(built):
+        with reading.told(sought_by(built), built.request.engine.share_read):
             seconds = _read(built, model, tried)
         poison.check_gone(model)
         return before, seconds

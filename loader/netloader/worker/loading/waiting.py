@@ -25,8 +25,8 @@ from netloader.identity.identity import Identity, Layout
 from netloader.replica.budget import Budget
 from netloader.replica.settings import PullSettings
 from netloader.system import memory
-from netloader.worker.loading.build import Built
 from netloader.worker.loading.reading import introduce
+from netloader.worker.loading.sought import Sought
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ class WaitSettings:
     """Seconds of waiting in all (`WAIT_FOR_SOURCE`)."""
     loaders: int = 1
     """How many read (`STORAGE_LOADERS`)."""
-    settle_s: float = 0.5
+    settle_s: float = 0.3
     """Seconds for which a worker with company listens before it reads, so that those which come to
-    this point in the same moment see each other. Gossip needs a tenth of this."""
+    this point in the same moment see each other. Gossip needs a third of this."""
     grace_s: float = 3.0
     """Seconds in which an elected worker must begin to read, before the next one does: it may have
     another view, or be held up."""
@@ -145,18 +145,18 @@ class SourceWait:
 
     def __init__(
         self,
-        built: Built,
+        sought: Sought,
         settings: WaitSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._built = built
-        config = built.request.worker.config
+        self._sought = sought
+        config = sought.worker.config
         self._settings = settings or WaitSettings(config.wait_for_source_s, config.storage_loaders)
         self._clock = clock
         self._sleep = sleep
         self._until: float | None = None
-        self._worker = built.request.worker
+        self._worker = sought.worker
 
     def wait(self) -> SourceCame | ReadStorage:
         """Wait until a source comes that was not there before, or this worker should read
@@ -166,9 +166,10 @@ class SourceWait:
         before = self._sources()
         if self._until is None:
             self._until = self._clock() + self._settings.wait_s
-        if not self._worker.peers.survey(self._built.identity, self._built.transports).company:
+        if not self._survey().company:
             return ReadStorage()
-        self._introduce()
+        if self._sought.readable:
+            self._say(storage="able", content=introduce(self._sought.content))
         came = self._watch(before, self._until)
         if isinstance(came, SourceCame):
             self._say(storage="")
@@ -177,12 +178,11 @@ class SourceWait:
         return came
 
     def _watch(self, before: _Served, until: float) -> SourceCame | ReadStorage:
-        built = self._built
-        membership = self._worker.membership
-        watch = WaitPolicy(
-            (membership.name, membership.generation) if built.wanted.files is not None else None,
-            built.identity,
-            built.arrangement.weights.manifest.nbytes,
+        sought, membership = self._sought, self._worker.membership
+        policy = WaitPolicy(
+            (membership.name, membership.generation) if sought.readable else None,
+            sought.identity,
+            sought.nbytes,
             self._settings,
             self._worker.config.pull_settings,
             self._clock(),
@@ -194,7 +194,7 @@ class SourceWait:
             if came:
                 return SourceCame(all(layout == "runtime" for layout, _ in came))
             now = self._clock()
-            move = watch.decide(self._worker.peers.survey(built.identity, built.transports), now)
+            move = policy.decide(self._survey(), now)
             if isinstance(move, ReadStorage):
                 return move
             if move.whom and (told is None or now - told >= self._settings.tell_s):
@@ -204,31 +204,23 @@ class SourceWait:
 
     def _in_vain(self) -> bool:
         """Whether there is nothing to wait for, whoever else loads."""
-        built = self._built
-        if self._settings.wait_s <= 0 or self._worker.membership.absent or not built.from_peers:
-            return True
-        # Where this worker could serve nobody after loading, workers like it cannot either.
-        return bool(built.arrangement.retention.reason) and isinstance(built.processed, str)
+        waits = self._settings.wait_s > 0 and not self._worker.membership.absent
+        return not waits or not self._sought.shareable
 
-    def _introduce(self) -> None:
-        """Say which content this worker could read."""
-        if self._built.wanted.files is not None:
-            self._say(storage="able", content=introduce(self._built.wanted.content))
+    def _survey(self) -> Field:
+        return self._worker.peers.survey(self._sought.identity, self._sought.transports)
 
     def _sources(self) -> _Served:
         """Who serves these weights, in which layout."""
-        built, peers = self._built, self._worker.peers
-        wanted = [built.identity]
-        if not isinstance(built.processed, str):
-            wanted.append(built.processed)
         return frozenset(
             (identity.layout, (one.endpoint, one.generation or 0))
-            for identity in wanted
-            for one in peers.find(identity, built.transports)
+            for identity in (self._sought.identity, self._sought.processed)
+            if identity is not None
+            for one in self._worker.peers.find(identity, self._sought.transports)
         )
 
     def _tell(self, whom: tuple[Contender, ...], left_s: float) -> None:
-        nbytes = self._built.arrangement.weights.manifest.nbytes
+        nbytes = self._sought.nbytes
         readers = ", ".join(
             f"{one.name} ({100 * one.held // max(1, nbytes)} %)" if one.reads else one.name
             for one in whom
@@ -242,4 +234,4 @@ class SourceWait:
         )
 
     def _say(self, **changes: object) -> None:
-        self._worker.membership.update(self._built.request.role, **changes)
+        self._worker.membership.update(self._sought.identity.role, **changes)
