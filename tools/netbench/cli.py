@@ -200,6 +200,14 @@ def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         action="append",
         help="measure this one only; may be repeated (default: all)",
     )
+    command.add_argument(
+        "--churn",
+        type=_count,
+        default=0,
+        metavar="K",
+        help="kill K replicas, one each quarter of what a copy takes, and start others in their "
+        "places; once for each policy but upstream",
+    )
     _add_task(command, "llama", "100MB")
     _add_common(command, repeat=1)
     command.set_defaults(run=_fanout)
@@ -210,8 +218,9 @@ def _fanout(options: argparse.Namespace) -> Json:
         _task(options),
         replicas=options.replicas,
         rate=options.rate,
-        policies=options.policy or fanout.POLICIES,
+        policies=options.policy or fanout.POLICIES[1 if options.churn else 0 :],
         repeat=options.repeat,
+        kills=options.churn,
     )
 
 

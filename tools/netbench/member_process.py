@@ -55,6 +55,7 @@ class MeshMember:
         self._weights = task.lay_out(task.model())
         self._theirs = task.model()
         self._upstream: UpstreamSource | None = None
+        self._verified = 0
         for touched in (self._weights, capture(self._theirs)):
             clear(touched)
         source = worker.sources.listen("target")
@@ -118,6 +119,7 @@ class MeshMember:
             "started": started,
             "ended": ended,
             "from": dict(suppliers),
+            "refetched": self._verified - len(self._weights.manifest.chunks()),
             "failures": [str(failure) for failure in one.failures],
         }
 
@@ -161,13 +163,20 @@ class MeshMember:
         settings = replace(
             worker.config.pull_settings, peer_budget_s=_PATIENCE_S, source_timeout_s=_PATIENCE_S
         )
-        observer = PullObserver()
+        self._verified = 0
+        observer = PullObserver(progress=self._count)
         if swarm:
             sharing = Sharing(worker, IDENTITY, _BACKENDS, self._weights)
             observer = PullObserver(
-                promised=sharing.promised, verified=sharing.verified, voided=sharing.stop
+                progress=self._count,
+                promised=sharing.promised,
+                verified=sharing.verified,
+                voided=sharing.stop,
             )
         return Pull(self._weights, request, settings, observer)
+
+    def _count(self, nbytes: int) -> None:
+        self._verified += 1
 
     def _offer(self, promised: tuple[bytes, ...]) -> None:
         offer = Offer(IDENTITY, self._weights, promised, {}, _BACKENDS)
