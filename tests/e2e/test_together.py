@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.hosts import Host, Mesh, Row
 from tests.e2e.models import make_llama
+from tests.e2e.servers import SMALL_CHUNKS, Server
 from tests.loader.support import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -74,3 +75,24 @@ def test_another_one_reads_when_the_reader_is_killed(
     assert any(row.report["origin"] == "peers" for row in rows)
     truth = next(host for host in hosts if host is not reader).truth(model)
     assert all(row.tensors == truth for row in rows)
+
+
+@pytest.mark.soak
+def test_four_servers_answer_alike(home: Path, model: Path) -> None:
+    """Real `vllm serve` processes, started in one moment, with no setting of ours."""
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                Server(f"together{number}", model, home, report=True, env=SMALL_CHUNKS)
+            )
+            for number in range(4)
+        ]
+        for server in servers:
+            server.wait_ready()
+        answers = {server.complete("Everybody starts at the same moment") for server in servers}
+        tensors = [server.sha256() for server in servers]
+        origins = [server.report()["origin"] for server in servers]
+
+    assert len(answers) == 1
+    assert all(each == tensors[0] for each in tensors)
+    assert origins.count("storage") in (1, 2)

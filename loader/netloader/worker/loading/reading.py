@@ -68,7 +68,9 @@ class _ReadProgress:
             if not self._named and self._has_company():
                 # Workers that have just come wait for this one only if they know what it reads.
                 self._named = True
-                self._say(content=introduce(self._sought.content))
+                content = introduce(self._sought.content)
+                if not self._over.is_set():  # A source knows more of it.
+                    self._say(content=content)
 
     def _report(self) -> None:
         held = int(self._share_read() * self._sought.nbytes)
