@@ -19,6 +19,7 @@ from netmesh.ports import HIGHEST, PortRange
 from netmesh.private import user_directory
 from netmesh.program import Program
 from netmesh.seeds import parse_seed
+from netmesh.services import is_of_service
 
 WELL_KNOWN_PORT = 17946
 """TCP port of the first member on a host in the mesh `default`, so that a seed can be a bare host
@@ -215,7 +216,7 @@ class MeshSettings(BaseModel):
 
         `program` gives the prefix of the environment variables. Keys that are not the mesh's are
         ignored, because they belong to the caller. Raises SettingsError naming the key, the value
-        (never a secret) and what is allowed.
+        (never a secret) and what is allowed. Variables that Kubernetes wrote are passed over.
         """
         environ = os.environ if environ is None else environ
         program = program or Program()
@@ -223,8 +224,11 @@ class MeshSettings(BaseModel):
         for key, field in MESH_KEYS.items():
             if key in values:
                 chosen[field] = values[key]
-            elif environ.get(program.prefix + key, "") != "":
-                chosen[field] = environ[program.prefix + key]
+                continue
+            variable = program.prefix + key
+            value = environ.get(variable, "")
+            if value != "" and not is_of_service(variable, value):
+                chosen[field] = value
         try:
             return cls.model_validate(chosen)
         except ValidationError as error:

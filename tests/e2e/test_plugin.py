@@ -59,6 +59,25 @@ def test_vllm_copies_our_settings_to_workers_that_ray_starts(home: Path) -> None
     assert "NETLOADER_MESH_ADVERTISE" not in copied
 
 
+def test_a_variable_that_kubernetes_wrote_costs_one_warning(home: Path) -> None:
+    """For Services `netloader-mesh` and `netloader-metrics`. An operator's nonsense is an error."""
+    services = {
+        "NETLOADER_MESH_PORT": "tcp://10.96.0.1:17946",
+        "NETLOADER_MESH_SERVICE_HOST": "10.96.0.1",
+        "NETLOADER_MESH_SERVICE_PORT": "17946",
+        "NETLOADER_MESH_PORT_17946_TCP": "tcp://10.96.0.1:17946",
+        "NETLOADER_METRICS_PORT": "tcp://[fd00::1]:9000",
+    }
+    lines = run(home, _OURS + _USE, services).splitlines()
+    assert lines.count("used: netloader.engine.loader NetLoader") == 2
+    for name in ("NETLOADER_MESH_PORT", "NETLOADER_METRICS_PORT"):
+        (said,) = [line for line in lines if f"{name}={services[name]} is ignored" in line]
+        assert "WARNING" in said and "--model-loader-extra-config" in said
+
+    refused = run(home, _OURS + _USE, {"NETLOADER_MESH_PORT": "banana"}, fails=True)
+    assert "MESH_PORT='banana'" in refused
+
+
 def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) -> str:
     """What a script writes in a process of its own."""
     file = home / "script.py"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
@@ -33,12 +34,13 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
-from netloader.config import Config
+from netloader.config import KEYS, Config
 from netloader.engine import identify, parallel, runtime, sample
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
 from netloader.identity.identity import Fields, Identity
+from netloader.program import ENV_PREFIX
 from netloader.system import heap
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier, carrier_for
@@ -52,6 +54,7 @@ from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
+from netmesh import variables_of_services
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class NetLoader(BaseModelLoader):
         self.config = Config.load(
             load_config.model_loader_extra_config or {}, os.environ, self._is_for_storage
         )
+        _warn_of_services()
         if self._storage_class(self.config.storage_format) is StorageLoader:
             self._storage()
         self._steps: _Steps | None = None
@@ -253,6 +257,20 @@ class _Steps:
         _log.warning("building the model again, from storage alone: %s", step.reason)
         self._planned, self._filled = step.plan, None
         raise LeftoverError(step.reason)
+
+
+@functools.cache
+def _warn_of_services() -> None:
+    """vLLM makes a loader more than once in a process."""
+    names = sorted(ENV_PREFIX + key for key in KEYS)
+    for name, value in variables_of_services(os.environ, names).items():
+        key = name.removeprefix(ENV_PREFIX)
+        _log.warning(
+            "%s=%s is ignored: Kubernetes wrote it for a Service of that name. To set a port, put "
+            "%s into --model-loader-extra-config. To be rid of the variable, rename the Service, "
+            "make it headless (clusterIP: None), or set enableServiceLinks: false in the pod",
+            *(name, value, key),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
