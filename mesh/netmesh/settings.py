@@ -76,8 +76,8 @@ class MeshSettings(BaseModel):
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
     """TCP port to listen on. None: the first of the mesh's well-known ports that is free, else a
-    free one. A port that is set must be free: if the member took another, others could not use it
-    as a seed."""
+    free one. If a port that is set is taken, the member says so and listens on another one until
+    it is free: others can still come to it, though not by a seed."""
 
     advertise: str | None = None
     """`host` or `host:port` at which others reach this member. None: chosen as in

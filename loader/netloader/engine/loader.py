@@ -365,6 +365,10 @@ def _reloading(model: nn.Module, model_config: ModelConfig) -> Iterator[None]:
         return
     role = identify.role_of(model_config)
     worker.sources.withdraw(role, "its weights are being reloaded")
-    yield
-    # Not after a failure: nobody knows then what the model holds.
+    try:
+        yield
+    except Exception as error:
+        # For good: nobody knows what the model holds now.
+        worker.sources.withdraw(role, f"its weights could not be reloaded: {error}")
+        raise
     worker.sources.resume(role, model_config.model)
