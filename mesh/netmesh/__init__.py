@@ -37,7 +37,7 @@ from netmesh.observer import forget, observe
 from netmesh.ports import PortRange, listen
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
-from netmesh.services import is_of_service, variables_of_services
+from netmesh.services import is_of_service
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
 
 __all__ = [
@@ -96,6 +96,5 @@ __all__ = [
     "private_directory",
     "resolve_seeds",
     "user_directory",
-    "variables_of_services",
     "warn_of_readable_key",
 ]

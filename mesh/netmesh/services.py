@@ -8,7 +8,6 @@ value that is none. (Kubernetes documentation, "Service", "Environment variables
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Final
 
 _SUFFIX: Final = "_PORT"
@@ -20,8 +19,3 @@ _VALUE: Final = re.compile(r"(tcp|udp|sctp)://\S+:[0-9]+")
 def is_of_service(name: str, value: str) -> bool:
     """Whether Kubernetes wrote this variable for a Service: no operator writes a port like this."""
     return name.endswith(_SUFFIX) and _VALUE.fullmatch(value) is not None
-
-
-def variables_of_services(environ: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """Those of the variables `names` that Kubernetes wrote, with their values."""
-    return {name: environ[name] for name in names if is_of_service(name, environ.get(name, ""))}

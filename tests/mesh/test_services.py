@@ -6,7 +6,7 @@ import pytest
 
 from netmesh.errors import SettingsError
 from netmesh.program import Program
-from netmesh.services import is_of_service, variables_of_services
+from netmesh.services import is_of_service
 from netmesh.settings import MeshSettings
 
 CREW = Program(prefix="CREW_")
@@ -26,8 +26,6 @@ WRITTEN = {
 
 def test_a_services_variables_are_no_settings() -> None:
     assert MeshSettings.load({}, WRITTEN, CREW) == MeshSettings(program=CREW)
-    name = "CREW_MESH_PORT"
-    assert variables_of_services(WRITTEN, [name, "CREW_BIND"]) == {name: WRITTEN[name]}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,6 @@ def test_each_protocol_and_family(value: str) -> None:
 )
 def test_what_an_operator_wrote_stays_his(name: str, value: str) -> None:
     assert not is_of_service(name, value)
-    assert variables_of_services({name: value}, [name]) == {}
 
 
 @pytest.mark.parametrize("value", ["banana", "tcp://10.96.0.1"])

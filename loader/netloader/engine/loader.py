@@ -34,14 +34,13 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
-from netloader.config import KEYS, Config
-from netloader.engine import identify, parallel, runtime, sample
+from netloader.config import Config, variables
+from netloader.engine import identify, parallel, runtime, sample, versions
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
 from netloader.identity.identity import Fields, Identity
-from netloader.program import ENV_PREFIX
-from netloader.system import heap
+from netloader.system import affinity, heap
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
@@ -54,7 +53,6 @@ from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import serve
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
-from netmesh import variables_of_services
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ class NetLoader(BaseModelLoader):
         self.config = Config.load(
             load_config.model_loader_extra_config or {}, os.environ, self._is_for_storage
         )
-        _warn_of_services()
+        _warn_of_variables()
         if self._storage_class(self.config.storage_format) is StorageLoader:
             self._storage()
         self._steps: _Steps | None = None
@@ -260,17 +258,10 @@ class _Steps:
 
 
 @functools.cache
-def _warn_of_services() -> None:
-    """vLLM makes a loader more than once in a process."""
-    names = sorted(ENV_PREFIX + key for key in KEYS)
-    for name, value in variables_of_services(os.environ, names).items():
-        key = name.removeprefix(ENV_PREFIX)
-        _log.warning(
-            "%s=%s is ignored: Kubernetes wrote it for a Service of that name. To set a port, put "
-            "%s into --model-loader-extra-config. To be rid of the variable, rename the Service, "
-            "make it headless (clusterIP: None), or set enableServiceLinks: false in the pod",
-            *(name, value, key),
-        )
+def _warn_of_variables() -> None:
+    """Once: vLLM makes a loader more than once in a process."""
+    for line in variables.told(os.environ, (versions.ANY_VLLM, affinity.ENVIRONMENT)):
+        _log.warning("%s", line)
 
 
 @dataclasses.dataclass(frozen=True)
