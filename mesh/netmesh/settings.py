@@ -58,6 +58,23 @@ MESH_KEYS: Mapping[str, str] = {
 """Operator's key -> field of MeshSettings. An environment variable is such a key with
 `Program.prefix` in front. Only the program sets the other fields."""
 
+_ALLOWED: Mapping[str, str] = {
+    "MESH_NAME": "use 1 to 64 letters, digits, dots, underscores and hyphens",
+    "MESH_SEEDS": "use a list of first contacts, or a text with commas between them",
+    "MESH_PORT": "use an integer, 1024..65535",
+    "MESH_ADVERTISE": "use host or host:port",
+    "BIND": "use an IP address of this host, such as 10.0.0.7 or fd00::7",
+    "PORT_RANGE": "use a range of ports in a text, such as 20000-20100",
+    "MESH_KEY": "use a text of 64 hexadecimal digits or of base64",
+    "MESH_KEY_FILE": "use the path of a file",
+    "MESH_INSECURE": "use true or false",
+    "MESH_DIRECTORY": "use the path of a folder",
+    "MESH_KUBERNETES_SERVICE": "use name or name.namespace, up to 253 characters",
+    "MESH_NETWORKS": "use networks as 10.0.0.0/8 or fd00::/8, separated by commas",
+}
+"""What to write where a value has the wrong type or is out of bounds. Other faults say it
+themselves."""
+
 
 class MeshSettings(BaseModel):
     """Settings of one member. Every default works on one machine with nothing set."""
@@ -236,7 +253,9 @@ class MeshSettings(BaseModel):
             field = str(first["loc"][0])
             key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
-            raise SettingsError(key, shown, first["msg"].removeprefix("Value error, ")) from None
+            said = first["msg"].removeprefix("Value error, ")
+            allowed = said if first["type"] == "value_error" else _ALLOWED[key]
+            raise SettingsError(key, shown, allowed) from None
 
 
 def _network(value: object) -> Network:
