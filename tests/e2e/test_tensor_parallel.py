@@ -65,6 +65,8 @@ def test_each_rank_pulls_from_the_peer_of_its_own_rank(models: Path, home: Path)
                 f"ready to serve {models / 'one'} again: its weights were reloaded",
             ):
                 assert len(said_by(first, rank, words)) == 1, words
+            # A line of its own, after the bar that shows how far rank 0 has got.
+            assert len(said_by(second, rank, "] pulled ")) == 1
             for key in shared:
                 assert len(said_by(second, rank, key)) == 1, key
         for words in ("is a member of 'default'", "not a source of", "again: its weights"):
