@@ -38,7 +38,7 @@ LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("netmesh.seeds",),
     ("netmesh.address",),
     ("netmesh.core",),
-    ("netmesh.private", "netmesh.program", "netmesh.ports"),
+    ("netmesh.private", "netmesh.program", "netmesh.ports", "netmesh.services"),
     ("netmesh.errors",),
 )
 """From the roof down. A room imports itself and what stands on a lower line; rooms of one line do

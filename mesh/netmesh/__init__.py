@@ -37,6 +37,7 @@ from netmesh.observer import forget, observe
 from netmesh.ports import PortRange, listen
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
+from netmesh.services import is_of_service
 from netmesh.settings import MESH_KEYS, WELL_KNOWN_PORT, MeshSettings
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "drop_newcomers",
     "forget",
     "generate_key",
+    "is_of_service",
     "is_own",
     "keep_alive",
     "listen",

@@ -53,6 +53,11 @@ _INSECURE = (
     "MESH_KEY_FILE (make a key with `%s`)"
 )
 
+_TAKEN = (
+    "mesh: MESH_PORT: another program listens on port %d, so this member listens on port %d until "
+    "that one is free: seeds that name the port lead to the other program, and a firewall may let "
+    "it alone through. Give each server of a host a MESH_PORT of its own, or leave it out"
+)
 
 _NO_ROUTE = (
     "mesh: this host has no route to others: advertising %s, so only members on this host that do "
@@ -121,16 +126,20 @@ class Mesh:
         if chosen.is_loopback and bootstrap.remote_allowed and not (seeds or settings.advertise):
             log.warning(_NO_ROUTE, chosen.host)
         reach = bootstrap.reach(chosen)
+        own = settings.own_port
         try:
             shell = Shell(Codec(settings.name), security, log, reach)
             port = shell.bind(
                 _listen_on(settings, chosen),
-                settings.own_port,
-                settings.well_known_ports,
+                # Only this one will do if it is published under another number.
+                own if chosen.port else None,
+                settings.well_known_ports if own is None else (own,),
                 settings.port_range,
             )
         except (zmq.ZMQError, OSError) as error:
             raise StartError(str(error)) from error
+        if own not in (None, port):
+            log.warning(_TAKEN, own, port)
         address = Address(chosen.host, chosen.port + settings.offset if chosen.port else port)
         try:
             bootstrap.directory.announce(address)

@@ -19,6 +19,7 @@ from netmesh.ports import HIGHEST, PortRange
 from netmesh.private import user_directory
 from netmesh.program import Program
 from netmesh.seeds import parse_seed
+from netmesh.services import is_of_service
 
 WELL_KNOWN_PORT = 17946
 """TCP port of the first member on a host in the mesh `default`, so that a seed can be a bare host
@@ -57,6 +58,23 @@ MESH_KEYS: Mapping[str, str] = {
 """Operator's key -> field of MeshSettings. An environment variable is such a key with
 `Program.prefix` in front. Only the program sets the other fields."""
 
+_ALLOWED: Mapping[str, str] = {
+    "MESH_NAME": "use 1 to 64 letters, digits, dots, underscores and hyphens",
+    "MESH_SEEDS": "use a list of first contacts, or a text with commas between them",
+    "MESH_PORT": "use an integer, 1024..65535",
+    "MESH_ADVERTISE": "use host or host:port",
+    "BIND": "use an IP address of this host, such as 10.0.0.7 or fd00::7",
+    "PORT_RANGE": "use a range of ports in a text, such as 20000-20100",
+    "MESH_KEY": "use a text of 64 hexadecimal digits or of base64",
+    "MESH_KEY_FILE": "use the path of a file",
+    "MESH_INSECURE": "use true or false",
+    "MESH_DIRECTORY": "use the path of a folder",
+    "MESH_KUBERNETES_SERVICE": "use name or name.namespace, up to 253 characters",
+    "MESH_NETWORKS": "use networks as 10.0.0.0/8 or fd00::/8, separated by commas",
+}
+"""What to write where a value has the wrong type or is out of bounds. Other faults say it
+themselves."""
+
 
 class MeshSettings(BaseModel):
     """Settings of one member. Every default works on one machine with nothing set."""
@@ -75,8 +93,8 @@ class MeshSettings(BaseModel):
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
     """TCP port to listen on. None: the first of the mesh's well-known ports that is free, else a
-    free one. A port that is set must be free: if the member took another, others could not use it
-    as a seed."""
+    free one. If a port that is set is taken, the member says so and listens on another one until
+    it is free: others can still come to it, though not by a seed."""
 
     advertise: str | None = None
     """`host` or `host:port` at which others reach this member. None: chosen as in
@@ -215,7 +233,7 @@ class MeshSettings(BaseModel):
 
         `program` gives the prefix of the environment variables. Keys that are not the mesh's are
         ignored, because they belong to the caller. Raises SettingsError naming the key, the value
-        (never a secret) and what is allowed.
+        (never a secret) and what is allowed. Variables that Kubernetes wrote are passed over.
         """
         environ = os.environ if environ is None else environ
         program = program or Program()
@@ -223,8 +241,11 @@ class MeshSettings(BaseModel):
         for key, field in MESH_KEYS.items():
             if key in values:
                 chosen[field] = values[key]
-            elif environ.get(program.prefix + key, "") != "":
-                chosen[field] = environ[program.prefix + key]
+                continue
+            variable = program.prefix + key
+            value = environ.get(variable, "")
+            if value != "" and not is_of_service(variable, value):
+                chosen[field] = value
         try:
             return cls.model_validate(chosen)
         except ValidationError as error:
@@ -232,7 +253,9 @@ class MeshSettings(BaseModel):
             field = str(first["loc"][0])
             key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
-            raise SettingsError(key, shown, first["msg"].removeprefix("Value error, ")) from None
+            said = first["msg"].removeprefix("Value error, ")
+            allowed = said if first["type"] == "value_error" else _ALLOWED[key]
+            raise SettingsError(key, shown, allowed) from None
 
 
 def _network(value: object) -> Network:

@@ -209,16 +209,19 @@ class Mesh:
         self._there.append((where, name, row))
         return row
 
-    def reload(self, path: Path | None = None) -> dict[str, Any]:
-        """Have the worker that started last load its weights again, in place."""
-        host, name, _ = self._there[-1]
+    def reload(self, path: Path | None = None, *, of: Row | None = None) -> dict[str, Any]:
+        """Have a worker, by default the one that started last, load its weights again, in place."""
+        host, name, _ = next(
+            there for there in reversed(self._there) if of is None or there[2] is of
+        )
         return host.ask({"do": "reload", "name": name, "path": str(path) if path else None})
 
     def leave(self, row: Row) -> None:
         """Have one worker leave the mesh and serve nobody any more."""
-        for host, name, loaded in self._there:
-            if loaded is row:
-                host.ask({"do": "close", "names": [name]})
+        for there in [one for one in self._there if one[2] is row]:
+            host, name, _ = there
+            host.ask({"do": "close", "names": [name]})
+            self._there.remove(there)
 
     def inspect(self, *arguments: str) -> str:
         """What `mesh-inspect` prints."""
@@ -243,6 +246,12 @@ class Mesh:
         """Wait until the mesh says that this source may be asked."""
         deadline = time.monotonic() + 60
         while not self.member(endpoint)["ready"]:
+            assert time.monotonic() < deadline, self.member(endpoint)
+
+    def until_serving(self, endpoint: str) -> None:
+        """Wait until a replica pulls from this source."""
+        deadline = time.monotonic() + 60
+        while not self.member(endpoint)["sessions"]["serving"]:
             assert time.monotonic() < deadline, self.member(endpoint)
 
     def close(self) -> None:

@@ -175,6 +175,25 @@ class Server:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return str(json.load(answer)["choices"][0]["text"])
 
+    def metrics(self) -> str:
+        """What Prometheus would read at the server's own `/metrics`."""
+        return scrape(self.port)
+
+    def collective_rpc(self, method: str, timeout_s: float = 120.0) -> None:
+        """Have every worker do something. Needs `VLLM_SERVER_DEV_MODE=1` in `env`."""
+        request = urllib.request.Request(
+            self._url("/collective_rpc"),
+            data=json.dumps({"method": method}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout_s):
+            pass
+
+    def lines(self, words: str) -> list[str]:
+        """Lines of its output with these words."""
+        text = self.log.read_text(errors="replace")
+        return [line for line in text.splitlines() if words in line]
+
     def report(self, rank: int = 0) -> dict[str, object]:
         """The rank's own record of its load (with `report`).
 
@@ -230,6 +249,12 @@ class Server:
 
     def _url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
+
+
+def scrape(port: int) -> str:
+    """What Prometheus would read at a port of this host."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def _group_lives(group: int) -> bool:

@@ -59,6 +59,27 @@ def test_vllm_copies_our_settings_to_workers_that_ray_starts(home: Path) -> None
     assert "NETLOADER_MESH_ADVERTISE" not in copied
 
 
+def test_a_variable_that_is_no_setting_costs_one_warning(home: Path) -> None:
+    """Those of Kubernetes, and a misspelt one. An operator's nonsense is an error."""
+    services = {
+        "NETLOADER_MESH_PORT": "tcp://10.96.0.1:17946",
+        "NETLOADER_MESH_SERVICE_HOST": "10.96.0.1",
+        "NETLOADER_MESH_SERVICE_PORT": "17946",
+        "NETLOADER_MESH_PORT_17946_TCP": "tcp://10.96.0.1:17946",
+        "NETLOADER_METRICS_PORT": "tcp://[fd00::1]:9000",
+    }
+    misspelt = {"NETLOADER_MESH_SEDS": "node0"}
+    lines = run(home, _OURS + _USE, services | misspelt).splitlines()
+    assert lines.count("used: netloader.engine.loader NetLoader") == 2
+    for name in ("NETLOADER_MESH_PORT", "NETLOADER_METRICS_PORT"):
+        (said,) = [line for line in lines if f"{name}={services[name]} is ignored" in line]
+        assert "WARNING" in said and "--model-loader-extra-config" in said
+    assert len([line for line in lines if "did you mean NETLOADER_MESH_SEEDS?" in line]) == 1
+
+    refused = run(home, _OURS + _USE, {"NETLOADER_MESH_PORT": "banana"}, fails=True)
+    assert "MESH_PORT='banana'" in refused
+
+
 def run(home: Path, script: str, env: dict[str, str], *, fails: bool = False) -> str:
     """What a script writes in a process of its own."""
     file = home / "script.py"

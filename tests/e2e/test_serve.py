@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.processes import isolated_environment
-from tests.e2e.servers import SMALL_CHUNKS, Server, killed_once
+from tests.e2e.servers import SMALL_CHUNKS, Server, killed_once, scrape
+from tests.free_ports import free_port
+from tests.loader.metrics.naming import complaints
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,13 +28,14 @@ class Fleet:
     """Servers that are up together. The others start at the same time, when the first is ready."""
 
     first: Server
-    """Finds nobody."""
+    """Finds nobody. Its processes share a folder for metrics."""
     alone: tuple[dict[str, object], ...]
     """What `mesh-inspect` said while it was the only one."""
     second: Server
-    """Started like the first."""
+    """Started like the first. Its metrics have a port of their own."""
+    metrics_port: int
     static: Server
-    """Knows the first from a list, and has the mesh off."""
+    """Knows the first from a list, and has the mesh off. Its log has warnings only."""
     impostor: Server
     """Same name, other weights; asks the first both ways."""
     doomed: Server
@@ -60,18 +65,25 @@ def fleet(models: Path, home: Path) -> Iterator[Fleet]:
             )
             return stack.enter_context(server)
 
-        first = serve("first").wait_ready()
+        shared, metrics_port = home / "prometheus", free_port()
+        shared.mkdir()
+        first = serve("first", PROMETHEUS_MULTIPROC_DIR=str(shared)).wait_ready()
         source = [{"device_id": 0, "sources": [first.report()["endpoint"]]}]
         alone = tuple(inspect(home))
         prefix = str(home / "static.")
         armed = home / "armed"
         others = (
-            serve("second"),
-            serve("static", extra={"MESH": False, "SOURCE": source, "OUTPUT_PREFIX": prefix}),
+            serve("second", NETLOADER_METRICS_PORT=str(metrics_port)),
+            serve(
+                "static",
+                extra={"MESH": False, "SOURCE": source, "OUTPUT_PREFIX": prefix},
+                VLLM_LOGGING_LEVEL="WARNING",
+            ),
             serve("impostor", "two", {"MODEL": str(models / "one"), "SOURCE": source}),
             serve("doomed", **killed_once(armed)),
         )
-        yield Fleet(first, alone, *(server.wait_ready() for server in others), armed)
+        second, *rest = (server.wait_ready() for server in others)
+        yield Fleet(first, alone, second, metrics_port, *rest, armed)
 
 
 def inspect(home: Path) -> list[dict[str, object]]:
@@ -146,6 +158,50 @@ def test_equal_names_with_other_weights_are_refused(fleet: Fleet) -> None:
         != (theirs["model.layers.0.mlp.down_proj.weight"])
     )
     assert fleet.impostor.complete(PROMPT) != fleet.first.complete(PROMPT)
+
+
+def test_log_lines_of_ours_are_where_vllms_are_and_as_they_are(fleet: Fleet) -> None:
+    """The engine is in the server's own process: vLLM sets its handlers up after our plugin."""
+    for server in (fleet.first, fleet.second):
+        for words in ("is a member of 'default'", "ready to serve"):
+            (line,) = server.lines(words)
+            assert re.search(r"INFO \d\d-\d\d \d\d:\d\d:\d\d \[\w+\.py:\d+\] ", line), line
+    (pulled,) = fleet.second.lines("] pulled ")
+    assert str(fleet.first.report()["endpoint"]) in pulled
+    assert fleet.static.report()["endpoint"]
+    assert fleet.static.lines("] pulled ") == fleet.static.lines("ready to serve") == []
+
+
+def test_vllms_own_metrics_have_ours_where_processes_share_a_folder(fleet: Fleet) -> None:
+    scraped = fleet.first.metrics()
+
+    assert complaints(scraped) == {}
+    assert "vllm:" in scraped
+    found = samples(scraped)
+    assert found["netloader_loads_total"] == 1
+    # To the second, the static one and the doomed one, if that did not take all from the second.
+    assert found["netloader_served_bytes_total"] >= int(str(fleet.first.report()["nbytes"]))
+    assert found["netloader_mesh_members"] > 1
+    assert "netloader_pull_duration_seconds_count" not in found
+
+
+def test_a_worker_s_own_port_has_its_metrics(fleet: Fleet) -> None:
+    scraped = scrape(fleet.metrics_port)
+
+    assert complaints(scraped) == {}
+    found = samples(scraped)
+    assert found["netloader_pulls_started_total"] == found["netloader_pulls_finished_total"] == 1
+    assert found["netloader_pulled_bytes_total"] == fleet.second.report()["nbytes"]
+    assert "vllm:" not in scraped
+
+
+def samples(scraped: str) -> dict[str, float]:
+    """Sums over all labels, by name."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(scraped):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0) + sample.value
+    return found
 
 
 def test_a_fourth_server_pulls_from_three_of_which_one_is_killed(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S, at_most, fastest_of
+from tests.free_ports import free_port
 from tests.meshes import OWN_MESH
 
 from netmesh import (
+    BindError,
     ClosedError,
     JsonObject,
     LocalProtocolError,
@@ -124,6 +126,26 @@ def test_two_meshes_on_the_same_hosts_meet_their_own(
     for name, member in zip(jobs, first, strict=True):
         late = start(name=name, seeds=("127.0.0.1",), directory=tmp_path / "elsewhere")
         assert late.wait(size(2), 20) and member.wait(size(2), 20)
+
+
+def test_two_on_a_host_that_were_given_one_port_are_members_both(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    a, b = start(port=port), start(port=port)
+    assert a.id == f"127.0.0.1:{port}" != b.id
+    for mesh in (a, b):
+        assert mesh.wait(size(2), HANG_S)
+    (said,) = [line for line in caplog.messages if "MESH_PORT" in line]
+    assert f"another program listens on port {port}" in said
+    assert b.id.rpartition(":")[2] in said and "Give each server of a host a MESH_PORT" in said
+
+
+def test_a_port_that_is_published_has_no_other_that_stands_for_it(start: Start) -> None:
+    port = free_port()
+    start(port=port)
+    with pytest.raises(BindError, match=str(port)):
+        start(port=port, advertise=f"127.0.0.1:{port}")
 
 
 def test_the_first_of_all_is_joined_when_nobody_is_there(start: Start) -> None:

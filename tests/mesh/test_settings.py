@@ -63,6 +63,7 @@ def test_seeds_as_json() -> None:
         ("MESH_PORT", 80),
         ("MESH_PORT", 70000),
         ("MESH_PORT", "many"),
+        ("MESH_PORT", 5000.5),
         ("MESH_SEEDS", ["a:b"]),
         ("MESH_SEEDS", "ftp://x"),
         ("MESH_SEEDS", 5),
@@ -73,6 +74,7 @@ def test_seeds_as_json() -> None:
         ("PORT_RANGE", "20000"),
         ("PORT_RANGE", "80-90"),
         ("PORT_RANGE", 20000),
+        ("PORT_RANGE", [20000, 20100]),
         ("MESH_NETWORKS", "10.0.0.1/8"),
         ("MESH_NETWORKS", "10.0.0.0/33"),
         ("MESH_NETWORKS", "workers"),
@@ -85,6 +87,13 @@ def test_errors_name_key_and_value(key: str, value: object) -> None:
         MeshSettings.load({key: value}, {})
     assert caught.value.key == key
     assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("key", MESH_KEYS)
+def test_a_value_of_another_type_is_answered_in_an_operator_s_words(key: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        MeshSettings.load({key: {"a": 1}}, {})
+    assert caught.value.allowed.startswith("use ")
 
 
 def test_networks_are_told_apart_from_addresses_in_them() -> None:

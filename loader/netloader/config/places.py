@@ -15,7 +15,7 @@ import orjson
 from netloader.config.keys import FILE_SOURCE, KEYS, UPSTREAM_ONLY
 from netloader.errors import ConfigError
 from netloader.program import ENV_PREFIX
-from netmesh import MESH_KEYS
+from netmesh import MESH_KEYS, is_of_service
 
 _KNOWN = ", ".join(sorted(KEYS))
 
@@ -78,7 +78,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     found: dict[str, object] = {}
     for key in KEYS - UPSTREAM_ONLY - set(MESH_KEYS):
         value = environ.get(ENV_PREFIX + key)
-        if value is not None and value != "":
+        if value and not is_of_service(ENV_PREFIX + key, value):
             found[key] = value
     return found
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Generator, Iterator, Mapping
@@ -33,13 +34,13 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from netloader.checkpoint import opened
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
-from netloader.config import Config
-from netloader.engine import identify, parallel, runtime, sample
+from netloader.config import Config, variables
+from netloader.engine import identify, parallel, runtime, sample, versions
 from netloader.engine.registries import Registries
 from netloader.engine.storage import StorageLoader
 from netloader.errors import ConfigError, IdentityError
 from netloader.identity.identity import Fields, Identity
-from netloader.system import heap
+from netloader.system import affinity, heap
 from netloader.system.memory import Available
 from netloader.upstream.group import OrderedCarrier, carrier_for
 from netloader.weights.poison import LeftoverError
@@ -73,6 +74,7 @@ class NetLoader(BaseModelLoader):
         self.config = Config.load(
             load_config.model_loader_extra_config or {}, os.environ, self._is_for_storage
         )
+        _warn_of_variables()
         if self._storage_class(self.config.storage_format) is StorageLoader:
             self._storage()
         self._steps: _Steps | None = None
@@ -255,6 +257,13 @@ class _Steps:
         raise LeftoverError(step.reason)
 
 
+@functools.cache
+def _warn_of_variables() -> None:
+    """Once: vLLM makes a loader more than once in a process."""
+    for line in variables.told(os.environ, (versions.ANY_VLLM, affinity.ENVIRONMENT)):
+        _log.warning("%s", line)
+
+
 @dataclasses.dataclass(frozen=True)
 class _VllmModel:
     """vLLM's side of one load (`EngineModel`)."""
@@ -347,6 +356,10 @@ def _reloading(model: nn.Module, model_config: ModelConfig) -> Iterator[None]:
         return
     role = identify.role_of(model_config)
     worker.sources.withdraw(role, "its weights are being reloaded")
-    yield
-    # Not after a failure: nobody knows then what the model holds.
+    try:
+        yield
+    except Exception as error:
+        # For good: nobody knows what the model holds now.
+        worker.sources.withdraw(role, f"its weights could not be reloaded: {error}")
+        raise
     worker.sources.resume(role, model_config.model)

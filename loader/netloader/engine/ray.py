@@ -17,7 +17,9 @@ NAMES: Final = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 PREFIX: Final = "NETLOADER_"
 """Repeated here: `program.py`, which has it, imports the mesh."""
 
-OF_ONE_HOST: Final = frozenset({f"{PREFIX}MESH_ADVERTISE", f"{PREFIX}METRICS_HOST"})
+OF_ONE_HOST: Final = frozenset(
+    f"{PREFIX}{key}" for key in ("BIND", "MESH_ADVERTISE", "METRICS_HOST")
+)
 
 
 def share_settings(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -295,6 +295,7 @@ class Dispatch:
 
 
 def _log_end(session: Session, outcome: SessionOutcome) -> None:
+    level = logging.WARNING
     match outcome.how:
         case "done":
             _log.info(
@@ -306,6 +307,8 @@ def _log_end(session: Session, outcome: SessionOutcome) -> None:
             )
             return
         case "aborted":
+            # By the replica, which says why where it matters, or by a withdrawal.
+            level = logging.INFO
             what = "serving %.*r was ended after %d bytes: %s"
         case "evicted":
             what = "%.*r lost its place after %d bytes: it %s"
@@ -313,4 +316,4 @@ def _log_end(session: Session, outcome: SessionOutcome) -> None:
             what = "serving %.*r failed after %d bytes: %s"
         case _:
             assert_never(outcome.how)
-    _log.warning(what, MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)
+    _log.log(level, what, MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)

@@ -20,6 +20,12 @@ PATIENCE_S = 300.0
 takes minutes to be processed after its last tensor was read."""
 
 
+def can_be_compared(offer: Offer) -> bool:
+    """Whether `again_as_promised` may read the weights. The memory of an accelerator may be gone
+    while a model sleeps, and reading it would end the process."""
+    return offer.weights.device_type == "cpu"
+
+
 def again_as_promised(
     offer: Offer,
     stop: threading.Event,
@@ -27,13 +33,10 @@ def again_as_promised(
     first_look_s: float = FIRST_LOOK_S,
     patience_s: float = PATIENCE_S,
 ) -> bool:
-    """Wait until all chunks of `offer` have the promised digests. For host memory only: an
-    accelerator's memory may be gone while a model sleeps.
+    """Wait until all chunks of `offer`, which `can_be_compared`, have the promised digests.
 
     Returns False when that takes longer than `patience_s`, or when `stop` is set.
     """
-    if offer.weights.device_type != "cpu":
-        return False
     waited, pause = 0.0, first_look_s
     while waited < patience_s:
         if stop.wait(pause):

@@ -15,7 +15,7 @@ from netloader.identity.identity import Role
 from netloader.source.listener import Exposure, Listener
 from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
-from netloader.source.recovery import again_as_promised
+from netloader.source.recovery import again_as_promised, can_be_compared
 from netloader.source.service import Source
 from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService, UpstreamSettings
@@ -31,6 +31,11 @@ from netmesh import SocketSecurity
 _log = logging.getLogger(__name__)
 
 _OTHERS = "it was reloaded, and its weights are not those that it had promised"
+
+_UNSEEN = "it was reloaded, and weights in a device's memory are not read again to compare them"
+
+
+_PORT = "; give each server of this host a LISTEN_PORT of its own, or leave LISTEN_PORT out"
 
 
 @dataclass
@@ -116,7 +121,10 @@ class Sources:
                 ),
             )
         except ListenError as error:
-            _log.warning("this worker will not be a source of its %s model: %s", role, error)
+            remedy = "" if port is None else _PORT
+            _log.warning(
+                "this worker will not be a source of its %s model: %s%s", role, error, remedy
+            )
             return None
         return Source(
             listener,
@@ -234,9 +242,11 @@ class Sources:
             model = self._models[role]
             model.withdrawals += 1
             self._membership.update(role, state="unavailable", reason=reason)
-            source = model.source
+            source, offer = model.source, model.offer
         if source is not None:
             source.withdraw(reason)
+        if offer is not None:
+            _log.info("not a source of %s for now: %s", offer.identity.names.given, reason)
 
     def resume(self, role: Role, model: str) -> None:
         """Become a source again once the reloaded weights match the promised digests. Call this
@@ -249,7 +259,10 @@ class Sources:
         if offer is None:
             return
         if model != offer.identity.names.given:
-            self._membership.update(role, reason=f"it holds other weights now: those of {model}")
+            self._renounce(role, offer, f"it holds other weights now: those of {model}")
+            return
+        if not can_be_compared(offer):
+            self._renounce(role, offer, _UNSEEN)
             return
         self._membership.update(role, state="loading", reason="its weights are being reloaded")
 
@@ -258,10 +271,13 @@ class Sources:
             if again_as_promised(offer, self._closing) and self.serve(role, offer, withdrawals):
                 _log.info("ready to serve %s again: its weights were reloaded", model)
             elif withdrawals == self.withdrawals(role) and not self._closing.is_set():
-                _log.warning("not a source of %s any more: %s", model, _OTHERS)
-                self._membership.update(role, state="unavailable", reason=_OTHERS)
+                self._renounce(role, offer, _OTHERS)
 
         TransferThread(wait, f"{affinity.OURS}resume", stop=self._closing.set).start()
+
+    def _renounce(self, role: Role, offer: Offer, reason: str) -> None:
+        _log.warning("not a source of %s any more: %s", offer.identity.names.given, reason)
+        self._membership.update(role, state="unavailable", reason=reason)
 
     def drop(self, role: Role, reason: str) -> None:
         """Stop the source of one model for good, and let go of its weights."""

@@ -36,6 +36,18 @@ def test_environment_reaches_loader_and_mesh() -> None:
     assert config.mesh_settings.name == "blue"
 
 
+def test_variables_that_kubernetes_wrote_for_services_are_no_settings() -> None:
+    """For Services called netloader, netloader-mesh and netloader-metrics."""
+    service = "tcp://10.96.0.1:9000"
+    names = ("PORT", "MESH_PORT", "METRICS_PORT", "MESH_PORT_9000_TCP")
+    assert load({f"NETLOADER_{name}": service for name in names}) == load()
+
+    with pytest.raises(ConfigError, match="METRICS_PORT"):
+        load({"NETLOADER_METRICS_PORT": "banana"})
+    with pytest.raises(ConfigError, match="METRICS_PORT"):
+        load(METRICS_PORT=service)
+
+
 def test_upstreams_keys_have_no_environment_variable() -> None:
     assert load({"NETLOADER_MODEL": "m"}).model is None
 

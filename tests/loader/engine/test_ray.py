@@ -32,9 +32,9 @@ def test_ours_are_named_beside_the_operator_s() -> None:
     assert environ[NAMES] == f"NETLOADER_MESH_NAME,{SEEDS},ONE,TWO"
 
 
-@pytest.mark.parametrize("name", ["NETLOADER_MESH_ADVERTISE", "NETLOADER_METRICS_HOST"])
+@pytest.mark.parametrize("name", ["BIND", "MESH_ADVERTISE", "METRICS_HOST"])
 def test_what_is_true_of_one_host_stays_there(name: str) -> None:
-    assert NAMES not in shared(**{name: "10.0.0.1"})
+    assert NAMES not in shared(**{f"{ENV_PREFIX}{name}": "10.0.0.1"})
 
 
 def test_what_the_operator_names_himself_is_copied(name: str = "NETLOADER_MESH_ADVERTISE") -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from prometheus_client import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.loader.metrics.naming import faults
 
 from netloader.metrics.catalogue import Metrics
 from netloader.telemetry import PullResult, Telemetry
@@ -102,36 +101,6 @@ def test_a_source_without_unfinished_chunks_is_no_retry(metrics: Metrics) -> Non
 
 def test_the_base_class_takes_every_event_and_counts_nothing() -> None:
     everything(Telemetry())
-
-
-UNITS = {"seconds", "bytes", "ratio", "info"}
-
-
-def faults(family: Metric) -> list[str]:
-    """What Prometheus' naming rules say against a metric."""
-    found = []
-    name, kind = family.name, family.type
-    if not family.documentation.strip().endswith("."):
-        found.append("its help is no sentence")
-    if not re.fullmatch(r"netloader(_[a-z0-9]+)+", name):
-        found.append("it is not in snake case with our prefix")
-    if kind == "counter" and not all(
-        sample.name.endswith("_total") or sample.name.endswith("_created")
-        for sample in family.samples
-    ):
-        found.append("a counter ends with _total")
-    if kind != "counter" and name.endswith(("_total", "_count", "_sum", "_bucket")):
-        found.append(f"a {kind} must not end like a counter or a histogram's part")
-    if {"counter", "gauge", "histogram", "summary"} & set(name.split("_")):
-        found.append("its kind is not part of its name")
-    if re.search(r"_(ms|milliseconds|minutes|kb|mb|gb|kilobytes|megabytes)(_|$)", name):
-        found.append("it has no base unit")
-    if kind == "histogram" and name.rpartition("_")[2] not in UNITS:
-        found.append("a histogram names its unit")
-    labels = {label for sample in family.samples for label in sample.labels}
-    if labels & {"pid", "rank", "host", "instance", "job", "member", "endpoint", "peer"}:
-        found.append("a label tells processes or peers apart")
-    return found
 
 
 def test_all_names_keep_the_rules(metrics: Metrics) -> None:

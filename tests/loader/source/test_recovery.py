@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,9 +81,14 @@ def serving(worker: Worker) -> Offer:
     return offer
 
 
-def test_worker_serves_again_after_its_own_checkpoint_was_reloaded(worker: Worker) -> None:
+def test_worker_serves_again_after_its_own_checkpoint_was_reloaded(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     serving(worker)
     worker.sources.withdraw("target", "its weights are being reloaded")
+    name = identity().names.given
+    assert f"not a source of {name} for now: its weights are being reloaded" in caplog.messages
     held = worker.membership.holding("target")
     assert held is not None and held.state == "unavailable"
     answer = refusal(worker)
@@ -89,6 +96,21 @@ def test_worker_serves_again_after_its_own_checkpoint_was_reloaded(worker: Worke
     worker.sources.resume("target", identity().names.given)
     until(lambda: (now := worker.membership.holding("target")) is not None and now.state == "ready")
     assert isinstance(refusal(worker), messages.Accept)
+    assert f"ready to serve {name} again: its weights were reloaded" in caplog.messages
+
+
+def test_memory_of_an_accelerator_is_not_read_again_and_the_worker_says_so(worker: Worker) -> None:
+    """A model that sleeps may have given it back."""
+    assert worker.sources.listen("target") is not None
+    here = offer_of(toy_weights(1, rows=10))
+    offer = replace(here, weights=replace(here.weights, device_type="npu"))
+    worker.membership.announce(**dict(holding(state="loading", endpoint="127.0.0.1:1")))
+    assert worker.sources.serve("target", offer)
+    worker.sources.withdraw("target", "its weights are being reloaded")
+    worker.sources.resume("target", identity().names.given)
+    held = worker.membership.holding("target")
+    assert held is not None and held.state == "unavailable"
+    assert "weights in a device's memory are not read again" in held.reason
 
 
 def test_worker_that_was_loaded_from_elsewhere_says_so_and_serves_nobody(

@@ -157,12 +157,16 @@ def test_ready_worker_writes_its_address_for_upstreams_tools(start: Start, tmp_p
     assert (tmp_path / "at_3.txt").read_text() == source.endpoint
 
 
-def test_port_that_is_taken_costs_the_source_not_the_start(start: Start) -> None:
+def test_port_that_is_taken_costs_the_source_not_the_start(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert start(0, MESH=False, LISTEN_PORT=port).sources.listen("target") is None
+    assert f"cannot listen on 127.0.0.1:{port}" in caplog.text
+    assert "give each server of this host a LISTEN_PORT of its own" in caplog.text
 
 
 def test_source_of_a_role_is_made_once(start: Start) -> None:

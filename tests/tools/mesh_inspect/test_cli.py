@@ -188,6 +188,19 @@ def test_settings_come_from_the_environment_of_a_worker(
     assert cli.main(["--mesh", "default", *SOON]) == 3
 
 
+def test_a_variable_that_kubernetes_wrote_changes_nothing(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = start({})
+    monkeypatch.setenv("NETLOADER_MESH_PORT", "tcp://10.96.0.1:17946")
+    assert cli.main([*LONG, "-o", "json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["members"][0]["id"] == mesh.id
+    assert err == ""
+    monkeypatch.setenv("NETLOADER_MESH_PORT", "banana")
+    assert cli.main(SOON) == 64
+
+
 def test_no_mesh_says_what_was_tried_and_what_to_do(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

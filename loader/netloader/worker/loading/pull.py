@@ -140,7 +140,9 @@ def fetch(
                 voided=sharing.stop,
             ),
         )
-        pulled = _run(one, goal, step, tried, waits, must_wait=must_wait)
+        failed, seconds = _run(one, goal, step, waits, must_wait=must_wait)
+    # What is logged from here on has lines of its own: the bar's has ended.
+    pulled = _outcome(one, goal, tried, failed, seconds)
     if isinstance(pulled, NotPulled):
         sharing.stop()  # Storage will write to the tensors.
     return pulled
@@ -170,8 +172,9 @@ def _candidates(built: Built) -> tuple[tuple[Candidate, ...], Tried]:
 
 
 def _run(
-    one: Pull, goal: Goal, step: Step, tried: Tried, waits: SourceWait | None, *, must_wait: bool
-) -> Pulled | NotPulled:
+    one: Pull, goal: Goal, step: Step, waits: SourceWait | None, *, must_wait: bool
+) -> tuple[Failed | None, float]:
+    """What failed, if anything did, and the seconds that it took."""
     started = time.monotonic()
     telemetry = goal.built.request.worker.telemetry
     telemetry.pull_started()
@@ -203,6 +206,12 @@ def _run(
     telemetry.pull_ended(_result(failed), seconds)
     for delivery in one.deliveries:
         telemetry.delivered(delivery.transport, delivery.nbytes)
+    return failed, seconds
+
+
+def _outcome(
+    one: Pull, goal: Goal, tried: Tried, failed: Failed | None, seconds: float
+) -> Pulled | NotPulled:
     skipped = [*tried.skipped, *map(str, one.failures)]
     deliveries = tried.deliveries + one.deliveries
     if isinstance(failed, Failed):
