@@ -23,6 +23,7 @@ from tests.loader.support import (
     candidate,
     equal,
     in_background,
+    leaves_nothing,
     offer_of,
     pull_into,
     serving,
@@ -241,3 +242,15 @@ def test_a_closed_source_holds_nobody_up() -> None:
     with loaded() as made:
         made.source.close()
         made.source.hold("post-processing")
+
+
+def test_sessions_that_were_held_leave_nothing_behind() -> None:
+    def once() -> None:
+        with loaded() as made, replica_of(made.source) as replica:
+            replica.fetch(0)
+            made.source.hold("post-processing")
+            made.source.serve(made.whole(TRUTH))
+            replica.fetch(1)
+            made.source.hold("post-processing")
+
+    leaves_nothing(once, 3)
