@@ -14,7 +14,6 @@ from tests.fastest import HANG_S, at_most, fastest_of
 from tests.loader.partial_source import partial_source
 from tests.loader.relay import relay
 from tests.loader.replica.many_sources import CHUNKS, WEIGHTS, run, slowed, sources
-from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     Stuck,
     TamperedBackend,
@@ -35,7 +34,6 @@ from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
 from netloader.replica.observer import PullObserver
-from netloader.replica.outcome import Dropped, Lost
 from netloader.replica.settings import PullSettings
 from netloader.transport import Group, Pending
 
@@ -124,22 +122,6 @@ def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> No
     assert sum(steps) == WEIGHTS.manifest.nbytes
     assert len(steps) == len(CHUNKS)
     assert pull.unverified() == ()
-
-
-def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
-    weights, replica = toy_weights(1), toy_weights()
-    steps: list[int] = []
-    offer = offer_of(weights, backend=TamperedBackend(slowed(0.01)))
-    with serving(offer) as source, doomed(1, 3) as killed:
-        pull = run(
-            pull_into(replica, observer=PullObserver(progress=steps.append)),
-            lambda: (killed, candidate(source)),
-        )
-    assert equal(replica, weights)
-    assert len(steps) == len(weights.manifest.chunks())
-    assert pull.failures[0].source == killed
-    # Its last chunks may be asked of the other source before it is found dead.
-    assert isinstance(pull.failures[0].how, Lost | Dropped)
 
 
 def test_a_killed_source_that_still_loads_costs_nobody_a_chunk_twice() -> None:

@@ -15,11 +15,11 @@ from netloader.source.audit import Audit
 from netloader.source.availability import Availability
 from netloader.source.dispatch import Dispatch
 from netloader.source.listener import ControlConnection, Exposure, Listener
+from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
 from netloader.source.session import Session, SessionOutcome
 from netloader.source.settings import SourceSettings
-from netloader.telemetry import SILENT
 
 WEIGHTS = toy_weights(1)
 CALLER = ControlConnection(cast("zmq.Socket[bytes]", None), b"one")
@@ -64,7 +64,7 @@ class Desk:
         )
         audit = Audit(self.current, lambda offer: None, 1.0)
         self.dispatch = Dispatch(
-            cast(Listener, self.listener), self.current, opener, audit, lambda count: None, SILENT
+            cast(Listener, self.listener), self.current, opener, audit, SourceObserver()
         )
 
     def accept(self) -> messages.Accept:

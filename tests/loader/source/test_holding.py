@@ -14,6 +14,7 @@ from tests.loader.source.held_weights import HeldWeights
 from tests.loader.source.scripted_replica import Replica, refusal_of, replica_of
 from tests.loader.support import (
     GENERATION,
+    MEMORY,
     OnSend,
     SendLog,
     Stuck,
@@ -22,6 +23,7 @@ from tests.loader.support import (
     candidate,
     equal,
     in_background,
+    leaves_nothing,
     offer_of,
     pull_into,
     serving,
@@ -34,7 +36,6 @@ from netloader.protocol import messages
 from netloader.replica.outcome import AskLater, Lost
 from netloader.source.service import Source
 from netloader.transport import join
-from netloader.transport.gloo import GlooBackend
 
 TRUTH = toy_weights(1)
 CHUNKS = TRUTH.manifest.chunks()
@@ -92,7 +93,7 @@ def test_sessions_without_requests_keep_nobody_waiting() -> None:
         assert made.source.sessions == 2
         made.source.serve(made.whole(TRUTH))
         assert right(1, idle.fetch(1))
-        group = join(accept.host, accept.port, accept.secret, GlooBackend(), HANG_S)
+        group = join(accept.host, accept.port, accept.secret, MEMORY, HANG_S)
         data = torch.zeros(CHUNKS[0].nbytes, dtype=torch.uint8)
         arriving = group.recv(data, 0)
         late.send(messages.Want(session=accept.session, chunks=(0,)))
@@ -241,3 +242,15 @@ def test_a_closed_source_holds_nobody_up() -> None:
     with loaded() as made:
         made.source.close()
         made.source.hold("post-processing")
+
+
+def test_sessions_that_were_held_leave_nothing_behind() -> None:
+    def once() -> None:
+        with loaded() as made, replica_of(made.source) as replica:
+            replica.fetch(0)
+            made.source.hold("post-processing")
+            made.source.serve(made.whole(TRUTH))
+            replica.fetch(1)
+            made.source.hold("post-processing")
+
+    leaves_nothing(once, 3)

@@ -102,6 +102,21 @@ def test_a_pull_that_was_given_up_holds_nothing() -> None:
             until(lambda: original() is None)
 
 
+def test_what_was_shared_while_it_came_holds_nothing_afterwards() -> None:
+    with sources(honest) as endpoints:
+        listed = [{"device_id": 0, "sources": endpoints}]
+        with working(SOURCE=listed, INT8_CACHE="no") as worker, no_garbage_collector():
+            model = Toy(rows=ROWS)
+            done = filled(worker, model)
+            held = worker.membership.holding("target")
+            assert held is not None and held.held > 0 and not held.serves
+            assert done.record.origin == "peers"
+            original = weakref.ref(model.packed.untyped_storage())
+            model.packed = nn.Parameter(model.packed.clone(), requires_grad=False)
+            # The thread of its stream may say goodbye yet.
+            until(lambda: original() is None)
+
+
 def test_copies_that_nobody_needs_are_gone_once_the_model_is_served() -> None:
     with working(INT8_CACHE="dram") as worker, no_garbage_collector():
         model = Toy(rows=ROWS)
