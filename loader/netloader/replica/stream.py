@@ -40,7 +40,7 @@ from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend, TransportError
 
 _log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class Stream:
         affinity.step_aside(background=False)
         # No error is kept, because its frames would keep the group and tensors alive.
         try:
+            use_device(self._state.weights.device)
             ended = self._end(self._pull())
         except DigestMismatch as error:
             ended = self._end(error)

@@ -38,7 +38,7 @@ from netloader.source.request_queue import RequestQueue
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend, Group, Pending, Rendezvous
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
@@ -239,6 +239,7 @@ class Session:
         outcome = SessionOutcome("broken", "its thread was ended")
         try:
             affinity.step_aside(background=True)
+            use_device(self.offer.weights.device)
             group = affinity.elsewhere(lambda: self._rendezvous.open(self._backend))
             with self._lock:
                 self._group = group

@@ -36,7 +36,7 @@ from torch._C._distributed_c10d import Store
 from torch_npu import npu
 
 from netloader.errors import TransportError
-from netloader.system.threads import TransferThread, begin_with
+from netloader.system.threads import TransferThread
 from netloader.transport import acl
 from netloader.transport.base import RANKS, SOURCE, Group, peer_of
 from netloader.transport.called import CalledGroup, Operation, first_line
@@ -199,7 +199,6 @@ class HcclBackend:
     def __init__(self) -> None:
         self._index: int = npu.current_device()
         self._told = False
-        begin_with(acl.copy_beside_captures)
 
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         deadline = time.monotonic() + timeout.total_seconds()

@@ -20,7 +20,7 @@ from netloader.plain import Plain
 from netloader.source.offer import Offer
 from netloader.source.settings import SourceSettings
 from netloader.system import affinity, memory
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend
 from netloader.weights import digests, retain
 from netloader.weights.capture import Weights
@@ -217,6 +217,7 @@ def _offer_best(settled: _Settled, content: LazyContent) -> Served | NotServed |
     """Serve the best form whose bytes are as promised. Returns why none is."""
     reasons = list(settled.reasons)
     for form in settled.forms:
+        use_device(form.weights.device)
         changed = "" if form.digests is None else _changed(form.weights, form.digests)
         if not changed:
             return _offer(settled, form, content)
