@@ -17,8 +17,14 @@ from typing import ClassVar, Final
 _ROOT_INFO_BYTES: Final = 4108
 """`HCCL_ROOT_INFO_BYTES`."""
 
-_UINT8: Final = 7
+UINT8: Final = 7
 """`HCCL_DATA_TYPE_UINT8`."""
+
+_FP32: Final = 4
+"""`HCCL_DATA_TYPE_FP32`."""
+
+_SUM: Final = 0
+"""`HCCL_REDUCE_SUM`."""
 
 _COMPLETE: Final = 1
 """`ACL_EVENT_RECORDED_STATUS_COMPLETE`."""
@@ -173,15 +179,32 @@ class Communicator:
             ctypes.byref(self._handle),
         )
 
-    def start(self, sends: bool, address: int, nbytes: int, peer: int, stream: AclStream) -> None:
-        """Put a transfer of device memory on a stream. Raises `AclError`."""
+    def start(
+        self, sends: bool, address: int, count: int, kind: int, peer: int, stream: AclStream
+    ) -> None:
+        """Put a transfer of device memory on a stream: so many elements of HCCL's type of this
+        number. Raises `AclError`."""
         _call(
             _hccl(),
             "HcclSend" if sends else "HcclRecv",
             _Handle(address),
-            ctypes.c_uint64(nbytes),
-            ctypes.c_int(_UINT8),
+            ctypes.c_uint64(count),
+            ctypes.c_int(kind),
             ctypes.c_uint32(peer),
+            self._handle,
+            stream.handle,
+        )
+
+    def add_up(self, address: int, stream: AclStream) -> None:
+        """Put on a stream that all ranks replace one float32 by their sum. Raises `AclError`."""
+        _call(
+            _hccl(),
+            "HcclAllReduce",
+            _Handle(address),
+            _Handle(address),
+            ctypes.c_uint64(1),
+            ctypes.c_int(_FP32),
+            ctypes.c_int(_SUM),
             self._handle,
             stream.handle,
         )
