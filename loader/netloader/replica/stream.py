@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import torch
+
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
 from netloader.protocol import messages
@@ -135,6 +137,9 @@ class Stream:
             ended = self._end(error)
         except TransferError as error:
             ended = self._end(outcome.of(error))
+        except torch.OutOfMemoryError as error:
+            why = f"this worker's device is out of memory: {str(error).partition(chr(10))[0]:.300}"
+            ended = self._end(Faulty(why))
         except Exception as error:  # noqa: BLE001
             # A fault of ours must cost this source, not the start: other sources and storage
             # remain.

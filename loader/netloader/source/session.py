@@ -246,6 +246,9 @@ class Session:
             self._serve(group)
         except TransportError as error:
             outcome = SessionOutcome("broken", str(error))
+        except torch.OutOfMemoryError as error:
+            why = f"the source's device is out of memory: {str(error).partition(chr(10))[0]:.300}"
+            outcome = SessionOutcome("broken", why)
         except Exception as error:  # noqa: BLE001
             # The serving process must survive whatever a session trips over.
             _log.exception("session %s with %.*r failed", self.id, MAX_QUOTE, self.replica)
