@@ -80,13 +80,14 @@ def backends_for(
         raise TransportError(f"{SealedBackend.name}: {lacks}")
     if confined and allowed is None:
         allowed = [name for name in TRANSPORTS if name not in OWN_PORTS]
-    host: list[Backend] = [TcpBackend(), GlooBackend()]
-    if lacks is None:
-        host.append(SealedBackend())
-    found = [
+    gloo = GlooBackend()
+    found: list[Backend] = [
         *_own(device_type, fastest),
-        *(backend if device_type == "cpu" else StagedBackend(backend) for backend in host),
+        TcpBackend(),
+        gloo if device_type == "cpu" else StagedBackend(gloo),
     ]
+    if lacks is None:
+        found.append(SealedBackend())
     if allowed is None:
         return tuple(found)
     chosen = tuple(one for name in allowed for one in found if one.name == name)
