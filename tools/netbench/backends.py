@@ -22,9 +22,12 @@ DEVICES: Final[Mapping[str, str]] = {
 real copy on either side, beside plain Gloo without them."""
 
 
+STAGED: Final = frozenset({"staged", "staged-gloo"})
+
+
 def backends_of(transport: str) -> tuple[Backend, Backend]:
     """Gloo and this transport. Raises `TransportError` where the machine lacks it."""
-    if transport in ("staged", "staged-gloo"):
+    if transport in STAGED:
         staged: TcpBackend | StagedBackend = StagedBackend(GlooBackend(), stages=lambda data: True)
         if transport == "staged":
             staged = TcpBackend(Staging(stages=lambda data: True))
