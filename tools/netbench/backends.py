@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from netloader.transport import Backend, TransportError, backends_for
+from netloader.transport.bounce import Staging
 from netloader.transport.gloo import GlooBackend
-from netloader.transport.pieces import Staging
 from netloader.transport.staged import StagedBackend
 from netloader.transport.tcp import TcpBackend
 

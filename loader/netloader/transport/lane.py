@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from netloader.errors import TransportError
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
-from netloader.transport.pieces import Memory
+from netloader.transport.bounce import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Framing(Protocol):
     """How a message is put on a connection. One thread sends and one receives."""
 
     def send(
-        self, connection: socket.socket, tag: int, nbytes: int, pieces: Iterable[memoryview]
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
     ) -> None:
         """Send a header and the bytes. Raises `OSError`."""
 
@@ -61,11 +61,11 @@ class PlainFraming:
     """The bytes as they are."""
 
     def send(
-        self, connection: socket.socket, tag: int, nbytes: int, pieces: Iterable[memoryview]
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
     ) -> None:
         before = [memoryview(HEADER.pack(tag, nbytes))]
-        for piece in pieces:
-            self._send(connection, [*before, piece])
+        for block in blocks:
+            self._send(connection, [*before, block])
             before = []
         if before:
             self._send(connection, before)
@@ -210,11 +210,11 @@ class _Way:
     def _moved(self, message: Travelling) -> str | None:
         """Move one message. Returns why that failed, if it did."""
         memory = message.memory
-        pieces = memory.leaving() if self._sends else memory.arriving()
+        blocks = memory.leaving() if self._sends else memory.arriving()
         move = self._framing.send if self._sends else self._framing.recv
         try:
-            with contextlib.closing(pieces):
-                move(self._connection, message.tag, memory.nbytes, pieces)
+            with contextlib.closing(blocks):
+                move(self._connection, message.tag, memory.nbytes, blocks)
         except OSError as error:
             return error.strerror or str(error)
         except TransportError as error:

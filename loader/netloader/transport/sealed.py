@@ -45,10 +45,10 @@ class SealedFraming:
         self._in = _Records(secret, peer_of(rank), lane, record_bytes)
 
     def send(
-        self, connection: socket.socket, tag: int, nbytes: int, pieces: Iterable[memoryview]
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
     ) -> None:
         connection.sendall(self._out.seal(memoryview(HEADER.pack(tag, nbytes))))
-        for record in self._records(pieces):
+        for record in self._records(blocks):
             connection.sendall(self._out.seal(record))
 
     def recv(
@@ -60,11 +60,11 @@ class SealedFraming:
         for room in self._records(rooms):
             self._in.open(connection, room)
 
-    def _records(self, pieces: Iterable[memoryview]) -> Iterator[memoryview]:
-        """All pieces but the last are as long as some records."""
-        for piece in pieces:
-            for start in range(0, len(piece), self._record_bytes):
-                yield piece[start : start + self._record_bytes]
+    def _records(self, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+        """All blocks but the last are as long as some records."""
+        for block in blocks:
+            for start in range(0, len(block), self._record_bytes):
+                yield block[start : start + self._record_bytes]
 
 
 class _Records:

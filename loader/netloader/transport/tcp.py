@@ -6,7 +6,7 @@ same port. So a session needs one port, nothing listens any longer, and no stran
 A message travels on one connection or in halves on two, as `stripes.py` says. If one connection
 breaks, so does the group, at both ends and at once.
 
-Memory of devices is *staged*: it travels by way of host memory, piece by piece (`pieces.py`). On
+Memory of devices is *staged*: it travels by way of host memory, block by block (`bounce.py`). On
 the wire nothing differs, so the two ends may have two kinds of devices, or one of them none.
 """
 
@@ -27,10 +27,7 @@ from torch._C._distributed_c10d import Store
 from netloader.errors import TransportError
 from netloader.system import memory
 from netloader.transport.base import SOURCE, Group, Pending, aborted, failed, peer_of
-from netloader.transport.called import first_line
-from netloader.transport.copies import Copies
-from netloader.transport.lane import Framing, Lane, PlainFraming
-from netloader.transport.pieces import (
+from netloader.transport.bounce import (
     BUFFERS,
     Buffers,
     DeviceMemory,
@@ -39,6 +36,9 @@ from netloader.transport.pieces import (
     Staging,
     buffers_in_this_thread,
 )
+from netloader.transport.called import first_line
+from netloader.transport.copies import Copies
+from netloader.transport.lane import Framing, Lane, PlainFraming
 from netloader.transport.sealed import SealedFraming
 from netloader.transport.send_buffers import SEND_BUFFER_BYTES
 from netloader.transport.store import AuthenticatedStore, met
@@ -166,14 +166,14 @@ class TcpGroup:
                 self._marks = self._staging.copies(data.device)
                 _log.info(
                     "TCP carries device memory by way of host memory: %s for this session",
-                    memory.text(LANES * BUFFERS * self._staging.piece_bytes),
+                    memory.text(LANES * BUFFERS * self._staging.block_bytes),
                 )
             after = self._marks.mark()
         except RuntimeError as error:
             why = self._failed(sends, data.numel(), tag, f"no copy: {first_line(error)}")
             self.abort(why)
             raise TransportError(why) from None
-        piece_bytes = self._staging.piece_bytes
+        block_bytes = self._staging.block_bytes
 
         def device_memory(lane: int, part: slice) -> Memory:
             def buffers() -> Buffers:
@@ -183,7 +183,7 @@ class TcpGroup:
                     self._buffers[lane, sends] = made
                 return self._buffers[lane, sends]
 
-            return DeviceMemory(data[part], after, buffers, piece_bytes)
+            return DeviceMemory(data[part], after, buffers, block_bytes)
 
         return device_memory
 

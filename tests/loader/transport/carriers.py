@@ -13,10 +13,10 @@ import torch
 from tests.loader.transport.played_nccl import PlayedDevice
 
 from netloader.transport import Backend, Group, Rendezvous, join
+from netloader.transport.bounce import Staging
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
 from netloader.transport.nccl import NcclBackend
-from netloader.transport.pieces import Staging
 from netloader.transport.staged import StagedBackend
 from netloader.transport.tcp import SealedBackend, TcpBackend
 
@@ -56,12 +56,12 @@ def stage_everything() -> Backend:
 
 
 def stage_everything_over_tcp() -> Backend:
-    """In pieces that no message is a multiple of."""
-    return TcpBackend(Staging(stages=lambda data: True, piece_bytes=256 * 1024))
+    """In blocks that no message is a multiple of."""
+    return TcpBackend(Staging(stages=lambda data: True, block_bytes=256 * 1024))
 
 
-def seal_everything_by_pieces() -> Backend:
-    return SealedBackend(Staging(stages=lambda data: True, piece_bytes=256 * 1024))
+def seal_everything_by_blocks() -> Backend:
+    return SealedBackend(Staging(stages=lambda data: True, block_bytes=256 * 1024))
 
 
 def make_hccl() -> Backend:
@@ -81,7 +81,7 @@ CARRIERS: Final = (
     # Host memory plays the device: a second buffer, and a real copy.
     Carrier("staged", stage_everything, crosses_processes=True, lands_at_wait=True),
     Carrier("staged tcp", stage_everything_over_tcp, crosses_processes=True),
-    Carrier("staged tcp-sealed", seal_everything_by_pieces, crosses_processes=True),
+    Carrier("staged tcp-sealed", seal_everything_by_blocks, crosses_processes=True),
     Carrier("played nccl", lambda: NcclBackend(PlayedDevice()), crosses_processes=False),
     *((Carrier("hccl", make_hccl, crosses_processes=True, device="npu:0"),) if HAS_NPU else ()),
 )

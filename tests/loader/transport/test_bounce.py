@@ -1,4 +1,4 @@
-"""Device memory over TCP, a piece at a time. What every transport has to do is in `conformance`."""
+"""Device memory over TCP, a block at a time. What every transport has to do is in `conformance`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from tests.loader.support import until
 from tests.loader.transport.carriers import GroupPair, meet, started
 from tests.loader.transport.noted_copies import NotedCopies
 
 from netloader.transport import Backend, TransportError
+from netloader.transport.bounce import BUFFERS, Staging
 from netloader.transport.copies import HostCopies, Wait
-from netloader.transport.pieces import BUFFERS, Staging
 from netloader.transport.stripes import LANES, STRIPE_FROM
 from netloader.transport.tcp import SealedBackend, TcpBackend
 
 LATE_S = 30.0
-PIECE = 256 * 1024
+BLOCK = 256 * 1024
 PLAIN = {"tcp": TcpBackend, "tcp-sealed": SealedBackend}
 
 
 def staging(copies: HostCopies) -> Staging:
-    return Staging(lambda device: copies, lambda data: True, PIECE)
+    return Staging(lambda device: copies, lambda data: True, BLOCK)
 
 
 @pytest.fixture
@@ -52,25 +53,25 @@ def moved(pair: GroupPair, nbytes: int, tag: int = 1) -> bool:
 @pytest.mark.parametrize("kind", PLAIN)
 @pytest.mark.parametrize("staged", ["source", "replica", "both"])
 def test_the_wire_is_that_of_host_memory(kind: str, staged: str) -> None:
-    plain, by_pieces = PLAIN[kind](), PLAIN[kind](staging(HostCopies()))
+    plain, by_blocks = PLAIN[kind](), PLAIN[kind](staging(HostCopies()))
     pair = meet(
-        by_pieces if staged != "replica" else plain, by_pieces if staged != "source" else plain
+        by_blocks if staged != "replica" else plain, by_blocks if staged != "source" else plain
     )
-    for size in (0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, STRIPE_FROM + 12345):
+    for size in (0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, STRIPE_FROM + 12345):
         assert moved(pair, size)
     pair.abort()
 
 
 def test_a_group_needs_few_buffers_whatever_it_moves(copies: NotedCopies, pair: GroupPair) -> None:
     for tag in range(20):
-        assert moved(pair, 5 * PIECE, tag)
+        assert moved(pair, 5 * BLOCK, tag)
     assert moved(pair, 2 * STRIPE_FROM)
-    assert copies.made == [PIECE] * (LANES * BUFFERS)
+    assert copies.made == [BLOCK] * (LANES * BUFFERS)
 
 
 def test_a_copy_that_fails_ends_the_group_in_words(copies: NotedCopies, pair: GroupPair) -> None:
     copies.broken = True
-    data = torch.ones(3 * PIECE, dtype=torch.uint8)
+    data = torch.ones(3 * BLOCK, dtype=torch.uint8)
     arriving, leaving = pair.replica.recv(torch.zeros_like(data), 1), pair.source.send(data, 1)
     said = []
     for pending in (leaving, arriving):
@@ -85,7 +86,7 @@ def test_a_copy_that_fails_ends_the_group_in_words(copies: NotedCopies, pair: Gr
 
 def test_nothing_is_touched_once_an_abort_has_returned(copies: NotedCopies) -> None:
     pair = meet(TcpBackend(), TcpBackend(staging(copies)))
-    target = torch.zeros(3 * PIECE, dtype=torch.uint8)
+    target = torch.zeros(3 * BLOCK, dtype=torch.uint8)
     pair.replica.recv(target, 1)
     copies.gate.clear()
     pair.source.send(torch.ones_like(target), 1)
@@ -100,6 +101,19 @@ def test_nothing_is_touched_once_an_abort_has_returned(copies: NotedCopies) -> N
     pair.abort()
 
 
+def test_nothing_is_read_once_an_abort_has_returned() -> None:
+    copies = EagerCopies()
+    pair = meet(TcpBackend(staging(copies)), TcpBackend())
+    data = torch.ones(64 * BLOCK, dtype=torch.uint8)
+    pair.source.send(data, 1)  # Nobody receives it: the connection is full after a while.
+    until(lambda: copies.begun.count(1) > 2, LATE_S)
+    pair.source.abort()
+    begun = list(copies.begun)
+    assert begun.count(1) == begun.count(-1), "each copy was waited for"
+    pair.abort()
+    assert copies.begun == begun
+
+
 @dataclass
 class EagerCopies(HostCopies):
     """Copies that begin when they are asked for, as a device's do."""
@@ -112,10 +126,10 @@ class EagerCopies(HostCopies):
         return lambda: self.begun.append(-int(data[0]))
 
 
-def test_a_device_copies_a_piece_while_the_one_before_is_sent() -> None:
+def test_a_device_copies_a_block_while_the_one_before_is_sent() -> None:
     copies = EagerCopies()
     pair = meet(TcpBackend(staging(copies)), TcpBackend())
-    data = torch.tensor([1, 2, 3], dtype=torch.uint8).repeat_interleave(PIECE)
+    data = torch.tensor([1, 2, 3], dtype=torch.uint8).repeat_interleave(BLOCK)
     target = torch.zeros_like(data)
     arriving = pair.replica.recv(target, 1)
     pair.source.send(data, 1).wait(LATE_S)

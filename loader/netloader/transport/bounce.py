@@ -1,13 +1,13 @@
-"""What a lane sends from and receives into: a run of host memory, or a device's memory by pieces.
+"""What a lane sends from and receives into: a run of host memory, or a device's memory by blocks.
 
-A piece of device memory is copied to a host buffer right before it is sent, and to the device right
-after it has come. Two buffers serve one direction of a lane: while the connection takes the one, a
-device copies the other. A buffer of one piece stays in the processor's cache between the copy and
-the connection; a buffer of a whole message would not.
+A block of device memory is copied to a bounce buffer right before it is sent, and to the device
+right after it has come. Two buffers serve one direction of a lane: while the connection takes the
+one, a device copies the other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -19,7 +19,7 @@ from netloader.system.threads import use_device
 from netloader.transport.called import first_line
 from netloader.transport.copies import Copies, Wait, copies_for, on_a_device
 
-PIECE_BYTES: Final = 2 * 1024 * 1024
+BLOCK_BYTES: Final = 2 * 1024 * 1024
 """A multiple of the records in which `tcp-sealed` seals. Between two processes of one host smaller
 ones cost more of the interpreter, and larger ones save no cycles."""
 
@@ -34,7 +34,7 @@ class Staging:
     copies: Callable[[torch.device], Copies] = copies_for
     stages: Callable[[torch.Tensor], bool] = on_a_device
     """Which tensors the transport cannot reach."""
-    piece_bytes: int = PIECE_BYTES
+    block_bytes: int = BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Buffers:
     """The host memory of one direction of a lane. Belongs to its thread, which makes it."""
 
     copies: Copies
-    pieces: list[torch.Tensor] = field(default_factory=list)
+    blocks: list[torch.Tensor] = field(default_factory=list)
 
-    def piece(self, number: int, piece_bytes: int) -> torch.Tensor:
-        """The buffer for a piece of this number."""
+    def block(self, number: int, block_bytes: int) -> torch.Tensor:
+        """The buffer for a block of this number."""
         at = number % BUFFERS
-        if at == len(self.pieces):
-            self.pieces.append(self.copies.buffer(piece_bytes))
-        return self.pieces[at]
+        if at == len(self.blocks):
+            self.blocks.append(self.copies.buffer(block_bytes))
+        return self.blocks[at]
 
 
 class Memory(Protocol):
@@ -59,16 +59,16 @@ class Memory(Protocol):
     def nbytes(self) -> int: ...
 
     def leaving(self) -> Generator[memoryview, None, None]:
-        """The bytes, in order. A piece is valid until the next one is asked for. Raises
+        """The bytes, in order. A block is valid until the next one is asked for. Raises
         `TransportError`."""
 
     def arriving(self) -> Generator[memoryview, None, None]:
-        """Room for the bytes, in order. They are in place once there is no further piece. Raises
+        """Room for the bytes, in order. They are in place once there is no further block. Raises
         `TransportError`."""
 
 
 class HostMemory:
-    """A run of host memory: one piece."""
+    """A run of host memory: one block."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -92,29 +92,31 @@ class DeviceMemory:
         data: torch.Tensor,
         after: object,
         buffers: Callable[[], Buffers],
-        piece_bytes: int,
+        block_bytes: int,
     ) -> None:
         """`after` is a mark: no copy is made before it. `buffers` gives the calling thread's."""
         self._data = data
         self._after = after
         self._buffers = buffers
-        self._piece_bytes = piece_bytes
+        self._block_bytes = block_bytes
 
     @property
     def nbytes(self) -> int:
         return self._data.numel()
 
     def leaving(self) -> Generator[memoryview, None, None]:
+        copying: deque[Wait] = deque()
         try:
-            copying = self._begin(0)
+            self._begin(0, copying)
             for number in range(self._count):
-                following = self._begin(number + 1)
-                assert copying is not None, "there is a piece of this number"
-                copying()
+                self._begin(number + 1, copying)
+                copying.popleft()()
                 yield self._host(number).numpy().data
-                copying = following
         except RuntimeError as error:
             raise TransportError(f"no copy: {first_line(error)}") from None
+        finally:
+            # Nothing reads the tensor any more once this has ended, however it ends.
+            _finish(copying)
 
     def arriving(self) -> Generator[memoryview, None, None]:
         waits: dict[int, Wait] = {}
@@ -133,23 +135,24 @@ class DeviceMemory:
             # Nothing is written to the tensor any more once this has ended, however it ends.
             _finish(waits.values())
 
-    def _begin(self, number: int) -> Wait | None:
-        """Begin to copy one piece, if there is one of this number, into its buffer."""
-        if number >= self._count:
-            return None
-        return self._buffers().copies.to_host(self._host(number), self._part(number), self._after)
+    def _begin(self, number: int, copying: deque[Wait]) -> None:
+        """Begin to copy one block, if there is one of this number, into its buffer."""
+        if number < self._count:
+            copies = self._buffers().copies
+            host, data = self._host(number), self._part(number)
+            copying.append(copies.to_host(host, data, self._after))
 
     @property
     def _count(self) -> int:
-        return -(-self.nbytes // self._piece_bytes)
+        return -(-self.nbytes // self._block_bytes)
 
     def _part(self, number: int) -> torch.Tensor:
-        start = number * self._piece_bytes
-        return self._data[start : start + self._piece_bytes]
+        start = number * self._block_bytes
+        return self._data[start : start + self._block_bytes]
 
     def _host(self, number: int) -> torch.Tensor:
-        """The part of a buffer that holds a piece."""
-        buffer = self._buffers().piece(number, self._piece_bytes)
+        """The part of a buffer that holds a block."""
+        buffer = self._buffers().block(number, self._block_bytes)
         return buffer[: self._part(number).numel()]
 
 
