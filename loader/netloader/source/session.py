@@ -116,7 +116,7 @@ class Session:
         self._settings = settings
         self._on_end = on_end
         self._throttle = throttle
-        self._device_type = offer.weights.device_type
+        self._device = offer.weights.device
         self._requests = RequestQueue(self.chunks, settings.max_repeats)
         self._held_s = 0.0
         self._lock = threading.Lock()  # Guards the three fields below.
@@ -239,7 +239,7 @@ class Session:
         outcome = SessionOutcome("broken", "its thread was ended")
         try:
             affinity.step_aside(background=True)
-            use_device(self.offer.weights.device)
+            use_device(self._device)
             group = affinity.elsewhere(lambda: self._rendezvous.open(self._backend))
             with self._lock:
                 self._group = group
@@ -263,7 +263,7 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         settings = self._settings
-        _step_beside_the_model(self._device_type)
+        _step_beside_the_model(self._device.type)
         sends = _Sends(settings, self._count)
         while (number := self._next(sends)) is not None:
             self._hand_out(number, group, sends)

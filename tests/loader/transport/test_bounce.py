@@ -96,7 +96,6 @@ def test_nothing_is_touched_once_an_abort_has_returned(copies: NotedCopies) -> N
     copies.gate.set()
     aborting.result(LATE_S)
     target.fill_(9)
-    assert len(copies.copied) == 1
     assert bool((target == 9).all())
     pair.abort()
 

@@ -123,7 +123,7 @@ class TestPair:
             ("raw_one", "raw_two", "raw_one_copied", "raw_two_copied", "gloo", "staged"), 2
         )
         raw = min(found["raw_gbps"], found["raw_copied_gbps"])
-        assert 0 < raw and found["ratio_raw_copied"] == pytest.approx(
+        assert raw > 0 and found["ratio_raw_copied"] == pytest.approx(
             found["raw_copied_gbps"] / found["raw_gbps"], rel=0.01
         )
         assert found["ratio_gloo"] == pytest.approx(
