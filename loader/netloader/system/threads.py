@@ -41,10 +41,13 @@ def begin_with(prepare: Callable[[], object]) -> None:
 
 def use_device(device: torch.device) -> None:
     """Make an accelerator's device the calling thread's. Does nothing for the host, or where the
-    device has no number."""
-    if device.type != "cpu" and device.index is not None:
-        import torch
+    device has no number or is not of the kind that torch calls this process's accelerator."""
+    if device.type == "cpu" or device.index is None:
+        return
+    import torch
 
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == device.type:
         torch.accelerator.set_device_index(device.index)
 
 

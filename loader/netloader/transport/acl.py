@@ -62,14 +62,18 @@ def set_device(index: int) -> None:
 
 
 def copy_beside_captures() -> None:
-    """Let the calling thread copy while another captures a graph.
+    """Let the calling thread copy while another captures a graph. Never raises.
 
     vLLM Ascend captures in the mode `global`, in which a synchronous copy by any thread spoils the
     capture: vLLM would not start. torch_npu copies so. Our threads take no part in a graph, so
     theirs is the mode `relaxed`, as HCCL's own while it copies. A CANN without graphs has no such
     function.
     """
-    exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
+    try:
+        exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
+    except OSError as error:
+        _log.warning("no captures are looked after: %s", error)
+        return
     if exchange is None:
         return
     code: int = exchange(ctypes.byref(ctypes.c_int(_RELAXED)))
