@@ -117,7 +117,8 @@ def test_a_source_without_memory_loses_its_replica_to_another() -> None:
         assert starving.has_struck
         assert (one.origin, one.right) == ("peers", True), one.skipped
         assert second.endpoint in one.delivered
-        assert any("out of memory" in reason for reason in one.skipped), one.skipped
+        # Its last words may come too late to be read.
+        assert any(first.endpoint in reason for reason in one.skipped), one.skipped
         starving.feed()
         again = load(first.endpoint)
         assert (again.origin, again.right) == ("peers", True), again.skipped
