@@ -52,7 +52,7 @@ virtual time, event by event; a simulator that knew only the face would need soc
 ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
     "vllm": ("netloader.engine", "netbench"),
     "vllm_ascend": ("netloader.engine", "netbench"),
-    "torch_npu": ("netloader.transport.hccl", "netloader.transport.hccl_ordered", "netbench"),
+    "torch_npu": ("netloader.transport.npu",),
     "torch": (
         "netloader.engine",
         "netloader.worker",

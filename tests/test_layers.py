@@ -122,7 +122,7 @@ def test_every_room_of_the_table_exists() -> None:
         ("netsim.world", "from netmesh.io.shell import Shell", "only netmesh itself"),
         ("netloader.config", "import mesh_inspect.cli", "above"),
         ("netloader.worker.process", "import vllm.config", "only netloader.engine"),
-        ("netloader.transport.gloo", "import torch_npu", "only netloader.transport.hccl"),
+        ("netloader.transport.gloo", "import torch_npu", "only netloader.transport.npu"),
         ("netloader.discovery.advert", "from torch import nn", "only"),
         ("netloader.identity.identity", "import time", "pure"),
         ("netmesh.core.wire", "from random import Random", "pure"),

@@ -23,7 +23,10 @@ RECORDED = pytest.StashKey[int]()
 
 NEED_VLLM = frozenset(
     f"test_{name}.py"
-    for name in ("formats_pull", "generate", "plugins", "pull", "quantised", "upstream", "worker")
+    for name in (
+        *("formats_pull", "generate", "plugins", "pull", "quantised", "runtime_pull"),
+        *("upstream", "worker"),
+    )
 )
 """Files whose processes need vLLM."""
 

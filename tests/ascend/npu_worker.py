@@ -90,10 +90,20 @@ class Worker:
 
     def profile(self) -> float:
         """Run the model once on made-up tokens; the sum of what comes out."""
+        return float(self._run().float().abs().sum())
+
+    def answer(self) -> dict[str, Any]:
+        """What such a run says: SHA-256 of its logits, and the likeliest tokens."""
+        logits = self.model().compute_logits(self._run()).cpu()
+        assert bool(torch.isfinite(logits).all()), "an answer has no infinite logits"
+        return {"logits": sha256(logits), "tokens": logits.float().argmax(-1).tolist()}
+
+    def _run(self) -> torch.Tensor:
         from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
 
+        hidden: torch.Tensor
         hidden, _ = NPUModelRunner._dummy_run(self.wrapper.worker.model_runner, 16)
-        return float(hidden.float().abs().sum())
+        return hidden
 
 
 def main() -> None:

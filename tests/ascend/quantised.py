@@ -1,4 +1,4 @@
-"""A quantised Llama in the form that vllm-ascend reads, and what its parameters are in vLLM."""
+"""Quantised Llamas in forms that vllm-ascend reads, and what their parameters are in vLLM."""
 
 from __future__ import annotations
 
@@ -49,6 +49,45 @@ def quantise(llama: Path, folder: Path) -> Path:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     description: dict[str, str | int] = {**described, "group_size": GROUP}
     (folder / "quant_model_description.json").write_text(json.dumps(description))
+    return folder
+
+
+def compress(llama: Path, folder: Path) -> Path:
+    """Write a copy in the form of LLM Compressor: W8A8 with static scales in attention, and with
+    dynamic ones in the rest. Returns `folder`.
+
+    vllm-ascend computes `deq_scale` and drops what it was built as, so a source that keeps nothing
+    has these weights only as post-processing left them.
+    """
+    shutil.copytree(llama, folder)
+    tensors = load_file(llama / "model.safetensors")
+    for name in [name for name in tensors if ".layers." in name and tensors[name].dim() == 2]:
+        wide = tensors.pop(name).float()
+        scale = wide.abs().amax(1, keepdim=True) / 127
+        tensors[name] = (wide / scale).round().to(torch.int8)
+        tensors[f"{name}_scale"] = scale.to(torch.bfloat16)
+        if "self_attn" in name:
+            tensors[f"{name.removesuffix('weight')}input_scale"] = torch.full(
+                (1,), 0.0625, dtype=torch.bfloat16
+            )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    eight = {"num_bits": 8, "type": "int", "symmetric": True}
+    weights = eight | {"strategy": "channel", "dynamic": False}
+    inputs = {
+        "self_attn": eight | {"strategy": "tensor", "dynamic": False},
+        "mlp": eight | {"strategy": "token", "dynamic": True},
+    }
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            part: {"targets": [f"re:.*{part}.*"], "weights": weights, "input_activations": each}
+            for part, each in inputs.items()
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

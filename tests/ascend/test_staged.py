@@ -68,7 +68,7 @@ def test_the_host_buffers_are_pinned(ends: dict[str, Process]) -> None:
     held = ends["npu"].ask("serve", seed=10, only=["tcp"])
     ends["other npu"].ask("pull", endpoint=held["endpoint"])
     for name in ("npu", "other npu"):
-        assert "tcp carries device memory by way of host memory" in ends[name].output()
+        assert "TCP carries device memory by way of host memory" in ends[name].output()
         assert "no pinned memory" not in ends[name].output()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from netloader.system.threads import TransferThread
-from netloader.transport import Rendezvous, TransportError, join
+from netloader.transport import Rendezvous, TransportError, backends_for, join
 from netloader.weights.capture import capture
 from tests.loader.support import (
     CHUNK,
@@ -135,17 +135,18 @@ def copies_in(make: Callable[..., threading.Thread]) -> None:
 
 
 def test_only_our_threads_may_copy_beside_a_capture() -> None:
-    make_hccl()
+    backends_for("npu")
     assert captured_while(lambda: copies_in(TransferThread)) == 0
     # What a serving model is kept from.
     with pytest.raises(RuntimeError, match="107030"):
         captured_while(lambda: copies_in(threading.Thread))
 
 
-def test_a_whole_pull_leaves_a_capture_whole() -> None:
+@pytest.mark.parametrize("transport", ["hccl", "tcp"])
+def test_a_whole_pull_leaves_a_capture_whole(transport: str) -> None:
     """vLLM captures its graphs after the model has become a source."""
     weights, target = (capture(Toy(seed).to("npu:0"), chunk_bytes=CHUNK) for seed in (3, None))
-    backends = (make_hccl(),)
+    backends = backends_for("npu", [transport])
     source = start_source(LATE_S)
     try:
         source.serve(offer_of(weights, backends=backends))

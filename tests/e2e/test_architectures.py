@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 _SAME: dict[str, list[str]] = {"loaded": [], "tensors": [], "attributes": [], "registries": []}
 
-_PROCESSED = ("deepseek-mla", "llama-w8a8")
-"""Experts whose tensors are replaced, and weights behind a handle of oneDNN. `python -m
-tests.e2e.architectures FOLDER --processed NAME` does the same for any other."""
+_PROCESSED = ("deepseek-mla", "gptq-moe", "llama-w8a8")
+"""Experts whose tensors are replaced, a set that post-processing reads, and weights behind a handle
+of oneDNN. For others: `python -m tests.e2e.architectures FOLDER --processed NAME`."""
 
 _CORRUPTED = ("llama:weight", "llama:attribute", "gptq-moe:set")
 
@@ -86,10 +86,11 @@ def test_which_expert_biases_a_checkpoint_had_travels(results: Results) -> None:
 class TestFromASourceThatKeepsNothing:
     """Such a source has weights only as post-processing left them."""
 
+    @pytest.mark.parametrize("name", ["deepseek-mla", "gptq-moe"])
     def test_its_replica_equals_a_stored_model_and_becomes_such_a_source(
-        self, results: Results
+        self, results: Results, name: str
     ) -> None:
-        found = results["deepseek-mla:processed"]
+        found = results[f"{name}:processed"]
         assert found["layouts"] == ["checkpoint", "runtime", "runtime", "runtime"]
         assert found["origins"] == ["storage", "peers", "peers", "storage"]
         for label in ("replica", "second"):

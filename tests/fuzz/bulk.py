@@ -122,13 +122,13 @@ def _lane(data: bytes) -> bool:
     connection, end = _played(sent, 1 + how)
     room = bytearray(size)
     try:
-        PlainFraming().recv(end, tag, memoryview(room))
+        PlainFraming().recv(end, tag, size, [memoryview(room)])
     except (TransportError, OSError):
         return False
     used = len(sent) - len(connection.heard)
     assert used == HEADER.size + size, "it reads what is not of this message"
     back, end = _played(b"", 1 + how)
-    PlainFraming().send(end, tag, memoryview(room))
+    PlainFraming().send(end, tag, size, [memoryview(room)])
     assert bytes(back.said) == sent[:used], "another message after sending it on"
     return True
 
@@ -141,7 +141,7 @@ def _sealed(data: bytes) -> bool:
     way, end = _played(b"")
     source = SealedFraming(SECRET, SOURCE, 0, _RECORD_BYTES)
     for tag, message in enumerate(messages):
-        source.send(end, tag, memoryview(message))
+        source.send(end, tag, len(message), [memoryview(message)])
     whole = bytes(way.said)
     changes = data[7:]
     sent = changes if how & 4 else _changed(whole, changes)
@@ -150,7 +150,7 @@ def _sealed(data: bytes) -> bool:
     for tag, message in enumerate(messages):
         room = bytearray(len(message))
         try:
-            replica.recv(end, tag, memoryview(room))
+            replica.recv(end, tag, len(room), [memoryview(room)])
         except (TransportError, OSError):
             assert sent != whole, "what was not changed is refused"
             return False

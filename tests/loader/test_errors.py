@@ -15,7 +15,10 @@ ELSEWHERE = (
     "netloader.engine",
     "netloader.transport.acl",
     "netloader.transport.hccl",
+    "netloader.transport.hccl_forming",
+    "netloader.transport.hccl_link",
     "netloader.transport.hccl_ordered",
+    "netloader.transport.npu",
 )
 """Need vLLM or torch_npu to be imported, or define an error that the importing file translates."""
 

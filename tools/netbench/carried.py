@@ -2,7 +2,8 @@
 
 Each repetition runs plain Gloo on one group and on two, then Netloader's whole load twice: over
 Gloo and over the transport, in turns first. `staged` copies host memory to host memory on either
-side, as it would to a device; `hccl` moves memory of an NPU, and Gloo beside it is staged.
+side, as it would to a device; `hccl` moves memory of an NPU, and Gloo beside it is staged. For the
+staged ones plain Gloo also runs with such copies: their raw limit, which a digest is not part of.
 
 `ratio_gloo` is the median of the transport's rate by the median of Gloo's, and `ratios_gloo` has
 the ratio of each repetition.
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
-from netbench.backends import DEVICES, backends_of
+from netbench.backends import DEVICES, STAGED, backends_of
 from netbench.child import Child, Json, starting
 from netbench.figures import gbps, median
 from netbench.models import clear
@@ -45,6 +47,10 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
             for name, lanes in (("raw_one", 1), ("raw_two", 2)):
                 seconds[name].append(raw.warm(lanes, partial(source.tell, "raw_send", lanes=lanes)))
                 source.hear()
+                if transport in STAGED:
+                    send = partial(source.tell, "raw_send", lanes=lanes, copied=True)
+                    seconds[f"{name}_copied"].append(raw.copied(lanes, send))
+                    source.hear()
             order = [("gloo", plain), (transport, other)]
             for name, backend in order if number % 2 else reversed(order):
                 clear(weights)
@@ -62,6 +68,7 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
         "repeat": repeat,
         "load_before": load,
         "raw_gbps": max(typical["raw_one"], typical["raw_two"]),
+        **_limit(typical),
         "gloo_gbps": typical["gloo"],
         f"{transport}_gbps": typical[transport],
         "ratio_gloo": typical[transport] / typical["gloo"],
@@ -70,4 +77,15 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
             one / gloo for one, gloo in zip(rates[transport], rates["gloo"], strict=True)
         ],
         "repetitions_gbps": rates,
+    }
+
+
+def _limit(rates: Mapping[str, float]) -> Json:
+    """Plain Gloo with copies, and its share of plain Gloo, where that was measured."""
+    if "raw_one_copied" not in rates:
+        return {}
+    copied = max(rates["raw_one_copied"], rates["raw_two_copied"])
+    return {
+        "raw_copied_gbps": copied,
+        "ratio_raw_copied": copied / max(rates["raw_one"], rates["raw_two"]),
     }

@@ -24,13 +24,22 @@ class RawReceiver:
 
     def warm(self, lanes: int, ready: Callable[[], object]) -> float:
         """Seconds to receive into memory that is in use. Calls `ready` when the source may send."""
-        if self._warm is None:
-            self._warm = torch.zeros(self._nbytes, dtype=torch.uint8)
-        return self._receive(self._warm, lanes, ready)
+        return self._receive(self._warm_memory(), lanes, ready)
+
+    def copied(self, lanes: int, ready: Callable[[], object]) -> float:
+        """Seconds to receive into memory that is in use with a copy on either side."""
+        started = time.perf_counter()
+        self._links[lanes].receive_copied(self._warm_memory(), ready)
+        return time.perf_counter() - started
 
     def fresh(self, lanes: int, ready: Callable[[], object]) -> float:
         """Seconds to receive into a new `torch.empty`."""
         return self._receive(torch.empty(self._nbytes, dtype=torch.uint8), lanes, ready)
+
+    def _warm_memory(self) -> torch.Tensor:
+        if self._warm is None:
+            self._warm = torch.zeros(self._nbytes, dtype=torch.uint8)
+        return self._warm
 
     def _receive(self, data: torch.Tensor, lanes: int, ready: Callable[[], object]) -> float:
         started = time.perf_counter()

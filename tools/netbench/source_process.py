@@ -46,9 +46,11 @@ class _RawSender:
             self._data = torch.ones(self.nbytes, dtype=torch.uint8)
         return {}
 
-    def send(self, lanes: int) -> None:
+    def send(self, lanes: int, copied: bool = False) -> None:
         assert self._data is not None
-        self._links[lanes].send(self._data)
+        link = self._links[lanes]
+        send = link.send_copied if copied else link.send
+        send(self._data)
 
 
 def main() -> None:

@@ -189,6 +189,9 @@ class Refuse(_Message):
         "version", "identity", "manifest", "generation", "backend", "busy", "not-ready", "keys"
     ]
     reason: _Text
+    loaded: Annotated[_Attributes, Field(exclude_if=lambda values: not values)] = {}
+    """What `load_weights` set besides tensors, for a replica that only asks whether a source has
+    processed weights: its post-processing has to meet the same."""
     retry_after_s: Annotated[float, Field(ge=0, le=86_400)] | None = None
 
 

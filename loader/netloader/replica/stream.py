@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import torch
+
 from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import BlockedPort, DigestMismatch, Refused, SourceLost, TransferError
 from netloader.protocol import messages
@@ -40,7 +42,7 @@ from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend, TransportError
 
 _log = logging.getLogger(__name__)
@@ -129,11 +131,15 @@ class Stream:
         affinity.step_aside(background=False)
         # No error is kept, because its frames would keep the group and tensors alive.
         try:
+            use_device(self._state.weights.device)
             ended = self._end(self._pull())
         except DigestMismatch as error:
             ended = self._end(error)
         except TransferError as error:
             ended = self._end(outcome.of(error))
+        except torch.OutOfMemoryError as error:
+            why = f"this worker's device is out of memory: {str(error).partition(chr(10))[0]:.300}"
+            ended = self._end(Faulty(why))
         except Exception as error:  # noqa: BLE001
             # A fault of ours must cost this source, not the start: other sources and storage
             # remain.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.weights import digests
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
@@ -81,6 +81,7 @@ class Audit:
             if self._current.now is not offer:
                 return
             try:
+                use_device(offer.weights.device)
                 same = self._read(offer.weights, offer.chunks[chunk]) == offer.digests[chunk]
             except Exception:  # noqa: BLE001
                 # Unreadable bytes are not served either: any session that tries fails.

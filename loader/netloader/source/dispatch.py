@@ -185,8 +185,9 @@ class Dispatch:
         )
         if isinstance(admitted, messages.Refuse):
             if admitted.code == "manifest" and isinstance(offer, Offer):
-                only_asks = hello.manifest == offer.empty_manifest_hash
-                return admitted, None if only_asks else self._manifest(offer)
+                if hello.manifest == offer.empty_manifest_hash:
+                    return admitted.model_copy(update={"loaded": dict(offer.loaded)}), None
+                return admitted, self._manifest(offer)
             return admitted, None
         full = self._sessions.full() or self._listener.lack()
         if full is not None:

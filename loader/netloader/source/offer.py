@@ -34,6 +34,8 @@ class Offer:
     """Digests of persistent buffers that no checkpoint filled (`buffers.py`)."""
     available: Availability | None = None
     """The chunks that have come so far; None when all are there."""
+    loaded: Mapping[str, Plain] = field(default_factory=dict)
+    """Of processed weights: what `load_weights` had set, as post-processing met it."""
 
     @cached_property
     def promised(self) -> Promised:

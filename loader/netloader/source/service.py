@@ -28,6 +28,7 @@ from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService
 from netloader.system import affinity
 from netloader.system.inbox import Inbox
+from netloader.system.threads import TransferThread
 from netmesh import SocketSecurity
 
 _log = logging.getLogger(__name__)
@@ -126,7 +127,10 @@ class Source:
         if upstream is not None:
             self._upstream = upstream(self._current)
             listener.open_door(self._upstream.receive)
-        self._thread = threading.Thread(target=self._run, name="netloader-source", daemon=True)
+        # It uses no device, but sessions begin on the device that their starter has.
+        self._thread = TransferThread(
+            self._run, "netloader-source", stop=lambda: self._inbox.post(_Close())
+        )
         self._thread.start()
 
     @property

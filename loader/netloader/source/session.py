@@ -38,7 +38,7 @@ from netloader.source.request_queue import RequestQueue
 from netloader.source.settings import SourceSettings
 from netloader.source.throttle import Throttle
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend, Group, Pending, Rendezvous
 from netloader.weights.capture import Weights
 from netloader.weights.manifest import Chunk
@@ -116,7 +116,7 @@ class Session:
         self._settings = settings
         self._on_end = on_end
         self._throttle = throttle
-        self._device_type = offer.weights.device_type
+        self._device = offer.weights.device
         self._requests = RequestQueue(self.chunks, settings.max_repeats)
         self._held_s = 0.0
         self._lock = threading.Lock()  # Guards the three fields below.
@@ -239,12 +239,16 @@ class Session:
         outcome = SessionOutcome("broken", "its thread was ended")
         try:
             affinity.step_aside(background=True)
+            use_device(self._device)
             group = affinity.elsewhere(lambda: self._rendezvous.open(self._backend))
             with self._lock:
                 self._group = group
             self._serve(group)
         except TransportError as error:
             outcome = SessionOutcome("broken", str(error))
+        except torch.OutOfMemoryError as error:
+            why = f"the source's device is out of memory: {str(error).partition(chr(10))[0]:.300}"
+            outcome = SessionOutcome("broken", why)
         except Exception as error:  # noqa: BLE001
             # The serving process must survive whatever a session trips over.
             _log.exception("session %s with %.*r failed", self.id, MAX_QUOTE, self.replica)
@@ -259,7 +263,7 @@ class Session:
     def _serve(self, group: Group) -> None:
         """Send what is asked for until the session is over."""
         settings = self._settings
-        _step_beside_the_model(self._device_type)
+        _step_beside_the_model(self._device.type)
         sends = _Sends(settings, self._count)
         while (number := self._next(sends)) is not None:
             self._hand_out(number, group, sends)

@@ -6,7 +6,8 @@ away takes the process down with SIGABRT. So all threads are first told to stop,
 do so. A thread that Gloo does not wake (`session`) is left behind all the same.
 
 A thread begins on an accelerator's first device, wherever its starter is. Ours begin where their
-starter is: otherwise a worker would take memory of a device that belongs to another.
+starter is: otherwise a worker would take memory of a device that belongs to another. A thread that
+reads or writes weights goes to their device itself (`use_device`), whoever has started it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +37,18 @@ def begin_with(prepare: Callable[[], object]) -> None:
     """Have every thread of ours that begins on an accelerator from now on call this first. It must
     not raise. A second time for one function changes nothing."""
     _preparations.add(prepare)
+
+
+def use_device(device: torch.device) -> None:
+    """Make an accelerator's device the calling thread's. Does nothing for the host, or where the
+    device has no number or is not of the kind that torch calls this process's accelerator."""
+    if device.type == "cpu" or device.index is None:
+        return
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None and accelerator.type == device.type:
+        torch.accelerator.set_device_index(device.index)
 
 
 class TransferThread(threading.Thread):

@@ -17,8 +17,14 @@ from typing import ClassVar, Final
 _ROOT_INFO_BYTES: Final = 4108
 """`HCCL_ROOT_INFO_BYTES`."""
 
-_UINT8: Final = 7
+UINT8: Final = 7
 """`HCCL_DATA_TYPE_UINT8`."""
+
+_FP32: Final = 4
+"""`HCCL_DATA_TYPE_FP32`."""
+
+_SUM: Final = 0
+"""`HCCL_REDUCE_SUM`."""
 
 _COMPLETE: Final = 1
 """`ACL_EVENT_RECORDED_STATUS_COMPLETE`."""
@@ -56,14 +62,18 @@ def set_device(index: int) -> None:
 
 
 def copy_beside_captures() -> None:
-    """Let the calling thread copy while another captures a graph.
+    """Let the calling thread copy while another captures a graph. Never raises.
 
     vLLM Ascend captures in the mode `global`, in which a synchronous copy by any thread spoils the
     capture: vLLM would not start. torch_npu copies so. Our threads take no part in a graph, so
     theirs is the mode `relaxed`, as HCCL's own while it copies. A CANN without graphs has no such
     function.
     """
-    exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
+    try:
+        exchange = getattr(_acl(), "aclmdlRICaptureThreadExchangeMode", None)
+    except OSError as error:
+        _log.warning("no captures are looked after: %s", error)
+        return
     if exchange is None:
         return
     code: int = exchange(ctypes.byref(ctypes.c_int(_RELAXED)))
@@ -173,15 +183,32 @@ class Communicator:
             ctypes.byref(self._handle),
         )
 
-    def start(self, sends: bool, address: int, nbytes: int, peer: int, stream: AclStream) -> None:
-        """Put a transfer of device memory on a stream. Raises `AclError`."""
+    def start(
+        self, sends: bool, address: int, count: int, kind: int, peer: int, stream: AclStream
+    ) -> None:
+        """Put a transfer of device memory on a stream: so many elements of HCCL's type of this
+        number. Raises `AclError`."""
         _call(
             _hccl(),
             "HcclSend" if sends else "HcclRecv",
             _Handle(address),
-            ctypes.c_uint64(nbytes),
-            ctypes.c_int(_UINT8),
+            ctypes.c_uint64(count),
+            ctypes.c_int(kind),
             ctypes.c_uint32(peer),
+            self._handle,
+            stream.handle,
+        )
+
+    def add_up(self, address: int, stream: AclStream) -> None:
+        """Put on a stream that all ranks replace one float32 by their sum. Raises `AclError`."""
+        _call(
+            _hccl(),
+            "HcclAllReduce",
+            _Handle(address),
+            _Handle(address),
+            ctypes.c_uint64(1),
+            ctypes.c_int(_FP32),
+            ctypes.c_int(_SUM),
             self._handle,
             stream.handle,
         )

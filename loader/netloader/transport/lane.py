@@ -18,11 +18,13 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from netloader.errors import TransportError
 from netloader.system import affinity
+from netloader.system.threads import TransferThread
+from netloader.transport.bounce import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +35,14 @@ HEADER: Final = struct.Struct("!QQ")
 class Framing(Protocol):
     """How a message is put on a connection. One thread sends and one receives."""
 
-    def send(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+    def send(
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
+    ) -> None:
         """Send a header and the bytes. Raises `OSError`."""
 
-    def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+    def recv(
+        self, connection: socket.socket, tag: int, nbytes: int, rooms: Iterable[memoryview]
+    ) -> None:
         """Read a message of exactly this tag and size. Raises `OSError`, and `TransportError` for
         another message than that."""
 
@@ -45,7 +51,7 @@ class Travelling(Protocol):
     """A message, or a part of one, as a lane sees it."""
 
     tag: int
-    data: memoryview
+    memory: Memory
 
     def arrived(self) -> None:
         """The bytes are where they belong, or have been handed to the system."""
@@ -54,8 +60,17 @@ class Travelling(Protocol):
 class PlainFraming:
     """The bytes as they are."""
 
-    def send(self, connection: socket.socket, tag: int, data: memoryview) -> None:
-        parts = [memoryview(HEADER.pack(tag, len(data))), data]
+    def send(
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
+    ) -> None:
+        before = [memoryview(HEADER.pack(tag, nbytes))]
+        for block in blocks:
+            self._send(connection, [*before, block])
+            before = []
+        if before:
+            self._send(connection, before)
+
+    def _send(self, connection: socket.socket, parts: list[memoryview]) -> None:
         left = sum(map(len, parts))
         while left:
             sent = connection.sendmsg(parts)
@@ -66,11 +81,14 @@ class PlainFraming:
             if sent:
                 parts[0] = parts[0][sent:]
 
-    def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+    def recv(
+        self, connection: socket.socket, tag: int, nbytes: int, rooms: Iterable[memoryview]
+    ) -> None:
         header = bytearray(HEADER.size)
         fill(connection, memoryview(header))
-        check(bytes(header), tag, len(data))
-        fill(connection, data)
+        check(bytes(header), tag, nbytes)
+        for room in rooms:
+            fill(connection, room)
 
 
 def fill(connection: socket.socket, room: memoryview) -> None:
@@ -166,10 +184,14 @@ class _Way:
         self.messages: queue.SimpleQueue[Travelling | None] = queue.SimpleQueue()
         """None: there will be no more."""
         self._connection = connection
-        self._move = framing.send if sends else framing.recv
+        self._framing = framing
+        self._sends = sends
         self._broke = broke
-        self.thread = threading.Thread(
-            target=self._run, name=f"{affinity.OURS}lane-{'out' if sends else 'in'}", daemon=True
+        # Copies of device memory are made here.
+        self.thread = TransferThread(
+            self._run,
+            f"{affinity.OURS}lane-{'out' if sends else 'in'}",
+            stop=lambda: broke("this process ends"),
         )
         self.thread.start()
 
@@ -187,8 +209,12 @@ class _Way:
 
     def _moved(self, message: Travelling) -> str | None:
         """Move one message. Returns why that failed, if it did."""
+        memory = message.memory
+        blocks = memory.leaving() if self._sends else memory.arriving()
+        move = self._framing.send if self._sends else self._framing.recv
         try:
-            self._move(self._connection, message.tag, message.data)
+            with contextlib.closing(blocks):
+                move(self._connection, message.tag, memory.nbytes, blocks)
         except OSError as error:
             return error.strerror or str(error)
         except TransportError as error:

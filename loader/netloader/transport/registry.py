@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from netloader.errors import TransportError
-from netloader.transport import sealed
+from netloader.system.threads import begin_with
+from netloader.transport import acl, cudart, sealed
 from netloader.transport.base import Backend
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.staged import StagedBackend
@@ -49,6 +50,14 @@ FASTEST: Final[Mapping[str, Callable[[], Backend]]] = {"npu": _hccl, "cuda": _nc
 import a device's library, so a backend is made only when a device of its kind needs it."""
 
 
+BESIDE_CAPTURES: Final[Mapping[str, Callable[[], object]]] = {
+    "npu": acl.copy_beside_captures,
+    "cuda": cudart.copy_beside_captures,
+}
+"""What each of our threads that uses a device of a kind calls first, so that none spoils a graph
+that the model captures meanwhile."""
+
+
 def backends_for(
     device_type: str,
     allowed: Sequence[str] | None = None,
@@ -56,24 +65,29 @@ def backends_for(
     *,
     confined: bool = False,
 ) -> tuple[Backend, ...]:
-    """The backends for devices of this torch type, best first, no two of one name.
+    """The backends for devices of this torch type, best first, no two of one name. Threads of ours
+    that begin from now on leave captures of the model's graphs alone.
 
     `allowed`: names of `TRANSPORTS`, best first; None: all, or when `confined` those that need no
     port but the rendezvous's, because others could not reach any other. Raises `TransportError` if
     this machine lacks what one of them needs, or if none of them carries bytes of such a device.
     """
+    prepare = BESIDE_CAPTURES.get(device_type)
+    if prepare is not None:
+        begin_with(prepare)
     lacks = sealed.missing()
     if lacks is not None and allowed is not None and SealedBackend.name in allowed:
         raise TransportError(f"{SealedBackend.name}: {lacks}")
     if confined and allowed is None:
         allowed = [name for name in TRANSPORTS if name not in OWN_PORTS]
-    host: list[Backend] = [TcpBackend(), GlooBackend()]
-    if lacks is None:
-        host.append(SealedBackend())
-    found = [
+    gloo = GlooBackend()
+    found: list[Backend] = [
         *_own(device_type, fastest),
-        *(backend if device_type == "cpu" else StagedBackend(backend) for backend in host),
+        TcpBackend(),
+        gloo if device_type == "cpu" else StagedBackend(gloo),
     ]
+    if lacks is None:
+        found.append(SealedBackend())
     if allowed is None:
         return tuple(found)
     chosen = tuple(one for name in allowed for one in found if one.name == name)

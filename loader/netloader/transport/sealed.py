@@ -12,6 +12,7 @@ The `cryptography` package does the work, outside the interpreter's lock.
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from netloader.errors import TransportError
@@ -43,17 +44,27 @@ class SealedFraming:
         self._out = _Records(secret, rank, lane, record_bytes)
         self._in = _Records(secret, peer_of(rank), lane, record_bytes)
 
-    def send(self, connection: socket.socket, tag: int, data: memoryview) -> None:
-        connection.sendall(self._out.seal(memoryview(HEADER.pack(tag, len(data)))))
-        for start in range(0, len(data), self._record_bytes):
-            connection.sendall(self._out.seal(data[start : start + self._record_bytes]))
+    def send(
+        self, connection: socket.socket, tag: int, nbytes: int, blocks: Iterable[memoryview]
+    ) -> None:
+        connection.sendall(self._out.seal(memoryview(HEADER.pack(tag, nbytes))))
+        for record in self._records(blocks):
+            connection.sendall(self._out.seal(record))
 
-    def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+    def recv(
+        self, connection: socket.socket, tag: int, nbytes: int, rooms: Iterable[memoryview]
+    ) -> None:
         header = bytearray(HEADER.size)
         self._in.open(connection, memoryview(header))
-        check(bytes(header), tag, len(data))
-        for start in range(0, len(data), self._record_bytes):
-            self._in.open(connection, data[start : start + self._record_bytes])
+        check(bytes(header), tag, nbytes)
+        for room in self._records(rooms):
+            self._in.open(connection, room)
+
+    def _records(self, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+        """All blocks but the last are as long as some records."""
+        for block in blocks:
+            for start in range(0, len(block), self._record_bytes):
+                yield block[start : start + self._record_bytes]
 
 
 class _Records:

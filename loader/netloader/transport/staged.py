@@ -20,16 +20,15 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import timedelta
-from types import ModuleType
-from typing import Final, Protocol
+from typing import Final
 
-import numpy as np
 import torch
 from torch._C._distributed_c10d import Store
 
 from netloader.errors import TransportError
 from netloader.system import memory
 from netloader.transport.base import Backend, Group, Pending, aborted, failed, peer_of
+from netloader.transport.copies import Copies, copies_for, on_a_device
 
 _log = logging.getLogger(__name__)
 
@@ -42,79 +41,6 @@ MIN_MESSAGES: Final = 3
 
 _SMALLEST: Final = 4096
 """Bytes of the smallest buffer. Buffers are powers of two, as torch allocates pinned memory."""
-
-
-class Copies(Protocol):
-    """Copies between one device and the host."""
-
-    def buffer(self, nbytes: int) -> torch.Tensor:
-        """Host memory that the device copies from and to quickly, uint8. Raises `RuntimeError`."""
-
-    def mark(self) -> object:
-        """What the calling thread has given its current stream until now."""
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
-        """Copy flat bytes after what a mark stands for, and wait until they are copied. Raises
-        `RuntimeError`."""
-
-
-class HostCopies:
-    """For host memory that plays a device."""
-
-    def buffer(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8)
-
-    def mark(self) -> object:
-        return None
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
-        # Not by torch, whose OpenMP pool belongs to inference here.
-        np.copyto(target.numpy(), source.numpy())
-
-
-class DeviceCopies:
-    """On a stream of its own, so that a copy waits for no inference but its own caller's."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._module: ModuleType = torch.get_device_module(device)
-        # Not every kind of device has streams.
-        self._stream = self._module.Stream(device) if hasattr(self._module, "Stream") else None
-        self._pins = True
-
-    def buffer(self, nbytes: int) -> torch.Tensor:
-        if self._pins:
-            try:
-                return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-            except RuntimeError as error:
-                self._pins = False
-                _log.warning("copies of %s are slower: no pinned memory: %s", self._device, error)
-        return torch.empty(nbytes, dtype=torch.uint8)
-
-    def mark(self) -> object:
-        if self._stream is None:
-            return None
-        return self._module.current_stream(self._device).record_event()
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
-        if self._stream is None:
-            target.copy_(source)
-            self._module.synchronize()
-            return
-        self._stream.wait_event(after)
-        with self._module.stream(self._stream):
-            target.copy_(source, non_blocking=True)
-        self._stream.synchronize()
-
-
-def copies_for(device: torch.device) -> Copies:
-    """Copies between a device and the host."""
-    return HostCopies() if device.type == "cpu" else DeviceCopies(device)
-
-
-def on_a_device(data: torch.Tensor) -> bool:
-    """Whether a tensor lies where only a device reads it."""
-    return data.device.type != "cpu"
 
 
 class HostBuffers:
@@ -297,7 +223,7 @@ class StagedGroup:
             transfer.buffer = direction.buffers.take(nbytes, self._copies.buffer)
             message = transfer.buffer[:nbytes]
             if transfer.sends:
-                self._copies.copy(message, transfer.data, transfer.after)
+                self._copies.to_host(message, transfer.data, transfer.after)()
         except RuntimeError as error:
             raise TransportError(self._failed(transfer, f"no copy: {error}")) from None
         return message
@@ -344,7 +270,7 @@ class StagedGroup:
         assert self._copies is not None, "made with the first buffer"
         try:
             message = buffer[: transfer.data.numel()]
-            self._copies.copy(transfer.data, message, transfer.after)
+            self._copies.to_device(transfer.data, message, transfer.after)()
         except RuntimeError as error:
             raise TransportError(self._failed(transfer, f"no copy: {error}")) from None
 

@@ -1,19 +1,23 @@
-"""TCP: host memory between two processes, over connections that proved the session's secret.
+"""TCP: bytes between two processes, over connections that proved the session's secret.
 
 The connections are those of the rendezvous: the first carries the store, the others come to the
 same port. So a session needs one port, nothing listens any longer, and no stranger is read from.
 
 A message travels on one connection or in halves on two, as `stripes.py` says. If one connection
 breaks, so does the group, at both ends and at once.
+
+Memory of devices is *staged*: it travels by way of host memory, block by block (`bounce.py`). On
+the wire nothing differs, so the two ends may have two kinds of devices, or one of them none.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -21,12 +25,30 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from netloader.errors import TransportError
+from netloader.system import memory
 from netloader.transport.base import SOURCE, Group, Pending, aborted, failed, peer_of
+from netloader.transport.bounce import (
+    BUFFERS,
+    Buffers,
+    DeviceMemory,
+    HostMemory,
+    Memory,
+    Staging,
+    buffers_in_this_thread,
+)
+from netloader.transport.called import first_line
+from netloader.transport.copies import Copies
 from netloader.transport.lane import Framing, Lane, PlainFraming
 from netloader.transport.sealed import SealedFraming
 from netloader.transport.send_buffers import SEND_BUFFER_BYTES
 from netloader.transport.store import AuthenticatedStore, met
 from netloader.transport.stripes import LANES, stripes
+
+STAGING: Final = Staging()
+"""Of whatever device a tensor lies on."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class TcpPending:
@@ -46,11 +68,11 @@ class TcpPending:
 class _Part:
     """What one lane carries of a transfer."""
 
-    __slots__ = ("_group", "_pending", "data", "tag")
+    __slots__ = ("_group", "_pending", "memory", "tag")
 
-    def __init__(self, group: TcpGroup, pending: TcpPending, data: memoryview) -> None:
+    def __init__(self, group: TcpGroup, pending: TcpPending, memory: Memory) -> None:
         self.tag = pending.tag
-        self.data = data
+        self.memory = memory
         self._group = group
         self._pending = pending
 
@@ -62,9 +84,16 @@ class TcpGroup:
     """A group on `LANES` connections. Thread safe."""
 
     def __init__(
-        self, connections: Sequence[socket.socket], framings: Sequence[Framing], rank: int
+        self,
+        connections: Sequence[socket.socket],
+        framings: Sequence[Framing],
+        rank: int,
+        staging: Staging = STAGING,
     ):
         """Take over the connections, in the same order at both ends."""
+        self._staging = staging
+        self._buffers: dict[tuple[int, bool], Buffers] = {}  # Each belongs to a lane's thread.
+        self._marks: Copies | None = None
         self._peer = peer_of(rank)
         self._changed = threading.Condition()  # Guards the fields below, and the pending ones'.
         self._why: str | None = None
@@ -113,18 +142,50 @@ class TcpGroup:
 
     def _start(self, sends: bool, data: torch.Tensor, tag: int) -> Pending:
         pending = TcpPending(self, sends, data, tag)
-        whole = data.numpy().data
+        carried = self._carried(sends, data, tag)
         parts = [
-            (lane, _Part(self, pending, whole[part])) for lane, part in stripes(len(whole), tag)
+            (lane, _Part(self, pending, carried(lane, part)))
+            for lane, part in stripes(data.numel(), tag)
         ]
         with self._posting:
             with self._changed:
                 if self._why is not None:
-                    raise TransportError(self._failed(sends, len(whole), tag, self._why))
+                    raise TransportError(self._failed(sends, data.numel(), tag, self._why))
                 pending.parts_left = len(parts)
             for lane, part in parts:
                 self._lanes[lane].post(sends, part)
         return pending
+
+    def _carried(self, sends: bool, data: torch.Tensor, tag: int) -> Callable[[int, slice], Memory]:
+        """What a lane carries of a tensor. Raises `TransportError`."""
+        if not self._staging.stages(data):
+            whole = data.numpy().data
+            return lambda lane, part: HostMemory(whole[part])
+        try:
+            if self._marks is None:
+                self._marks = self._staging.copies(data.device)
+                _log.info(
+                    "TCP carries device memory by way of host memory: %s for this session",
+                    memory.text(LANES * BUFFERS * self._staging.block_bytes),
+                )
+            after = self._marks.mark()
+        except RuntimeError as error:
+            why = self._failed(sends, data.numel(), tag, f"no copy: {first_line(error)}")
+            self.abort(why)
+            raise TransportError(why) from None
+        block_bytes = self._staging.block_bytes
+
+        def device_memory(lane: int, part: slice) -> Memory:
+            def buffers() -> Buffers:
+                """Called by the lane's thread."""
+                if (lane, sends) not in self._buffers:
+                    made = buffers_in_this_thread(self._staging, data.device)
+                    self._buffers[lane, sends] = made
+                return self._buffers[lane, sends]
+
+            return DeviceMemory(data[part], after, buffers, block_bytes)
+
+        return device_memory
 
     def _broke(self, why: str) -> None:
         """A lane's connection is of no use any more."""
@@ -148,9 +209,12 @@ class TcpBackend:
     name = "tcp"
     connections = LANES
 
+    def __init__(self, staging: Staging = STAGING) -> None:
+        self._staging = staging
+
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
-        where = met(store)
-        return TcpGroup(_opened(where, rank), [PlainFraming() for _ in range(LANES)], rank)
+        lanes = _opened(met(store), rank)
+        return TcpGroup(lanes, [PlainFraming() for _ in range(LANES)], rank, self._staging)
 
 
 class SealedBackend:
@@ -159,10 +223,13 @@ class SealedBackend:
     name = "tcp-sealed"
     connections = LANES
 
+    def __init__(self, staging: Staging = STAGING) -> None:
+        self._staging = staging
+
     def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
         where = met(store)
         framings = [SealedFraming(where.secret, rank, lane) for lane in range(LANES)]
-        return TcpGroup(_opened(where, rank), framings, rank)
+        return TcpGroup(_opened(where, rank), framings, rank, self._staging)
 
 
 _HERE: Final = ("tcp/source", "tcp/replica")

@@ -62,6 +62,12 @@ class Weights:
     """Tensors that no longer lie as they were loaded, by position: `pack` and `read` give their
     loaded bytes, and nothing writes to them."""
 
+    @cached_property
+    def device(self) -> torch.device:
+        """The model's device, with its number where a tensor tells it."""
+        there = (data.device for data in self.tensors if data.device.type == self.device_type)
+        return next(there, torch.device(self.device_type))
+
     def view(self, piece: Piece) -> torch.Tensor:
         """The bytes of one piece, shape [nbytes], uint8, in place. Not for a tensor in `recast`."""
         return self.tensors[piece.tensor][piece.start : piece.start + piece.nbytes]

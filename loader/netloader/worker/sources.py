@@ -20,7 +20,7 @@ from netloader.source.service import Source
 from netloader.source.throttle import Throttle
 from netloader.source.upstream import UpstreamService, UpstreamSettings
 from netloader.system import affinity
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.telemetry import SILENT, Telemetry
 from netloader.upstream.admission import Access
 from netloader.upstream.group import OrderedCarrier, carrier_for
@@ -268,6 +268,7 @@ class Sources:
 
         def wait() -> None:
             affinity.step_aside(background=True)
+            use_device(offer.weights.device)
             if again_as_promised(offer, self._closing) and self.serve(role, offer, withdrawals):
                 _log.info("ready to serve %s again: its weights were reloaded", model)
             elif withdrawals == self.withdrawals(role) and not self._closing.is_set():

@@ -35,6 +35,7 @@ MESSAGES: list[messages.Message] = [
     messages.Bye(session=SESSION, reason="enough"),
     messages.Bye(session=SESSION, reason="wrong bytes", bad_chunk=5),
     ACCEPT.model_copy(update={"message_bytes": 1 << 20}),
+    messages.Refuse(code="manifest", reason="tensors differ", loaded={"x": {"w1", "w2"}}),
 ]
 
 
@@ -77,6 +78,10 @@ def test_what_earlier_peers_leave_out_means_whole_chunks_and_no_accusation() -> 
     for data, expected in ((accept, ACCEPT), (bye, MESSAGES[6])):
         assert messages.decode([json.dumps(data).encode()])[0] == expected
     assert ACCEPT.message_bytes == messages.MAX_BULK_MESSAGE_BYTES
+
+
+def test_a_refusal_without_attributes_is_what_it_was() -> None:
+    assert "loaded" not in json.loads(messages.encode(MESSAGES[2])[0])
 
 
 def changed(message: messages.Message, **changes: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.loader.support import (
 
 from netloader.discovery.candidate import Candidate
 from netloader.identity.identity import Identity
+from netloader.plain import Plain
 from netloader.protocol import messages
 from netloader.replica.inquiry import ask
 from netloader.replica.request import Request
@@ -33,7 +35,9 @@ WEIGHTS = toy_weights(1, rows=10)
 PROCESSED = identity().processed({"chip": "910B"})
 
 
-def asked(source: Candidate, who: Identity = PROCESSED, **settings: Any) -> str:
+def asked(
+    source: Candidate, who: Identity = PROCESSED, **settings: Any
+) -> Mapping[str, Plain] | str:
     request = Request(who, (GlooBackend(),), lambda: OPEN, "replica")
     return ask(source, request, PullSettings(**settings), 1 << 20)
 
@@ -43,9 +47,24 @@ def test_a_source_that_has_the_weights_gives_no_reason_and_opens_no_session() ->
     with serving(
         offer_of(WEIGHTS, who=PROCESSED), observer=SourceObserver(sessions=told.append)
     ) as source:
-        assert asked(candidate(source)) == ""
-        assert asked(candidate(source, generation=None)) == ""
+        assert asked(candidate(source)) == {}
+        assert asked(candidate(source, generation=None)) == {}
     assert sum(told) == 0
+
+
+def test_a_source_says_what_its_post_processing_met() -> None:
+    weights = replace(
+        WEIGHTS, manifest=replace(WEIGHTS.manifest, layout="runtime", chunk_bytes=1 << 20)
+    )
+    offer = replace(offer_of(weights, who=PROCESSED), loaded={"experts.biases": {"w1", "w3"}})
+    with serving(offer) as source:
+        assert asked(candidate(source)) == {"experts.biases": {"w1", "w3"}}
+        caller = Caller(source)
+        caller.send(hello(replace(WEIGHTS, manifest=other_manifest()), PROCESSED))
+        refused = caller.receive()
+        # Only who has no tensors to compare yet can use it.
+        assert isinstance(refused, messages.Refuse) and refused.loaded == {}
+        caller.close()
 
 
 def test_who_only_asks_gets_no_manifest() -> None:
@@ -79,7 +98,8 @@ def test_a_source_of_other_weights_says_what_differs(who: Identity, reason: str)
 
 def test_a_source_that_is_not_ready_says_so() -> None:
     with serving(None) as source:
-        assert asked(candidate(source)) != ""
+        reason = asked(candidate(source))
+    assert isinstance(reason, str) and reason
 
 
 def test_a_source_with_other_transports_is_not_asked() -> None:
@@ -94,4 +114,4 @@ def test_nobody_there_is_a_reason() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         reason = asked(Candidate(f"127.0.0.1:{free.getsockname()[1]}", "test"))
-    assert reason != ""
+    assert isinstance(reason, str) and reason

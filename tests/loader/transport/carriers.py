@@ -13,6 +13,7 @@ import torch
 from tests.loader.transport.played_nccl import PlayedDevice
 
 from netloader.transport import Backend, Group, Rendezvous, join
+from netloader.transport.bounce import Staging
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
 from netloader.transport.nccl import NcclBackend
@@ -54,6 +55,15 @@ def stage_everything() -> Backend:
     return StagedBackend(GlooBackend(), stages=lambda data: True)
 
 
+def stage_everything_over_tcp() -> Backend:
+    """In blocks that no message is a multiple of."""
+    return TcpBackend(Staging(stages=lambda data: True, block_bytes=256 * 1024))
+
+
+def seal_everything_by_blocks() -> Backend:
+    return SealedBackend(Staging(stages=lambda data: True, block_bytes=256 * 1024))
+
+
 def make_hccl() -> Backend:
     from netloader.transport.hccl import HcclBackend
 
@@ -70,6 +80,8 @@ CARRIERS: Final = (
     Carrier("memory", MemoryBackend, crosses_processes=False),
     # Host memory plays the device: a second buffer, and a real copy.
     Carrier("staged", stage_everything, crosses_processes=True, lands_at_wait=True),
+    Carrier("staged tcp", stage_everything_over_tcp, crosses_processes=True),
+    Carrier("staged tcp-sealed", seal_everything_by_blocks, crosses_processes=True),
     Carrier("played nccl", lambda: NcclBackend(PlayedDevice()), crosses_processes=False),
     *((Carrier("hccl", make_hccl, crosses_processes=True, device="npu:0"),) if HAS_NPU else ()),
 )
@@ -104,6 +116,14 @@ def do(work: Callable[[], T], future: Future[T]) -> None:
     finally:
         # Its traceback has this frame: a cycle would keep what the work had opened.
         del future
+
+
+def meet(source: Backend, replica: Backend, timeout_s: float = 30.0) -> GroupPair:
+    """A group whose ends are opened by different backends."""
+    rendezvous = Rendezvous("127.0.0.1", timeout_s)
+    opening = started(lambda: rendezvous.open(source))
+    joined = join("127.0.0.1", rendezvous.port, rendezvous.secret, replica, timeout_s)
+    return GroupPair(opening.result(timeout_s), joined)
 
 
 def open_pair(backend: Backend, timeout_s: float = 30.0) -> GroupPair:

@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tests.loader.transport.carriers import GroupPair, open_pair, stage_everything, started
+from tests.loader.transport.carriers import GroupPair, meet, open_pair, stage_everything, started
+from tests.loader.transport.noted_copies import NotedCopies
 
-from netloader.transport import Backend, Rendezvous, TransportError, join
+from netloader.transport import Backend, TransportError
+from netloader.transport.copies import HostCopies
 from netloader.transport.gloo import GlooBackend
 from netloader.transport.memory import MemoryBackend
-from netloader.transport.staged import HOST_BYTES, MIN_MESSAGES, HostCopies, StagedBackend
+from netloader.transport.staged import HOST_BYTES, MIN_MESSAGES, StagedBackend
 
 LATE_S = 30.0
 MIB = 1 << 20
 
 
-@dataclass
-class NotedCopies(HostCopies):
-    """Host memory as a device, with a count of its buffers and a gate before each copy."""
-
-    made: list[int] = field(default_factory=list)
-    copied: list[int] = field(default_factory=list)
-    gate: threading.Event = field(default_factory=threading.Event)
-    reached: threading.Event = field(default_factory=threading.Event)
-    broken: bool = False
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    def buffer(self, nbytes: int) -> torch.Tensor:
-        self.made.append(nbytes)
-        return super().buffer(nbytes)
-
-    def copy(self, target: torch.Tensor, source: torch.Tensor, after: object) -> None:
-        self.reached.set()
-        self.gate.wait(LATE_S)
-        if self.broken:
-            raise RuntimeError("an error of the device\nand its trace")
-        super().copy(target, source, after)
-        self.copied.append(target.numel())
-
-
 def staged(copies: HostCopies, inner: Backend | None = None) -> StagedBackend:
     return StagedBackend(inner or GlooBackend(), lambda device: copies, lambda data: True)
-
-
-def meet(source: Backend, replica: Backend) -> GroupPair:
-    """A group whose ends are opened by different backends."""
-    rendezvous = Rendezvous("127.0.0.1", LATE_S)
-    opening = started(lambda: rendezvous.open(source))
-    joined = join("127.0.0.1", rendezvous.port, rendezvous.secret, replica, LATE_S)
-    return GroupPair(opening.result(LATE_S), joined)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -109,7 +109,9 @@ class LateFraming(PlainFraming):
     def __init__(self) -> None:
         self.reading = threading.Event()
 
-    def recv(self, connection: socket.socket, tag: int, data: memoryview) -> None:
+    def recv(
+        self, connection: socket.socket, tag: int, nbytes: int, rooms: Iterable[memoryview]
+    ) -> None:
         self.reading.set()
         poll = select.poll()
         poll.register(connection, 0)

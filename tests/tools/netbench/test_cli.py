@@ -120,7 +120,11 @@ class TestPair:
         assert (found["backend"], found["device"], found["bytes_ok"]) == ("staged", "cpu", True)
         rates = found["repetitions_gbps"]
         assert {name: len(values) for name, values in rates.items()} == dict.fromkeys(
-            ("raw_one", "raw_two", "gloo", "staged"), 2
+            ("raw_one", "raw_two", "raw_one_copied", "raw_two_copied", "gloo", "staged"), 2
+        )
+        raw = min(found["raw_gbps"], found["raw_copied_gbps"])
+        assert raw > 0 and found["ratio_raw_copied"] == pytest.approx(
+            found["raw_copied_gbps"] / found["raw_gbps"], rel=0.01
         )
         assert found["ratio_gloo"] == pytest.approx(
             found["staged_gbps"] / found["gloo_gbps"], rel=0.01

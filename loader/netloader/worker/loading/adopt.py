@@ -1,10 +1,10 @@
 """Taking weights as post-processing left them, from peers that no longer hold what they loaded.
 
 Such weights fit only into a model that was post-processed alike. So the model is filled with
-dummies, vLLM post-processes those, which makes all objects, kernels and tensors, and then every
-tensor gets the source's bytes. Three comparisons decide whether the result is the source's model:
-of the identity before, of the manifest, and of the state besides tensors after. If one of them
-fails, the model is built again and filled from storage.
+dummies, and gets what `load_weights` had set at the source. vLLM post-processes that, which makes
+all objects, kernels and tensors, and then every tensor gets the source's bytes. Three comparisons
+decide whether the result is the source's model: of the identity before, of the manifest, and of the
+state besides tensors after. If one of them fails, the model is built again and filled from storage.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from netloader.errors import ManifestError
 from netloader.identity.identity import Identity
 from netloader.model import attributes, numbers, processed, spelling
 from netloader.model.processed import Processed
+from netloader.plain import Plain
 from netloader.replica.inquiry import ask
 from netloader.replica.pull import Pull
 from netloader.weights import dummies
@@ -40,6 +41,8 @@ class Prepared:
     built: Built
     identity: Identity
     """Of the wanted weights, in the `runtime` layout."""
+    loaded: Mapping[str, Plain]
+    """What the source's `load_weights` had set besides tensors, and post-processing may read."""
     numbers: Mapping[str, float]
     """Numbers beside the tensors, before post-processing."""
     tried: Tried
@@ -67,10 +70,11 @@ def prepare(built: Built, model: nn.Module, before: NotPulled) -> Prepared | Bui
     found = attempt(Step.ASK, lambda: _find(built, identity, before))
     if isinstance(found, Failed):
         return replace(before, tried=before.tried.but(found.reason))
-    source, skipped = found
+    chosen, skipped = found
     tried = before.tried.but(*skipped)
-    if source is None:
+    if chosen is None:
         return replace(before, tried=tried)
+    source, loaded = chosen
     _log.info(
         "%s has these weights as post-processing left them: post-processing dummies first",
         source.endpoint,
@@ -79,12 +83,13 @@ def prepare(built: Built, model: nn.Module, before: NotPulled) -> Prepared | Bui
     def fill() -> dict[str, float]:
         built.arrangement.weights.put_back_all()
         dummies.fill(model)
+        attributes.apply(model, loaded)
         return processed.numbers_of(model)
 
     held = attempt(Step.ADOPT, fill)
     if isinstance(held, Failed):
         return _again(built, tried, held.reason)
-    return Prepared(built, identity, held, tried, time.monotonic() - before.began)
+    return Prepared(built, identity, loaded, held, tried, time.monotonic() - before.began)
 
 
 def adopt(prepared: Prepared, model: nn.Module) -> Adopted | BuildAgain:
@@ -130,9 +135,11 @@ def _again(built: Built, tried: Tried, reason: str) -> BuildAgain:
     return BuildAgain(plan, reason)
 
 
-def _find(
-    built: Built, identity: Identity, before: NotPulled
-) -> tuple[Candidate | None, list[str]]:
+_Chosen = tuple[Candidate, Mapping[str, Plain]]
+"""A source, and what its `load_weights` had set."""
+
+
+def _find(built: Built, identity: Identity, before: NotPulled) -> tuple[_Chosen | None, list[str]]:
     """The first source that has the weights, and why others were skipped."""
     worker = built.request.worker
     candidates, skipped = worker.peers.candidates(identity, built.transports)
@@ -141,10 +148,10 @@ def _find(
     request, settings = request_for(built, identity), worker.config.pull_settings
     deadline = before.began + settings.peer_budget_s
     for candidate in candidates:
-        refused = ask(candidate, request, settings, worker.config.chunk_bytes)
-        if not refused:
-            return candidate, skipped
-        skipped.append(f"{candidate.found_by}: source {candidate.endpoint}: runtime: {refused}")
+        answer = ask(candidate, request, settings, worker.config.chunk_bytes)
+        if not isinstance(answer, str):
+            return (candidate, answer), skipped
+        skipped.append(f"{candidate.found_by}: source {candidate.endpoint}: runtime: {answer}")
         if time.monotonic() >= deadline:
             break  # Each may be silent for a while, and storage is at hand.
     return None, skipped

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from netloader.identity.identity import Identity
+from netloader.plain import Plain
 from netloader.transport import Backend
 from netloader.weights.capture import Weights
 from netloader.worker.loading.adopt import Prepared, adopt
@@ -25,6 +27,8 @@ class ServableAsIs:
     digests: tuple[bytes, ...]
     """By chunk id, as promised by the sources and verified here."""
     weights: Weights
+    loaded: Mapping[str, Plain]
+    """What `load_weights` had set besides tensors, where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ def finish(filled: Filled | Prepared, model: nn.Module) -> Complete | BuildAgain
             pulled.provenance,
             pulled.digests,
             replace(weights, digest_kind=pulled.digest_kind),
+            filled.loaded,
         ),
     )
 

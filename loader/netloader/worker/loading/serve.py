@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -20,7 +20,7 @@ from netloader.plain import Plain
 from netloader.source.offer import Offer
 from netloader.source.settings import SourceSettings
 from netloader.system import affinity, memory
-from netloader.system.threads import TransferThread
+from netloader.system.threads import TransferThread, use_device
 from netloader.transport import Backend
 from netloader.weights import digests, retain
 from netloader.weights.capture import Weights
@@ -62,6 +62,8 @@ class _Form:
     attributes: Mapping[str, Plain]
     computed: Mapping[str, str]
     cost_bytes: int
+    loaded: Mapping[str, Plain] = field(default_factory=dict)
+    """As in `Offer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ def _forms(
             provenance.attributes,
             provenance.computed,
             0,
+            servable.loaded,
         )
         return
     yield attempt(Step.SETTLE, lambda: _as_loaded(servable, model))
@@ -180,7 +183,8 @@ def _as_processed(record: LoadRecord, servable: Servable, model: nn.Module) -> _
         for mine, theirs in zip(served.weights.tensors, made.weights.tensors, strict=True)
         if mine is not theirs
     )
-    return _Form(identity, served.weights, None, values, made.state, cost)
+    loaded = servable.provenance.attributes
+    return _Form(identity, served.weights, None, values, made.state, cost, loaded)
 
 
 def _become_source(settled: _Settled, stopping: threading.Event) -> Served | NotServed:
@@ -217,6 +221,7 @@ def _offer_best(settled: _Settled, content: LazyContent) -> Served | NotServed |
     """Serve the best form whose bytes are as promised. Returns why none is."""
     reasons = list(settled.reasons)
     for form in settled.forms:
+        use_device(form.weights.device)
         changed = "" if form.digests is None else _changed(form.weights, form.digests)
         if not changed:
             return _offer(settled, form, content)
@@ -254,6 +259,7 @@ def _offer(settled: _Settled, form: _Form, content: LazyContent) -> Served | Not
         form.attributes,
         settled.backends,
         form.computed,
+        loaded=form.loaded,
     )
     worker.membership.update(
         role,

@@ -1,4 +1,5 @@
-"""Operators that torch_npu and ATB add to torch's: the few that a dense decoder needs.
+"""Operators that torch_npu and ATB add to torch's: the few that a dense decoder needs,
+W8A8 layers included.
 
 Written in plain torch for host tensors, after what torch_npu documents of them. Every other one is
 refused by its name when it is called.
@@ -207,6 +208,80 @@ def _attention(
     return torch.einsum("hnm,mhd->nhd", scores.softmax(-1), wide_value).to(query.dtype)
 
 
+def quantize(
+    x: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor | None,
+    dtype: int,
+    axis: int = 1,
+    div_mode: bool = True,
+) -> torch.Tensor:
+    """round(x * scales + zero_points) as int8, with scales of the last dimension.
+
+    Raises `NotImplementedError` for another dimension, for division and for other types.
+    """
+    if axis not in (-1, x.dim() - 1) or div_mode or dtype not in _EIGHT_BITS:
+        raise NotImplementedError(
+            f"fakecann: quantize with axis {axis}, div_mode {div_mode}, type {dtype}"
+        )
+    moved = x.float() * scales.float()
+    if zero_points is not None:
+        moved += zero_points.float()
+    return moved.round().clamp(-128, 127).to(torch.int8)
+
+
+def dynamic_quant(
+    x: torch.Tensor, *, dst_type: int | None = None, **others: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row by a scale of its own, so that its largest value becomes 127; and the scales."""
+    given = sorted(name for name, value in others.items() if value not in (None, "pertoken"))
+    if given or dst_type not in (None, *_EIGHT_BITS):
+        raise NotImplementedError(f"fakecann: dynamic_quant to {dst_type} with {', '.join(given)}")
+    scales = x.float().abs().amax(-1) / 127
+    quantised = (x.float() / scales.clamp(min=1e-12).unsqueeze(-1)).round().to(torch.int8)
+    return quantised, scales
+
+
+def quant_matmul(
+    x1: torch.Tensor,
+    x2: torch.Tensor,
+    scale: torch.Tensor,
+    *,
+    pertoken_scale: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    output_dtype: int | None = None,
+    **others: Any,
+) -> torch.Tensor:
+    """(x1 @ x2 + bias) * scale of each column * pertoken_scale of each row, from int8.
+
+    The sums of products are exact. Raises `NotImplementedError` for other arguments and types.
+    """
+    given = sorted(name for name, value in others.items() if value is not None)
+    if given or output_dtype not in _FLOATS or {x1.dtype, x2.dtype} != {torch.int8}:
+        raise NotImplementedError(
+            f"fakecann: quant_matmul of {x1.dtype} and {x2.dtype} to type {output_dtype} with "
+            f"{', '.join(given)}"
+        )
+    product = x1.double() @ x2.double()
+    if bias is not None:
+        product += bias.double()
+    product *= scale.double()
+    if pertoken_scale is not None:
+        product *= pertoken_scale.double().unsqueeze(-1)
+    return product.to(_FLOATS[output_dtype])
+
+
+_EIGHT_BITS: Final = (1, 12)
+"""c10's numbers of int8 and qint8."""
+
+_FLOATS: Final[dict[int | None, torch.dtype]] = {
+    5: torch.float16,
+    6: torch.float32,
+    15: torch.bfloat16,
+}
+"""By c10's number."""
+
+
 def top_k_top_p(
     logits: torch.Tensor, p: torch.Tensor | None = None, k: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -228,6 +303,9 @@ EMULATED: Final[dict[str, Callable[..., Any]]] = {
     "npu::npu_swiglu": swiglu,
     "npu::npu_fused_infer_attention_score": fused_infer_attention_score,
     "npu::npu_top_k_top_p": top_k_top_p,
+    "npu::npu_quantize": quantize,
+    "npu::npu_dynamic_quant": dynamic_quant,
+    "npu::npu_quant_matmul": quant_matmul,
     "atb::_npu_rotary_embedding": rotary_embedding,
     "atb::_npu_reshape_and_cache": reshape_and_cache,
     "atb::_npu_matmul_add_fp32": matmul_add_fp32,

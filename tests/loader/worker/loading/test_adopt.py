@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 import torch
@@ -54,6 +54,26 @@ def by_division(model: nn.Module) -> None:
     pack(model)
     assert isinstance(model, Toy)
     model.ratio = 1 // int(model.packed.data.abs().max())  # type: ignore[assignment]
+
+
+def name_what_is_used(model: nn.Module) -> None:
+    """`load_weights` of experts says which of their tensors the checkpoint had."""
+    model.named = {"packed"}  # type: ignore[assignment]
+
+
+def by_name(model: nn.Module) -> None:
+    """Post-processing reads that, drops what is not named, and uses the names up."""
+    named = model.named
+    assert isinstance(named, set)
+    if "packed" not in named:
+        model.packed = None  # type: ignore[assignment]
+    named.clear()
+    pack_if_there(model)
+
+
+def pack_if_there(model: nn.Module) -> None:
+    if model.packed is not None:
+        pack(model)
 
 
 class Handle:
@@ -167,6 +187,24 @@ def test_values_outside_of_tensors_make_no_source() -> None:
         assert isinstance(source.end, NotServed)
         assert "INT8_CACHE" in source.reason
         assert "Handle, which owns something outside Python" in source.reason
+
+
+def test_what_load_weights_sets_is_there_when_dummies_are_post_processed() -> None:
+    def toy_with_names() -> Toy:
+        made = toy()
+        made.named = set()  # type: ignore[assignment]
+        return made
+
+    engine = FakeEngine(process=by_name, while_loading=name_what_is_used)
+    with worker_of() as first, ExitStack() as stack:
+        source = load_with(first, engine, toy_with_names)
+        chain = [source]
+        for _ in "23":
+            worker = stack.enter_context(worker_of(endpoint(chain[-1])))
+            chain.append(load_with(worker, engine, toy_with_names))
+            assert (chain[-1].origin, chain[-1].built) == ("peers", 1), chain[-1].skipped
+            assert contents(chain[-1].model) == contents(source.model)
+        assert layout(first) == "runtime"
 
 
 def test_numbers_that_come_of_weights_travel() -> None:
