@@ -21,6 +21,7 @@ from netmesh.errors import BindError
 from netmesh.io.doorkeeper import Doorkeeper
 from netmesh.io.links import harden
 from netmesh.io.reactor import Reactor
+from netmesh.io.router_ids import is_named, new_router
 from netmesh.io.security import SocketSecurity, ZapHandler
 from netmesh.ports import PortRange, listen
 
@@ -204,7 +205,7 @@ class Server:
 
     def _make_router(self, listener: socket.socket) -> zmq.Socket[bytes]:
         assert self._doorkeeper is not None
-        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        router = new_router(self._context)
         try:
             harden(router)
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -242,6 +243,9 @@ class Server:
                 connection, *frames = router.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            if is_named(connection):
+                self._counters["dropped.named_id"] += 1
+                continue
             self._received(connection, frames)
 
 

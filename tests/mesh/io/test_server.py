@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import zmq
+from tests.named_ids import name
 
 from netmesh.errors import BindError
 from netmesh.io.security import SocketSecurity
@@ -197,3 +198,13 @@ def test_a_move_for_which_no_descriptor_is_left_changes_nothing() -> None:
     client.close()
     made.close()
     context.destroy(linger=0)
+
+
+def test_a_client_that_names_its_id_is_not_heard(pump: Pump) -> None:
+    made, got = server(pump)
+    port = made.listen("127.0.0.1", None)
+    with name(port, b"\1127.0.0.1:9"):  # it would pass for a link of this member's own
+        pump.until(lambda: pump.counters["dropped.named_id"])
+        with name(port, b""):
+            pump.until(lambda: got == [[b"x"]])
+    made.close()
