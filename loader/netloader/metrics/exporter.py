@@ -11,11 +11,13 @@ a warning and the metrics, not the start.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -35,6 +37,12 @@ MAX_REQUESTS: Final = 8
 
 REQUEST_S: Final = 5.0
 """Seconds that a client may be silent in the middle of a request, or while it reads the answer."""
+
+_WHOLE: Final = 3
+"""How many times as long a whole request may take, however little of it comes at a time."""
+
+_NO_DESCRIPTOR_S: Final = 0.2
+"""Seconds until a connection is accepted again for which there was no descriptor."""
 
 
 class Export:
@@ -134,6 +142,9 @@ class _MetricsServer(WSGIServer):
         self.set_app(app)
         self._request_s = request_s
         self._places = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._since: dict[socket.socket, float] = {}
+        """Requests that are being answered, and when they came. Changed in single steps."""
+        self._stopping = threading.Event()
         self._door = Door(self.socket)
         self._thread = threading.Thread(
             target=self.serve_forever, name=f"{affinity.OURS}metrics-http", daemon=True
@@ -146,10 +157,27 @@ class _MetricsServer(WSGIServer):
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
 
+    def get_request(self) -> Any:
+        """Accept a connection. Raises `OSError`."""
+        try:
+            return super().get_request()
+        except OSError:
+            # It still waits where no descriptor is left, and would be tried again without a pause.
+            self._stopping.wait(_NO_DESCRIPTOR_S)
+            raise
+
+    def service_actions(self) -> None:
+        """Hang up on those whose requests do not end. Called twice a second or more."""
+        late = time.monotonic() - _WHOLE * self._request_s
+        for request in [request for request, since in list(self._since.items()) if since < late]:
+            with contextlib.suppress(OSError):  # It has ended meanwhile.
+                request.shutdown(socket.SHUT_RDWR)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._since[request] = time.monotonic()
         threading.Thread(
             target=self._answer,
             args=(request, client_address),
@@ -165,11 +193,13 @@ class _MetricsServer(WSGIServer):
         except OSError as error:
             _log.debug("%s left in the middle of a request: %s", client_address, error)
         finally:
+            del self._since[request]
             self.shutdown_request(request)
             self._places.release()
 
     def stop(self) -> None:
         """Listen no longer."""
+        self._stopping.set()
         self.shutdown()
         self._thread.join()
         self._door.close()
