@@ -38,8 +38,8 @@ MAX_REQUESTS: Final = 8
 REQUEST_S: Final = 5.0
 """Seconds that a client may be silent in the middle of a request, or while it reads the answer."""
 
-_WHOLE: Final = 3
-"""How many times as long a whole request may take, however little of it comes at a time."""
+WHOLE_S: Final = 15.0
+"""Seconds that a whole request may take, however little of it comes at a time."""
 
 _NO_DESCRIPTOR_S: Final = 0.2
 """Seconds until a connection is accepted again for which there was no descriptor."""
@@ -71,6 +71,7 @@ def start(
     look: Look,
     environ: Mapping[str, str] = os.environ,
     request_s: float = REQUEST_S,
+    whole_s: float = WHOLE_S,
 ) -> Export:
     """Count and export, as far as the operator wants it. `address` are host and port."""
     shared = environ.get(SHARED_DIRECTORY)
@@ -89,7 +90,7 @@ def start(
             shared,
         )
         return Export()
-    server = _listen(address, metrics.registry, request_s) if address is not None else None
+    server = _listen(address, metrics.registry, request_s, whole_s) if address is not None else None
     if server is None and not shared:
         return Export()
     endings: list[Callable[[], object]] = [Sampler(look, metrics).stop]
@@ -100,11 +101,13 @@ def start(
     return Export(metrics, tuple(endings), server.server_port if server is not None else None)
 
 
-def _listen(address: tuple[str, int], registry: Any, request_s: float) -> _MetricsServer | None:
+def _listen(
+    address: tuple[str, int], registry: Any, request_s: float, whole_s: float
+) -> _MetricsServer | None:
     from prometheus_client import make_wsgi_app
 
     try:
-        server = _MetricsServer(address, make_wsgi_app(registry), request_s)
+        server = _MetricsServer(address, make_wsgi_app(registry), request_s, whole_s)
     except OSError as error:
         _log.warning(
             "no metrics at %s port %d: %s; set METRICS_PORT to a port that is free, and "
@@ -135,12 +138,15 @@ class _MetricsHandler(WSGIRequestHandler):
 class _MetricsServer(WSGIServer):
     """Answers a bounded number of requests at once, each in a thread of its own."""
 
-    def __init__(self, address: tuple[str, int], app: Any, request_s: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], app: Any, request_s: float, whole_s: float
+    ) -> None:
         """Raises `OSError`."""
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _MetricsHandler)
         self.set_app(app)
         self._request_s = request_s
+        self._whole_s = whole_s
         self._places = threading.BoundedSemaphore(MAX_REQUESTS)
         self._since: dict[socket.socket, float] = {}
         """Requests that are being answered, and when they came. Changed in single steps."""
@@ -168,7 +174,7 @@ class _MetricsServer(WSGIServer):
 
     def service_actions(self) -> None:
         """Hang up on those whose requests do not end. Called twice a second or more."""
-        late = time.monotonic() - _WHOLE * self._request_s
+        late = time.monotonic() - self._whole_s
         for request in [request for request, since in list(self._since.items()) if since < late]:
             with contextlib.suppress(OSError):  # It has ended meanwhile.
                 request.shutdown(socket.SHUT_RDWR)

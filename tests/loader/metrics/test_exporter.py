@@ -29,8 +29,10 @@ def nobody() -> tuple[Sequence[Member], Mapping[str, int]]:
 
 
 @contextmanager
-def exporting(host: str = "127.0.0.1", request_s: float = HANG_S) -> Iterator[Export]:
-    export = metrics.start((host, free_port()), nobody, {}, request_s)
+def exporting(
+    host: str = "127.0.0.1", request_s: float = HANG_S, whole_s: float = HANG_S
+) -> Iterator[Export]:
+    export = metrics.start((host, free_port()), nobody, {}, request_s, whole_s)
     assert export.port is not None
     try:
         yield export
@@ -101,7 +103,7 @@ def test_silent_clients_do_not_stop_a_scrape_and_are_hung_up_on() -> None:
 
 
 def test_clients_that_send_a_byte_now_and_then_are_hung_up_on() -> None:
-    with exporting(request_s=0.5) as export, ExitStack() as stack:
+    with exporting(whole_s=0.5) as export, ExitStack() as stack:
         assert export.port is not None
         slow = [
             stack.enter_context(socket.create_connection(("127.0.0.1", export.port), HANG_S))
