@@ -30,6 +30,7 @@ from netmesh.io.doors import Door, all_shut, drop_newcomers
 from netmesh.io.encounter import Encounter, Meeting
 from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
+from netmesh.io.router_ids import new_router
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
 from netmesh.io.whois import KeyCount, count_keys
 from netmesh.mesh import Mesh, bind_host, own_host
@@ -90,6 +91,7 @@ __all__ = [
     "keep_alive",
     "listen",
     "meet_all",
+    "new_router",
     "observe",
     "own_host",
     "prepare",

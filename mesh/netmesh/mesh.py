@@ -177,7 +177,7 @@ class Mesh:
         succession = Succession(
             address,
             member,
-            lambda: shell.another_port(settings.well_known_ports, settings.port_range),
+            lambda: shell.move(settings.well_known_ports, settings.port_range),
             log,
             is_fixed=is_fixed,
         )

@@ -25,6 +25,15 @@ def listening_ports(pid: int) -> set[int]:
     return ports
 
 
+def waiting(port: int) -> int:
+    """Connections to a port that stand and that nobody has accepted yet (IPv4)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues = line.split()[:5]
+        if state == _LISTEN and int(local.partition(":")[2], 16) == port:
+            return int(queues.partition(":")[2], 16)
+    return 0
+
+
 def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
 

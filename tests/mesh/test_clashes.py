@@ -5,8 +5,10 @@ Slow: a member tries three times, a second apart, before it believes that the ot
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import zmq
 from tests.free_ports import free_port
 
 from netmesh import Mesh, MeshSettings
+from netmesh.address import Address, parse_address
 from netmesh.core.claims import Claim
 from netmesh.core.messages import Gossip, Join
 from netmesh.core.records import Generation, MemberId, Status, pack_advert
@@ -41,8 +44,11 @@ class Forger:
         claim = Claim(FORGER, Generation(1), 0, Status.ALIVE, 1, pack_advert({}))
         self._send(Join(FORGER, Generation(1), 1, 0, claim))
 
-    def claim(self, generation: int) -> None:
-        claim = Claim(self._target, Generation(generation), 0, Status.ALIVE, 1, pack_advert({}))
+    def claim(self, generation: int, member: MemberId | None = None) -> None:
+        """Claim the address of *member*; by default the address of the one it talks to."""
+        claim = Claim(
+            member or self._target, Generation(generation), 0, Status.ALIVE, 1, pack_advert({})
+        )
         self._send(Gossip(FORGER, Generation(1), (claim,)))
 
     def _send(self, message: Gossip | Join) -> None:
@@ -64,6 +70,15 @@ def settings(tmp_path: Path, port: int | None = None) -> MeshSettings:
     return MeshSettings(name=NAME, directory=tmp_path / "mesh", port=port)
 
 
+def refuses(address: Address) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex((address.host, address.port)) == errno.ECONNREFUSED
+
+
+def status_of(member: MemberId, mesh: Mesh) -> Status | None:
+    return next((one.status for one in mesh.members() if one.id == member), None)
+
+
 def test_a_member_whose_address_is_fought_for_takes_another_port(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,14 +94,19 @@ def test_a_member_whose_address_is_fought_for_takes_another_port(
             until(moved)
         assert f"{before} is taken: this process is the member {first.id}" in caplog.text
         assert caplog.text.count("too, and lives") == 1
-        with Mesh.start(settings(tmp_path), {"who": "second"}) as second:
+        address = parse_address(before, 0)
+        until(lambda: refuses(address))
+        # At a port of its own: else it would take the one that has become free.
+        with Mesh.start(settings(tmp_path, free_port()), {"who": "second"}) as second:
             # It is found by its entry, at its new address and with its advert.
             until(lambda: any(one.id == first.id for one in second.members()))
             assert [m.advert for m in second.members() if m.id == first.id] == [{"who": "first"}]
-            # What the forger has told of the old address leads to a member of another name, and so
-            # is not asked for anything. It is dead two minutes later: somebody holds the port.
-            until(lambda: not any(m.id == before and m.selectable for m in second.members()))
             until(lambda: any(one.id == second.id for one in first.members()))
+            # What a forger tells of the old address leads to nobody: the port is closed.
+            with forging(second) as forger:
+                forger.claim(first.generation + 1, before)
+                until(lambda: status_of(before, second) is Status.DEAD)
+            until(lambda: status_of(before, first) is Status.DEAD)
 
 
 def test_a_member_at_a_port_that_was_named_stands_back_and_stops(

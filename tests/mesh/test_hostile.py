@@ -18,6 +18,7 @@ import zmq
 from tests.fastest import at_most
 from tests.forked import start_mesh
 from tests.meshes import OWN_MESH
+from tests.named_ids import attack
 
 from netmesh import generate_key
 from netmesh.io.links import MAX_FRAME
@@ -220,6 +221,20 @@ def test_oversize_and_malformed_messages(tmp_path: Path) -> None:
         assert resident_bytes(member.pid) - memory < 64 * 1024 * 1024
     finally:
         context.destroy(linger=0)
+        member.end()
+
+
+def test_a_client_that_names_ids_ends_no_member(tmp_path: Path) -> None:
+    settings: dict[str, object] = {"MESH_NAME": OWN_MESH, "MESH_DIRECTORY": str(tmp_path / "d")}
+    # A new interpreter: of a forked one, nobody knows what has used C's `rand`.
+    member = MemberProcess(settings, log=tmp_path / "log", prefix=["env"])
+    try:
+        attackers = attack(int(member.id.rpartition(":")[2]))
+        until(lambda: member.ask("counters").get("zap.accepted", 0) >= len(attackers))
+        assert list(member.statuses().values()) == ["ALIVE"]
+        for one in attackers:
+            one.close()
+    finally:
         member.end()
 
 

@@ -11,11 +11,13 @@ a warning and the metrics, not the start.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -35,6 +37,12 @@ MAX_REQUESTS: Final = 8
 
 REQUEST_S: Final = 5.0
 """Seconds that a client may be silent in the middle of a request, or while it reads the answer."""
+
+WHOLE_S: Final = 15.0
+"""Seconds that a whole request may take, however little of it comes at a time."""
+
+_NO_DESCRIPTOR_S: Final = 0.2
+"""Seconds until a connection is accepted again for which there was no descriptor."""
 
 
 class Export:
@@ -63,6 +71,7 @@ def start(
     look: Look,
     environ: Mapping[str, str] = os.environ,
     request_s: float = REQUEST_S,
+    whole_s: float = WHOLE_S,
 ) -> Export:
     """Count and export, as far as the operator wants it. `address` are host and port."""
     shared = environ.get(SHARED_DIRECTORY)
@@ -81,7 +90,7 @@ def start(
             shared,
         )
         return Export()
-    server = _listen(address, metrics.registry, request_s) if address is not None else None
+    server = _listen(address, metrics.registry, request_s, whole_s) if address is not None else None
     if server is None and not shared:
         return Export()
     endings: list[Callable[[], object]] = [Sampler(look, metrics).stop]
@@ -92,11 +101,13 @@ def start(
     return Export(metrics, tuple(endings), server.server_port if server is not None else None)
 
 
-def _listen(address: tuple[str, int], registry: Any, request_s: float) -> _MetricsServer | None:
+def _listen(
+    address: tuple[str, int], registry: Any, request_s: float, whole_s: float
+) -> _MetricsServer | None:
     from prometheus_client import make_wsgi_app
 
     try:
-        server = _MetricsServer(address, make_wsgi_app(registry), request_s)
+        server = _MetricsServer(address, make_wsgi_app(registry), request_s, whole_s)
     except OSError as error:
         _log.warning(
             "no metrics at %s port %d: %s; set METRICS_PORT to a port that is free, and "
@@ -127,13 +138,19 @@ class _MetricsHandler(WSGIRequestHandler):
 class _MetricsServer(WSGIServer):
     """Answers a bounded number of requests at once, each in a thread of its own."""
 
-    def __init__(self, address: tuple[str, int], app: Any, request_s: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], app: Any, request_s: float, whole_s: float
+    ) -> None:
         """Raises `OSError`."""
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _MetricsHandler)
         self.set_app(app)
         self._request_s = request_s
+        self._whole_s = whole_s
         self._places = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._since: dict[socket.socket, float] = {}
+        """Requests that are being answered, and when they came. Changed in single steps."""
+        self._stopping = threading.Event()
         self._door = Door(self.socket)
         self._thread = threading.Thread(
             target=self.serve_forever, name=f"{affinity.OURS}metrics-http", daemon=True
@@ -146,10 +163,27 @@ class _MetricsServer(WSGIServer):
         self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
 
+    def get_request(self) -> Any:
+        """Accept a connection. Raises `OSError`."""
+        try:
+            return super().get_request()
+        except OSError:
+            # It still waits where no descriptor is left, and would be tried again without a pause.
+            self._stopping.wait(_NO_DESCRIPTOR_S)
+            raise
+
+    def service_actions(self) -> None:
+        """Hang up on those whose requests do not end. Called twice a second or more."""
+        late = time.monotonic() - self._whole_s
+        for request in [request for request, since in list(self._since.items()) if since < late]:
+            with contextlib.suppress(OSError):  # It has ended meanwhile.
+                request.shutdown(socket.SHUT_RDWR)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._since[request] = time.monotonic()
         threading.Thread(
             target=self._answer,
             args=(request, client_address),
@@ -165,11 +199,13 @@ class _MetricsServer(WSGIServer):
         except OSError as error:
             _log.debug("%s left in the middle of a request: %s", client_address, error)
         finally:
+            del self._since[request]
             self.shutdown_request(request)
             self._places.release()
 
     def stop(self) -> None:
         """Listen no longer."""
+        self._stopping.set()
         self.shutdown()
         self._thread.join()
         self._door.close()

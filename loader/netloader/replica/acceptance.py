@@ -7,7 +7,7 @@ digest covers. The pull follows the first source's promise; the others must prom
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from netloader.errors import ManifestError, ProtocolError, Refused, TransferError
@@ -94,6 +94,23 @@ def _difference(mine: Manifest, theirs: bytes) -> str:
         return manifest.difference(mine, manifest.decode(theirs)) or "no difference found"
     except ManifestError as error:
         return str(error)
+
+
+def stay_in_reach(endpoint: str, accept: messages.Accept, reaches: Callable[[str], bool]) -> None:
+    """Check where the source at `endpoint` lets its bytes be fetched.
+
+    Raises `TransferError` where this worker may connect to the source and not to that address: a
+    source could otherwise make it knock anywhere. An operator may list a source beyond its reach,
+    and is believed where that one leads.
+    """
+    host = f"[{accept.host}]" if ":" in accept.host else accept.host
+    where = f"{host}:{accept.port}"
+    if reaches(endpoint) and not reaches(where):
+        raise TransferError(
+            endpoint,
+            f"sends this worker to {where[:_MAX_QUOTE]!r}, where it may not connect: without a key "
+            "to loopback only, else to no loopback address and nothing outside MESH_NETWORKS",
+        )
 
 
 def read(

@@ -99,6 +99,7 @@ def open_session(
         conversation = Conversation(connection, accept.session)
         session = OpenSession(hello, mine, accept, attachment, conversation, backend, settings)
         try:
+            acceptance.stay_in_reach(source.endpoint, accept, request.reaches)
             yield session
         except DigestMismatch as error:
             conversation.bye(error.reason, error.chunk)

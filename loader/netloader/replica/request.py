@@ -22,12 +22,13 @@ class Request:
     """Returns the current keys, which may be replaced while a pull runs."""
     replica: str
     """Name of this worker in the source's log."""
-
     fabric: str = ""
     """Label of the network that this worker's transfers use; empty: none."""
-
     serves_at: str = ""
     """Where this worker hands out what it has while it pulls; empty: nowhere."""
+    reaches: Callable[[str], bool] = lambda endpoint: True
+    """Whether this worker may connect to an endpoint (`host:port`) that others name. A source that
+    is within reach may not lead out of it."""
 
     @property
     def transports(self) -> tuple[str, ...]:

@@ -84,17 +84,20 @@ def attempt(
     *,
     name: str,
     timeout_s: float,
+    reaches: Callable[[str], bool] = lambda endpoint: True,
 ) -> Trial:
     """Ask `source` for its smallest chunk of the weights with this identity.
 
-    `name` is what the source's log calls this process. Each wait ends after `timeout_s`. Raises
+    `name` is what the source's log calls this process; `reaches` says whether it may connect to an
+    endpoint. Each wait ends after `timeout_s`. Raises
     nothing that a source can cause.
     """
     offered = set(source.transports or ())
     usable = tuple(backend for backend in backends if backend.name in offered)
     if not usable:
         return Trial(TrialEnd.REFUSED, f"it sends by {', '.join(sorted(offered)) or 'nothing'}")
-    one = _Trying(source, Request(identity, usable, security, name), usable[0], timeout_s)
+    request = Request(identity, usable, security, name, reaches=reaches)
+    one = _Trying(source, request, usable[0], timeout_s)
     try:
         wanted = one.learn_manifest(chunk_bytes)
         return wanted if isinstance(wanted, Trial) else one.take(wanted)

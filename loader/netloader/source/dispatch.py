@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
@@ -56,7 +57,7 @@ class Dispatch:
         self._settings = opener.settings
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._dealer = Dealer(self._say_offers)
-        self._malformed = 0
+        self._complaints: Counter[str] = Counter()
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
         """Number of replicas being served, as last told to the observer. Any thread may read
@@ -72,10 +73,7 @@ class Dispatch:
         try:
             message, _ = messages.decode(frames)
         except ProtocolError as error:
-            self._malformed += 1
-            if self._malformed & (self._malformed - 1) == 0:  # The 1st, 2nd, 4th, 8th ... time.
-                what = "a peer sent what is no control message (%d so far): %s"
-                _log.warning(what, self._malformed, error)
+            self._complain("a peer sent what is no control message: %s", error)
             # The message may be a later version's: a refusal now beats a replica left waiting.
             reason = f"my version {messages.VERSION} has no such message"
             self._listener.reply(caller, messages.Refuse(code="version", reason=reason))
@@ -87,13 +85,20 @@ class Dispatch:
                 case messages.Want() | messages.Have() | messages.Done() | messages.Bye():
                     self._steer(caller, message)
                 case _:
-                    _log.warning("a replica sent a %s, which only sources send", message.type)
+                    self._complain("a replica sent a %s, which only sources send", message.type)
         except Exception as error:  # noqa: BLE001
             # One replica's request must not stop the service for the others.
             _log.exception("a %s request failed", message.type)
             if isinstance(message, messages.Hello):
                 reason = f"the source failed: {type(error).__name__}"
                 self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
+
+    def _complain(self, what: str, about: object) -> None:
+        """Log what a peer does wrong, the 1st, 2nd, 4th, 8th ... time: it may do nothing else."""
+        self._complaints[what] += 1
+        count = self._complaints[what]
+        if count & (count - 1) == 0:
+            _log.warning(f"{what} (%d so far)", about, count)
 
     def session_ended(self, session: Session, outcome: SessionOutcome) -> None:
         """Act on the end of a session's thread."""

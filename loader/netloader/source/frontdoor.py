@@ -112,6 +112,7 @@ class FrontDoor:
         self._limits = limits or DoorLimits()
         self._guests: dict[socket.socket, _Guest] = {}
         self._carried: dict[_Carried, None] = {}
+        self._refused = 0
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._closing = threading.Event()
@@ -229,11 +230,14 @@ class FrontDoor:
 
     def _carry(self, guest: _Guest) -> None:
         if len(self._carried) >= self._limits.carried:
-            _log.warning(
-                "%d connections are open: one more, from %s, was refused",
-                len(self._carried),
-                guest.address[0],
-            )
+            self._refused += 1
+            if self._refused & (self._refused - 1) == 0:  # The 1st, 2nd, 4th, 8th ... time.
+                _log.warning(
+                    "%d connections are open: one more, from %s, was refused (%d so far)",
+                    len(self._carried),
+                    guest.address[0],
+                    self._refused,
+                )
             guest.end.close()
             return
         family = socket.AF_INET6 if ":" in self._behind[0] else socket.AF_INET

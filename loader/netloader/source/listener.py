@@ -33,6 +33,7 @@ from netmesh import (
     ZapHandler,
     keep_alive,
     listen,
+    new_router,
 )
 
 _log = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ class Listener:
         return self._make_router(self._security)
 
     def _make_router(self, security: SocketSecurity) -> zmq.Socket[bytes]:
-        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        router = new_router(self._context)
         try:
             for option, value in (
                 (zmq.LINGER, 0),

@@ -132,6 +132,14 @@ class Doorkeeper:
         self._doors.append(door)
         self._newcomers[door.port] = Newcomers(door.port, self._proof_bytes)
 
+    def leave(self, listening: socket.socket) -> None:
+        """Close a door, for good; its port is no longer ours."""
+        port = listening.getsockname()[1]
+        for door in [door for door in self._doors if door.port == port]:
+            self._doors.remove(door)
+            door.close()
+        del self._newcomers[port]
+
     def attend(
         self, context: zmq.Context[zmq.Socket[bytes]], router: zmq.Socket[bytes]
     ) -> zmq.Socket[bytes]:

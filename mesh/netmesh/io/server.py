@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import zmq
 
@@ -20,6 +21,7 @@ from netmesh.errors import BindError
 from netmesh.io.doorkeeper import Doorkeeper
 from netmesh.io.links import harden
 from netmesh.io.reactor import Reactor
+from netmesh.io.router_ids import is_named, new_router
 from netmesh.io.security import SocketSecurity, ZapHandler
 from netmesh.ports import PortRange, listen
 
@@ -74,16 +76,11 @@ class Server:
         `ports` if there are such. As soon as the first of them is free, listens there, too. Raises
         BindError.
         """
-        wanted: list[int | None] = [port] if port is not None else [*well_known, None]
-        for number in wanted:
-            try:
-                self._listener = _listener(host, number, ports)
-            except OSError as error:
-                if number == wanted[-1]:
-                    raise BindError(str(Address(host, number or 0)), str(error)) from None
-            else:
-                break
-        assert self._listener is not None
+        wanted = [port] if port is not None else [*well_known, None]
+        try:
+            self._listener = _first_free(host, wanted, ports)
+        except OSError as error:
+            raise BindError(str(Address(host, port or 0)), str(error)) from None
         self._doorkeeper = Doorkeeper(
             self._listener,
             "mesh",
@@ -94,7 +91,7 @@ class Server:
         # Before the ROUTER, because a client that meets no handler is refused and must retry.
         self._zap = ZapHandler(self._context, self._security, self._counters)
         self._reactor.add(self._zap.socket, self._zap.handle)
-        self._router = self._make_router()
+        self._router = self._make_router(self._listener)
         bound: int = self._listener.getsockname()[1]
         if port is None and well_known and bound != well_known[0]:
             self._missed = Address(host, well_known[0])
@@ -107,11 +104,10 @@ class Server:
         All clients are disconnected and must prove a key of `security`. A key that was removed
         opens no connection any more.
         """
-        assert self._zap is not None and self._router is not None
+        assert self._zap is not None and self._listener is not None
         self._security = security
         self._zap.allow(security)
-        old, self._router = self._router, self._make_router()
-        self._drop(old)
+        self._replace_router(self._listener)
 
     @property
     def due(self) -> float:
@@ -144,23 +140,28 @@ class Server:
         self._take_at = float("inf")
         self._log.info("mesh: also listening on port %d, which has become free", self._missed.port)
 
-    def another_port(self, well_known: Sequence[int] = (), ports: PortRange | None = None) -> int:
-        """Listen on a further port of the same host, too, and return it: the first of `well_known`
-        that is free, which a firewall lets through, else a free one, of `ports` if there are such.
-        Raises OSError and ZMQError
-        for lack of descriptors."""
-        assert self._listener is not None
-        host = self._listener.getsockname()[0]
-        for number in (*well_known, None):
-            try:
-                listening = _listener(host, number, ports)
-            except OSError:
-                if number is None:
-                    raise
-            else:
-                break
-        self._listen_also(listening)
+    def move(self, well_known: Sequence[int] = (), ports: PortRange | None = None) -> int:
+        """Leave the port for another one of the same host, and return that: the first of
+        `well_known` that is free, which a firewall lets through, else a free one, of `ports` if
+        there are such.
+
+        Whoever connects to the old port afterwards is refused. All clients are disconnected. Raises
+        OSError and ZMQError for lack of descriptors, and has changed nothing then.
+        """
+        assert self._listener is not None and self._doorkeeper is not None
+        left = self._listener
+        listening = _first_free(left.getsockname()[0], [*well_known, None], ports)
+        try:
+            self._replace_router(listening)
+        except (zmq.ZMQError, OSError):
+            listening.close()
+            raise
+        self._listener = listening
+        self._doorkeeper.also(listening)
+        self._doorkeeper.leave(left)
         port: int = listening.getsockname()[1]
+        if self._missed is not None and self._missed.port == port:
+            self._take_at = float("inf")
         return port
 
     def _listen_also(self, listening: socket.socket) -> None:
@@ -197,15 +198,20 @@ class Server:
             self._reactor.remove(self._zap.socket)
             self._zap.close()
 
-    def _make_router(self) -> zmq.Socket[bytes]:
-        assert self._listener is not None and self._doorkeeper is not None
-        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+    def _replace_router(self, listener: socket.socket) -> None:
+        assert self._router is not None
+        old, self._router = self._router, self._make_router(listener)
+        self._drop(old)
+
+    def _make_router(self, listener: socket.socket) -> zmq.Socket[bytes]:
+        assert self._doorkeeper is not None
+        router = new_router(self._context)
         try:
             harden(router)
             router.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._security.apply_server(router)
             events = self._doorkeeper.attend(self._context, router)
-            self._bind(router, self._listener)
+            self._bind(router, listener)
             for listening in self._others:
                 self._bind(router, listening)
         except (zmq.ZMQError, OSError):  # no descriptor left; an open socket would block `term`
@@ -237,6 +243,9 @@ class Server:
                 connection, *frames = router.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            if is_named(connection):
+                self._counters["dropped.named_id"] += 1
+                continue
             self._received(connection, frames)
 
 
@@ -245,3 +254,12 @@ def _listener(host: str, port: int | None, ports: PortRange | None = None) -> so
     # Two ROUTERs share the socket for a moment. The one that finds its queue empty must not wait.
     made.setblocking(False)
     return made
+
+
+def _first_free(host: str, wanted: Sequence[int | None], ports: PortRange | None) -> socket.socket:
+    """A socket that listens on the first of the ports that is free; None stands for any (`listen`).
+    Raises the OSError of the last."""
+    for number in wanted[:-1]:
+        with suppress(OSError):  # taken
+            return _listener(host, number, ports)
+    return _listener(host, wanted[-1], ports)

@@ -158,9 +158,9 @@ class Shell:
             self.close_unstarted()
             raise
 
-    def another_port(self, well_known: Sequence[int], ports: PortRange | None = None) -> int:
-        """The shell's thread: listen on another port, too (see `Server.another_port`)."""
-        return self._server.another_port(well_known, ports)
+    def move(self, well_known: Sequence[int], ports: PortRange | None = None) -> int:
+        """The shell's thread: leave the port for another one (see `Server.move`)."""
+        return self._server.move(well_known, ports)
 
     def start(
         self,

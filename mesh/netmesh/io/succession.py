@@ -26,16 +26,16 @@ class Succession:
         self,
         address: Address,
         make: Callable[[Address, JsonObject], Engine],
-        another_port: Callable[[], int],
+        move: Callable[[], int],
         log: logging.Logger,
         *,
         is_fixed: bool,
     ) -> None:
-        """`make` starts a member at an address; `another_port` listens on a further port.
+        """`make` starts a member at an address; `move` leaves the port for another.
         `is_fixed`: no other port leads here."""
         self._is_fixed = is_fixed
         self._make = make
-        self._another_port = another_port
+        self._move = move
         self._log = log
         self._moves = 0
         self._told = False
@@ -64,8 +64,8 @@ class Succession:
                 )
             return None
         else:
+            self.address = Address(old.host, self._move())
             self._moves += 1
-            self.address = Address(old.host, self._another_port())
             self._log.warning(
                 "mesh: %s is taken: this process is the member %s from now on", old, self.address
             )

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,10 @@ def nobody() -> tuple[Sequence[Member], Mapping[str, int]]:
 
 
 @contextmanager
-def exporting(host: str = "127.0.0.1", request_s: float = HANG_S) -> Iterator[Export]:
-    export = metrics.start((host, free_port()), nobody, {}, request_s)
+def exporting(
+    host: str = "127.0.0.1", request_s: float = HANG_S, whole_s: float = HANG_S
+) -> Iterator[Export]:
+    export = metrics.start((host, free_port()), nobody, {}, request_s, whole_s)
     assert export.port is not None
     try:
         yield export
@@ -98,6 +100,71 @@ def test_silent_clients_do_not_stop_a_scrape_and_are_hung_up_on() -> None:
             one.settimeout(HANG_S)
             while one.recv(1 << 16):
                 pass
+
+
+def test_clients_that_send_a_byte_now_and_then_are_hung_up_on() -> None:
+    with exporting(whole_s=0.5) as export, ExitStack() as stack:
+        assert export.port is not None
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", export.port), HANG_S))
+            for _ in range(MAX_REQUESTS)
+        ]
+
+        def dripping() -> bool:
+            for one in slow:
+                with suppress(OSError):  # hung up on
+                    one.send(b"x")
+            return not _answers(export.port)
+
+        until(lambda: not dripping())
+
+
+_FULL = """
+import os, resource, sys, threading, time
+from netloader import metrics
+export = metrics.start(("127.0.0.1", int(sys.argv[1])), lambda: ((), {}), {})
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 8, used + 8))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    print("full", flush=True)
+sys.stdin.readline()
+before = time.process_time()
+threading.Event().wait(1.0)
+print(time.process_time() - before, flush=True)
+for one in taken:
+    os.close(one)
+sys.stdin.readline()
+export.close()
+"""
+"""Seconds of a core that are used in one second while a client waits and no descriptor is left."""
+
+
+def test_without_descriptors_it_does_not_spin_and_answers_once_there_are_some() -> None:
+    port = free_port()
+    child = subprocess.Popen(
+        [sys.executable, "-c", _FULL, str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        assert child.stdout.readline() == "full\n"
+        with socket.create_connection(("127.0.0.1", port), HANG_S):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert float(child.stdout.readline()) < 0.2
+        until(lambda: _answers(port))
+        child.stdin.close()
+        assert child.wait(HANG_S) == 0
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
 
 
 def test_one_more_than_its_places_is_hung_up_on_and_the_next_is_answered() -> None:

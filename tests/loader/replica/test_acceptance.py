@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from netloader.replica.acceptance import Agreement, Promise
 from netloader.replica.request import Request
 from netloader.transport.gloo import GlooBackend
 from netloader.weights.capture import DigestKind
+from netmesh import Reach
 
 WEIGHTS = toy_weights(1, rows=200)
 CHUNKS = len(WEIGHTS.manifest.chunks())
@@ -98,6 +100,39 @@ def test_a_source_says_how_its_digests_are_computed() -> None:
 def test_any_generation_will_do_where_none_is_expected() -> None:
     hello = HELLO.model_copy(update={"generation": None})
     assert acceptance.read("a:1", hello, CHUNKS, accept(generation=8), DIGESTS).digests
+
+
+KEYLESS, KEYED = Reach(loopback=True).allows, Reach.of("10.0.0.1:1").allows
+NETWORK = Reach.of("10.0.0.1:1", [ip_network("10.0.0.0/8")]).allows
+
+
+@pytest.mark.parametrize(
+    ("reaches", "endpoint", "host", "may"),
+    [
+        (KEYLESS, "127.0.0.1:5", "127.0.0.1", True),
+        (KEYLESS, "127.0.0.1:5", "10.0.0.2", False),
+        (KEYLESS, "127.0.0.1:5", "metadata.internal", False),
+        (KEYLESS, "[::1]:5", "::1", True),
+        (KEYLESS, "[::1]:5", "fd00::2", False),
+        (KEYED, "10.0.0.2:5", "10.0.0.2", True),
+        (KEYED, "10.0.0.2:5", "127.0.0.1", False),
+        (NETWORK, "10.0.0.2:5", "10.9.0.2", True),
+        (NETWORK, "10.0.0.2:5", "192.0.2.1", False),
+        # An operator has listed it, beyond what messages may name.
+        (KEYLESS, "10.0.0.2:5", "10.0.0.3", True),
+        (KEYLESS, "host.internal:5", "10.0.0.3", True),
+    ],
+)
+def test_a_source_within_reach_does_not_lead_out_of_it(
+    reaches: Callable[[str], bool], endpoint: str, host: str, may: bool
+) -> None:
+    answer = accept(host=host, port=7)
+    if may:
+        acceptance.stay_in_reach(endpoint, answer, reaches)
+        return
+    with pytest.raises(TransferError, match="where it may not connect") as caught:
+        acceptance.stay_in_reach(endpoint, answer, reaches)
+    assert host in str(caught.value)
 
 
 class TestAnswer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,6 +70,19 @@ class TestLyingSource:
         with ended_by(Faulty, match="another protocol version"):
             answer = acceptance(version=4)
             pull_from_script(messages.encode(answer, digests_of(len(CHUNKS))))
+
+    def test_it_sends_nobody_to_a_third_address(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as third:
+            third.setblocking(False)
+            host, port = third.getsockname()
+            elsewhere = acceptance(host=host, port=port)
+            with ended_by(Faulty, match=f"sends this worker to '{host}:{port}'"):
+                pull_from_script(
+                    messages.encode(elsewhere, digests_of(len(CHUNKS))),
+                    reaches=lambda where: where != f"{host}:{port}",
+                )
+            with pytest.raises(BlockingIOError):
+                third.accept()
 
     def test_rendezvous_where_nobody_is(self) -> None:
         with ended_by(Unopened, match="no process group by memory"):
@@ -216,7 +230,12 @@ def acceptance(**changes: object) -> messages.Accept:
     return messages.Accept.model_validate(values | changes)
 
 
-def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | None = None) -> None:
+def pull_from_script(
+    answer: list[bytes],
+    *,
+    heard: list[messages.Message] | None = None,
+    reaches: Callable[[str], bool] = lambda where: True,
+) -> None:
     """Pull from something that answers hello with `answer`. `heard` gets what it hears, which has
     to be two messages."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -237,7 +256,7 @@ def pull_from_script(answer: list[bytes], *, heard: list[messages.Message] | Non
     thread.start()
     replica = toy_weights()
     try:
-        pull = pull_into(replica, backend=MEMORY)
+        pull = pull_into(replica, backend=MEMORY, reaches=reaches)
         pull_from(pull, Candidate(f"127.0.0.1:{port}", "test", GENERATION))
     finally:
         if heard is not None:

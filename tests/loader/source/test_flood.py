@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import pytest
 from tests.forked import start_loader
-from tests.loader.ports import knock, listening_ports, open_descriptors
+from tests.loader.ports import knock, listening_ports, open_descriptors, waiting
 from tests.loader.support import (
     GENERATION,
     Caller,
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SEED = 1
 WEIGHTS = toy_weights(SEED)
 LIMIT = 1024
+LOOKS = 200
+"""How often the descriptors are counted, after five seconds of a flood: for a second or so."""
 
 
 class Flooded:
@@ -118,14 +121,16 @@ def test_silent_connects_at_the_control_port_end_nothing(source: Flooded) -> Non
     whole = 0
     with flood(source.port, 1300):
         end = time.monotonic() + 5
-        most = 0
         while time.monotonic() < end:
             whole += pulls(source)
             assert source.alive()
-            most = max(most, open_descriptors(source.pid))
+        looks: list[int] = []
+        until(lambda: looks.append(open_descriptors(source.pid)) or len(looks) == LOOKS)
+    print(f"{whole} pulls during the flood, {max(looks)} descriptors at most after it began")
+    # While the source's thread waits for a core, more than that may come in for a moment.
+    assert median(looks) < LIMIT * 3 // 4, "the reserve is used"
     until(lambda: pulls(source), 30)
     until(lambda: open_descriptors(source.pid) <= before + 4, 30)
-    print(f"{whole} pulls during the flood, {most} descriptors at most")
 
 
 def test_connects_at_an_open_sessions_ports_end_nothing(source: Flooded) -> None:
@@ -134,15 +139,18 @@ def test_connects_at_an_open_sessions_ports_end_nothing(source: Flooded) -> None
     accept = caller.accepted(WEIGHTS, backend="gloo")
     group = join(accept.host, accept.port, accept.secret, GlooBackend(), 10)
     ports = listening_ports(source.pid) - before
-    quiet = open_descriptors(source.pid)
-    strangers = knock(source.port, 1000)
-    until(lambda: open_descriptors(source.pid) > quiet + 64, 30)
+    assert ports, "Gloo listens"
+    strangers: list[socket.socket] = []
+    while len(strangers) < LIMIT:  # fewer at once than may wait at the port
+        strangers += knock(source.port, LIMIT // 8)
+        # Until all who got in are in, which takes the last descriptor of a source that lets them.
+        until(lambda: not waiting(source.port) or open_descriptors(source.pid) >= LIMIT - 1, 30)
     strangers += [one for port in ports for one in knock(port, 20)]
     caller.send(messages.Want(session=accept.session, chunks=(0,)))
     caller.send(messages.Done(session=accept.session))
     group.abort()
     for one in strangers:
         one.close()
-    until(lambda: pulls(source), 30)
+    until(lambda: not source.alive() or pulls(source), 30)
     assert source.alive()
     caller.close()

@@ -168,6 +168,22 @@ def test_no_more_is_carried_than_the_limit() -> None:
             assert receive(first, 10) == b"still here"
 
 
+def test_those_who_are_refused_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with door(DoorLimits(carried=1, patience_s=60.0)) as (to, behind, _), connect(to) as first:
+        first.sendall(b"\xff")
+        behind.accept()[0].close()
+        with ExitStack() as stack:
+            behind.settimeout(LIMIT_S)
+            held = stack.enter_context(connect(to))
+            held.sendall(b"\xff")
+            stack.enter_context(behind.accept()[0])
+            for _ in range(33):
+                with connect(to) as refused:
+                    refused.sendall(b"\xff")
+                    assert is_closed(refused)
+    assert caplog.text.count("one more, from 127.0.0.1, was refused") == 6  # of 1, 2, 4 .. 32
+
+
 def test_a_listener_that_is_gone_ends_the_connection() -> None:
     with door() as (address, behind, _), connect(address) as caller:
         behind.close()

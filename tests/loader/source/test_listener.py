@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 import zmq
 from tests.loader.support import OPEN, Caller, hello, keys, listening, toy_weights, until
+from tests.named_ids import predictable
 
 from netloader.protocol import messages
 from netloader.replica.connection import Connection
@@ -152,3 +153,10 @@ def test_a_source_says_when_it_has_no_descriptors_for_a_session() -> None:
     enough = Listener("127.0.0.1", None, OPEN, 3.0, Descriptors(lambda: 4096, lambda: 100))
     assert enough.lack() is None
     enough.close()
+
+
+def test_nobody_knows_the_number_of_the_next_connection() -> None:
+    """Whoever named it as the id of another connection would end the process."""
+    known = predictable()
+    with connected(OPEN) as (_, _, caller):
+        assert int.from_bytes(caller.routing_id[1:], "big") not in known

@@ -112,3 +112,25 @@ def test_a_replica_that_receives_less_than_is_sent_ends_itself_and_not_the_sourc
         until(lambda: source.sessions == 0)
         with replica_of(source) as other:
             assert other.fetch(0).numel()
+
+
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        ([b"rubbish"], "a peer sent what is no control message"),
+        (
+            messages.encode(messages.Refuse(code="busy", reason="no")),
+            "a replica sent a refuse, which only sources send",
+        ),
+    ],
+)
+def test_a_peer_that_repeats_itself_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, frames: list[bytes], said: str
+) -> None:
+    with serving(offer_of(WEIGHTS)) as source, calling(source) as caller:
+        for _ in range(100):
+            caller.send_raw(*frames)
+        # It answers one after the other.
+        caller.send(messages.Want(session="1" * 32, chunks=(0,)))
+        until(lambda: caller.receive().type == "bye")
+    assert caplog.text.count(said) == 7  # of the 1st, 2nd, 4th .. 64th

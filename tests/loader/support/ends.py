@@ -137,6 +137,7 @@ def pull_into(
     backends: tuple[Backend, ...] = (),
     security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
     observer: PullObserver | None = None,
+    reaches: Callable[[str], bool] = lambda where: True,
     **settings: Any,
 ) -> Pull:
     """By default nobody waits long for a source, and not at all for another one."""
@@ -149,6 +150,7 @@ def pull_into(
             backends or (BACKENDS if backend is None else (backend,)),
             (lambda: security) if isinstance(security, SocketSecurity) else security,
             "replica",
+            reaches=reaches,
         ),
         PullSettings(**{**few, "window": window, **settings}),
         observer,

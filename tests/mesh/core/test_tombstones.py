@@ -58,6 +58,17 @@ def test_all_members_together_look_for_a_dead_one_ever_more_seldom() -> None:
     assert looks < 50, "in a day"
 
 
+def test_the_longer_somebody_is_dead_the_more_seldom_all_connect_to_it() -> None:
+    town = Town(settings=replace(ProtocolSettings(), announce_interval_s=1.0), checked=False)
+    ids = town.grow(3)
+    town.crash(ids[2])
+    town.run(60.0)
+    town.world.measure(on=True)
+    town.run(540.0)
+    # 4 ln(600 / 60) = 9 are expected, and 540 without back-off.
+    assert 0 < town.world.connects <= 40
+
+
 def test_a_member_is_not_pinged_again_where_nobody_accepts_connections() -> None:
     town = Town(checked=False)
     ids = town.grow(4)

@@ -1,3 +1,4 @@
+import errno
 import logging
 import threading
 import time
@@ -318,3 +319,31 @@ def test_curve_between_shells() -> None:
         assert [event.message for event in server.of(Received)] == [message(1)]  # type: ignore[attr-defined]
         assert shell.counters["zap.accepted"] == 1
     context.destroy(linger=0)
+
+
+class FirstLacking(SocketSecurity):
+    """Keys that find no descriptor left when they are first taken into use."""
+
+    lacks = 1
+
+    def apply_server(self, socket: zmq.Socket[bytes]) -> None:
+        if FirstLacking.lacks:
+            FirstLacking.lacks -= 1
+            raise zmq.ZMQError(errno.EMFILE)
+        super().apply_server(socket)
+
+
+def test_a_change_of_keys_that_finds_no_descriptor_is_made_a_moment_later() -> None:
+    old, new = (SocketSecurity.from_keys([bytes([key] * 32)], "m") for key in (1, 2))
+    core, server = FakeCore(), FakeCore()
+    with running(server, old) as (shell, there), running(core, new) as (mine, _):
+        core.script[Contacts] = lambda _: [Send(there, message(1))]
+        shell.rekey(FirstLacking(new.rings, new.domain))
+        until(lambda: shell.counters["error.rekey"] == 1)
+
+        def arrived() -> list[Event]:
+            mine.contacts(())
+            return server.of(Received)
+
+        until(arrived)
+    assert shell.counters["error.rekey"] == 1

@@ -11,7 +11,7 @@ from mesh_inspect.doctor.transfer import Trialled
 from mesh_inspect.rows import HoldingRow
 from netloader.discovery.candidate import BY_MESH, Candidate
 from netloader.identity.identity import Identity
-from netmesh import MeshSettings, SocketSecurity
+from netmesh import MeshSettings, Reach, SocketSecurity
 
 TRIALS: Final = 3
 """Members that are asked, until one gives its chunk."""
@@ -52,6 +52,7 @@ def tried(
             holding.chunk_bytes,
             name=f"mesh-inspect doctor on {socket.gethostname()}",
             timeout_s=min(STEP_S, left_s),
+            reaches=Reach.of(holding.endpoint, settings.networks).allows,
         )
         said = f"{trial.end}: {trial.detail}" if trial.detail else str(trial.end)
         done.append(

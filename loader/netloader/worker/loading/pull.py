@@ -159,6 +159,7 @@ def request_for(built: Built, identity: Identity) -> Request:
         worker.membership.name,
         worker.config.fabric,
         (serves and worker.sources.endpoint(built.request.role)) or "",
+        worker.membership.reaches,
     )
 
 

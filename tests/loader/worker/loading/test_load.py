@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -9,12 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from tests.fastest import HANG_S, at_most
-from tests.loader.support import OnSend, Stuck, cut_after, wrong_byte_in
-from tests.loader.worker.loading.whole_load import FakeEngine, load, one_file, sources
+from tests.loader.support import (
+    OPEN,
+    OnSend,
+    Stuck,
+    cut_after,
+    offer_of,
+    serving,
+    wrong_byte_in,
+)
+from tests.loader.worker.loading.whole_load import WEIGHTS, FakeEngine, load, one_file, sources
+from tests.meshes import OWN_MESH
 from torch import nn
 
 from netloader.errors import ConfigError, IdentityError, NotAtHand, NothingToLoadError
 from netloader.identity.identity import Evidence
+from netloader.source.listener import Exposure, Listener
 from netloader.worker.loading.serve import Served
 
 
@@ -68,6 +79,16 @@ def test_transfer_timeout() -> None:
         stuck.release.set()
     assert (one.origin, one.right) == ("storage", True)
     assert [*one.delivered.values()] > [0]
+
+
+def test_a_source_leads_a_worker_without_a_key_nowhere_but_to_loopback(tmp_path: Path) -> None:
+    listener = Listener("192.0.2.1", None, OPEN, 3.0, exposure=Exposure(bind="127.0.0.1"))
+    mesh = {"MESH": True, "MESH_NAME": OWN_MESH, "MESH_DIRECTORY": str(tmp_path / "mesh")}
+    with serving(offer_of(WEIGHTS), listener=listener) as source:
+        one = load([f"127.0.0.1:{source.port}"], SOURCE_TIMEOUT=0, **mesh)
+    assert (one.origin, one.right) == ("storage", True)
+    said = "sends this worker to '192.0.2.1:[0-9]+', where it may not connect"
+    assert any(re.search(said, reason) for reason in one.skipped), one.skipped
 
 
 def test_worker_that_reads_storage_becomes_a_source_with_the_evidence_of_what_it_read() -> None:
