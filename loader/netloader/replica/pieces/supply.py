@@ -10,7 +10,7 @@ replica other chunks first (super-seeding), says from time to time what has chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 
 from netloader.replica.pieces.piece_picker import PiecePicker
 
@@ -27,21 +27,25 @@ class Stock:
 class Supply:
     """What all sources of a pull have. Tells the picker how rare each chunk is."""
 
-    def __init__(self, picker: PiecePicker) -> None:
+    def __init__(self, picker: PiecePicker, patience_s: float) -> None:
+        """`patience_s` is how long what a near source is getting is waited for."""
         self._picker = picker
+        self._patience_s = patience_s
         self._stocks: dict[str, Stock] = {}
         self._partial = 0  # How many sources do not offer everything.
-        self._near: dict[int, int] = {}  # How many near sources bring each chunk.
+        self._near: dict[int, int] = {}  # How many near sources have each chunk.
+        self._near_coming: dict[int, float] = {}  # When one last said that it gets a chunk.
 
     @property
     def shared(self) -> bool:
         """Whether other replicas pull as well: not every source offers everything."""
         return self._partial > 0
 
-    @property
-    def near(self) -> Set[int]:
+    def near(self, now: float) -> set[int]:
         """Chunks that sources on this host have or are getting."""
-        return self._near.keys()
+        return set(self._near).union(
+            chunk for chunk, said in self._near_coming.items() if now - said < self._patience_s
+        )
 
     def of(self, source: str) -> Stock:
         return self._stocks[source]
@@ -53,56 +57,59 @@ class Supply:
 
     def join(self, source: str, available: Iterable[int], near: str) -> None:
         """Add a source."""
-        stock = self._stocks[source] = Stock(available, near)
-        self._count(stock, stock.has)
-        self._partial += self._is_partial(stock)
+        self._stocks[source] = Stock((), near)
+        self._partial += self._is_partial(self._stocks[source])
+        self.have(source, available)
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source has more chunks than before."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has
-        self._count(stock, new - stock.coming)
+        for chunk in new - stock.coming:
+            self._picker.spread(chunk)
         self._partial -= self._is_partial(stock)
         stock.has |= new
         stock.coming -= new
         self._partial += self._is_partial(stock)
+        if stock.near:
+            for chunk in new:
+                self._near[chunk] = self._near.get(chunk, 0) + 1
+                self._near_coming.pop(chunk, None)
 
-    def coming(self, source: str, chunks: Iterable[int]) -> None:
+    def coming(self, source: str, chunks: Iterable[int], now: float) -> None:
         """Note what a source is getting."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has - stock.coming
-        self._count(stock, new)
+        for chunk in new:
+            self._picker.spread(chunk)
         stock.coming |= new
+        if stock.near:
+            self._near_coming.update(dict.fromkeys(new, now))
 
     def gone(self, source: str, chunks: Iterable[int]) -> None:
         """Note what a source offers no longer, or does not get."""
         stock = self._stocks[source]
-        lost = (stock.has | stock.coming).intersection(chunks)
-        self._uncount(stock, lost)
-        self._partial -= self._is_partial(stock)
-        stock.has -= lost
-        stock.coming -= lost
-        self._partial += self._is_partial(stock)
-
-    def leave(self, source: str) -> None:
-        """Remove a source."""
-        stock = self._stocks.pop(source)
-        self._uncount(stock, stock.has | stock.coming)
-        self._partial -= self._is_partial(stock)
-
-    def _is_partial(self, stock: Stock) -> bool:
-        return len(stock.has) < len(self._picker.sizes)
-
-    def _count(self, stock: Stock, chunks: Iterable[int]) -> None:
-        for chunk in chunks:
-            self._picker.spread(chunk)
-            if stock.near:
-                self._near[chunk] = self._near.get(chunk, 0) + 1
-
-    def _uncount(self, stock: Stock, chunks: Iterable[int]) -> None:
-        for chunk in chunks:
+        had, coming = stock.has.intersection(chunks), stock.coming.intersection(chunks)
+        for chunk in had | coming:
             self._picker.vanish(chunk)
-            if stock.near:
+        self._partial -= self._is_partial(stock)
+        stock.has -= had
+        stock.coming -= coming
+        self._partial += self._is_partial(stock)
+        if stock.near:
+            for chunk in had:
                 self._near[chunk] -= 1
                 if not self._near[chunk]:
                     del self._near[chunk]
+            for chunk in coming:
+                self._near_coming.pop(chunk, None)
+
+    def leave(self, source: str) -> None:
+        """Remove a source."""
+        stock = self._stocks[source]
+        self.gone(source, stock.has | stock.coming)
+        self._partial -= self._is_partial(stock)
+        del self._stocks[source]
+
+    def _is_partial(self, stock: Stock) -> bool:
+        return len(stock.has) < len(self._picker.sizes)
