@@ -16,7 +16,7 @@ unfinished go back and are asked for first; chunks that it delivered stay.
 While other replicas pull as well (`Supply.shared`), three more rules let them serve each other:
 
     rarest      of what a source has, the chunk that the fewest others have or are getting
-    near        what a source on this host has or is getting is not fetched over the network
+    near        what another replica on this host has or is getting is not fetched over the network
     few         of each source little more is asked for than the one chunk that is arriving
                 (`SwarmSettings`): chunks must arrive soon, so that they can be served
 
@@ -207,10 +207,19 @@ class Schedule:
         share = max(1, self._max_staged // len(self._peers))
         staging = staged < self._max_staged and peer.in_flight.staged < share
         without: set[int] = set()
-        if not peer.stock.near and self._supply.neighbourhood:
+        if not peer.stock.near and self._supply.neighbourhood and not self._outruns(peer):
             left = self._link.left(peer.available, self._picker.wanted, now)
             without = self._supply.near(now) | left
         return self._picker.next_of(peer.available, staging=staging, without=without)
+
+    def _outruns(self, peer: _Peer) -> bool:
+        """Whether a source elsewhere is faster than one of this host: then the link is not what is
+        scarce."""
+        pace = peer.in_flight.seconds_per_byte
+        return pace is not None and any(
+            other.stock.near and (other.in_flight.seconds_per_byte or 0.0) > pace
+            for other in self._peers.values()
+        )
 
     def _worth_it(self, peer: _Peer, chunk: int, now: float) -> bool:
         """Whether `peer` would deliver this chunk before the others are done with everything.

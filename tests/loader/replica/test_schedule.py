@@ -399,8 +399,30 @@ def test_what_this_host_has_or_gets_is_not_asked_for_over_the_network() -> None:
     assert 1 in (schedule.pick("far", 10.0), schedule.pick("far", late))
 
 
-def test_a_slow_source_of_this_host_is_asked_all_the_same() -> None:
-    """Nobody else is asked for what it has, however much sooner that would be there."""
+def test_a_replica_of_this_host_that_is_slower_than_others_is_not_waited_for() -> None:
+    """Its operator may have limited its rate."""
+    schedule = swarm_of("h:1", 4)
+    schedule.join("far", range(4), 0.0)
+    schedule.join("near", [0, 1, 2], 0.0, near="h:2")
+    first = schedule.pick("near", 0.0)
+    assert first is not None
+    assert 3 in (schedule.pick("far", 1.0), schedule.pick("far", 2.0))
+    schedule.arrived("far", 3, 3.0)
+    assert schedule.pick("far", 3.0) is None
+    schedule.arrived("near", first, 50.0)
+    assert schedule.pick("far", 50.0) is not None
+
+
+def test_a_whole_source_of_this_host_is_one_among_others() -> None:
+    schedule = swarm_of("h:1", 4)
+    schedule.join("far", range(4), 0.0)
+    schedule.join("near", range(4), 0.0, near="h:2")
+    assert schedule.pick("near", 0.0) is not None
+    assert schedule.pick("far", 0.0) is not None
+
+
+def test_a_slow_source_of_this_host_is_asked_for_what_only_it_may_bring() -> None:
+    """Nobody else is asked for that, however much sooner it would be there."""
     schedule = swarm_of("h:1", 4)
     schedule.join("far", range(4), 0.0)
     schedule.join("near", [0, 1], 0.0, near="h:2")
@@ -412,7 +434,6 @@ def test_a_slow_source_of_this_host_is_asked_all_the_same() -> None:
         now += 0.001
         schedule.arrived("far", chunk, now)
     schedule.arrived("near", first, 50.0)
-    assert schedule.pick("far", 50.0) is None
     assert schedule.pick("near", 50.0) == 1 - first
 
 

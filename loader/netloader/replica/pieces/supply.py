@@ -56,10 +56,12 @@ class Supply:
         return [stock.near for stock in self._stocks.values() if stock.near]
 
     def join(self, source: str, available: Iterable[int], near: str) -> None:
-        """Add a source."""
-        self._stocks[source] = Stock((), near)
+        """Add a source. One that has everything when it comes is no neighbour of this host: it
+        does not share what crosses the link."""
+        has = set(available)
+        self._stocks[source] = Stock((), near if len(has) < len(self._picker.sizes) else "")
         self._partial += self._is_partial(self._stocks[source])
-        self.have(source, available)
+        self.have(source, has)
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source has more chunks than before."""
