@@ -60,6 +60,7 @@ def _options(arguments: argparse.Namespace) -> FanoutOptions:
         churn=churn,
         degree=arguments.degree,
         sessions=arguments.sessions,
+        gossip_s=arguments.gossip_s,
     )
 
 
@@ -118,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--degree", type=_count, default=defaults.degree, metavar="N")
         command.add_argument("--sessions", type=_count, default=defaults.sessions, metavar="N")
+        command.add_argument(
+            "--gossip",
+            dest="gossip_s",
+            type=float,
+            default=defaults.gossip_s,
+            metavar="S",
+            help="seconds until the others know of a replica",
+        )
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--json", action="store_true", help="one line of JSON")
     return parser

@@ -166,6 +166,7 @@ class SimulatedMember:
             for other in self._place.members
             if other is not self
             and other.serves
+            and (other.deals or other.started + self._place.options.gossip_s <= now)
             and other.name not in self._downloads
             and self._not_before.get(other.name, 0.0) <= now
         ]
