@@ -140,6 +140,7 @@ class Schedule:
         if not self._worth_it(peer, chunk, now):
             return None
         self._picker.ask(chunk)
+        self._supply.taken(chunk)
         peer.in_flight.ask(chunk, size, chunk in self._picker.staged, now)
         return chunk
 
@@ -154,7 +155,7 @@ class Schedule:
     def interested(self, source: str) -> bool:
         """False when chunks are wanted and `source` has none of them (BitTorrent's word)."""
         peer = self._peers.get(source)
-        return peer is None or self._picker.interested(peer.available)
+        return peer is None or not self._picker.wanted or bool(peer.stock.useful)
 
     def arrived(self, source: str, chunk: int, now: float) -> None:
         """Note that `source` has delivered a chunk, which was verified."""
@@ -173,11 +174,14 @@ class Schedule:
         self._link.meet(self._supply.neighbourhood)
         unfinished = tuple(sorted(peer.in_flight.chunks))
         self._picker.give_back(unfinished)
+        self._supply.wanted_again(unfinished)
         return unfinished
 
     def invalidate(self) -> None:
         """Fetch the arrived chunks again: the promise that verified them is void."""
+        done = self._picker.done
         self._picker.invalidate()
+        self._supply.wanted_again(done)
 
     def snubbed(self, now: float) -> str | None:
         """A source to drop, because idle sources would bring its chunks in flight much sooner.
@@ -203,14 +207,26 @@ class Schedule:
 
     def _next_of(self, peer: _Peer, now: float) -> int | None:
         """The next chunk for a source, within its share of staging memory."""
+        picker, stock = self._picker, peer.stock
+        staging = not picker.staged or self._may_stage(peer)
+        spares = not stock.near and self._supply.neighbourhood and not self._outruns(peer)
+        if staging and not spares:
+            return picker.next_of(stock.useful)
+
+        def allowed(chunk: int) -> bool:
+            if not staging and chunk in picker.staged:
+                return False
+            if not spares:
+                return True
+            return not (self._supply.is_near(chunk, now) or self._link.waits(chunk, now))
+
+        return picker.next_of(stock.useful, allowed)
+
+    def _may_stage(self, peer: _Peer) -> bool:
+        """Whether there is staging memory for one more chunk from this source."""
         staged = sum(other.in_flight.staged for other in self._peers.values())
         share = max(1, self._max_staged // len(self._peers))
-        staging = staged < self._max_staged and peer.in_flight.staged < share
-        without: set[int] = set()
-        if not peer.stock.near and self._supply.neighbourhood and not self._outruns(peer):
-            left = self._link.left(peer.available, self._picker.wanted, now)
-            without = self._supply.near(now) | left
-        return self._picker.next_of(peer.available, staging=staging, without=without)
+        return staged < self._max_staged and peer.in_flight.staged < share
 
     def _outruns(self, peer: _Peer) -> bool:
         """Whether a source elsewhere is faster than one of this host: then the link is not what is

@@ -380,6 +380,24 @@ def test_a_fast_source_has_more_in_flight_so_that_its_link_is_never_idle() -> No
     assert in_flight_of(schedule, quick) == 3
 
 
+def test_a_source_is_of_interest_while_it_has_what_is_wanted() -> None:
+    schedule = swarm_of("me", 2)
+    schedule.join("a", [0], 0.0)
+    schedule.join("b", [1], 0.0)
+    assert schedule.interested("a") and schedule.pick("a", 0.0) == 0
+    assert not schedule.interested("a")
+    schedule.leave("a")
+    schedule.have("b", [0])
+    assert schedule.pick("b", 0.0) == 0
+    schedule.arrived("b", 0, 0.1)
+    assert schedule.pick("b", 0.1) == 1
+    assert schedule.interested("b")  # Nothing is wanted: there is nothing that it lacks.
+    schedule.arrived("b", 1, 0.2)
+    schedule.invalidate()
+    assert schedule.interested("b") and schedule.pick("b", 0.2) is not None
+    schedule.check()
+
+
 def test_the_rarest_chunk_of_a_source_is_asked_for_first() -> None:
     schedule = swarm_of("me")
     schedule.join("a", [1, 2, 3], 0.0)

@@ -65,8 +65,8 @@ class FanoutOptions:
     latency_s: float = 0.0003
     """One way, as in the simulator of the mesh: a switch hop and two kernels."""
     gossip_s: float = 0.0
-    """From a replica's start until the others know of it. Workers join the mesh when their processes
-    start, seconds before they pull."""
+    """From a replica's start until the others know of it. Workers join the mesh when they start,
+    seconds before they pull."""
     open_s: float = 0.02
     """What opening a session takes: hello, acceptance, rendezvous and the group."""
     local_rate: float = 2e9

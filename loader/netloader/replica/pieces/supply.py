@@ -10,7 +10,7 @@ replica other chunks first (super-seeding), says from time to time what has chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from netloader.replica.pieces.piece_picker import PiecePicker
 
@@ -20,6 +20,8 @@ class Stock:
 
     def __init__(self, available: Iterable[int], near: str) -> None:
         self.has = set(available)
+        self.useful: set[int] = set()
+        """What it has and this replica wants."""
         self.coming: set[int] = set()
         self.near = near
 
@@ -41,11 +43,12 @@ class Supply:
         """Whether other replicas pull as well: not every source offers everything."""
         return self._partial > 0
 
-    def near(self, now: float) -> set[int]:
-        """Chunks that sources on this host have or are getting."""
-        return set(self._near).union(
-            chunk for chunk, said in self._near_coming.items() if now - said < self._patience_s
-        )
+    def is_near(self, chunk: int, now: float) -> bool:
+        """Whether a source on this host has the chunk or is getting it."""
+        if chunk in self._near:
+            return True
+        said = self._near_coming.get(chunk)
+        return said is not None and now - said < self._patience_s
 
     def of(self, source: str) -> Stock:
         return self._stocks[source]
@@ -67,10 +70,10 @@ class Supply:
         """Note that a source has more chunks than before."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has
-        for chunk in new - stock.coming:
-            self._picker.spread(chunk)
+        self._picker.spread(new - stock.coming)
         self._partial -= self._is_partial(stock)
         stock.has |= new
+        stock.useful |= new & self._picker.wanted
         stock.coming -= new
         self._partial += self._is_partial(stock)
         if stock.near:
@@ -82,8 +85,7 @@ class Supply:
         """Note what a source is getting."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has - stock.coming
-        for chunk in new:
-            self._picker.spread(chunk)
+        self._picker.spread(new)
         stock.coming |= new
         if stock.near:
             self._near_coming.update(dict.fromkeys(new, now))
@@ -92,10 +94,10 @@ class Supply:
         """Note what a source offers no longer, or does not get."""
         stock = self._stocks[source]
         had, coming = stock.has.intersection(chunks), stock.coming.intersection(chunks)
-        for chunk in had | coming:
-            self._picker.vanish(chunk)
+        self._picker.vanish(had | coming)
         self._partial -= self._is_partial(stock)
         stock.has -= had
+        stock.useful -= had
         stock.coming -= coming
         self._partial += self._is_partial(stock)
         if stock.near:
@@ -105,6 +107,16 @@ class Supply:
                     del self._near[chunk]
             for chunk in coming:
                 self._near_coming.pop(chunk, None)
+
+    def taken(self, chunk: int) -> None:
+        """Note that a chunk is no longer wanted: a source was asked for it."""
+        for stock in self._stocks.values():
+            stock.useful.discard(chunk)
+
+    def wanted_again(self, chunks: Collection[int]) -> None:
+        """Note that chunks are wanted once more."""
+        for stock in self._stocks.values():
+            stock.useful |= stock.has.intersection(chunks)
 
     def leave(self, source: str) -> None:
         """Remove a source."""

@@ -17,6 +17,10 @@ def supply() -> tuple[Supply, PiecePicker]:
     return Supply(pieces, PATIENCE_S), pieces
 
 
+def near(known: Supply, now: float) -> set[int]:
+    return {chunk for chunk in range(CHUNKS) if known.is_near(chunk, now)}
+
+
 def rarity(pieces: PiecePicker) -> list[int]:
     return [pieces.rarity(chunk) for chunk in range(CHUNKS)]
 
@@ -56,12 +60,12 @@ def test_what_sources_of_this_host_bring() -> None:
     known.join("next", [1], "host:2")
     known.coming("near", [2], 1.0)
     known.coming("far", [3], 1.0)
-    assert known.near(1.0) == {1, 2}
+    assert near(known, 1.0) == {1, 2}
     assert known.neighbourhood == ["host:1", "host:2"]
     known.gone("near", [1, 2])
-    assert known.near(1.0) == {1}
+    assert near(known, 1.0) == {1}
     known.leave("next")
-    assert known.near(1.0) == set()
+    assert near(known, 1.0) == set()
 
 
 def test_what_does_not_come_is_waited_for_only_so_long() -> None:
@@ -70,10 +74,10 @@ def test_what_does_not_come_is_waited_for_only_so_long() -> None:
     known, _ = supply()
     known.join("near", [], "host:1")
     known.coming("near", [2], 1.0)
-    assert known.near(1.0 + PATIENCE_S / 2) == {2}
-    assert known.near(1.0 + PATIENCE_S) == set()
+    assert near(known, 1.0 + PATIENCE_S / 2) == {2}
+    assert near(known, 1.0 + PATIENCE_S) == set()
     known.have("near", [2])
-    assert known.near(100.0) == {2}
+    assert near(known, 100.0) == {2}
 
 
 @given(
@@ -113,3 +117,18 @@ def test_rarity_is_what_the_sources_have_said(steps: list[tuple[str, str, set[in
         expected = [sum(chunk in has[one] | coming[one] for one in has) for chunk in range(CHUNKS)]
         assert rarity(pieces) == expected
         assert known.shared == any(len(each) < CHUNKS for each in has.values())
+
+
+def test_what_is_useful_is_what_a_source_has_and_is_wanted() -> None:
+    known, pieces = supply()
+    pieces.ask(0)
+    known.join("a", [0, 1, 2], "")
+    assert known.of("a").useful == {1, 2}
+    pieces.ask(1)
+    known.taken(1)
+    known.have("a", [3])
+    known.gone("a", [2])
+    assert known.of("a").useful == {3}
+    pieces.give_back([0, 1])
+    known.wanted_again([0, 1])
+    assert known.of("a").useful == {0, 1, 3}
