@@ -7,6 +7,7 @@ Takes a few minutes on one core. Prints a row for each target; exits with 1 if o
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -146,9 +147,11 @@ def _verdict(met: bool) -> str:
 
 
 def _figures(result: FanoutResult) -> str:
+    bound = result.makespan_s / result.bound_s
     return (
-        f"{result.ratio:.3f} x bytes / rate, {result.makespan_s / result.bound_s:.3f} x the bound, "
-        f"slowest replica {max(result.per_replica_s):.3f} s; "
+        f"{result.ratio:.3f} x bytes / rate, "
+        + ("" if math.isnan(bound) else f"{bound:.3f} x the bound, ")
+        + f"slowest replica {max(result.per_replica_s):.3f} s; "
         f"source {result.source_bytes / BASE.nbytes:.2f} copies, "
         f"storage {result.storage_bytes / BASE.nbytes:.2f}; "
         f"{result.control_messages} control messages, {result.control_bytes / 1e3:.0f} kB"
