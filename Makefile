@@ -94,8 +94,9 @@ soak: venv  ## what make test has no time for: strangers for ten minutes, 1,000 
 	$(BIN)/python -m tests.loader.wrong_bytes --trials 1000
 	$(BIN)/python -m netbench kill --trials 100
 
-sim: venv  ## the mesh's targets at full size, each beside memberlist's figure (over an hour)
+sim: venv  ## the targets of the mesh, each beside memberlist's figure, and of fan-outs, at full size (over an hour)
 	$(BIN)/python -m netsim.evidence
+	$(BIN)/python -m netsim.dataplane.evidence
 
 sim-day: venv  ## 256 members lose 5 % of all messages for 24 virtual hours (several hours)
 	$(BIN)/python -m netsim loss --members 256 --duration 86400 --json

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from netsim.dataplane import cli as dataplane
 from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
 from netsim.report import RunReport
@@ -17,8 +18,11 @@ from netsim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 if the run kept all rules, 1 if not, 2 for wrong arguments."""
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in dataplane.COMMANDS:
+        return dataplane.main(given)
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(given)
     try:
         if arguments.replay is not None:
             options = RunOptions(**parameters_of(arguments.replay))  # type: ignore[arg-type]
@@ -44,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m netsim",
-        description="Play one scenario in virtual time. Same options, same run.",
+        description="Play one scenario in virtual time. Same options, same run. "
+        "`fanout` and `coldstart` play transfers of weights; each has its own --help.",
     )
     parser.add_argument("scenario", nargs="?", choices=list(SCENARIOS))
     parser.add_argument("--members", type=int, default=64)

@@ -16,7 +16,7 @@ unfinished go back and are asked for first; chunks that it delivered stay.
 While other replicas pull as well (`Supply.shared`), three more rules let them serve each other:
 
     rarest      of what a source has, the chunk that the fewest others have or are getting
-    near        what a source on this host has or is getting is not fetched over the network
+    near        what another replica on this host has or is getting is not fetched over the network
     few         of each source little more is asked for than the one chunk that is arriving
                 (`SwarmSettings`): chunks must arrive soon, so that they can be served
 
@@ -25,7 +25,8 @@ Time is passed in, in seconds of any monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Set
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from netloader.replica.inflight import InFlight, request_window
@@ -69,12 +70,13 @@ class Schedule:
         `name` is what others call this replica, if it serves while it loads: replicas that pull
         together ask in different orders. Without it chunks are asked for by id."""
         self._picker = PiecePicker(sizes, staged, name)
-        self._supply = Supply(self._picker)
-        self._link = OneLink(name, len(self._picker.sizes), settings.swarm.near_s)
+        swarm = settings.swarm
+        self._supply = Supply(self._picker, swarm.near_patience_s)
+        self._link = OneLink(name, len(self._picker.sizes), swarm.near_s)
         self._chunk_bytes = chunk_bytes
         self._window = settings.window
         self._end_game = settings.end_game
-        self._swarm = settings.swarm
+        self._swarm = swarm
         self._max_staged = max(
             settings.window.min_chunks, settings.window.staging_bytes // chunk_bytes
         )
@@ -96,25 +98,25 @@ class Schedule:
         """Add a source that is ready to be asked for the chunks in `available`. `near`: what the
         source itself has as `name`, if it is on this host, so that its bytes do not cross the
         host's link."""
-        self._supply.join(source, available, near)
+        self._supply.join(source, self._known(available), near)
         self._link.meet(self._supply.neighbourhood)
         self._peers[source] = _Peer(self._supply.of(source), InFlight(now))
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source has more chunks than before."""
         if source in self._peers:
-            self._supply.have(source, chunks)
+            self._supply.have(source, self._known(chunks))
 
-    def coming(self, source: str, chunks: Iterable[int]) -> None:
+    def coming(self, source: str, chunks: Iterable[int], now: float) -> None:
         """Note that a source has asked others for these chunks."""
         if source in self._peers:
-            self._supply.coming(source, chunks)
+            self._supply.coming(source, self._known(chunks), now)
 
     def gone(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source offers these chunks no longer, or does not get them. Those that were
         asked of it stay in flight: a source that cannot send one ends the session."""
         if source in self._peers:
-            self._supply.gone(source, chunks)
+            self._supply.gone(source, self._known(chunks))
 
     def offers(self, source: str, chunk: int) -> bool:
         """Whether `source` has said that it has a chunk, and not taken that back."""
@@ -127,7 +129,8 @@ class Schedule:
         peer = self._peers.get(source)
         if peer is None or len(peer.in_flight) >= self._window.max_chunks:
             return None
-        room = self.window(source) - peer.in_flight.nbytes
+        # A source without work may be asked for any chunk, however large.
+        room = self.window(source) - peer.in_flight.nbytes if peer.in_flight else math.inf
         chunk = self._next_of(peer, now) if room >= self._least else None
         if chunk is None:
             return None
@@ -137,6 +140,7 @@ class Schedule:
         if not self._worth_it(peer, chunk, now):
             return None
         self._picker.ask(chunk)
+        self._supply.taken(chunk)
         peer.in_flight.ask(chunk, size, chunk in self._picker.staged, now)
         return chunk
 
@@ -151,7 +155,7 @@ class Schedule:
     def interested(self, source: str) -> bool:
         """False when chunks are wanted and `source` has none of them (BitTorrent's word)."""
         peer = self._peers.get(source)
-        return peer is None or self._picker.interested(peer.available)
+        return peer is None or not self._picker.wanted or bool(peer.stock.useful)
 
     def arrived(self, source: str, chunk: int, now: float) -> None:
         """Note that `source` has delivered a chunk, which was verified."""
@@ -170,11 +174,14 @@ class Schedule:
         self._link.meet(self._supply.neighbourhood)
         unfinished = tuple(sorted(peer.in_flight.chunks))
         self._picker.give_back(unfinished)
+        self._supply.wanted_again(unfinished)
         return unfinished
 
     def invalidate(self) -> None:
         """Fetch the arrived chunks again: the promise that verified them is void."""
+        done = self._picker.done
         self._picker.invalidate()
+        self._supply.wanted_again(done)
 
     def snubbed(self, now: float) -> str | None:
         """A source to drop, because idle sources would bring its chunks in flight much sooner.
@@ -194,16 +201,41 @@ class Schedule:
         """Raise `AssertionError` when a chunk is lost or counted twice. For tests."""
         self._picker.check(chunk for p in self._peers.values() for chunk in p.in_flight.chunks)
 
+    def _known(self, chunks: Iterable[int]) -> list[int]:
+        """Without numbers that no chunk has: a source may say anything."""
+        return [chunk for chunk in chunks if 0 <= chunk < len(self._picker.sizes)]
+
     def _next_of(self, peer: _Peer, now: float) -> int | None:
         """The next chunk for a source, within its share of staging memory."""
+        picker, stock = self._picker, peer.stock
+        staging = not picker.staged or self._may_stage(peer)
+        spares = not stock.near and self._supply.neighbourhood and not self._outruns(peer)
+        if staging and not spares:
+            return picker.next_of(stock.useful)
+
+        def allowed(chunk: int) -> bool:
+            if not staging and chunk in picker.staged:
+                return False
+            if not spares:
+                return True
+            return not (self._supply.is_near(chunk, now) or self._link.waits(chunk, now))
+
+        return picker.next_of(stock.useful, allowed)
+
+    def _may_stage(self, peer: _Peer) -> bool:
+        """Whether there is staging memory for one more chunk from this source."""
         staged = sum(other.in_flight.staged for other in self._peers.values())
         share = max(1, self._max_staged // len(self._peers))
-        staging = staged < self._max_staged and peer.in_flight.staged < share
-        without: Set[int] = frozenset()
-        if not peer.stock.near and self._supply.near:
-            left = self._link.left(peer.available, self._picker.wanted, now)
-            without = self._supply.near | left
-        return self._picker.next_of(peer.available, staging=staging, without=without)
+        return staged < self._max_staged and peer.in_flight.staged < share
+
+    def _outruns(self, peer: _Peer) -> bool:
+        """Whether a source elsewhere is faster than one of this host: then the link is not what is
+        scarce."""
+        pace = peer.in_flight.seconds_per_byte
+        return pace is not None and any(
+            other.stock.near and (other.in_flight.seconds_per_byte or 0.0) > pace
+            for other in self._peers.values()
+        )
 
     def _worth_it(self, peer: _Peer, chunk: int, now: float) -> bool:
         """Whether `peer` would deliver this chunk before the others are done with everything.
@@ -217,6 +249,8 @@ class Schedule:
             (other.in_flight.nbytes, expected)
             for other in self._peers.values()
             if other is not peer
+            # What is near is not compared with what is not: it is not asked for there.
+            and bool(other.stock.near) == bool(peer.stock.near)
             and chunk in other.available
             and (expected := other.in_flight.expected(now))
         ]

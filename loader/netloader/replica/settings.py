@@ -97,6 +97,11 @@ class SwarmSettings:
     """Seconds for which a chunk that falls to another replica of this host is left to it: a few
     messages on loopback, and a thread that wakes up."""
 
+    near_patience_s: Seconds = 5.0
+    """Seconds for which a chunk that another replica of this host is getting is waited for: longer
+    than 64 MiB take over a quarter of 1 Gbit/s, and shorter than any pull's budget. After that,
+    whoever is stopped halfway no longer keeps its neighbours from fetching the chunk."""
+
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class EndGameSettings:

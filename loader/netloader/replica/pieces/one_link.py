@@ -9,7 +9,7 @@ replica that does not come to it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection
 from hashlib import blake2b
 
 
@@ -37,12 +37,12 @@ class OneLink:
         )
         self._left_since.clear()
 
-    def left(self, available: Set[int], wanted: Iterable[int], now: float) -> set[int]:
-        """Of the wanted chunks in `available`, those that are left to others for now."""
-        found = self._theirs.intersection(wanted) & available
-        for chunk in found:
-            self._left_since.setdefault(chunk, now)
-        return {chunk for chunk in found if now - self._left_since[chunk] < self._patience_s}
+    def waits(self, chunk: int, now: float) -> bool:
+        """Whether a chunk that a source elsewhere has is left to another replica for now. The time
+        begins when this is first asked."""
+        if chunk not in self._theirs:
+            return False
+        return now - self._left_since.setdefault(chunk, now) < self._patience_s
 
 
 def _draw(name: str, chunk: int) -> bytes:

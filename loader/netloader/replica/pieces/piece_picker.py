@@ -14,19 +14,30 @@ order of its own keeps each replica from choosing what all others choose that se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence, Set
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from hashlib import blake2b
 from typing import Final
 
-_RARITY: Final = 1 << 32
-"""Weight of one holder in a rank, above any place in the order."""
+_CHUNK: Final = 1 << 20
+"""Above any chunk's id (`protocol.messages.MAX_CHUNKS`), and so above any place in the order."""
 
-_FRESH: Final = 1 << 62
-"""Weight in the rank of a chunk that was not given back, above any number of holders."""
+_RARITY: Final = _CHUNK * _CHUNK
+"""Weight of one holder in a key, above the place in the order and the id."""
+
+_FRESH: Final = _RARITY << 20
+"""Weight in the key of a chunk that was not given back, above any number of holders."""
+
+_MANY: Final = 32
+"""Keys that are changed one by one; of more, all are sorted again."""
 
 
 class PiecePicker:
-    """Knows the state and the rarity of each chunk of one pull."""
+    """Knows the state and the rarity of each chunk of one pull.
+
+    The wanted chunks stand in a sorted list of keys, so the next one for a source that has most of
+    them is found at once. For a source that has few, these few are compared instead.
+    """
 
     def __init__(self, sizes: Sequence[int], staged: Collection[int], name: str = "") -> None:
         """`sizes` are the bytes of each chunk, by id; `staged` the ids that need staging memory.
@@ -38,7 +49,9 @@ class PiecePicker:
         self.wanted_bytes = sum(self.sizes)
         """Bytes of the chunks that no source has been asked for."""
         self._done: set[int] = set()
-        self._rank = [_FRESH + place for place in _places(len(self.sizes), name)]
+        places = _places(len(self.sizes), name)
+        self._keys = [_FRESH + place * _CHUNK + chunk for chunk, place in enumerate(places)]
+        self._queue = sorted(self._keys)  # Of the wanted chunks.
 
     @property
     def complete(self) -> bool:
@@ -55,36 +68,49 @@ class PiecePicker:
         return frozenset(self._done)
 
     def next_of(
-        self, available: Set[int], *, staging: bool, without: Set[int] = frozenset()
+        self, useful: Set[int], allowed: Callable[[int], bool] = lambda chunk: True
     ) -> int | None:
-        """The next chunk for a source that has `available`, except those in `without`; None when it
-        has no wanted chunk. Without `staging`, chunks that need staging memory are skipped."""
-        found = self._wanted & available
-        found.difference_update(without)
-        if not staging:
-            found -= self.staged
-        return min(found, key=self._rank.__getitem__, default=None)
-
-    def interested(self, available: Set[int]) -> bool:
-        """False when chunks are wanted and a source that has `available` has none of them
-        (BitTorrent's word)."""
-        return not self._wanted or not self._wanted.isdisjoint(available)
+        """The next chunk for a source that has the wanted chunks in `useful`, of those that are
+        `allowed`; None when there is none."""
+        if len(useful) ** 2 <= len(self._queue):
+            return min(filter(allowed, useful), key=self._keys.__getitem__, default=None)
+        for key in self._queue:
+            chunk = key % _CHUNK
+            if chunk in useful and allowed(chunk):
+                return chunk
+        return None
 
     def rarity(self, chunk: int) -> int:
         """How many other replicas are known to have the chunk or to be getting it."""
-        return self._rank[chunk] % _FRESH // _RARITY
+        return self._keys[chunk] % _FRESH // _RARITY
 
-    def spread(self, chunk: int) -> None:
-        """Note that one more replica has a chunk, or is getting it."""
-        self._rank[chunk] += _RARITY
+    def spread(self, chunks: Collection[int]) -> None:
+        """Note that one more replica has each of these chunks, or is getting it."""
+        self._shift(chunks, _RARITY)
 
-    def vanish(self, chunk: int) -> None:
-        """Note that one replica less has a chunk: takes a `spread` back."""
-        self._rank[chunk] -= _RARITY
+    def vanish(self, chunks: Collection[int]) -> None:
+        """Note that one replica less has each of these chunks: takes a `spread` back."""
+        self._shift(chunks, -_RARITY)
+
+    def _shift(self, chunks: Collection[int], by: int) -> None:
+        many = len(chunks) > _MANY
+        for chunk in chunks:
+            queued = not many and chunk in self._wanted
+            if queued:
+                self._unqueue(chunk)
+            self._keys[chunk] += by
+            if queued:
+                insort(self._queue, self._keys[chunk])
+        if many:
+            self._queue = sorted(self._keys[chunk] for chunk in self._wanted)
+
+    def _unqueue(self, chunk: int) -> None:
+        del self._queue[bisect_left(self._queue, self._keys[chunk])]
 
     def ask(self, chunk: int) -> None:
         """Note that a wanted chunk is asked of a source."""
         self._wanted.remove(chunk)
+        self._unqueue(chunk)
         self.wanted_bytes -= self.sizes[chunk]
 
     def arrived(self, chunk: int) -> None:
@@ -94,22 +120,27 @@ class PiecePicker:
     def give_back(self, chunks: Iterable[int]) -> None:
         """Note that chunks that were asked for will not arrive; they are picked next."""
         for chunk in chunks:
-            self._wanted.add(chunk)
-            self.wanted_bytes += self.sizes[chunk]
-            self._rank[chunk] %= _FRESH
+            self._keys[chunk] %= _FRESH
+            self._want(chunk)
 
     def invalidate(self) -> None:
         """Fetch the done chunks again: the promise that verified them is void."""
-        self._wanted |= self._done
-        self.wanted_bytes += sum(self.sizes[chunk] for chunk in self._done)
+        for chunk in self._done:
+            self._want(chunk)
         self._done.clear()
+
+    def _want(self, chunk: int) -> None:
+        self._wanted.add(chunk)
+        insort(self._queue, self._keys[chunk])
+        self.wanted_bytes += self.sizes[chunk]
 
     def check(self, in_flight: Iterable[int]) -> None:
         """Raise `AssertionError` when a chunk is lost or counted twice. For tests."""
         everything = sorted([*self._wanted, *in_flight, *self._done])
         assert everything == list(range(len(self.sizes))), "a chunk is lost or counted twice"
         assert self.wanted_bytes == sum(self.sizes[chunk] for chunk in self._wanted)
-        assert all(rank >= 0 for rank in self._rank), "a holder was taken back that never was"
+        assert self._queue == sorted(self._keys[chunk] for chunk in self._wanted)
+        assert all(key >= 0 for key in self._keys), "a holder was taken back that never was"
 
 
 def _places(count: int, name: str) -> list[int]:

@@ -10,7 +10,7 @@ replica other chunks first (super-seeding), says from time to time what has chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable
 
 from netloader.replica.pieces.piece_picker import PiecePicker
 
@@ -20,6 +20,8 @@ class Stock:
 
     def __init__(self, available: Iterable[int], near: str) -> None:
         self.has = set(available)
+        self.useful: set[int] = set()
+        """What it has and this replica wants."""
         self.coming: set[int] = set()
         self.near = near
 
@@ -27,21 +29,26 @@ class Stock:
 class Supply:
     """What all sources of a pull have. Tells the picker how rare each chunk is."""
 
-    def __init__(self, picker: PiecePicker) -> None:
+    def __init__(self, picker: PiecePicker, patience_s: float) -> None:
+        """`patience_s` is how long what a near source is getting is waited for."""
         self._picker = picker
+        self._patience_s = patience_s
         self._stocks: dict[str, Stock] = {}
         self._partial = 0  # How many sources do not offer everything.
-        self._near: dict[int, int] = {}  # How many near sources bring each chunk.
+        self._near: dict[int, int] = {}  # How many near sources have each chunk.
+        self._near_coming: dict[int, float] = {}  # When one last said that it gets a chunk.
 
     @property
     def shared(self) -> bool:
         """Whether other replicas pull as well: not every source offers everything."""
         return self._partial > 0
 
-    @property
-    def near(self) -> Set[int]:
-        """Chunks that sources on this host have or are getting."""
-        return self._near.keys()
+    def is_near(self, chunk: int, now: float) -> bool:
+        """Whether a source on this host has the chunk or is getting it."""
+        if chunk in self._near:
+            return True
+        said = self._near_coming.get(chunk)
+        return said is not None and now - said < self._patience_s
 
     def of(self, source: str) -> Stock:
         return self._stocks[source]
@@ -52,57 +59,71 @@ class Supply:
         return [stock.near for stock in self._stocks.values() if stock.near]
 
     def join(self, source: str, available: Iterable[int], near: str) -> None:
-        """Add a source."""
-        stock = self._stocks[source] = Stock(available, near)
-        self._count(stock, stock.has)
-        self._partial += self._is_partial(stock)
+        """Add a source. One that has everything when it comes is no neighbour of this host: it
+        does not share what crosses the link."""
+        has = set(available)
+        self._stocks[source] = Stock((), near if len(has) < len(self._picker.sizes) else "")
+        self._partial += self._is_partial(self._stocks[source])
+        self.have(source, has)
 
     def have(self, source: str, chunks: Iterable[int]) -> None:
         """Note that a source has more chunks than before."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has
-        self._count(stock, new - stock.coming)
+        self._picker.spread(new - stock.coming)
         self._partial -= self._is_partial(stock)
         stock.has |= new
+        stock.useful |= new & self._picker.wanted
         stock.coming -= new
         self._partial += self._is_partial(stock)
+        if stock.near:
+            for chunk in new:
+                self._near[chunk] = self._near.get(chunk, 0) + 1
+                self._near_coming.pop(chunk, None)
 
-    def coming(self, source: str, chunks: Iterable[int]) -> None:
+    def coming(self, source: str, chunks: Iterable[int], now: float) -> None:
         """Note what a source is getting."""
         stock = self._stocks[source]
         new = set(chunks) - stock.has - stock.coming
-        self._count(stock, new)
+        self._picker.spread(new)
         stock.coming |= new
+        if stock.near:
+            self._near_coming.update(dict.fromkeys(new, now))
 
     def gone(self, source: str, chunks: Iterable[int]) -> None:
         """Note what a source offers no longer, or does not get."""
         stock = self._stocks[source]
-        lost = (stock.has | stock.coming).intersection(chunks)
-        self._uncount(stock, lost)
+        had, coming = stock.has.intersection(chunks), stock.coming.intersection(chunks)
+        self._picker.vanish(had | coming)
         self._partial -= self._is_partial(stock)
-        stock.has -= lost
-        stock.coming -= lost
+        stock.has -= had
+        stock.useful -= had
+        stock.coming -= coming
         self._partial += self._is_partial(stock)
-
-    def leave(self, source: str) -> None:
-        """Remove a source."""
-        stock = self._stocks.pop(source)
-        self._uncount(stock, stock.has | stock.coming)
-        self._partial -= self._is_partial(stock)
-
-    def _is_partial(self, stock: Stock) -> bool:
-        return len(stock.has) < len(self._picker.sizes)
-
-    def _count(self, stock: Stock, chunks: Iterable[int]) -> None:
-        for chunk in chunks:
-            self._picker.spread(chunk)
-            if stock.near:
-                self._near[chunk] = self._near.get(chunk, 0) + 1
-
-    def _uncount(self, stock: Stock, chunks: Iterable[int]) -> None:
-        for chunk in chunks:
-            self._picker.vanish(chunk)
-            if stock.near:
+        if stock.near:
+            for chunk in had:
                 self._near[chunk] -= 1
                 if not self._near[chunk]:
                     del self._near[chunk]
+            for chunk in coming:
+                self._near_coming.pop(chunk, None)
+
+    def taken(self, chunk: int) -> None:
+        """Note that a chunk is no longer wanted: a source was asked for it."""
+        for stock in self._stocks.values():
+            stock.useful.discard(chunk)
+
+    def wanted_again(self, chunks: Collection[int]) -> None:
+        """Note that chunks are wanted once more."""
+        for stock in self._stocks.values():
+            stock.useful |= stock.has.intersection(chunks)
+
+    def leave(self, source: str) -> None:
+        """Remove a source."""
+        stock = self._stocks[source]
+        self.gone(source, stock.has | stock.coming)
+        self._partial -= self._is_partial(stock)
+        del self._stocks[source]
+
+    def _is_partial(self, stock: Stock) -> bool:
+        return len(stock.has) < len(self._picker.sizes)

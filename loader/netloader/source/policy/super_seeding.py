@@ -17,7 +17,7 @@ for what is not on offer, for instance because a retraction crossed its request,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 AHEAD: Final = 1
@@ -33,19 +33,41 @@ class OfferChange:
     retracted: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
 class _Dealt:
-    """One replica."""
+    """One replica, and what is on offer to it."""
 
-    has: set[int]
-    """Chunks that it had itself when it came, or asked for."""
-    offered: set[int] = field(default_factory=set)
-    """Chunks that it was told of, those included that it has asked for."""
+    def __init__(self) -> None:
+        self.has: set[int] = set()
+        """Chunks that it had when it came, got elsewhere, or asked for."""
+        self.offered: set[int] = set()
+        """Chunks on offer, those included that it has."""
+        self.waiting: set[int] = set()
+        """Chunks on offer that it does not have."""
+        self._news: set[int] = set()
+        self._taken_back: set[int] = set()
 
-    @property
-    def waiting(self) -> int:
-        """How many on offer it has neither asked for nor got elsewhere."""
-        return len(self.offered - self.has)
+    def offer(self, chunks: Iterable[int]) -> None:
+        new = set(chunks) - self.offered
+        self.offered |= new
+        self.waiting |= new - self.has
+        self._news |= new - self._taken_back
+        self._taken_back -= new
+
+    def retract(self, chunks: Iterable[int]) -> None:
+        old = self.offered.intersection(chunks)
+        self.offered -= old
+        self.waiting -= old
+        self._taken_back |= old - self._news
+        self._news -= old
+
+    def change(self) -> OfferChange | None:
+        """What the replica has to be told; None for nothing."""
+        if not self._news and not self._taken_back:
+            return None
+        told = OfferChange(tuple(sorted(self._news)), tuple(sorted(self._taken_back)))
+        self._news.clear()
+        self._taken_back.clear()
+        return told
 
 
 class SuperSeeding:
@@ -67,14 +89,13 @@ class SuperSeeding:
 
     def gain(self, chunks: Iterable[int]) -> None:
         """The source has more chunks: it still reads them from storage."""
-        for chunk in chunks:
-            if chunk not in self._available:
-                self._available.add(chunk)
-                self._undealt[chunk] = None
+        new = [chunk for chunk in chunks if chunk not in self._available]
+        self._available.update(new)
+        self._undealt.update(dict.fromkeys(new))
 
     def join(self, replica: str, has: Iterable[int] = ()) -> None:
         """A replica opens a session; it has some chunks already, and can serve these."""
-        self._replicas[replica] = _Dealt(set())
+        self._replicas[replica] = _Dealt()
         self.has(replica, has)
 
     def has(self, replica: str, chunks: Iterable[int]) -> None:
@@ -82,6 +103,7 @@ class SuperSeeding:
         dealt = self._replicas[replica]
         for chunk in chunks:
             dealt.has.add(chunk)
+            dealt.waiting.discard(chunk)
             self._undealt.pop(chunk, None)
 
     def leave(self, replica: str, got: Iterable[int]) -> None:
@@ -97,38 +119,36 @@ class SuperSeeding:
 
     def changes(self) -> dict[str, OfferChange]:
         """What each replica has to be told now, as far as that is anything."""
-        before = {name: frozenset(dealt.offered) for name, dealt in self._replicas.items()}
         alone = len(self._replicas) == 1
         if not alone and not self._opened:
             self._retract()
             self._deal()
             self._opened = not self._undealt and len(self._available) == self._chunks
-        if alone or self._opened:
-            for dealt in self._replicas.values():
-                dealt.offered |= self._available
         told = {}
         for name, dealt in self._replicas.items():
-            if dealt.offered != before[name]:
-                told[name] = OfferChange(
-                    tuple(sorted(dealt.offered - before[name])),
-                    tuple(sorted(before[name] - dealt.offered)),
-                )
+            if (alone or self._opened) and len(dealt.offered) < len(self._available):
+                dealt.offer(self._available)
+            change = dealt.change()
+            if change is not None:
+                told[name] = change
         return told
 
     def _retract(self) -> None:
         """Take back what a replica was offered while it was alone, except for what it asks for
         next. Nothing that it was offered then counts as dealt before."""
         for dealt in self._replicas.values():
-            waiting = sorted(dealt.offered - dealt.has)
-            for chunk in waiting[: self._ahead]:
-                self._undealt.pop(chunk, None)
-            dealt.offered.difference_update(waiting[self._ahead :])
+            if len(dealt.waiting) > self._ahead:
+                waiting = sorted(dealt.waiting)
+                for chunk in waiting[: self._ahead]:
+                    self._undealt.pop(chunk, None)
+                dealt.retract(waiting[self._ahead :])
+                self._undealt.update(dict.fromkeys(waiting[self._ahead :]))
 
     def _deal(self) -> None:
         while self._undealt and self._replicas:
-            dealt = min(self._replicas.values(), key=lambda one: one.waiting)
-            if dealt.waiting >= self._ahead:
+            dealt = min(self._replicas.values(), key=lambda one: len(one.waiting))
+            if len(dealt.waiting) >= self._ahead:
                 return
             chunk = next(iter(self._undealt))
             del self._undealt[chunk]
-            dealt.offered.add(chunk)
+            dealt.offer((chunk,))

@@ -10,8 +10,8 @@ from netloader.replica.pieces.piece_picker import PiecePicker
 ALL = set(range(10))
 
 
-def picker(staged: tuple[int, ...] = (), name: str = "") -> PiecePicker:
-    return PiecePicker([10] * 10, staged, name)
+def picker(name: str = "") -> PiecePicker:
+    return PiecePicker([10] * 10, (), name)
 
 
 def ask(pieces: PiecePicker, *chunks: int) -> None:
@@ -21,7 +21,7 @@ def ask(pieces: PiecePicker, *chunks: int) -> None:
 
 def order_of(pieces: PiecePicker) -> list[int]:
     order = []
-    while (chunk := pieces.next_of(ALL, staging=True)) is not None:
+    while (chunk := pieces.next_of(ALL & pieces.wanted)) is not None:
         pieces.ask(chunk)
         order.append(chunk)
     return order
@@ -29,71 +29,72 @@ def order_of(pieces: PiecePicker) -> list[int]:
 
 def test_chunks_are_picked_in_order() -> None:
     pieces = picker()
-    assert pieces.next_of(ALL, staging=True) == 0
+    assert pieces.next_of(ALL & pieces.wanted) == 0
     ask(pieces, 0)
-    assert pieces.next_of(ALL, staging=True) == 1
+    assert pieces.next_of(ALL & pieces.wanted) == 1
     assert pieces.wanted_bytes == 90
 
 
 def test_each_replica_has_an_order_of_its_own() -> None:
-    one, other = order_of(picker(name="a")), order_of(picker(name="b"))
+    one, other = order_of(picker("a")), order_of(picker("b"))
     assert sorted(one) == sorted(other) == list(range(10))
     assert one != other
-    assert order_of(picker(name="a")) == one
+    assert order_of(picker("a")) == one
 
 
 def test_the_rarest_is_picked_first() -> None:
-    pieces = picker(name="a")
+    pieces = picker("a")
     for chunk in ALL - {3, 7}:
-        pieces.spread(chunk)
-    pieces.spread(3)
-    pieces.spread(3)
-    assert pieces.next_of(ALL, staging=True) == 7
+        pieces.spread([chunk])
+    pieces.spread([3])
+    pieces.spread([3])
+    assert pieces.next_of(ALL & pieces.wanted) == 7
     ask(pieces, 7)
-    pieces.vanish(3)
-    pieces.vanish(3)
-    assert pieces.next_of(ALL, staging=True) == 3
+    pieces.vanish([3])
+    pieces.vanish([3])
+    assert pieces.next_of(ALL & pieces.wanted) == 3
 
 
-def test_what_others_are_to_bring_is_left_out() -> None:
+def test_what_is_not_allowed_is_left_out() -> None:
     pieces = picker()
-    assert pieces.next_of(ALL, staging=True, without={0, 1}) == 2
-    assert pieces.next_of({0}, staging=True, without={0}) is None
+    assert pieces.next_of(ALL, lambda chunk: chunk > 1) == 2
+    assert pieces.next_of({0}, lambda chunk: chunk > 1) is None
 
 
 def test_only_those_that_the_source_has() -> None:
     pieces = picker()
-    assert pieces.next_of({4, 7}, staging=True) == 4
+    assert pieces.next_of({4, 7}) == 4
     ask(pieces, 4, 7)
-    assert pieces.next_of({4, 7}, staging=True) is None
-
-
-def test_without_staging_memory_only_those_that_need_none() -> None:
-    pieces = picker(staged=(0, 1))
-    assert pieces.next_of(ALL, staging=False) == 2
-    assert pieces.next_of(ALL, staging=True) == 0
-    assert pieces.next_of({0, 1}, staging=False) is None
+    assert pieces.next_of(set()) is None
 
 
 def test_what_is_given_back_is_next_however_common() -> None:
     pieces = picker()
     ask(pieces, 0, 1, 2, 3, 8)
     pieces.arrived(1)
-    pieces.spread(8)
+    pieces.spread([8])
     pieces.give_back([8])
-    assert pieces.next_of(ALL, staging=True) == 8
+    assert pieces.next_of(ALL & pieces.wanted) == 8
     pieces.give_back([3, 2])
-    assert pieces.next_of(ALL, staging=True) == 2
+    assert pieces.next_of(ALL & pieces.wanted) == 2
     pieces.check(in_flight=[0])
 
 
-def test_a_source_is_of_interest_while_it_has_what_is_wanted() -> None:
-    pieces = picker()
-    assert pieces.interested({5})
-    ask(pieces, 5)
-    assert not pieces.interested({5})
-    ask(pieces, *ALL - {5})
-    assert pieces.interested({5})  # Nothing is wanted: there is nothing that it lacks.
+@given(st.permutations(range(200)), st.sets(st.integers(0, 199)), st.integers(0, 200))
+def test_few_and_many_are_picked_from_alike(
+    spread: list[int], useful: set[int], count: int
+) -> None:
+    pieces = PiecePicker([1] * 200, (), "me")
+    pieces.spread(spread[:count])
+    for chunk in spread[: count // 2]:
+        pieces.spread([chunk])
+    pieces.check([])
+    first = pieces.next_of(useful)
+    expected = min(useful, key=pieces.rarity, default=None)
+    assert (first is None) == (expected is None)
+    if first is not None and expected is not None:
+        assert pieces.rarity(first) == pieces.rarity(expected)
+        assert pieces.next_of(set(range(200)), lambda chunk: chunk in useful) == first
 
 
 def test_complete_when_all_have_arrived() -> None:
@@ -128,7 +129,7 @@ def test_no_chunk_is_lost_or_counted_twice(steps: list[tuple[str, int]]) -> None
         match step:
             case "ask":
                 available = set(range(number + 1))
-                chunk = pieces.next_of(available, staging=True)
+                chunk = pieces.next_of(available & pieces.wanted)
                 assert (chunk is None) == pieces.wanted.isdisjoint(available)
                 if chunk is not None:
                     pieces.ask(chunk)
@@ -141,10 +142,10 @@ def test_no_chunk_is_lost_or_counted_twice(steps: list[tuple[str, int]]) -> None
             case "void":
                 pieces.invalidate()
             case "spread":
-                pieces.spread(number)
+                pieces.spread([number])
                 holders[number] += 1
             case "vanish" if holders[number]:
-                pieces.vanish(number)
+                pieces.vanish([number])
                 holders[number] -= 1
         pieces.check(in_flight)
         assert [pieces.rarity(chunk) for chunk in range(6)] == holders
