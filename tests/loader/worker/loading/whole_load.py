@@ -127,6 +127,9 @@ class FakeEngine:
                 empty.copy_(right)
         self.while_loading(model)
 
+    def share_read(self) -> float:
+        return 0.0
+
     def upstream_carrier(self) -> OrderedCarrier | None:
         return self.carrier
 
