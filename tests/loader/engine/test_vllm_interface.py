@@ -23,6 +23,7 @@ AGAIN = f"run `python -m {vllm_interface.__name__}` again, as its first lines sa
 NARROWED = {
     "get_all_weights": "not every loader has it, and vLLM asks only for those that have",
     "read": "StorageLoader's; `isinstance` was asked before",
+    "share_read": "the same",
 }
 """What is read from an object that is more than a `BaseModelLoader`."""
 
