@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from tests.loader.discovery.test_advert import holding
+from tests.meshes import OWN_MESH
 
 from netloader.config import Config
 from netloader.discovery.advert import MAX_TEXT
@@ -25,6 +28,25 @@ def test_without_a_mesh_nobody_is_there_and_it_says_why(alone: Membership) -> No
     assert alone.absent == "off"
     assert (alone.host, alone.name) == ("127.0.0.1", "127.0.0.1 rank 3")
     alone.leave()
+
+
+def test_a_mesh_that_cannot_be_started_costs_the_mesh_and_not_the_worker(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {
+            "MESH_NAME": OWN_MESH,
+            "MESH_DIRECTORY": str(tmp_path / "mesh"),
+            "MESH_PORT": taken.getsockname()[1],
+        }
+        worker = Membership(Config.load(settings, {}), Position.alone(0))
+    assert (worker.absent, worker.host, worker.members()) == (
+        "could not be joined",
+        "127.0.0.1",
+        (),
+    )
+    assert "going on without the mesh" in caplog.text
+    worker.leave()
 
 
 def test_what_is_announced_replaces_what_was_said_of_the_same_model(alone: Membership) -> None:
