@@ -5,15 +5,18 @@ Gloo and over the transport, in turns first. `staged` copies host memory to host
 side, as it would to a device; `hccl` moves memory of an NPU, and Gloo beside it is staged. For the
 staged ones plain Gloo also runs with such copies: their raw limit, which a digest is not part of.
 
-`ratio_gloo` is the median of the transport's rate by the median of Gloo's, and `ratios_gloo` has
-the ratio of each repetition.
+`processor_s_per_gb` is the processor time of both processes, which tells more than a rate where
+others use the cores too. `ratio_gloo` is the median of the transport's rate by the median of
+Gloo's, and `ratios_gloo` has the ratio of each repetition.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -33,6 +36,7 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
     load = os.getloadavg()[0]
     raw, plain, other = RawReceiver(task.nbytes), *backends_of(transport)
     seconds: defaultdict[str, list[float]] = defaultdict(list)
+    processor: defaultdict[str, list[float]] = defaultdict(list)
     bytes_ok = []
     with (
         Child("source_process", task.spec(host=_HOST, transport=transport)) as source,
@@ -45,16 +49,21 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
         truth = source.ask("sha256")
         for number in range(-1, repeat):  # The first round touches the memory, and does not count.
             for name, lanes in (("raw_one", 1), ("raw_two", 2)):
-                seconds[name].append(raw.warm(lanes, partial(source.tell, "raw_send", lanes=lanes)))
-                source.hear()
-                if transport in STAGED:
-                    send = partial(source.tell, "raw_send", lanes=lanes, copied=True)
-                    seconds[f"{name}_copied"].append(raw.copied(lanes, send))
+                with _counted(source, processor[name]):
+                    send = partial(source.tell, "raw_send", lanes=lanes)
+                    seconds[name].append(raw.warm(lanes, send))
                     source.hear()
+                if transport in STAGED:
+                    name = f"{name}_copied"
+                    with _counted(source, processor[name]):
+                        send = partial(source.tell, "raw_send", lanes=lanes, copied=True)
+                        seconds[name].append(raw.copied(lanes, send))
+                        source.hear()
             order = [("gloo", plain), (transport, other)]
             for name, backend in order if number % 2 else reversed(order):
                 clear(weights)
-                pulled = pull(weights, [ready["endpoint"]], backend=backend)
+                with _counted(source, processor[name]):
+                    pulled = pull(weights, [ready["endpoint"]], backend=backend)
                 seconds[name].append(pulled.seconds)
                 bytes_ok.append(weights.sha256() == truth)
     counted = {name: values[1:] for name, values in seconds.items()}
@@ -76,8 +85,21 @@ def measure(task: Task, transport: str, *, repeat: int) -> Json:
         "ratios_gloo": [
             one / gloo for one, gloo in zip(rates[transport], rates["gloo"], strict=True)
         ],
+        "processor_s_per_gb": {
+            name: median([one / task.nbytes * 1e9 for one in values[1:]])
+            for name, values in processor.items()
+        },
         "repetitions_gbps": rates,
     }
+
+
+@contextmanager
+def _counted(source: Child, seconds: list[float]) -> Iterator[None]:
+    """Note what processor time both processes take: on a busy machine, the steadier figure."""
+    before = time.process_time() + float(source.ask("processor")["seconds"])
+    yield
+    after = time.process_time() + float(source.ask("processor")["seconds"])
+    seconds.append(after - before)
 
 
 def _limit(rates: Mapping[str, float]) -> Json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -78,6 +79,7 @@ def main() -> None:
             "raw_open": raw_end.open,
             "raw_send": raw_end.send,
             "sha256": weights.sha256,
+            "processor": lambda: {"seconds": time.process_time()},
             "mark_memory": lambda: {"bytes": memory.mark()},
             "peak_memory": lambda: {"bytes": memory.peak()},
             "first_send": lambda: {"at": watch.take_first_send()},
