@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from netloader.checkpoint.wanted import content_id, held
+from netloader.checkpoint.wanted import held
 from netloader.errors import NothingToLoadError
+from netloader.identity.identity import content_id
 from netloader.model import attributes, buffers
 from netloader.system import tracing
 from netloader.weights.manifest import Piece
