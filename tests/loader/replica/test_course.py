@@ -54,10 +54,15 @@ class Played:
     must_wait: bool = False
     asked: list[str] = field(default_factory=list)
     now: float = 0.0
+    new_every_s: float = FOREVER_S
+    """How often each candidate starts again, as another process."""
+
+    def candidates(self) -> list[Candidate]:
+        generation = 1 + int(self.now / self.new_every_s)
+        return [Candidate(name, BY_MESH, generation) for name in self.tries]
 
     def run(self) -> str:
         """Why the pull ended; empty when everything has come."""
-        candidates = [Candidate(name, BY_MESH, 1) for name in self.tries]
         budget = Budget(self.settings, MODEL, 0.0, has_storage=self.has_storage)
         course = Course(self.settings, ("tcp",), budget, 0.0)
         course.begin(budget, 0.0, wait_for_one=self.must_wait)
@@ -79,7 +84,7 @@ class Played:
                 return ""
             served = any(one.rate for _, one, _, _ in streams.values())
             move = course.next(
-                Standing(set(streams), served, int(arrived)), lambda: candidates, self.now
+                Standing(set(streams), served, int(arrived)), self.candidates, self.now
             )
             if isinstance(move, GiveUp):
                 return move.reason
@@ -120,14 +125,24 @@ def of(*tries: list[Try]) -> dict[str, list[Try]]:
 
 
 class TestBound:
-    @given(st.lists(st.lists(TRIES, min_size=1, max_size=3), max_size=60), st.booleans())
-    @example([[TRICKLE]], False)
-    @example([[Try(FOREVER_S, Lost("never"))]] * 60, True)
-    @example([[Try(1, Corrupt("wrong", 0, ("a:1", 1), True), 1e8)]] * 60, False)
+    @given(
+        st.lists(st.lists(TRIES, min_size=1, max_size=3), max_size=60),
+        st.booleans(),
+        st.sampled_from((SETTINGS.look_s, 3.0, FOREVER_S)),
+    )
+    @example([[TRICKLE]], False, FOREVER_S)
+    @example([[TRICKLE]] * 60, False, SETTINGS.look_s)
+    @example([[Try(FOREVER_S, Lost("never"))]] * 60, True, FOREVER_S)
+    @example([[Try(0, AskLater("busy", 0))]] * 60, True, SETTINGS.look_s)
+    @example([[Try(1, Corrupt("wrong", 0, ("a:1", 1), True), 1e8)]] * 60, False, FOREVER_S)
+    @example([[Try(1, Corrupt("wrong", 0, ("a:1", 1), True), 1e8)]] * 60, False, SETTINGS.look_s)
+    @example([[Try(0.5, Lost("cut"), 1.0)]] * 60, False, SETTINGS.look_s)
     def test_any_number_of_sources_that_do_anything(
-        self, tries: list[list[Try]], must_wait: bool
+        self, tries: list[list[Try]], must_wait: bool, new_every_s: float
     ) -> None:
-        played = Played(of(*(list(one) for one in tries)), must_wait=must_wait)
+        played = Played(
+            of(*(list(one) for one in tries)), must_wait=must_wait, new_every_s=new_every_s
+        )
         played.run()
         assert played.now <= SETTINGS.peer_budget_s + STORAGE_S + SETTINGS.look_s
 
@@ -138,6 +153,23 @@ class TestBound:
         reason = played.run()
         assert "no source could be used" in reason
         assert ("32 sources failed in one way" in reason) == (count > 32)
+        assert played.now < 20
+
+    @pytest.mark.parametrize("new_every_s", [SETTINGS.look_s, 5.0])
+    @pytest.mark.parametrize(
+        "one",
+        [Try(0, AskLater("busy", 0)), Try(0, AskLater("busy", 3600)), Try(0.1, Lost("cut"))],
+        ids=["busy", "busy for long", "lost"],
+    )
+    def test_a_thousand_that_come_anew_cost_the_budget(self, one: Try, new_every_s: float) -> None:
+        played = Played(of(*([one] for _ in range(1000))), new_every_s=new_every_s, must_wait=True)
+        assert played.run()
+        assert played.now <= SETTINGS.peer_budget_s
+
+    def test_a_thousand_that_come_anew_behind_a_firewall_cost_seconds(self) -> None:
+        dropped = Try(0, Unreached("dropped", Port.CONTROL))
+        played = Played(of(*([dropped] for _ in range(1000))), new_every_s=SETTINGS.look_s)
+        assert "32 sources failed in one way" in played.run()
         assert played.now < 20
 
     def test_silent_sources_cost_the_budget(self) -> None:
