@@ -58,6 +58,7 @@ class Dispatch:
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._dealer = Dealer(self._say_offers)
         self._complaints: Counter[str] = Counter()
+        self._no_port = ""
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
         """Number of replicas being served, as last told to the observer. Any thread may read
@@ -205,7 +206,10 @@ class Dispatch:
             has = chunks_in(hello.have, len(admitted.chunks))
         except ProtocolError as error:
             return messages.Refuse(code="version", reason=str(error)), None
-        session, accept = self._opener.open(hello.replica, admitted, backend)
+        try:
+            session, accept = self._opener.open(hello.replica, admitted, backend)
+        except OSError as error:
+            return self._without_port(error), None
         self._sessions.add(session, caller)
         if hello.serves and admitted.available is None:
             offered = self._dealer.open(session, has)
@@ -214,6 +218,15 @@ class Dispatch:
         nbytes = admitted.weights.manifest.nbytes
         _log.info("serving %.*r by %s: %d bytes", MAX_QUOTE, hello.replica, backend.name, nbytes)
         return accept, b"".join(admitted.digests)
+
+    def _without_port(self, error: OSError) -> messages.Refuse:
+        """The refusal where no port is left for a session's data, once in this worker's log."""
+        why = f"no port for its data can be listened on: {error.strerror or error}"
+        if why != self._no_port:
+            self._no_port = why
+            _log.warning("cannot serve a replica: %s", why)
+        again_s = self._settings.retry_after_s
+        return messages.Refuse(code="busy", reason=why, retry_after_s=again_s)
 
     def _manifest(self, offer: Offer) -> bytes | None:
         """The manifest that shows a replica how its own differs, unless too many were sent
