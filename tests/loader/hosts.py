@@ -38,6 +38,10 @@ class Hosts:
     def build(self) -> None:
         for name in ("a", "b"):
             self._add(name)
+        self.wire()
+
+    def wire(self) -> None:
+        """Lay the wire between `a` and `b`."""
         self.ip("a", f"link add eth0 type veth peer name eth0 netns {self.name('b')}")
         for number, name in enumerate(("a", "b"), 1):
             self.ip(name, f"addr add 10.97.0.{number}/24 dev eth0")
@@ -65,12 +69,26 @@ class Hosts:
 
     def drop(self, host: str, *ports: str) -> None:
         """Drop what comes to these ports of a host, as a firewall does that says nothing."""
+        self._filter(host, *(f"ipproto tcp dport {one}" for one in ports))
+
+    def cut_off(self, host: str) -> None:
+        """Drop all that comes over TCP, connections that stand included."""
+        self._filter(host, "ipproto tcp")
+
+    def _filter(self, host: str, *what: str) -> None:
         # The kernel looks at its own addresses first, unless it is told to do so later.
         self.ip(host, "rule add pref 1000 lookup local")
         self.ip(host, "rule del pref 0")
-        for number, one in enumerate(ports):
-            rule = f"rule add pref {number + 1} iif eth0 ipproto tcp dport {one} blackhole"
-            self.ip(host, rule)
+        for number, one in enumerate(what):
+            self.ip(host, f"rule add pref {number + 1} iif eth0 {one} blackhole")
+
+    def narrow(self) -> None:
+        """Make the way from `c` to `b` narrower than either knows: large packets are dropped, and
+        the firewall of `c` drops the messages that say so."""
+        self._run("netns", "exec", self.name("a"), "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.ip("b", "route add 172.31.0.0/24 via 10.97.0.1")
+        self.ip("a", "link set eth0 mtu 1280")
+        self._filter("c", "ipproto icmp")
 
     @contextmanager
     def workers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -124,6 +125,54 @@ def test_a_name_with_addresses_of_both_kinds(hosts: Hosts) -> None:
         hosts.workers("b", {"MESH_SEEDS": "nodes"}, names=names) as second,
     ):
         pulled(second, first[0]["endpoint"])
+
+
+def test_of_a_name_to_advertise_the_seeds_choose_the_address(hosts: Hosts) -> None:
+    names = "".join(f"{one} a-host\n" for one in ("fd97::1", "10.97.0.9", "10.97.0.1"))
+    seeds = {"MESH_SEEDS": "10.97.0.1"}
+    with hosts.workers("a", seeds | {"MESH_ADVERTISE": "a-host"}, names=names) as first:
+        assert first[0]["member"].startswith("10.97.0.1:")
+        with hosts.workers("b", seeds) as second:
+            pulled(second, first[0]["endpoint"])
+
+
+@pytest.mark.soak
+def test_a_path_that_drops_large_packets_costs_the_budget(hosts: Hosts) -> None:
+    hosts.container()
+    hosts.narrow()
+    seeds = {"MESH_SEEDS": "172.31.0.2:17946"}
+    with (
+        hosts.workers("c", seeds) as first,
+        hosts.workers("b", seeds | {"PEER_BUDGET": 5}) as second,
+    ):
+        from_storage_in_time(second, f"(PEER_BUDGET); asked last: {first[0]['endpoint']}")
+        assert second[0]["seconds"] < 5 + CONSTANT_S
+
+
+@pytest.mark.soak
+def test_a_connection_that_a_firewall_forgets_costs_the_budget(hosts: Hosts) -> None:
+    seeds = {"MESH_SEEDS": "10.97.0.1"}
+    slow = {"RATE_LIMIT": 1_000_000}
+    with hosts.workers("a", seeds | slow) as first:
+        cut = Timer(2.0, hosts.cut_off, ["b"])
+        cut.start()
+        with hosts.workers("b", seeds | {"PEER_BUDGET": 5}) as second:
+            from_storage_in_time(second, f"asked last: {first[0]['endpoint']}")
+            assert second[0]["seconds"] < 5 + 5 + CONSTANT_S
+        cut.join()
+
+
+@pytest.mark.soak
+def test_an_interface_that_vanishes_comes_back_with_its_source(hosts: Hosts) -> None:
+    seeds = {"MESH_SEEDS": "10.97.0.1"}
+    with hosts.workers("a", seeds) as first:
+        hosts.ip("a", "link set eth0 down")
+        with hosts.workers("b", seeds | {"PEER_BUDGET": 5}) as second:
+            from_storage_in_time(second)
+        hosts.ip("a", "link del eth0")
+        hosts.wire()
+        with hosts.workers("b", seeds) as second:
+            pulled(second, first[0]["endpoint"])
 
 
 def test_members_of_other_fabrics_never_transfer(hosts: Hosts) -> None:

@@ -172,9 +172,11 @@ class TestBound:
         assert "32 sources failed in one way" in played.run()
         assert played.now < 20
 
-    def test_silent_sources_cost_the_budget(self) -> None:
-        played = Played(of(*([Try(10, Lost("silent"))] for _ in range(1000))))
-        assert "no verified progress in 30 s (PEER_BUDGET)" in played.run()
+    def test_silent_sources_cost_the_budget_and_the_last_are_named(self) -> None:
+        played = Played(of(*([Try(9, Lost("silent"))] for _ in range(1000))))
+        reason = played.run()
+        assert "no verified progress in 30 s (PEER_BUDGET); asked last: 10.0." in reason
+        assert reason.count(":1") == SETTINGS.max_sources
         assert played.now == SETTINGS.peer_budget_s
 
     def test_a_trickle_is_no_progress(self) -> None:
