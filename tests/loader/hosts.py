@@ -75,6 +75,11 @@ class Hosts:
         """Drop all that comes over TCP, connections that stand included."""
         self._filter(host, "ipproto tcp")
 
+    def received(self, host: str) -> int:
+        """Bytes that have come over its wire."""
+        told = self._run("-n", self.name(host), "-s", "-j", "link", "show", "eth0")
+        return int(json.loads(told)[0]["stats64"]["rx"]["bytes"])
+
     def _filter(self, host: str, *what: str) -> None:
         # The kernel looks at its own addresses first, unless it is told to do so later.
         self.ip(host, "rule add pref 1000 lookup local")
@@ -131,8 +136,9 @@ class Hosts:
         self._made.append(self.name(host))
         self.ip(host, "link set lo up")
 
-    def _run(self, *command: str) -> None:
-        subprocess.run(["ip", *command], check=True, capture_output=True, text=True)
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(["ip", *command], check=True, capture_output=True, text=True)
+        return done.stdout
 
 
 @contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import pytest
 from tests.loader.hosts import PUBLIC, Hosts, published, two_hosts
+from tests.mesh.support import until
 
 from netloader.replica.settings import PullSettings
 
@@ -154,7 +155,12 @@ def test_a_connection_that_a_firewall_forgets_costs_the_budget(hosts: Hosts) -> 
     seeds = {"MESH_SEEDS": "10.97.0.1"}
     slow = {"RATE_LIMIT": 1_000_000}
     with hosts.workers("a", seeds | slow) as first:
-        cut = Timer(2.0, hosts.cut_off, ["b"])
+
+        def cut_off() -> None:
+            until(lambda: hosts.received("b") > 2_000_000)
+            hosts.cut_off("b")
+
+        cut = Thread(target=cut_off)
         cut.start()
         with hosts.workers("b", seeds | {"PEER_BUDGET": 5}) as second:
             from_storage_in_time(second, f"asked last: {first[0]['endpoint']}")
