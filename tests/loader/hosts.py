@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.loader.support import start_loader
+from tests.forked import start_loader
 
 from netmesh import generate_key
 

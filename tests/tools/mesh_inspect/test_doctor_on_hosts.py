@@ -96,6 +96,15 @@ def test_a_healthy_mesh_of_two_hosts_and_two_fabrics(hosts: Hosts) -> None:
         assert {area for area, _, _ in said.found} == {"ports", "transfer"}
 
 
+def test_a_healthy_mesh_of_ipv6_alone(hosts: Hosts) -> None:
+    hosts.only_v6()
+    with hosts.workers("a", {"MESH_SEEDS": "[fd97::1]"}) as first:
+        said = doctor(hosts, "b", MESH_SEEDS="[fd97::1]")
+    assert (said.found, said.status) == ([], 0)
+    assert f"from {first[0]['member']}" in said.summary("transfer")
+    assert said.summary("address") == "a worker here would advertise fd97::2"
+
+
 def test_a_data_port_that_a_firewall_drops_is_named_beside_one_that_works(hosts: Hosts) -> None:
     seeds = {"MESH_SEEDS": f"{FIRST}:7000"}
     ports = [
