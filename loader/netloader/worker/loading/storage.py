@@ -101,12 +101,11 @@ def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
 
 def _measure(built: Built, already: int | None, seconds: float) -> None:
     """Remember how fast storage was, given the bytes fetched before."""
-    engine, now = built.request.engine, fetched_bytes()
-    files = engine.files_read() or built.wanted.files
-    if files is None or already is None or now is None:
-        return
-    nbytes = built.arrangement.weights.manifest.nbytes
-    measured.remember(engine.cache, files.stamps, nbytes, now - already, seconds)
+    files, now = built.wanted.files, fetched_bytes()
+    if files is not None and already is not None and now is not None:
+        nbytes = built.arrangement.weights.manifest.nbytes
+        cache = built.request.engine.cache
+        measured.remember(cache, files.stamps, nbytes, now - already, seconds)
 
 
 def _nothing(step: Built | Unshared, tried: Tried, error: Exception) -> str:

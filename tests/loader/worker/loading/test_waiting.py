@@ -13,8 +13,9 @@ from tests.loader.support import identity
 
 from netloader.discovery.candidate import BY_MESH, Candidate
 from netloader.discovery.election import Contender, Field, Process, Wait
+from netloader.identity.identity import LazyContent
 from netloader.replica.settings import PullSettings
-from netloader.worker.loading.build import Built
+from netloader.worker.loading.sought import Sought
 from netloader.worker.loading.waiting import (
     ReadStorage,
     SourceCame,
@@ -22,6 +23,7 @@ from netloader.worker.loading.waiting import (
     WaitPolicy,
     WaitSettings,
 )
+from netloader.worker.process import Worker
 
 WHO = identity()
 NBYTES = 10_000_000_000
@@ -143,21 +145,18 @@ def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
     membership = SimpleNamespace(absent="", name="me:1", generation=1, update=crowd.update)
     config = SimpleNamespace(wait_for_source_s=1.0, storage_loaders=1, pull_settings=PULL)
     worker = SimpleNamespace(config=config, membership=membership, peers=crowd)
-    arrangement = SimpleNamespace(
-        retention=SimpleNamespace(reason=""),
-        weights=SimpleNamespace(manifest=SimpleNamespace(nbytes=NBYTES)),
-    )
-    built = SimpleNamespace(
-        request=SimpleNamespace(worker=worker, role="target"),
-        from_peers=True,
-        identity=WHO,
-        processed="",
+    sought = Sought(
+        cast(Worker, worker),
+        WHO,
+        processed=None,
         transports=("tcp",),
-        wanted=SimpleNamespace(files=None),
-        arrangement=arrangement,
+        nbytes=NBYTES,
+        content=LazyContent({}),
+        readable=False,
+        shareable=True,
     )
     now = 0.0
-    waits = SourceWait(cast(Built, built), LIMITS, lambda: now, lambda seconds: None)
+    waits = SourceWait(sought, LIMITS, lambda: now, lambda seconds: None)
     while isinstance(move := waits.wait(), SourceCame):
         now += PULL.peer_budget_s  # A pull from it, which brings nothing.
         assert now <= LIMITS.wait_s + PULL.peer_budget_s
