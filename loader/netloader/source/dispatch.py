@@ -58,7 +58,6 @@ class Dispatch:
         self._sessions: Sessions[Session, ControlConnection] = Sessions(opener.settings)
         self._dealer = Dealer(self._say_offers)
         self._complaints: Counter[str] = Counter()
-        self._no_port = ""
         self._manifests = Bucket(opener.settings.manifest_rate, 0.0)
         self.served = 0
         """Number of replicas being served, as last told to the observer. Any thread may read
@@ -95,7 +94,7 @@ class Dispatch:
                 self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
 
     def _complain(self, what: str, about: object) -> None:
-        """Log what a peer does wrong, the 1st, 2nd, 4th, 8th ... time: it may do nothing else."""
+        """Log what goes wrong with a peer, the 1st, 2nd, 4th, 8th ... time: it may go on for ever."""
         self._complaints[what] += 1
         count = self._complaints[what]
         if count & (count - 1) == 0:
@@ -220,11 +219,9 @@ class Dispatch:
         return accept, b"".join(admitted.digests)
 
     def _without_port(self, error: OSError) -> messages.Refuse:
-        """The refusal where no port is left for a session's data, once in this worker's log."""
+        """The refusal where no port is left for a session's data."""
         why = f"no port for its data can be listened on: {error.strerror or error}"
-        if why != self._no_port:
-            self._no_port = why
-            _log.warning("cannot serve a replica: %s", why)
+        self._complain("cannot serve a replica: %s", why)
         again_s = self._settings.retry_after_s
         return messages.Refuse(code="busy", reason=why, retry_after_s=again_s)
 
