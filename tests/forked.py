@@ -217,7 +217,7 @@ def nursery(*modules: str) -> Nursery:
 
 def start_mesh(module: str, *arguments: str, stderr: IO[bytes] | None = None) -> ForkedProcess:
     """Run a module that needs the mesh."""
-    return nursery("netmesh").start(module, *arguments, stderr=stderr)
+    return nursery("netmesh.mesh").start(module, *arguments, stderr=stderr)
 
 
 def start_loader(

@@ -64,6 +64,12 @@ _NO_ROUTE = (
     "the same can be found. Set MESH_ADVERTISE to the address at which other hosts reach this one"
 )
 
+_OTHER_PORT = (
+    "mesh: MESH_ADVERTISE=%s names an address of this host, but this member listens on port %d: "
+    "nobody reaches it unless something forwards that port. Set MESH_PORT to the same port, or "
+    "leave the port out (%d is then told to others)"
+)
+
 
 class Mesh:
     """This process's membership. Thread safe; belongs to the process that started it.
@@ -141,6 +147,8 @@ class Mesh:
         if own not in (None, port):
             log.warning(_TAKEN, own, port)
         address = Address(chosen.host, chosen.port + settings.offset if chosen.port else port)
+        if address.port != port and is_own(chosen.host):
+            log.warning(_OTHER_PORT, settings.advertise, port, port)
         try:
             bootstrap.directory.announce(address)
         except OSError as error:

@@ -37,10 +37,14 @@ def matched(home: Path, model: Path, *flags: str) -> tuple[int, list[dict[str, A
 def test_who_could_feed_a_worker_is_told_before_there_is_one(home: Path) -> None:
     """A mixture of experts: its identity covers which rank holds which of them."""
     model = make_mixtral(home / "mixtral", seed=1)
-    with Server("one", model, home).wait_ready(600.0):
+    with Server("one", model, home, extra={"FABRIC": "rail-1"}).wait_ready(600.0):
         status, (worker,) = matched(home, model, *FLAGS, "--port=8000")
         assert status == 0, worker["others"]
         assert (len(worker["sources"]), worker["others"]) == (1, [])
+        other_fabric = '--model-loader-extra-config={"FABRIC": "rail-2"}'
+        status, (worker,) = matched(home, model, *FLAGS, other_fabric)
+        assert (status, worker["sources"]) == (2, [])
+        assert worker["others"][0]["reason"] == "FABRIC: mine rail-2, theirs rail-1"
         status, ranks = matched(
             home, model, *FLAGS, "--tensor-parallel-size=2", "--enable-expert-parallel"
         )

@@ -283,6 +283,16 @@ def test_insecure_names_the_risk(start: Start, caplog: pytest.LogCaptureFixture)
     assert "forge" in caplog.text
 
 
+def test_an_own_address_with_a_port_that_nobody_listens_on_is_told(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port(1)
+    start(advertise=f"127.0.0.1:{port}", port=port)
+    assert "forwards" not in caplog.text
+    start(advertise=f"127.0.0.1:{port + 1}")
+    assert f"MESH_ADVERTISE=127.0.0.1:{port + 1} names an address of this host" in caplog.text
+
+
 def test_an_unsafe_directory_stops_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import resource
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mesh_inspect.render import escape
+from netloader.program import ENV_PREFIX
 from netloader.program import PROGRAM as LOADER
 from netmesh import (
     Member,
@@ -104,6 +106,11 @@ class Arguments(argparse.Namespace):
         if self.seed is not None:
             chosen["MESH_SEEDS"] = tuple(self.seed)
         return MeshSettings.load(chosen, program=LOADER)
+
+    @property
+    def fabric(self) -> str:
+        """The label that a worker with this environment would have (`FABRIC`); empty: none."""
+        return os.environ.get(f"{ENV_PREFIX}FABRIC", "")
 
     def in_words_of_the_command(self, error: SettingsError) -> str:
         """The error, which names the option if the value came from one."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, TextIO
 
 import orjson
 from rich.cells import cell_len, chop_cells
-from rich.console import Console
-from rich.text import Text
 
 from mesh_inspect.rows import HoldingRow, RankPlace
 
@@ -27,6 +25,7 @@ NOTHING: Final = "-"
 _GAP: Final = "  "
 
 _NOT_ASCII: Final = re.compile(r"[^\n -~]")
+_DELETE: Final = "\x7f"
 
 UNLIMITED: Final = 1_000_000
 """Width at which nothing is folded or cut: adverts are far smaller."""
@@ -142,13 +141,32 @@ def write_table(
     Elsewhere each row is one line, and nothing is cut. Wide tables are never folded, because people
     copy from them.
     """
-    columns = _WIDE if wide else _NARROW
-    grid = _Grid(columns, rows)
-    screen = Console(file=out, force_terminal=terminal)
-    if not terminal or screen.is_dumb_terminal:
-        out.writelines(f"{line.text.rstrip()}\n" for line in grid.lines())
+    grid = _Grid(_WIDE if wide else _NARROW, rows)
+    if terminal and _write_to_screen(grid, out, rows, mesh=mesh, wide=wide):
         return
-    console = _console(out, terminal=True)
+    out.writelines(f"{line.text.rstrip()}\n" for line in grid.lines())
+
+
+def _write_to_screen(
+    grid: _Grid, out: TextIO, rows: Sequence[HoldingRow], *, mesh: str, wide: bool
+) -> bool:
+    """Whether this terminal can show colours, and was shown the table."""
+    # Only people need this part of rich, and its import takes longer than to write the table.
+    from rich.console import Console
+    from rich.text import Text
+
+    screen = Console(file=out, force_terminal=True)
+    if screen.is_dumb_terminal:
+        return False
+    console = Console(
+        file=out,
+        width=UNLIMITED,
+        force_terminal=True,
+        soft_wrap=False,
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )
     for line in grid.lines(None if wide else screen.width):
         text = Text(line.text.rstrip(), style=line.style)
         for start, end, style in line.spans:
@@ -157,6 +175,7 @@ def write_table(
     members = len({(row.member.id, row.member.generation) for row in rows})
     ready = sum(row.ready for row in rows)
     console.print(Text(f"mesh {mesh}: {_count(members, 'member')}, {ready} ready", "dim"))
+    return True
 
 
 def to_json(rows: Sequence[HoldingRow], *, mesh: str) -> str:
@@ -173,15 +192,22 @@ def ascii_json(document: object) -> str:
     """JSON of a document for programs. ASCII only: a terminal obeys characters that JSON would let
     through."""
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    if text.isascii() and _DELETE not in text:
+        return text  # orjson has escaped all other characters that a terminal obeys.
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def escape(text: str) -> str:
     """The text with every character that a terminal might obey or hide written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+_NOWHERE: Final = RankPlace()
 
 
 def short_layout(place: RankPlace) -> str:
@@ -191,7 +217,7 @@ def short_layout(place: RankPlace) -> str:
         parts.append(f"pp{_known(place.pp_rank)}/{_known(place.pp_size)}")
     if place.ep_size != 1:
         parts.append(f"ep{_known(place.ep_rank)}/{_known(place.ep_size)}")
-    return "" if place == RankPlace() else ",".join(parts)
+    return "" if place == _NOWHERE else ",".join(parts)
 
 
 def human_bytes(count: int) -> str:
@@ -210,18 +236,6 @@ def human_age(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
-def _console(out: TextIO, *, terminal: bool) -> Console:
-    return Console(
-        file=out,
-        width=UNLIMITED,
-        force_terminal=terminal,
-        soft_wrap=False,
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +257,7 @@ class _Grid:
         # Text, not markup: nothing in a cell is obeyed.
         self._cells = [[escape(column.cell(row)) or NOTHING for column in columns] for row in rows]
         self._widths = [
-            max(cell_len(text) for text in (column.title, *(row[n] for row in self._cells)))
+            max(_width(text) for text in (column.title, *(row[n] for row in self._cells)))
             for n, column in enumerate(columns)
         ]
 
@@ -261,19 +275,27 @@ class _Grid:
             style = "dim" if row.gone else ""
             text = self._joined([model, *cells[1:]], widths)
             # Where a name has wide characters, its cells are more than its characters.
-            first = start - (cell_len(model) - len(model))
+            first = start - (_width(model) - len(model))
             spans = ((first, first + len(cells[status]), _STYLES.get(row.condition, "")),)
             yield _TableLine(text, style, spans)
             for part in more:
                 yield _TableLine(part, style)
 
     def _joined(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+        # `rjust` and `ljust` count characters, of which wide ones take two columns.
         return _GAP.join(
-            " " * (width - cell_len(cell)) + cell
-            if column.right
-            else cell + " " * (width - cell_len(cell))
-            for column, cell, width in zip(self._columns, cells, widths, strict=True)
+            [
+                cell.rjust(width - _width(cell) + len(cell))
+                if column.right
+                else cell.ljust(width - _width(cell) + len(cell))
+                for column, cell, width in zip(self._columns, cells, widths, strict=True)
+            ]
         )
+
+
+def _width(cell: str) -> int:
+    """Columns of the screen that printable text takes."""
+    return len(cell) if cell.isascii() else cell_len(cell)
 
 
 def _entry(row: HoldingRow) -> dict[str, object]:
@@ -288,7 +310,7 @@ def _entry(row: HoldingRow) -> dict[str, object]:
         "content": row.content_id,
         "identity": None if holding is None else holding.identity,
         "role": None if holding is None else holding.role,
-        "layout": asdict(row.place),
+        "layout": row.place,
         "backend": None if holding is None else holding.backend or None,
         "transports": None if holding is None else list(holding.offered),
         "host": member.host,

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
-from netloader.checkpoint.wanted import content_id
 from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
-from netloader.identity.identity import Fields
+from netloader.identity.identity import Fields, content_id
 from netmesh import Member, Status
 
 MAX_COUNT: Final = 2**63 - 1
@@ -78,6 +78,11 @@ class HoldingRow:
         """True when a replica may ask for these weights now."""
         return self.holding is not None and self.holding.state == "ready" and self.member.selectable
 
+    def shares(self, fabric: str) -> bool:
+        """Whether a worker with this label (empty: none) may ask for these weights (`FABRIC`)."""
+        theirs = "" if self.holding is None else self.holding.fabric
+        return "" in (fabric, theirs) or fabric == theirs
+
     @property
     def gone(self) -> bool:
         """True for a member that is no longer part of the mesh, shown as it was last known."""
@@ -129,9 +134,18 @@ class HoldingRow:
         return value if isinstance(value, str) and value else None
 
 
+_PLACES: Final = tuple(one.name for one in fields(RankPlace))
+
+
 def place_of(parts: Fields) -> RankPlace:
     """The place that an identity's parts tell."""
-    return RankPlace(**{size.name: _number(parts.get(size.name)) for size in fields(RankPlace)})
+    return _shared_place(*[_number(parts.get(name)) for name in _PLACES])
+
+
+@lru_cache
+def _shared_place(*numbers: int | None) -> RankPlace:
+    """Thousands of workers stand in a few places."""
+    return RankPlace(*numbers)
 
 
 def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[HoldingRow, ...]:

@@ -105,16 +105,34 @@ class HostCache:
                     self._sweep()
             return value
         finally:
-            # `close` is not enough: a child that was forked meanwhile holds the lock as well.
-            with suppress(OSError):
-                fcntl.flock(entry, fcntl.LOCK_UN)
+            _released(entry)
+
+    def note(self, key: str, value: str) -> None:
+        """Keep the latest value of what changes with time, unless another process is noting it."""
+        entry = self._entry(f"evidence-{key[:32]}")
+        if entry is None:
+            return
+        try:
+            if _lock(entry, 0.0, lambda: None) and _write(entry, key, value):
+                self._sweep()
+        finally:
+            _released(entry)
+
+    def noted(self, key: str) -> str | None:
+        """The value that was noted last; None when none was."""
+        entry = self._entry(f"evidence-{key[:32]}", create=False)
+        if entry is None:
+            return None
+        try:
+            return _parsed(_content(entry), key)
+        finally:
             os.close(entry)
 
-    def _entry(self, name: str) -> int | None:
+    def _entry(self, name: str, *, create: bool = True) -> int | None:
         """A descriptor of an entry's file; None when the file cannot be opened or made."""
         try:
-            with private_directory(self._directory, create=True, key=_WHAT) as directory:
-                return _opened_entry(name, directory, os.O_CREAT)
+            with private_directory(self._directory, create=create, key=_WHAT) as directory:
+                return _opened_entry(name, directory, os.O_CREAT if create else 0)
         except (OSError, SettingsError) as error:
             _log.debug("no cache of evidence: %s", error)
             return None
@@ -219,6 +237,14 @@ def _lock(entry: int, wait_s: float, waiting: Callable[[], object]) -> bool:
             return True
         waiting()
         time.sleep(_POLL_S)
+
+
+def _released(entry: int) -> None:
+    """Unlock and close. `close` is not enough: a child that was forked meanwhile holds the lock as
+    well."""
+    with suppress(OSError):
+        fcntl.flock(entry, fcntl.LOCK_UN)
+    os.close(entry)
 
 
 def _remove(name: str, directory: int) -> None:

@@ -6,7 +6,7 @@ this worker's storage leg reads (`storage.py` asks vLLM). Files that change mean
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,18 +122,3 @@ def held(
     known = before.content.known if before is not None and same and not before.demanded else {}
     known = {kind: text for kind, text in known.items() if kind is not Evidence.COMMIT}
     return LazyContent(read.makers(cache, full=full), known), None
-
-
-def content_id(known: Mapping[Evidence, str] | Mapping[str, str]) -> str:
-    """The id that operators pass on to name a content (`CONTENT`); empty when there is none.
-
-    Takes the strongest kind that any copy of the checkpoint has: not every host has a Hub cache.
-    """
-    plain = {str(kind): text for kind, text in known.items()}
-    order: Sequence[Evidence] = (
-        Evidence.FULL,
-        Evidence.SAMPLE,
-        Evidence.BLOBS,
-        Evidence.COMMIT,
-    )
-    return next((f"{kind}:{plain[kind]}" for kind in order if kind in plain), "")

@@ -21,6 +21,8 @@ class Prospect:
     chunk_bytes: int
     reach: Reach
     """Whom it could connect to."""
+    fabric: str = ""
+    """Label of the network that its transfers would use (`FABRIC`); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def match(everybody: Sequence[tuple[Member, Sequence[Holding]]], prospect: Prosp
         identity,
         prospect.transports,
         prospect.chunk_bytes,
+        fabric=prospect.fabric,
         reaches=prospect.reach.allows,
     ):
         if verdict.rejected is None:

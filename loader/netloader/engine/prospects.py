@@ -118,6 +118,7 @@ def _prospect(loader: NetLoader, vllm_config: VllmConfig, rank: int) -> Prospect
         tuple(one.name for one in backends_for(_device_type(vllm_config), config.transports)),
         config.chunk_bytes,
         _reach(config),
+        config.fabric,
     )
 
 

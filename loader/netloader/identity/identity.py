@@ -160,6 +160,18 @@ def known(content: Mapping[Evidence, str]) -> dict[str, str]:
     return {str(kind): text for kind, text in made.items()}
 
 
+def content_id(known: Mapping[Evidence, str] | Mapping[str, str]) -> str:
+    """The id that operators pass on to name a content (`CONTENT`); empty when there is none.
+
+    Takes the strongest kind that any copy of the checkpoint has: not every host has a Hub cache.
+    """
+    texts: dict[str, str] = {str(kind): text for kind, text in known.items()}
+    for kind in (Evidence.FULL, Evidence.SAMPLE, Evidence.BLOBS, Evidence.COMMIT):
+        if kind in texts:
+            return f"{kind}:{texts[kind]}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Everything that two workers must agree on before one may use the other's bytes."""

@@ -4,10 +4,13 @@ Storage always works, so peers may cost a start only a bounded time. Two rules h
 
     silent     no chunk was verified for `peer_budget_s`
     slow       at the rate of the last `peer_budget_s`, everything would be there later than storage
-               would have brought it by `min_rate`, had it been read at once, plus `peer_budget_s`
+               would have brought it, had it been read at once, plus `peer_budget_s`
 
 So a pull ends at the latest `peer_budget_s` after the moment at which storage alone would have been
 done. A few bytes now and then are no progress: they satisfy the first rule and break the second.
+
+Storage is taken to bring `min_rate`, or what was measured when this host last read from it, if that
+is more: peers must not cost more than storage is known to.
 
 A worker without weight files has no storage that could be later. It is held to the first rule only.
 
@@ -37,12 +40,22 @@ class Budget:
     """The time that one pull has."""
 
     def __init__(
-        self, settings: PullSettings, nbytes: int, started: float, *, has_storage: bool
+        self,
+        settings: PullSettings,
+        nbytes: int,
+        started: float,
+        *,
+        has_storage: bool,
+        measured_rate: float | None = None,
     ) -> None:
         """`nbytes` is the size of the whole model. `started` is when looking for peers began.
-        `has_storage` says whether this worker can read the weights itself."""
+        `has_storage` says whether this worker can read the weights itself, and `measured_rate` how
+        many bytes per second that would bring, if somebody has measured."""
         self._nbytes = nbytes
-        self._storage_rate = settings.min_rate if has_storage else None
+        self._storage_rate: float | None = float(settings.min_rate) if has_storage else None
+        self._rate_source = "MIN_RATE"
+        if self._storage_rate is not None and (measured_rate or 0.0) > self._storage_rate:
+            self._storage_rate, self._rate_source = measured_rate, "measured on this host"
         self._patience_s, self._setting = settings.peer_budget_s, "PEER_BUDGET"
         if not has_storage and settings.source_timeout_s > self._patience_s:
             # Whoever waits for a source longer on purpose has nothing else to start from.
@@ -92,5 +105,5 @@ class Budget:
             return None
         return (
             f"peers bring {rate / 1e6:.3g} MB/s, and storage is taken to be done sooner by "
-            f"{self._storage_rate / 1e6:.3g} MB/s (MIN_RATE)"
+            f"{self._storage_rate / 1e6:.3g} MB/s ({self._rate_source})"
         )

@@ -75,7 +75,8 @@ class Course:
         one."""
         spent = self._budget.over(standing.arrived, now)
         if spent is not None:
-            return GiveUp(spent)
+            asked = ", ".join(sorted(standing.in_use))
+            return GiveUp(f"{spent}; asked last: {asked}" if asked else spent)
         if standing.served:
             self._alone_since = now
         waited = now - self._alone_since >= self._settings.source_timeout_s and not standing.served

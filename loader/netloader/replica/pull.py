@@ -143,17 +143,27 @@ class Pull:
         *,
         wait_for_one: bool = False,
         has_storage: bool = True,
+        storage_rate: float | None = None,
         spent_s: float = 0.0,
     ) -> None:
         """Fetch what is missing. `find` gives the current candidates, best first. `has_storage`
-        says whether this worker can read the weights itself; `spent_s` of the pull's budget are
-        gone already.
+        says whether this worker can read the weights itself, and `storage_rate` how many bytes per
+        second that would bring, if it was measured; `spent_s` of the pull's budget are gone
+        already.
 
         Raises `NoSourceLeft` when no source came within `source_timeout_s` after the last one
         ended, or at once when there never was one, unless `wait_for_one`; and when the budget is
         spent. Once `run` returns or raises, nothing writes to the tensors any more.
         """
-        course = self._begin(wait_for_one, has_storage, spent_s)
+        now = time.monotonic()
+        budget = Budget(
+            self._settings,
+            self.weights.manifest.nbytes,
+            now - spent_s,
+            has_storage=has_storage,
+            measured_rate=storage_rate,
+        )
+        course = self._begin(budget, now, wait_for_one=wait_for_one)
         self._state.open()
         try:
             while not self.complete:
@@ -170,10 +180,7 @@ class Pull:
         finally:
             self._stop(course)
 
-    def _begin(self, wait_for_one: bool, has_storage: bool, spent_s: float) -> Course:
-        now = time.monotonic()
-        nbytes = self.weights.manifest.nbytes
-        budget = Budget(self._settings, nbytes, now - spent_s, has_storage=has_storage)
+    def _begin(self, budget: Budget, now: float, *, wait_for_one: bool) -> Course:
         if self._course is None:
             transports = self._request.transports
             name = self._request.serves_at or self._request.replica

@@ -162,9 +162,9 @@ class PullSettings:
     up to recover, and a start that peers cannot help is late by no more than this."""
 
     min_rate: Annotated[int, Field(ge=1)] = 10_000_000
-    """Bytes per second that storage brings where nobody has measured (`MIN_RATE`): a pull that
-    would end later than storage would by this rate gives way to it. A tenth of a hard disk or of a
-    1 Gbit/s link."""
+    """Bytes per second that storage brings at least (`MIN_RATE`), where nobody has measured more: a
+    pull that would end later than storage would by this rate gives way to it. A tenth of a hard
+    disk or of a 1 Gbit/s link."""
 
     verify: bool = True
     """Whether the digest of each arriving chunk is compared with the promised one (`VERIFY`).

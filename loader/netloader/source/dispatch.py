@@ -94,7 +94,7 @@ class Dispatch:
                 self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
 
     def _complain(self, what: str, about: object) -> None:
-        """Log what a peer does wrong, the 1st, 2nd, 4th, 8th ... time: it may do nothing else."""
+        """Log what goes wrong with a peer, the 1st, 2nd, 4th, 8th ... time: it may go on for ever."""
         self._complaints[what] += 1
         count = self._complaints[what]
         if count & (count - 1) == 0:
@@ -205,7 +205,10 @@ class Dispatch:
             has = chunks_in(hello.have, len(admitted.chunks))
         except ProtocolError as error:
             return messages.Refuse(code="version", reason=str(error)), None
-        session, accept = self._opener.open(hello.replica, admitted, backend)
+        try:
+            session, accept = self._opener.open(hello.replica, admitted, backend)
+        except OSError as error:
+            return self._without_port(error), None
         self._sessions.add(session, caller)
         if hello.serves and admitted.available is None:
             offered = self._dealer.open(session, has)
@@ -214,6 +217,13 @@ class Dispatch:
         nbytes = admitted.weights.manifest.nbytes
         _log.info("serving %.*r by %s: %d bytes", MAX_QUOTE, hello.replica, backend.name, nbytes)
         return accept, b"".join(admitted.digests)
+
+    def _without_port(self, error: OSError) -> messages.Refuse:
+        """The refusal where no port is left for a session's data."""
+        why = f"no port for its data can be listened on: {error.strerror or error}"
+        self._complain("cannot serve a replica: %s", why)
+        again_s = self._settings.retry_after_s
+        return messages.Refuse(code="busy", reason=why, retry_after_s=again_s)
 
     def _manifest(self, offer: Offer) -> bytes | None:
         """The manifest that shows a replica how its own differs, unless too many were sent

@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from netloader.checkpoint.wanted import content_id
 from netloader.config import Config
 from netloader.discovery import advert, election, selection
 from netloader.discovery.advert import Holding
 from netloader.discovery.candidate import Candidate
 from netloader.discovery.election import Field
-from netloader.identity.identity import Identity, Role
+from netloader.identity.identity import Identity, Role, content_id
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
 from netloader.worker.position import Position

@@ -54,12 +54,17 @@ def choose_host(
     remote, or when no address of this host is in `MESH_NETWORKS`.
     """
     source_of = source_of or udp_source
+    is_ours = is_ours or is_own
     bound = settings.bind or ""
     if bound and not remote_allowed and not ipaddress.ip_address(bound).is_loopback:
         raise settings.program.needs_key("BIND", bound)
+    if bound and not ipaddress.ip_address(bound).is_unspecified and not is_ours(bound):
+        raise SettingsError(
+            "BIND", bound, "no interface of this host has it: name an address that `ip addr` shows"
+        )
     remote = [seed for seed in seeds if not seed.is_loopback]
     if settings.advertise is not None:
-        address = _explicit(settings.advertise, remote, lookup)
+        address = _explicit(settings.advertise, remote, lookup, is_ours)
         if not remote_allowed and not address.is_loopback:
             raise settings.program.needs_key(_KEY, settings.advertise)
         if not address.is_loopback and not _inside(address.host, settings.networks):
@@ -75,10 +80,17 @@ def choose_host(
     for key in settings.program.host_variables:
         host = environ.get(key, "")
         if _usable(host, remote) and _inside(host, settings.networks):
-            if (is_ours or is_own)(host):
+            if is_ours(host):
                 return Address(host, 0)
             if log is not None:
                 log.warning(_NOT_OURS, key, host)
+    if bound and remote and ipaddress.ip_address(bound).is_loopback:
+        raise SettingsError(
+            "BIND",
+            bound,
+            f"only this host can reach it, but seed {remote[0]} is remote: bind an address in the "
+            f"seed's network, or say with {_KEY} where a proxy takes connections for it",
+        )
     if seeds and not remote:  # every seed is on this machine
         return Address(source_of(seeds[0]) or LOOPBACK, 0)
     # Towards an allowed network, the kernel sends from the address that is in it.
@@ -124,15 +136,29 @@ def udp_source(target: Address) -> str | None:
         return None
 
 
-def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
+def _explicit(
+    text: str, remote: Sequence[Address], lookup: Lookup, is_ours: Callable[[str], bool]
+) -> Address:
     wanted = parse_address(text, 0)
     try:
-        address = Address(lookup(wanted)[0].host, wanted.port)
-    except (OSError, IndexError) as error:
-        raise SettingsError(_KEY, text, f"it does not resolve ({error})") from None
+        found = list(lookup(wanted))
+    except OSError as error:
+        raise _unresolved(text, error) from None
+    if not found:
+        raise _unresolved(text, "it has no address")
+    # A name may have several. Members reach those of their own family, so the seeds decide first.
+    families = {seed.is_v6 for seed in remote}
+    best = min(found, key=lambda one: (one.is_v6 not in families, not is_ours(one.host)))
+    address = Address(best.host, wanted.port)
     ip = address.ip
     if ip is None or ip.is_unspecified or ip.is_multicast:
         raise SettingsError(_KEY, text, f"nobody can connect to {address.host}")
+    if ip.version == 6 and ip.is_link_local:
+        raise SettingsError(
+            _KEY,
+            text,
+            f"{address.host} means another host on each link: use a global or unique local address",
+        )
     if ip.is_loopback and remote:
         raise SettingsError(
             _KEY,
@@ -141,6 +167,12 @@ def _explicit(text: str, remote: Sequence[Address], lookup: Lookup) -> Address:
             "host in the seed's network",
         )
     return address
+
+
+def _unresolved(text: str, why: object) -> SettingsError:
+    return SettingsError(
+        _KEY, text, f"it does not resolve ({why}): correct DNS or /etc/hosts, or name an address"
+    )
 
 
 def _inside(host: str, networks: Sequence[Network]) -> bool:
@@ -155,5 +187,7 @@ def _usable(host: str, remote: Sequence[Address]) -> bool:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
+        return False
+    if ip.version == 6 and ip.is_link_local:
         return False
     return not (ip.is_unspecified or ip.is_multicast or (ip.is_loopback and remote))

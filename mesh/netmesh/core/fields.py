@@ -28,6 +28,7 @@ from netmesh.core.records import (
 )
 from netmesh.errors import RemoteProtocolError
 
+_LAST_STATUS = max(Status)
 _ID = re.compile(r"(?:\[[0-9A-Fa-f:.%]{2,64}\]|[0-9A-Za-z._-]{1,253}):([0-9]{1,5})")
 
 CLAIM_OVERHEAD = 64
@@ -97,7 +98,7 @@ def claim(value: Json, name: str) -> Claim:
         member_id(items[0], name),
         Generation(integer(items[1], name, MAX_GENERATION)),
         integer(items[2], name, MAX_COUNTER),
-        Status(integer(items[3], name, max(Status))),
+        Status(integer(items[3], name, _LAST_STATUS)),
         integer(items[4], name, MAX_COUNTER),
         advert(items[5], name) if size > 5 and items[5] is not None else None,
         witnesses,

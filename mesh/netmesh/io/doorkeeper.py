@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
+from netmesh.io import monitored
 from netmesh.io.descriptors import Descriptors
 from netmesh.io.doors import Door
 from netmesh.io.newcomers import KEYED_BYTES, KEYLESS_BYTES, Newcomers
@@ -203,15 +203,15 @@ class Doorkeeper:
     def _take(self, events: zmq.Socket[bytes], strangers: Strangers) -> None:
         while True:
             try:
-                event = parse_monitor_message(events.recv_multipart(zmq.DONTWAIT))
+                event, value = monitored.parse(events.recv_multipart(zmq.DONTWAIT))
             except zmq.Again:
                 return
-            strangers.saw(event["event"], event["value"])
+            strangers.saw(event, value)
             for newcomers in self._newcomers.values():
-                if event["event"] == zmq.EVENT_ACCEPTED:
-                    newcomers.came(event["value"], self._clock())
-                elif event["event"] == zmq.EVENT_DISCONNECTED:
-                    newcomers.went(event["value"])
+                if event == zmq.EVENT_ACCEPTED:
+                    newcomers.came(value, self._clock())
+                elif event == zmq.EVENT_DISCONNECTED:
+                    newcomers.went(value)
 
     def _end(self, count: int) -> int:
         ended = 0

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from netmesh.address import Locate, numeric_address
 from netmesh.core.records import MemberId
+from netmesh.io import monitored
 from netmesh.io.reactor import Reactor
 from netmesh.io.security import SocketSecurity
 
@@ -284,7 +284,7 @@ class Links:
     def _observed(self, link: _PeerLink) -> None:
         while link.monitor is not None:
             try:
-                event = parse_monitor_message(link.monitor.recv_multipart(zmq.DONTWAIT))["event"]
+                event = monitored.parse(link.monitor.recv_multipart(zmq.DONTWAIT)).event
             except zmq.Again:
                 return
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from netmesh.address import Address, numeric_address
 from netmesh.core.records import MemberId
+from netmesh.io import monitored
 from netmesh.io.security import SocketSecurity, fingerprint, load_keys
 from netmesh.settings import MeshSettings
 
@@ -155,8 +155,8 @@ def _lets_in(
             dealer.connect(f"tcp://{address}")
             if not events.poll(int(timeout_s * 1000)):
                 return False
-            event = parse_monitor_message(events.recv_multipart())["event"]
-            return bool(event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            event = monitored.parse(events.recv_multipart()).event
+            return event == int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         finally:
             dealer.disable_monitor()  # in this order: the reverse may make libzmq abort
             events.close(linger=0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -297,3 +298,27 @@ def test_entry_somebody_is_at_work_on_is_not_swept(folder: Path) -> None:
 
     holding(folder, crowd)
     assert HostCache(folder).remembered(KEY, failing) == "theirs"
+
+
+def test_the_latest_note_replaces_the_one_before(folder: Path) -> None:
+    assert HostCache(folder).noted(KEY) is None
+    assert not (folder / NAME).exists()
+    HostCache(folder).note(KEY, "first, and longer")
+    HostCache(folder).note(KEY, "second")
+    assert HostCache(folder).noted(KEY) == "second"
+    assert HostCache(folder).noted(KEY[:32] + "0" * 32) is None
+
+
+def test_a_note_that_is_being_written_is_not_waited_for(folder: Path) -> None:
+    HostCache(folder).note(KEY, "before")
+    with (folder / NAME).open() as entry:
+        fcntl.flock(entry, fcntl.LOCK_EX)
+        HostCache(folder).note(KEY, "after")
+    assert HostCache(folder).noted(KEY) == "before"
+
+
+def test_a_torn_note_is_none(folder: Path) -> None:
+    HostCache(folder).note(KEY, "value")
+    content = (folder / NAME).read_bytes()
+    (folder / NAME).write_bytes(content[:-3])
+    assert HostCache(folder).noted(KEY) is None

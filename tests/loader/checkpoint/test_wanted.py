@@ -9,7 +9,7 @@ from tests.loader.trees import of, snapshot, write
 
 from netloader.checkpoint import evidence
 from netloader.checkpoint.evidence import WeightFile
-from netloader.checkpoint.wanted import Files, Wanted, content_id, held, want
+from netloader.checkpoint.wanted import Files, Wanted, held, want
 from netloader.errors import ConfigError, IdentityError
 from netloader.identity.identity import Evidence
 
@@ -249,23 +249,6 @@ def test_evidence_of_files_that_came_meanwhile_is_their_own(files: Files) -> Non
 
 
 # The id that operators hand on.
-
-
-@pytest.mark.parametrize(
-    ("known", "found"),
-    [
-        ({}, ""),
-        ({Evidence.COMMIT: COMMIT}, f"commit:{COMMIT}"),
-        ({Evidence.COMMIT: COMMIT, Evidence.BLOBS: "b"}, "blobs:b"),
-        ({Evidence.BLOBS: "b", Evidence.SAMPLE: "s", Evidence.COMMIT: COMMIT}, "sample:s"),
-        ({Evidence.SAMPLE: "s", Evidence.FULL: "f"}, "full:f"),
-    ],
-)
-def test_content_id_is_of_the_strongest_kind_that_any_copy_has(
-    known: Mapping[Evidence, str], found: str
-) -> None:
-    assert content_id(known) == found
-    assert content_id({str(kind): text for kind, text in known.items()}) == found
 
 
 def test_paths_of_files_have_no_links(tmp_path: Path, files: Files, in_cache: Files) -> None:

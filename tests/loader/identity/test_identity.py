@@ -16,6 +16,7 @@ from netloader.identity.identity import (
     Identity,
     LazyContent,
     Names,
+    content_id,
     content_mismatch,
     fields_digest,
     known,
@@ -269,6 +270,23 @@ class TestLazyContent:
         assert content[Evidence.SAMPLE] == "mine"
         content.add({Evidence.SAMPLE: "theirs", Evidence.COMMIT: "c"})
         assert content.known == {Evidence.SAMPLE: "mine", Evidence.COMMIT: "c"}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({}, ""),
+        ({Evidence.COMMIT: "c0"}, "commit:c0"),
+        ({Evidence.COMMIT: "c0", Evidence.BLOBS: "b"}, "blobs:b"),
+        ({Evidence.BLOBS: "b", Evidence.SAMPLE: "s", Evidence.COMMIT: "c0"}, "sample:s"),
+        ({Evidence.SAMPLE: "s", Evidence.FULL: "f"}, "full:f"),
+    ],
+)
+def test_content_id_is_of_the_strongest_kind_that_any_copy_has(
+    content: Mapping[Evidence, str], found: str
+) -> None:
+    assert content_id(content) == found
+    assert content_id({str(kind): text for kind, text in content.items()}) == found
 
 
 def test_strength_orders_every_kind() -> None:

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 from tests.fastest import HANG_S, at_most, fastest_of
+from tests.free_ports import free_port
 from tests.loader.support import (
     GENERATION,
     OPEN,
@@ -31,8 +32,10 @@ from tests.loader.support import (
 
 from netloader.errors import ListenError, NetloaderError
 from netloader.protocol import messages
+from netloader.source.listener import Exposure, Listener
 from netloader.source.observer import SourceObserver
-from netmesh import SocketSecurity
+from netloader.source.settings import SourceSettings
+from netmesh import PortRange, SocketSecurity
 
 WEIGHTS = toy_weights(1)
 
@@ -101,6 +104,20 @@ def test_full_source_is_busy_and_says_when_to_ask_again() -> None:
     assert refused.reason == "all 1 sessions are taken"
     assert refused.retry_after_s is not None
     assert refused.retry_after_s > 0
+
+
+def test_a_source_whose_port_range_is_used_up_is_busy_and_names_it() -> None:
+    """The listener takes the only port; another program may as well."""
+    port = free_port()
+    exposure = Exposure(ports=PortRange(port, port))
+    handshake_s = SourceSettings().handshake_timeout_s
+    listener = Listener("127.0.0.1", None, OPEN, handshake_s, exposure=exposure)
+    with serving(offer_of(WEIGHTS), listener=listener) as source, calling(source) as caller:
+        assert source.endpoint == f"127.0.0.1:{port}"
+        refused = refusal_of(caller, hello(WEIGHTS))
+        assert source.sessions == 0
+    assert refused.code == "busy" and refused.retry_after_s
+    assert f"all ports of PORT_RANGE {port}-{port} are taken: widen it" in refused.reason
 
 
 def test_an_offer_that_cannot_be_described_is_refused_and_holds_no_session() -> None:

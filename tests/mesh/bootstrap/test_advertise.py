@@ -22,6 +22,7 @@ def choose(
     open_: bool = True,
     source: str | None = "10.0.0.7",
     networks: str = "",
+    named: Sequence[str] = ("10.9.9.9",),
     sources: Mapping[str, str] | None = None,
     elsewhere: Sequence[str] = (),
     bind: str | None = None,
@@ -37,7 +38,9 @@ def choose(
         seeds,
         remote_allowed=open_,
         source_of=lambda target: (sources or {}).get(target.host, source),
-        lookup=lambda address: [address] if address.ip else [Address("10.9.9.9", address.port)],
+        lookup=lambda address: (
+            [address] if address.ip else [Address(host, address.port) for host in named]
+        ),
         is_ours=lambda host: host not in elsewhere,
         log=LOG,
     )
@@ -58,13 +61,34 @@ def test_names_become_addresses_and_a_port_is_kept() -> None:
     assert choose("node:99", seeds=REMOTE) == Address("10.9.9.9", 99)
 
 
-@pytest.mark.parametrize("bad", ["0.0.0.0", "127.0.0.1", "not an address", "224.0.0.1", ""])
+@pytest.mark.parametrize("named", [("fd00::9", "10.9.9.8", "10.9.9.9", "fd00::8")])
+def test_of_a_names_addresses_the_seeds_and_then_the_interfaces_choose(
+    named: Sequence[str],
+) -> None:
+    v6 = [Address("fd00::1", 5)]
+    assert choose("node:9", seeds=REMOTE, named=named).host == "10.9.9.8"
+    assert choose("node:9", seeds=v6, named=named).host == "fd00::9"
+    elsewhere = ["10.9.9.8", "fd00::9"]
+    assert choose("node", seeds=REMOTE, named=named, elsewhere=elsewhere).host == "10.9.9.9"
+    assert choose("node", seeds=v6, named=named, elsewhere=elsewhere).host == "fd00::8"
+    assert choose("node", named=named, elsewhere=named[:3]).host == "fd00::8"
+    assert choose("node", seeds=v6, named=["10.9.9.9"]).host == "10.9.9.9"
+
+
+def test_a_name_without_an_address_is_refused_with_what_to_do() -> None:
+    with pytest.raises(SettingsError, match=r"'node' cannot be used: it does not resolve.*correct"):
+        choose("node", seeds=REMOTE, named=())
+
+
+@pytest.mark.parametrize(
+    "bad", ["0.0.0.0", "127.0.0.1", "fe80::7", "not an address", "224.0.0.1", ""]
+)
 def test_unusable_environment_is_passed_over(bad: str) -> None:
     environ = {"MY_IP": bad, "POD_IP": "10.0.0.3"}
     assert choose(None, environ, REMOTE).host == "10.0.0.3"
 
 
-@pytest.mark.parametrize("bad", ["0.0.0.0", "[::]", "127.0.0.1", "[::1]:5", "224.0.0.1"])
+@pytest.mark.parametrize("bad", ["0.0.0.0", "[::]", "127.0.0.1", "[::1]:5", "224.0.0.1", "fe80::7"])
 def test_unusable_explicit_address_is_refused(bad: str) -> None:
     with pytest.raises(SettingsError, match="MESH_ADVERTISE"):
         choose(bad, {}, REMOTE)
@@ -128,6 +152,15 @@ def test_the_bound_address_is_advertised_if_others_can_use_it() -> None:
     assert choose("10.0.0.4", both, REMOTE, bind="10.0.0.5").host == "10.0.0.4"
     for nowhere in ("0.0.0.0", "::", "127.0.0.1"):
         assert choose(None, both, REMOTE, bind=nowhere).host == "10.0.0.2"
+
+
+def test_a_bound_address_that_others_cannot_use_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"BIND='10\.0\.0\.5'.*no interface .* `ip addr`"):
+        choose(None, {}, REMOTE, bind="10.0.0.5", elsewhere=["10.0.0.5"])
+    with pytest.raises(SettingsError, match=r"BIND='127\.0\.0\.1'.*seed 10\.0\.0\.1:5 is remote"):
+        choose(None, {}, REMOTE, bind="127.0.0.1")
+    assert choose("10.0.0.4", {}, REMOTE, bind="127.0.0.1").host == "10.0.0.4"
+    assert choose(None, {}, LOCAL, bind="127.0.0.1").host == "127.0.0.1"
 
 
 def test_without_a_key_nothing_is_bound_beyond_loopback() -> None:

@@ -175,7 +175,11 @@ def test_a_wrong_key(workers: Workers, examine: Examine, monkeypatch: pytest.Mon
     assert [area for area, _, _ in found(document)] == ["key"]
 
 
-def test_a_wrong_port_with_the_right_one_beside_it(workers: Workers, examine: Examine) -> None:
+@pytest.mark.parametrize("port_range", ["", "31000-31009"])
+def test_a_wrong_port_with_the_right_one_beside_it(
+    workers: Workers, examine: Examine, monkeypatch: pytest.MonkeyPatch, port_range: str
+) -> None:
+    monkeypatch.setenv("NETLOADER_PORT_RANGE", port_range)
     mesh, _ = workers.start()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         wrong = f"127.0.0.1:{closed.getsockname()[1]}"

@@ -45,9 +45,9 @@ def seeing(members: list[Member]) -> Means:
 LIKE = "10.0.0.1:17946"
 
 MESH = [
-    at(1, held(1, place=TWO, state="loading")),
+    at(1, held(1, place=TWO, state="loading", fabric="rail-1")),
     at(2, held(2, place=TWO, serving=3)),
-    at(3, held(3, place=TWO)),
+    at(3, held(3, place=TWO, fabric="rail-1")),
     at(4, held(4, place=replace(TWO, tp_rank=1))),
     at(5, held(5, place=TWO), status=Status.STALLED),
     at(6, held(6, place=TWO, state="unavailable", reason="its weights are being reloaded")),
@@ -58,6 +58,7 @@ MESH = [
     at(11, held(11, place=TWO, transports=("hccl",), backend="hccl")),
     at(12, held(12, place=TWO), held(12, place=TWO, state="loading")),
     at(13, held(13, place=TWO, endpoint="127.0.0.1:31000")),
+    at(14, held(14, place=TWO, fabric="rail-2")),
 ]
 
 
@@ -93,6 +94,7 @@ def test_each_member_is_a_source_or_has_one_reason(capsys: pytest.CaptureFixture
         8: "architecture: mine 'LlamaForCausalLM', theirs 'Qwen3'",
         11: "backend: mine tcp, theirs hccl",
         13: "its endpoint 127.0.0.1:31000 may not be reached from here",
+        14: "FABRIC: mine rail-1, theirs rail-2",
     }
     for number, words in expected.items():
         assert words in reasons.pop(f"10.0.0.{number}:17946")
@@ -111,8 +113,8 @@ def test_people_read_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "org/a (target, tp0/2): 3 could feed it"
     assert lines[1] == "  10.0.0.12:17946: 1.5GiB at 10.0.0.12:31000 by tcp, serving 0"
-    assert lines[4] == "  not these 10:"
-    assert len(lines) == 15
+    assert lines[4] == "  not these 11:"
+    assert len(lines) == 16
 
 
 def test_nobody_who_could_feed_it_is_2(capsys: pytest.CaptureFixture[str]) -> None:

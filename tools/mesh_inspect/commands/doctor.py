@@ -111,8 +111,10 @@ def _examined(
     sample = live if len(live) <= MOST_MEMBERS else random.sample(live, MOST_MEMBERS)
     at_members = _met([member.id for member in sample], settings, means, left, names)
     endpoints = _endpoints(seen.rows)
+    # What lies between two fabrics is no fault.
     ready = sorted(
-        (row for row in seen.rows if row.ready and not row.accusers), key=lambda row: row.serving
+        (row for row in seen.rows if row.ready and row.shares(options.fabric) and not row.accusers),
+        key=lambda row: row.serving,
     )
     asked = [row.holding.endpoint for row in ready if row.holding is not None]
     everywhere = (*at_seeds, *at_entries, *at_members)
@@ -181,10 +183,12 @@ def _instead(
 ) -> dict[str, str]:
     """For addresses at which nobody listens: a member at a well-known port of the same host."""
     wrong = [one.address for one in met if one.meeting is Meeting.REFUSED]
+    # MESH_PORT and PORT_RANGE here say nothing of a member that has neither.
+    usual = MeshSettings(name=settings.name).well_known_ports
     places = {
         f"{where.rpartition(':')[0]}:{port}": where
         for where in wrong
-        for port in settings.well_known_ports
+        for port in dict.fromkeys((*settings.well_known_ports, *usual))
     }
     found = meet_all(settings, places, left.at_most(SEEDS_S), wall_s=means.wall_s)
     return {places[one.address]: one.address for one in found if one.meeting is Meeting.MEMBER}
@@ -235,7 +239,8 @@ def _trial(
     if options.no_transfer:
         return transfer.judge((), "left out (--no-transfer)")
     if not ready:
-        return transfer.judge((), "nobody is ready to serve")
+        label = f" in FABRIC {options.fabric}" if options.fabric else ""
+        return transfer.judge((), f"nobody is ready to serve{label}")
     # Imports torch, which takes seconds and which no other check needs.
     from mesh_inspect.collect.transfer import tried
 

@@ -57,6 +57,7 @@ def _like(
             holding.offered,
             holding.chunk_bytes,
             Reach.of(member.id, networks),
+            holding.fabric,
         )
         for member, holdings in held
         for holding in holdings

@@ -34,7 +34,7 @@ def judge(facts: AddressFacts) -> Check:
     found: list[Fault] = []
     elsewhere = [where for where in (*facts.seeds, *facts.endpoints) if not is_loopback(where)]
     if facts.problem:
-        found.append(Fault(Area.ADDRESS, "this host", facts.problem, _HERE))
+        found.append(Fault(Area.ADDRESS, "this host", facts.problem, f"correct that, or {_HERE}"))
     elif is_loopback(f"{facts.would_advertise}:1") and elsewhere:
         what = f"a worker here would advertise {facts.would_advertise}, and {elsewhere[0]} is not"
         found.append(Fault(Area.ADDRESS, "this host", f"{what} on this host", _HERE))

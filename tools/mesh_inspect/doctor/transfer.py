@@ -44,11 +44,12 @@ def judge(trials: Sequence[Trialled], untried: str = "") -> Check:
         for one in trials
         if one.end in _REMEDY
     )
-    works = next((one for one in trials if one.end == "WORKS"), None)
-    if works is not None:
+    working = [one for one in trials if one.end == "WORKS"]
+    if working:
+        first = working[0]
         summary = (
-            f"{works.nbytes} bytes from {works.member} by {works.transport} in "
-            f"{works.seconds:.3f} s, digest right"
+            f"{len(working)} of {len(trials)} members sent a chunk, digest right: {first.nbytes} "
+            f"bytes from {first.member} by {first.transport} in {first.seconds:.3f} s"
         )
         return Check(Area.TRANSFER, summary, found)
     if not found:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 from tqdm.auto import tqdm
 
+from netloader.checkpoint import measured
 from netloader.discovery.candidate import Candidate
 from netloader.errors import ManifestError, NoSourceLeft
 from netloader.identity.identity import Identity
@@ -182,6 +183,8 @@ def _run(
 
     def run() -> None:
         peers = goal.built.request.worker.peers
+        files = goal.built.wanted.files
+        stamps = files.stamps if files is not None else ()
         spent_s = started - goal.began
         with tracing.span("pull", bytes=goal.weights.manifest.nbytes):
             while True:
@@ -189,7 +192,8 @@ def _run(
                     one.run(
                         lambda: peers.find(goal.identity, goal.built.transports),
                         wait_for_one=must_wait,
-                        has_storage=goal.built.wanted.files is not None,
+                        has_storage=files is not None,
+                        storage_rate=measured.rate(goal.built.request.engine.cache, stamps),
                         spent_s=spent_s,
                     )
                     break

@@ -12,9 +12,8 @@ from torch import nn
 
 from netloader import plain
 from netloader.checkpoint import evidence
-from netloader.checkpoint.wanted import content_id
 from netloader.errors import ManifestError
-from netloader.identity.identity import Evidence, Identity, LazyContent, known
+from netloader.identity.identity import Evidence, Identity, LazyContent, content_id, known
 from netloader.model import attributes, numbers, processed
 from netloader.plain import Plain
 from netloader.source.offer import Offer

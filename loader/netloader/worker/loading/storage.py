@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from netloader.checkpoint.wanted import content_id, held
+from netloader.checkpoint import measured
+from netloader.checkpoint.wanted import held
 from netloader.errors import NothingToLoadError
+from netloader.identity.identity import content_id
 from netloader.model import attributes, buffers
 from netloader.system import tracing
+from netloader.system.fetched import fetched_bytes
 from netloader.weights.manifest import Piece
 from netloader.weights.poison import Poison
 from netloader.worker.loading import reading
@@ -53,9 +56,11 @@ def read_storage(
         poison = Poison.over(built.arrangement.weights, unverified)
         with torch._C.DisableTorchFunction():
             before = attributes.snapshot(model)
+        already = fetched_bytes()
         with reading.told(sought_by(built), built.request.engine.share_read):
             seconds = _read(built, model, tried)
         poison.check_gone(model)
+        _measure(built, already, seconds)
         return before, seconds
 
     done = attempt(Step.READ, read)
@@ -92,6 +97,15 @@ def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
             raise
         raise NothingToLoadError(_nothing(step, tried, error)) from error
     return time.monotonic() - started
+
+
+def _measure(built: Built, already: int | None, seconds: float) -> None:
+    """Remember how fast storage was, given the bytes fetched before."""
+    files, now = built.wanted.files, fetched_bytes()
+    if files is not None and already is not None and now is not None:
+        nbytes = built.arrangement.weights.manifest.nbytes
+        cache = built.request.engine.cache
+        measured.remember(cache, files.stamps, nbytes, now - already, seconds)
 
 
 def _nothing(step: Built | Unshared, tried: Tried, error: Exception) -> str:

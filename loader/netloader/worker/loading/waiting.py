@@ -166,6 +166,9 @@ class SourceWait:
         before = self._sources()
         if self._until is None:
             self._until = self._clock() + self._settings.wait_s
+        elif self._clock() >= self._until:
+            # Sources came, and brought too little. More of their kind would go on for ever.
+            return ReadStorage(f"sources came and failed for {self._settings.wait_s:g} s")
         if not self._survey().company:
             return ReadStorage()
         if self._sought.readable:

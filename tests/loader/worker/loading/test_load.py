@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -23,9 +24,14 @@ from tests.loader.worker.loading.whole_load import WEIGHTS, FakeEngine, load, on
 from tests.meshes import OWN_MESH
 from torch import nn
 
+from netloader.checkpoint import measured
+from netloader.checkpoint.hostcache import HostCache
 from netloader.errors import ConfigError, IdentityError, NotAtHand, NothingToLoadError
 from netloader.identity.identity import Evidence
 from netloader.source.listener import Exposure, Listener
+from netloader.source.throttle import Throttle
+from netloader.system.fetched import fetched_bytes
+from netloader.transport.tcp import TcpBackend
 from netloader.worker.loading.serve import Served
 
 
@@ -89,6 +95,52 @@ def test_a_source_leads_a_worker_without_a_key_nowhere_but_to_loopback(tmp_path:
     assert (one.origin, one.right) == ("storage", True)
     said = "sends this worker to '192.0.2.1:[0-9]+', where it may not connect"
     assert any(re.search(said, reason) for reason in one.skipped), one.skipped
+
+
+@pytest.mark.parametrize("measured_rate", [None, 1e9])
+def test_a_pull_gives_way_to_storage_that_was_measured(
+    tmp_path: Path, measured_rate: float | None
+) -> None:
+    """Two seconds into the pull half of it is left, and storage would be done."""
+    engine = FakeEngine(cache=HostCache(tmp_path / "cache"))
+    if measured_rate is not None:
+        assert engine.files is not None
+        second = int(measured_rate)
+        measured.remember(engine.cache, engine.files.stamps, second, second, 1.0)
+    throttle = Throttle(2_000_000, 1)
+    with serving(offer_of(WEIGHTS, backend=TcpBackend()), throttle=throttle) as source:
+        one = load([source.endpoint], engine, PEER_BUDGET=2, MIN_RATE=1)
+    assert one.right
+    if measured_rate is None:
+        assert one.origin == "peers"
+    else:
+        assert one.origin == "storage"
+        assert any("sooner by 500 MB/s (measured on this host)" in why for why in one.skipped)
+
+
+def test_what_storage_brought_is_measured_where_the_kernel_counts_it(tmp_path: Path) -> None:
+    """On a file system that keeps files in memory nothing is fetched, so nothing is noted."""
+    file = tmp_path / "weights"
+    with file.open("wb") as out:
+        out.write(os.urandom(WEIGHTS.manifest.nbytes))
+        os.fsync(out.fileno())
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before, nbytes = fetched_bytes(), len(file.read_bytes())
+    after = fetched_bytes()
+    counted = before is not None and after is not None and after - before >= nbytes / 2
+
+    def read(model: nn.Module) -> None:
+        with file.open("rb") as read:
+            os.posix_fadvise(read.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while read.read(1 << 20):
+                pass
+
+    cache, files = HostCache(tmp_path / "cache"), one_file(file)
+    engine = FakeEngine(cache=cache, files=files, reads=files, while_loading=read)
+    assert load([], engine).origin == "storage"
+    rate = measured.rate(cache, files.stamps)
+    print(f"{rate} B/s are relied on")
+    assert (rate is not None) == counted
 
 
 def test_worker_that_reads_storage_becomes_a_source_with_the_evidence_of_what_it_read() -> None:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from tests.loader.support import identity
 
+from netloader.discovery.candidate import BY_MESH, Candidate
 from netloader.discovery.election import Contender, Field, Process, Wait
+from netloader.identity.identity import LazyContent
 from netloader.replica.settings import PullSettings
-from netloader.worker.loading.waiting import ReadStorage, WaitPolicy, WaitSettings
+from netloader.worker.loading.sought import Sought
+from netloader.worker.loading.waiting import (
+    ReadStorage,
+    SourceCame,
+    SourceWait,
+    WaitPolicy,
+    WaitSettings,
+)
+from netloader.worker.process import Worker
 
 WHO = identity()
 NBYTES = 10_000_000_000
@@ -109,6 +121,46 @@ def test_nobody_waits_for_weights_that_nobody_can_serve() -> None:
 def test_a_worker_without_files_waits_for_the_reader_as_well() -> None:
     took, _ = run(reading(NBYTES / 100, until=50.0), me=None)
     assert 50.0 <= took <= 50.0 + STEP_S
+
+
+@dataclass
+class Crowd:
+    """Somebody always loads the same, and at each look serves as a process of another name."""
+
+    looks: int = 0
+
+    def survey(self, *asked: object) -> Field:
+        return Field((contender("r"),), company=True)
+
+    def find(self, *asked: object) -> tuple[Candidate, ...]:
+        self.looks += 1
+        return (Candidate("r:1", BY_MESH, self.looks),)
+
+    def update(self, role: str, **changes: object) -> None:
+        """What this worker says of itself."""
+
+
+def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
+    crowd = Crowd()
+    membership = SimpleNamespace(absent="", name="me:1", generation=1, update=crowd.update)
+    config = SimpleNamespace(wait_for_source_s=1.0, storage_loaders=1, pull_settings=PULL)
+    worker = SimpleNamespace(config=config, membership=membership, peers=crowd)
+    sought = Sought(
+        cast(Worker, worker),
+        WHO,
+        processed=None,
+        transports=("tcp",),
+        nbytes=NBYTES,
+        content=LazyContent({}),
+        readable=False,
+        shareable=True,
+    )
+    now = 0.0
+    waits = SourceWait(sought, LIMITS, lambda: now, lambda seconds: None)
+    while isinstance(move := waits.wait(), SourceCame):
+        now += PULL.peer_budget_s  # A pull from it, which brings nothing.
+        assert now <= LIMITS.wait_s + PULL.peer_budget_s
+    assert move.reason == "sources came and failed for 300 s"
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch import nn
 
 from netloader.checkpoint import evidence
 from netloader.checkpoint.evidence import WeightFile
+from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import MIN_CHUNK_BYTES, Config
 from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
@@ -87,7 +88,7 @@ class FakeEngine:
     commit_of_files: str | None = None
     carrier: OrderedCarrier | None = None
     """Of transfers with vLLM Ascend's own Netloader."""
-    cache: None = None
+    cache: HostCache | None = None
 
     def identity(self) -> Identity:
         self.fails_in("identity")
