@@ -14,7 +14,6 @@ from tests.fastest import HANG_S, at_most, fastest_of
 from tests.loader.partial_source import partial_source
 from tests.loader.relay import relay
 from tests.loader.replica.many_sources import CHUNKS, WEIGHTS, run, slowed, sources
-from tests.loader.replica.test_pull import doomed
 from tests.loader.support import (
     Stuck,
     TamperedBackend,
@@ -129,12 +128,19 @@ def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> No
 def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
     weights, replica = toy_weights(1), toy_weights()
     steps: list[int] = []
-    offer = offer_of(weights, backend=TamperedBackend(slowed(0.01)))
-    with serving(offer) as source, doomed(1, 3) as killed:
-        pull = run(
-            pull_into(replica, observer=PullObserver(progress=steps.append)),
-            lambda: (killed, candidate(source)),
-        )
+    with source_process(1, 3) as (killed, process):
+
+        def after_it(tag: int, data: torch.Tensor) -> torch.Tensor:
+            """The other source brings nothing before: it would have all that the killed one has."""
+            until(lambda: process.poll() is not None)
+            return data
+
+        with serving(offer_of(weights, backend=TamperedBackend(after_it))) as source:
+            pull = run(
+                pull_into(replica, observer=PullObserver(progress=steps.append)),
+                lambda: (killed, candidate(source)),
+            )
+        assert process.wait() == -signal.SIGKILL
     assert equal(replica, weights)
     assert len(steps) == len(weights.manifest.chunks())
     assert pull.failures[0].source == killed
