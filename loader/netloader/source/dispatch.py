@@ -94,7 +94,7 @@ class Dispatch:
                 self._listener.reply(caller, messages.Refuse(code="not-ready", reason=reason))
 
     def _complain(self, what: str, about: object) -> None:
-        """Log what goes wrong with a peer, the 1st, 2nd, 4th, 8th ... time: it may go on for ever."""
+        """Log what goes wrong with a peer, the 1st, 2nd, 4th, 8th ... time: it may never end."""
         self._complaints[what] += 1
         count = self._complaints[what]
         if count & (count - 1) == 0:

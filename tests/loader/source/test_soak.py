@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.fastest import HANG_S
+from tests.forked import answer, start_loader, tell
 from tests.loader.ports import open_descriptors
 from tests.loader.source.soak_process import SEED
 from tests.loader.source.strangers import Strangers
@@ -36,7 +33,6 @@ from netmesh import SocketSecurity, generate_key
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-HERE = Path(__file__).parents[3]
 SOAK_S: Final = float(os.environ.get("NETLOADER_TEST_SOAK_S", "15"))
 LIMIT: Final = 1024
 PULL_EVERY_S: Final = 0.5
@@ -50,16 +46,10 @@ class Soaked:
     """The source's process, with 1,024 descriptors at most."""
 
     def __init__(self, settings: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            ["sh", "-c", f"ulimit -n {LIMIT}; exec \"$@\"", "sh",
-             sys.executable, "-m", "tests.loader.source.soak_process", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=HERE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
-        )  # fmt: skip
-        said = json.loads(self._line())
+        self.process = start_loader(
+            "tests.loader.source.soak_process", json.dumps(settings), descriptors=LIMIT
+        )
+        said = json.loads(answer(self.process))
         self.id: str = said["id"]
         self.endpoint: str = said["endpoint"]
         self.answered_s: list[float] = []
@@ -76,26 +66,15 @@ class Soaked:
 
     def ask(self, number: int) -> None:
         """One request to the model. Raises AssertionError when no answer comes, or a wrong one."""
-        assert self.process.stdin is not None
         asked = time.monotonic()
-        self.process.stdin.write(f"{number}\n")
-        self.process.stdin.flush()
-        assert self._line() == f"{number}\n"
+        tell(self.process, str(number))
+        assert answer(self.process) == f"{number}\n", "the model does not answer"
         self.answered_s.append(time.monotonic() - asked)
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            assert selector.select(HANG_S), "the model does not answer"
-        return self.process.stdout.readline()
+        self.process.close()
 
 
 @pytest.fixture

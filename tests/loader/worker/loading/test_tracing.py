@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import orjson
 import pytest
-from tests.fastest import HANG_S
+from tests.forked import answer, start_loader
 
 pytest.importorskip("opentelemetry.sdk")
 
 
 def spans(origin: str) -> dict[str, str]:
     """Names of the spans, each with the span that it is a part of."""
-    program = "tests.loader.worker.loading.traced_load"
-    ended = subprocess.run(
-        [sys.executable, "-m", program, origin],
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return dict(orjson.loads(ended.stdout.splitlines()[-1]))
+    with start_loader("tests.loader.worker.loading.traced_load", origin) as process:
+        said = answer(process)
+        assert process.wait() == 0
+    return dict(orjson.loads(said))
 
 
 def test_a_load_from_peers_discovers_pulls_and_applies() -> None:
