@@ -34,7 +34,6 @@ from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
 from netloader.replica.observer import PullObserver
-from netloader.replica.outcome import Dropped, Lost
 from netloader.replica.settings import PullSettings
 from netloader.transport import Group, Pending
 
@@ -123,29 +122,6 @@ def test_a_source_that_breaks_costs_only_its_unfinished_chunks(sends: int) -> No
     assert sum(steps) == WEIGHTS.manifest.nbytes
     assert len(steps) == len(CHUNKS)
     assert pull.unverified() == ()
-
-
-def test_a_killed_process_costs_only_its_unfinished_chunks() -> None:
-    weights, replica = toy_weights(1), toy_weights()
-    steps: list[int] = []
-    with source_process(1, 3) as (killed, process):
-
-        def after_it(tag: int, data: torch.Tensor) -> torch.Tensor:
-            """The other source brings nothing before: it would have all that the killed one has."""
-            until(lambda: process.poll() is not None)
-            return data
-
-        with serving(offer_of(weights, backend=TamperedBackend(after_it))) as source:
-            pull = run(
-                pull_into(replica, observer=PullObserver(progress=steps.append)),
-                lambda: (killed, candidate(source)),
-            )
-        assert process.wait() == -signal.SIGKILL
-    assert equal(replica, weights)
-    assert len(steps) == len(weights.manifest.chunks())
-    assert pull.failures[0].source == killed
-    # Its last chunks may be asked of the other source before it is found dead.
-    assert isinstance(pull.failures[0].how, Lost | Dropped)
 
 
 def test_a_killed_source_that_still_loads_costs_nobody_a_chunk_twice() -> None:
