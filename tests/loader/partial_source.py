@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.loader.support import (
+    MEMORY,
     OnSend,
     SendLog,
     TamperedBackend,
@@ -20,6 +21,7 @@ from netloader.discovery.candidate import Candidate
 from netloader.source.availability import Availability
 from netloader.source.offer import Offer
 from netloader.source.service import Source
+from netloader.transport.base import Backend
 from netloader.weights.capture import Weights
 
 
@@ -59,11 +61,13 @@ def partial_source(
     weights: Weights,
     chunks: Iterable[int] = (),
     on_send: OnSend = lambda tag, data: data,
+    carrier: Backend = MEMORY,
     **options: Any,
 ) -> Iterator[PartialSource]:
-    """A source of `weights` that has only these chunks at first."""
+    """A source of `weights` that has only these chunks at first. A whole worker, which uses what
+    its machine has, needs another `carrier`."""
     log = SendLog()
-    backend = TamperedBackend(lambda tag, data: on_send(tag, log(tag, data)))
+    backend = TamperedBackend(lambda tag, data: on_send(tag, log(tag, data)), carrier)
     offer = replace(offer_of(weights, backend=backend), available=Availability())
     with serving(offer, **options) as source:
         made = PartialSource(source, offer, log)

@@ -16,6 +16,7 @@ from torch import nn
 
 from netloader.config import MIN_CHUNK_BYTES, Config
 from netloader.discovery.advert import Holding
+from netloader.transport.tcp import TcpBackend
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 
@@ -62,7 +63,10 @@ def test_the_second_gets_chunks_before_and_after_post_processing_of_the_first(
             original = getattr(module, name)
             setattr(module, name, nn.Parameter(original.data + 1, requires_grad=False))
 
-    with partial_source(WEIGHTS, [0]) as source, ThreadPoolExecutor(2) as pool:
+    with (
+        partial_source(WEIGHTS, [0], carrier=TcpBackend()) as source,
+        ThreadPoolExecutor(2) as pool,
+    ):
         listed = [{"device_id": 0, "sources": [source.source.endpoint]}]
         # Slowly, so that the second lacks something when the first has all of it.
         with (
