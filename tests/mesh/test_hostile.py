@@ -90,10 +90,12 @@ def test_ten_thousand_garbage_connections(pair: list[MemberProcess]) -> None:
                 old.close()
             open_ones = []
             if number % 1000 == 999:
-                assert both_alive(pair)
+                # A starved member may be doubted for a moment. Nobody is buried.
+                assert not {"DEAD", "LEFT"} & {*target.statuses().values()}
+                with at_most(2, target.pid):
+                    until(lambda: both_alive(pair))
     with at_most(10, target.pid):
-        until(lambda: no_stranger_left(pair))
-    assert both_alive(pair)
+        until(lambda: no_stranger_left(pair) and both_alive(pair))
     assert resident_bytes(target.pid) - memory < 32 * 1024 * 1024
     errors = {k: n for k, n in target.ask("counters").items() if k.startswith("error.")}
     assert not errors
@@ -103,9 +105,8 @@ def test_silent_connections_are_dropped(pair: list[MemberProcess]) -> None:
     until(lambda: both_alive(pair))
     host, _, port = pair[0].id.rpartition(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(300)]
-    assert both_alive(pair)
     with at_most(10, pair[0].pid):  # the handshake has three seconds
-        until(lambda: no_stranger_left(pair))
+        until(lambda: no_stranger_left(pair) and both_alive(pair))
     for one in silent:
         one.close()
 
