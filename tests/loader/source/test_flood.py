@@ -43,7 +43,7 @@ class Flooded:
 
     def __init__(self) -> None:
         self.process = start_loader(
-            "tests.loader.source_process", str(SEED), "-1", "0", descriptors=LIMIT
+            "tests.loader.source_process", str(SEED), "-1", "0", "0", descriptors=LIMIT
         )
         self.endpoint = self.process.stdout.readline().strip()
         self.port = int(self.endpoint.rpartition(":")[2])
