@@ -34,10 +34,13 @@ def test_a_mesh_that_cannot_be_started_costs_the_mesh_and_not_the_worker(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         settings = {
             "MESH_NAME": OWN_MESH,
             "MESH_DIRECTORY": str(tmp_path / "mesh"),
-            "MESH_PORT": taken.getsockname()[1],
+            "MESH_PORT": port,
+            # Published by others, so no other port can stand for it.
+            "MESH_ADVERTISE": f"127.0.0.1:{port}",
         }
         worker = Membership(Config.load(settings, {}), Position.alone(0))
     assert (worker.absent, worker.host, worker.members()) == (
