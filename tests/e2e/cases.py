@@ -181,7 +181,9 @@ class Cases:
                 initialize_model_parallel(1, 1)
                 model = get_model(vllm_config=config)
                 speculative = config.speculative_config
-                if speculative is not None and speculative.draft_model_config is not None:
+                drafted = speculative.draft_model_config if speculative is not None else None
+                # Who guesses from the prompt alone has the target's config there, and no model.
+                if drafted is not None and drafted is not speculative.target_model_config:
                     draft = get_model(vllm_config=_draft_config(config), prefix="draft_model")
         except BaseException:
             worker = WORKERS.swap(None)

@@ -59,7 +59,7 @@ def test_a_pull_given_up_half_way_leaves_nothing_behind(results: Results, name: 
 
     assert result["origins"][2] == "storage"
     assert 0 < result["fetched_by_fallen"] < result["nbytes"]
-    assert any("broken on purpose" in reason for reason in result["skipped"])
+    assert any("broken on purpose" in reason for reason in result["skipped"]), result["skipped"]
     assert result["fallen"] == _SAME
 
 

@@ -65,8 +65,10 @@ def test_each_rank_pulls_from_the_peer_of_its_own_rank(models: Path, home: Path)
                 f"ready to serve {models / 'one'} again: its weights were reloaded",
             ):
                 assert len(said_by(first, rank, words)) == 1, words
-            # A line of its own, after the bar that shows how far rank 0 has got.
-            assert len(said_by(second, rank, "] pulled ")) == 1
+            (pulled,) = said_by(second, rank, "] pulled ")
+            # A line of its own, after the bar that shows how far rank 0 has got. Rank 1 knows
+            # nothing of that bar, and may write into its line.
+            assert rank > 0 or pulled.startswith("(Worker_TP0 ")
             for key in shared:
                 assert len(said_by(second, rank, key)) == 1, key
         for words in ("is a member of 'default'", "not a source of", "again: its weights"):
@@ -76,4 +78,4 @@ def test_each_rank_pulls_from_the_peer_of_its_own_rank(models: Path, home: Path)
 def said_by(server: Server, rank: int, words: str) -> list[str]:
     """Lines of one rank with these words, in vLLM's format."""
     form = rf"\(Worker_TP{rank} pid=\d+\) (INFO|WARNING) [\d-]+ [\d:]+ \[\w+\.py:\d+\] "
-    return [line for line in server.lines(words) if re.match(form, line)]
+    return [line for line in server.lines(words) if re.search(form, line)]
