@@ -182,9 +182,9 @@ class PullSettings:
     """Seconds after which a source that is still loading makes room for another one, if it has
     nothing that is missing here."""
 
-    last_words_s: Seconds = 1.0
-    """Seconds in which a source that broke the process group may say why. One that died says so at
-    once, by its control connection; one whose host is busy needs some tenths of a second."""
+    last_words_s: Seconds = 0.2
+    """Seconds in which a source that broke the process group may say why. Unless the source died,
+    its reason comes at once."""
 
     handshake: HandshakeSettings = field(default_factory=HandshakeSettings)
     window: WindowSettings = field(default_factory=WindowSettings)

@@ -90,6 +90,7 @@ class Stream:
         self._started = 0.0
         self._process: Process | None = None  # The process that opened a session.
         self._brought = Brought()
+        self._said: str | None = None  # Why the source has ended the session, if it has said so.
         self._gaining = False  # Whether the source is still loading, and will have more chunks.
         self._ending = threading.Lock()  # Guards the end: this thread may meet `abandon`.
         self._ended: Ended | None = None
@@ -257,6 +258,7 @@ class Stream:
             if news:
                 conversation.have(news)
         except SourceLost as error:
+            self._said = error.reason
             return error.reason
         return None
 
@@ -306,5 +308,5 @@ class Stream:
         """Why the group broke: this side broke it, or the source says why, if it has time to."""
         if self._cancellation.reason is not None:
             return Dropped(self._cancellation.reason)
-        said = conversation.last_words(self._settings.last_words_s)
+        said = self._said or conversation.last_words(self._settings.last_words_s)
         return Lost(said if said is not None else broken)
