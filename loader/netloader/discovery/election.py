@@ -108,13 +108,15 @@ def elect(
     field: Field,
     loaders: int,
     passed: Collection[Process] = (),
+    *,
+    claimed: bool = False,
 ) -> Read | Wait:
     """Whether this worker should read storage. `loaders` are enough of those who do. Processes in
     `passed` have had their chance. `me` is None for a worker that cannot read: it is told to only
-    when nobody else could."""
+    when nobody else could. `claimed`: this worker has said already that it reads."""
     able = [one for one in field.contenders if one.process not in passed]
     if me is not None:
-        able.append(Contender(me, False, 0))
+        able.append(Contender(me, claimed, 0))
     digest = identity.digest
 
     def order(contender: Contender) -> tuple[bool, bytes]:

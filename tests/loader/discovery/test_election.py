@@ -125,6 +125,16 @@ class TestElect:
                 rest = tuple(Contender(one, one == reader, 0) for one in processes(8) if one != me)
                 assert elect(me, WHO, Field(rest, True), 1) == Wait((Contender(reader, True, 0),))
 
+    @pytest.mark.parametrize("loaders", [1, 2, 5])
+    def test_of_those_that_claimed_to_read_at_once_only_so_many_stay(self, loaders: int) -> None:
+        claimed = 0
+        for me in processes(8):
+            rest = tuple(Contender(one, True, 0) for one in processes(8) if one != me)
+            field = Field(rest, True)
+            claimed += isinstance(elect(me, WHO, field, loaders, claimed=True), Read)
+            assert isinstance(elect(me, WHO, field, loaders), Wait)
+        assert claimed == loaders
+
     def test_who_was_passed_over_no_longer_counts(self) -> None:
         reader = Contender(("a:1", 1), True, 0)
         assert elect(("b:1", 2), WHO, Field((reader,), True), 1, [reader.process]) == Read()

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netloader.discovery.election import Contender, Field, Process, Wait, elect
+from netloader.discovery.election import Contender, Field, Process, Read, Wait, elect
 from netloader.identity.identity import Identity, Layout
 from netloader.replica.budget import Budget
 from netloader.replica.settings import PullSettings
@@ -43,9 +43,10 @@ class WaitSettings:
     """Seconds of waiting in all (`WAIT_FOR_SOURCE`)."""
     loaders: int = 1
     """How many read (`STORAGE_LOADERS`)."""
-    settle_s: float = 0.3
+    settle_s: float = 0.5
     """Seconds for which a worker with company listens before it reads, so that those which come to
-    this point in the same moment see each other. Gossip needs a third of this."""
+    this point in the same moment see each other; and once more after it has said that it reads, so
+    that of several which say so only the first stay. Gossip needs a fifth of this."""
     grace_s: float = 3.0
     """Seconds in which an elected worker must begin to read, before the next one does: it may have
     another view, or be held up."""
@@ -123,6 +124,12 @@ class WaitPolicy:
         gone = [str(one[0]) for one in self._elected if not field.has(one)]
         return ReadStorage("; ".join([*reasons, *(f"{name} is gone" for name in gone)]))
 
+    def stands(self, field: Field) -> bool:
+        """Whether this worker, which has said that it reads, is one of those that should."""
+        loaders, passed = self._settings.loaders, self._passed
+        choice = elect(self._me, self._identity, field, loaders, passed, claimed=True)
+        return isinstance(choice, Read)
+
     def _judge(self, field: Field, now: float) -> None:
         """Pass over whoever does not get on with it."""
         for one in field.contenders:
@@ -197,9 +204,17 @@ class SourceWait:
             if came:
                 return SourceCame(all(layout == "runtime" for layout, _ in came))
             now = self._clock()
-            move = policy.decide(self._survey(), now)
+            field = self._survey()
+            move = policy.decide(field, now)
             if isinstance(move, ReadStorage):
-                return move
+                if move.reason or not field.company or not sought.readable:
+                    return move
+                self._say(storage="reading", held=0)
+                self._sleep(self._settings.settle_s)
+                if policy.stands(self._survey()):
+                    return move
+                self._say(storage="able")
+                continue
             if move.whom and (told is None or now - told >= self._settings.tell_s):
                 told = now
                 self._tell(move.whom, until - now)
