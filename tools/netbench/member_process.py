@@ -32,7 +32,7 @@ from netloader.replica.request import Request
 from netloader.source.offer import Offer
 from netloader.transport.tcp import TcpBackend
 from netloader.weights import digests
-from netloader.weights.capture import Weights, capture
+from netloader.weights.capture import capture
 from netloader.worker.loading import reading
 from netloader.worker.loading.sharing import Sharing
 from netloader.worker.loading.sought import Sought
@@ -182,15 +182,14 @@ class MeshMember:
         offer = Offer(IDENTITY, self._weights, promised, {}, _BACKENDS)
         self._worker.sources.serve("target", offer)
 
+    def sha256(self) -> Json:
+        """Of every tensor, by name."""
+        return self._weights.sha256()
+
     def close(self) -> None:
         if self._upstream is not None:
             self._upstream.close()
         self._worker.close()
-
-
-def weights_of(member: MeshMember) -> Weights:
-    """The tensors that a member fills."""
-    return member._weights
 
 
 def config_of(spec: Json) -> Config:
@@ -216,7 +215,7 @@ def main() -> None:
         "load_upstream": member.load_upstream,
         "pull": member.pull,
         "start": member.start,
-        "sha256": lambda: weights_of(member).sha256(),
+        "sha256": member.sha256,
     }
     obey(commands)
     member.close()

@@ -75,7 +75,9 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
     must_wait = built.wanted.files is None and built.request.worker.peers.may_come
     waits = SourceWait(sought_by(built))
     if not candidates and not must_wait:
-        move = waits.wait()
+        move = attempt(Step.FIND, waits.wait)
+        if isinstance(move, Failed):
+            return NotPulled((), tried.but(move.reason), began, may_ask=False)
         if isinstance(move, ReadStorage):
             return NotPulled((), tried.but(*move.reasons), began)
         began = time.monotonic()
