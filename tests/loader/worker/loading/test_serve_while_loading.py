@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fastest import HANG_S
 from tests.loader.partial_source import partial_source
 from tests.loader.support import Toy, identity, until
-from tests.loader.worker.loading.whole_load import ROWS, WEIGHTS, FakeEngine, load_with
-from tests.meshes import OWN_MESH
+from tests.loader.worker.loading.whole_load import (
+    WEIGHTS,
+    FakeEngine,
+    advert,
+    load_with,
+    member,
+    toy,
+)
 from torch import nn
 
-from netloader.config import MIN_CHUNK_BYTES, Config
-from netloader.discovery.advert import Holding
 from netloader.transport.tcp import TcpBackend
-from netloader.worker.position import Position
-from netloader.worker.process import Worker
 
 NBYTES = WEIGHTS.manifest.nbytes
-
-
-@contextmanager
-def member(folder: Path, rank: int, **extra: object) -> Iterator[Worker]:
-    """A worker in a mesh of this test."""
-    settings = {
-        "MESH_NAME": OWN_MESH,
-        "MESH_DIRECTORY": str(folder),
-        "MESH_ADVERTISE": "127.0.0.1",
-        "CHUNK_BYTES": MIN_CHUNK_BYTES,
-        **extra,
-    }
-    worker = Worker(Config.load(settings, {}), Position.alone(rank))
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
-def advert(worker: Worker) -> Holding:
-    held = worker.membership.holding("target")
-    assert held is not None
-    return held
-
-
-def toy() -> nn.Module:
-    return Toy(rows=ROWS)
 
 
 def test_the_second_gets_chunks_before_and_after_post_processing_of_the_first(

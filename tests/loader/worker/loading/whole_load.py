@@ -18,6 +18,7 @@ from tests.loader.support import (
     serving,
     toy_weights,
 )
+from tests.meshes import OWN_MESH
 from torch import nn
 
 from netloader.checkpoint import evidence
@@ -25,6 +26,7 @@ from netloader.checkpoint.evidence import WeightFile
 from netloader.checkpoint.hostcache import HostCache
 from netloader.checkpoint.wanted import Files, Wanted
 from netloader.config import MIN_CHUNK_BYTES, Config
+from netloader.discovery.advert import Holding
 from netloader.identity.identity import Evidence, Fields, Identity, LazyContent
 from netloader.system.memory import Available
 from netloader.transport.tcp import TcpBackend
@@ -188,6 +190,33 @@ def working(**extra: object) -> Iterator[Worker]:
         worker.close()
 
 
+@contextmanager
+def member(folder: Path, rank: int, **extra: object) -> Iterator[Worker]:
+    """A worker in a mesh of this test."""
+    settings = {
+        "MESH_NAME": OWN_MESH,
+        "MESH_DIRECTORY": str(folder),
+        "MESH_ADVERTISE": "127.0.0.1",
+        "CHUNK_BYTES": MIN_CHUNK_BYTES,
+        **extra,
+    }
+    worker = Worker(Config.load(settings, {}), Position.alone(rank))
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def advert(worker: Worker) -> Holding:
+    held = worker.membership.holding("target")
+    assert held is not None
+    return held
+
+
+def toy() -> nn.Module:
+    return Toy(rows=ROWS)
+
+
 def request(worker: Worker, engine: FakeEngine) -> LoadRequest:
     return LoadRequest(worker, engine, identity().names, "target", use_tqdm=False)
 
@@ -253,4 +282,4 @@ def load(endpoints: list[str], engine: FakeEngine | None = None, **extra: object
     """A load from these sources."""
     listed = [{"device_id": 0, "sources": endpoints}]
     with working(SOURCE=listed, **extra) as worker:
-        return load_with(worker, engine or FakeEngine(), lambda: Toy(rows=ROWS))
+        return load_with(worker, engine or FakeEngine(), toy)

@@ -1,0 +1,89 @@
+"""Workers that load at once while nobody has the weights: real ones, in a mesh of their own."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.fastest import HANG_S
+from tests.loader.support import identity, until
+from tests.loader.worker.loading.whole_load import FakeEngine, advert, load_with, member, toy
+from torch import nn
+
+from netloader.identity.identity import Evidence
+
+
+def test_one_reads_and_the_other_takes_it_from_there(tmp_path: Path) -> None:
+    begun: list[nn.Module] = []
+    may_end = threading.Event()
+
+    def slow(model: nn.Module) -> None:
+        begun.append(model)
+        assert may_end.wait(HANG_S)
+
+    with (
+        member(tmp_path, 0) as first,
+        member(tmp_path, 1) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        both = (first, second)
+        until(lambda: all(len(one.membership.members()) == 2 for one in both))
+        loads = [pool.submit(load_with, one, FakeEngine(while_loading=slow), toy) for one in both]
+        until(lambda: begun)
+        until(lambda: sorted(advert(one).storage for one in both) == ["able", "reading"])
+        assert len(begun) == 1
+        may_end.set()
+        ends = [load.result(HANG_S) for load in loads]
+        assert [advert(one).storage for one in both] == ["", ""]
+    assert sorted(end.origin for end in ends) == ["peers", "storage"]
+    assert all(end.right for end in ends)
+    assert all(end.reason == "" for end in ends)
+
+
+def test_nobody_waits_twice_for_weights_that_cannot_be_served(tmp_path: Path) -> None:
+    with (
+        member(tmp_path, 0) as first,
+        member(tmp_path, 1) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        both = (first, second)
+        until(lambda: all(len(one.membership.members()) == 2 for one in both))
+        # vLLM does not say what it has read.
+        loads = [pool.submit(load_with, one, FakeEngine(reads=None), toy) for one in both]
+        ends = [load.result(HANG_S) for load in loads]
+    assert [end.origin for end in ends] == ["storage", "storage"]
+    assert all(end.right for end in ends)
+
+
+def test_a_fault_in_a_wait_costs_the_wait(tmp_path: Path) -> None:
+    def broken() -> str:
+        raise RuntimeError("broken on purpose")
+
+    with member(tmp_path, 0) as first, member(tmp_path, 1) as other:
+        who = identity()
+        other.membership.announce(
+            role="target",
+            state="loading",
+            identity=who.digest,
+            fields=who.fields(),
+            content={},
+            endpoint="127.0.0.1:1024",
+            backend="gloo",
+            transports=("tcp",),
+        )
+        until(lambda: first.peers.survey(who, ("tcp",)).company)
+        end = load_with(first, FakeEngine(evidence={}, makers={Evidence.SAMPLE: broken}), toy)
+    assert (end.origin, end.right) == ("storage", True)
+    assert any("broken on purpose" in reason for reason in end.skipped)
+
+
+def test_a_worker_that_is_alone_says_only_that_it_reads(tmp_path: Path) -> None:
+    told: list[tuple[str, object]] = []
+    with member(tmp_path, 0) as alone:
+
+        def look(model: nn.Module) -> None:
+            told.append((advert(alone).storage, dict(advert(alone).content)))
+
+        assert load_with(alone, FakeEngine(while_loading=look), toy).origin == "storage"
+    assert told == [("reading", {})]
