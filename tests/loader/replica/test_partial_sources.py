@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-import zmq
 from tests.fastest import HANG_S
 from tests.loader.partial_source import partial_source
 from tests.loader.relay import relay
-from tests.loader.replica.test_stream import acceptance
+from tests.loader.replica.scripted import CHUNKS, WEIGHTS, ScriptedSource, scripted
 from tests.loader.support import (
-    GENERATION,
     SMALL_WINDOW,
     SendLog,
     Stuck,
     TamperedBackend,
     candidate,
+    ended_by,
     equal,
     in_background,
     offer_of,
+    pull_from,
     pull_into,
     serving,
     toy_weights,
     until,
 )
 
-from netloader.discovery.candidate import Candidate
 from netloader.protocol import messages
-from netloader.replica.outcome import Dropped
+from netloader.replica.outcome import Dropped, Lost
 from netloader.replica.pull import Pull
 from netloader.replica.settings import RetrySettings, SwarmSettings
-from netloader.source.session import Session, SessionTerms
-from netloader.source.settings import SourceSettings
-from netloader.transport import Rendezvous
 
-WEIGHTS = toy_weights(1)
-CHUNKS = WEIGHTS.manifest.chunks()
 EVERY = range(len(CHUNKS))
 
 
@@ -84,63 +77,44 @@ def test_a_source_that_has_nothing_yet_is_waited_for() -> None:
 def test_gains_are_heard_while_chunks_are_on_their_way() -> None:
     """The source keeps a chunk back until it is asked for one that it has gained."""
     replica = toy_weights()
-    with scripted() as source:
+    with scripted(SMALL_WINDOW, gaining_all) as source:
         pull = patient(replica, swarm=SwarmSettings(ahead_s=HANG_S))
         pull.run(lambda: (source,))
     assert equal(replica, WEIGHTS)
 
 
-@contextmanager
-def scripted() -> Iterator[Candidate]:
-    """Has some chunks, sends one, is asked for the others, and says that it has all. It keeps one
-    of them until one of the new ones was asked for."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    offer = offer_of(WEIGHTS)
+def gaining_all(source: ScriptedSource) -> None:
+    """Sends one chunk, is asked for the others, and says that it has all. It keeps one of them
+    until one of the new ones was asked for."""
+    source.session.want(source.wanted())
+    *others, last = source.wanted()
+    source.have(tuple(EVERY))
+    # The word may reach the replica after a chunk.
+    source.session.want([others.pop(0)])
+    while not source.said(500):
+        source.session.want([others.pop(0)])
+    source.session.want([*others, last, *source.wanted()])
+    while isinstance(asked := source.hear(), messages.Want):
+        source.session.want(asked.chunks)
+    assert isinstance(asked, messages.Done)
 
-    def hear() -> messages.Message:
-        assert router.poll(int(HANG_S * 1000)), "the replica asks for nothing more"
-        return messages.decode(router.recv_multipart()[1:])[0]
 
-    def wanted() -> tuple[int, ...]:
-        asked = hear()
-        assert isinstance(asked, messages.Want)
-        return asked.chunks
+def test_why_a_source_ended_is_not_forgotten_over_what_is_under_way() -> None:
+    pull = pull_into(toy_weights(), swarm=SwarmSettings(ahead_s=HANG_S))
 
-    def run() -> None:
-        connection, *_ = router.recv_multipart()
-        rendezvous = Rendezvous("127.0.0.1", HANG_S)
-        session = Session(
-            SessionTerms("0" * 32, "replica", offer.backends[0]),
-            offer,
-            rendezvous,
-            SourceSettings(timeout_s=HANG_S),
-            lambda session, problem: None,
-        )
-        session.start()
-        accept = acceptance(
-            port=rendezvous.port, secret=rendezvous.secret, have=((0, SMALL_WINDOW),)
-        )
-        router.send_multipart([connection, *messages.encode(accept, b"".join(offer.digests))])
-        session.want(wanted())
-        *others, last = wanted()
-        more = messages.Have(session="0" * 32, chunks=tuple(EVERY))
-        router.send_multipart([connection, *messages.encode(more)])
-        # The word may reach the replica after a chunk.
-        session.want([others.pop(0)])
-        while not router.poll(500):
-            session.want([others.pop(0)])
-        session.want([*others, last, *wanted()])
-        while isinstance(asked := hear(), messages.Want):
-            session.want(asked.chunks)
-        assert isinstance(asked, messages.Done)
-        session.finish()
-        session.join(HANG_S)
+    def script(source: ScriptedSource) -> None:
+        (first,) = source.wanted()
+        source.session.want([first])
+        second, *rest = source.wanted()
+        assert rest
+        source.bye("ended on purpose")
+        # The word may reach the replica before this chunk or after it. The rest never comes.
+        source.session.want([second])
+        until(lambda: pull.nbytes == size([first, second]))
+        source.session.abort("broken")
 
-    with in_background(run):
-        yield Candidate(f"127.0.0.1:{port}", "test", GENERATION)
-    context.destroy(linger=0)
+    with scripted(len(CHUNKS) - 1, script) as source, ended_by(Lost, match="ended on purpose"):
+        pull_from(pull, source)
 
 
 def test_a_flood_of_gains_keeps_no_pull_from_ending() -> None:

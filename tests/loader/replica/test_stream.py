@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import zmq
 from tests.fastest import HANG_S, at_most, fastest_of
+from tests.loader.replica.scripted import CHUNKS, WEIGHTS, ScriptedSource, acceptance, scripted
 from tests.loader.support import (
     GENERATION,
     MEMORY,
@@ -46,12 +46,6 @@ from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
 from netloader.replica.state import PullState
 from netloader.replica.stream import Stream
-from netloader.source.session import Session, SessionTerms
-from netloader.source.settings import SourceSettings
-from netloader.transport import Rendezvous
-
-WEIGHTS = toy_weights(1)
-CHUNKS = WEIGHTS.manifest.chunks()
 
 
 class TestLyingSource:
@@ -197,14 +191,14 @@ def stream_from(
 
 class TestSourceThatIsStillLoading:
     def test_have_makes_the_rest_available(self) -> None:
-        with loading_source(have=3, later=True) as source:
+        with scripted(3, gaining(later=True)) as source:
             replica = toy_weights()
             pull_from(pull_into(replica), source)
         assert equal(replica, WEIGHTS)
 
     @fastest_of(5)
     def test_empty_promises_do_not_hold_a_replica(self) -> None:
-        with loading_source(have=3, later=False) as source:
+        with scripted(3, gaining(later=False)) as source:
             pull = pull_into(toy_weights(), timeout_s=1.0)
             with at_most(2), ended_by(Lost, match=r"no further chunk in 1 s"):
                 pull_from(pull, source)
@@ -215,19 +209,20 @@ def digests_of(chunks: int) -> bytes:
     return bytes(16 * chunks)
 
 
-def acceptance(**changes: object) -> messages.Accept:
-    values: dict[str, object] = {
-        "session": "0" * 32,
-        "generation": GENERATION,
-        "identity": identity().digest,
-        "manifest": WEIGHTS.manifest.hash,
-        "attributes": {},
-        "host": "127.0.0.1",
-        "port": 1,
-        "secret": "",
-        "have": ((0, len(CHUNKS)),),
-    }
-    return messages.Accept.model_validate(values | changes)
+def gaining(*, later: bool) -> Callable[[ScriptedSource], None]:
+    """Says again and again which chunks there are: the rest, or those that it had at first."""
+
+    def script(source: ScriptedSource) -> None:
+        more = tuple(range(3, len(CHUNKS)) if later else range(3))
+        while True:
+            if source.said(5):
+                message = source.hear()
+                if not isinstance(message, messages.Want):
+                    return
+                source.session.want(message.chunks)
+            source.have(more)
+
+    return script
 
 
 def pull_from_script(
@@ -265,47 +260,3 @@ def pull_from_script(
         thread.join()
         context.destroy(linger=0)
         assert is_zero(replica, [chunk.id for chunk in CHUNKS])
-
-
-@contextmanager
-def loading_source(*, have: int, later: bool) -> Iterator[Candidate]:
-    """Has `have` chunks at first. Then the rest, or (`later` false) the same again and again."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    port = router.bind_to_random_port("tcp://127.0.0.1")
-    offer = offer_of(WEIGHTS)
-    stop = threading.Event()
-
-    def run() -> None:
-        connection, *_ = router.recv_multipart()
-        rendezvous = Rendezvous("127.0.0.1", HANG_S)
-        session = Session(
-            SessionTerms("0" * 32, "replica", offer.backends[0]),
-            offer,
-            rendezvous,
-            SourceSettings(timeout_s=HANG_S),
-            lambda session, problem: None,
-        )
-        session.start()
-        accept = acceptance(port=rendezvous.port, secret=rendezvous.secret, have=((0, have),))
-        router.send_multipart([connection, *messages.encode(accept, b"".join(offer.digests))])
-        more = range(have, len(CHUNKS)) if later else range(have)
-        word = messages.encode(messages.Have(session="0" * 32, chunks=tuple(more)))
-        while not stop.is_set():
-            if router.poll(5):
-                message, _ = messages.decode(router.recv_multipart()[1:])
-                if not isinstance(message, messages.Want):
-                    break
-                session.want(message.chunks)
-            router.send_multipart([connection, *word])
-        session.finish()
-        session.join(HANG_S)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield Candidate(f"127.0.0.1:{port}", "test", GENERATION)
-    finally:
-        stop.set()
-        thread.join()
-        context.destroy(linger=0)
