@@ -2,7 +2,7 @@
 
 Every worker is on a host of its own (a network namespace), whose link carries `--rate` in each
 direction, and storage is a server that all share, with a link of `--storage-rate`. `ideal_s` is
-what one copy takes on a worker's link. Policies take turns:
+bytes / rate of a worker's link, and `payload_s` what a copy takes at best. Policies take turns:
 
     storage   all read storage, as vLLM does
     swarm     one reads storage, and the others serve each other what it serves
@@ -13,11 +13,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Final
 
 from netbench.child import Child, Json, starting
-from netbench.fanout import PAYLOAD, members_on, together
+from netbench.fanout import PAYLOAD, limit_all, makespan_of, members_on
 from netbench.figures import median
 from netbench.hosts import Hosts, bits_per_second
 from netbench.task import Task
@@ -35,27 +34,25 @@ def measure(
     repeat: int,
 ) -> Json:
     """Raises `HostsError`, `ChildError`, `RateError`."""
-    ideal_s = 8 * task.nbytes / (bits_per_second(rate) * PAYLOAD)
+    ideal_s = 8 * task.nbytes / bits_per_second(rate)
     load = os.getloadavg()[0]
     runs: dict[str, list[list[Json]]] = defaultdict(list)
-    bytes_ok = True
-    with ExitStack() as stack:
-        hosts = stack.enter_context(Hosts(replicas + 1))
-        members = members_on(stack, hosts, task, replicas, rate)
-        number = replicas + 1
+    number = replicas + 1
+    with Hosts(number) as hosts:
+        limit_all(hosts, replicas, rate)
         hosts.limit(number, storage_rate)
         spec = task.spec(host=hosts.address(number))
-        storage = Child("storage_process", spec, prefix=hosts.inside(number))
-        stack.enter_context(storage)
-        (ready,) = stack.enter_context(starting([storage]))
-        whole = storage.ask("sha256")
-        for _ in range(repeat):
-            for policy in policies:
-                for member in members:
-                    member.ask("announce", known=False)
-                answers = together(members, "start", policy=policy, storage=ready["address"])
-                runs[policy].append(answers)
-                bytes_ok = bytes_ok and all(one.ask("sha256") == whole for one in members)
+        with (
+            Child("storage_process", spec, prefix=hosts.inside(number)) as storage,
+            starting([storage]) as (ready,),
+        ):
+            whole = storage.ask("sha256")
+            for _ in range(repeat):
+                for policy in policies:
+                    with members_on(hosts, task, replicas) as members:
+                        for member in members:
+                            member.tell("start", policy=policy, storage=ready["address"])
+                        runs[policy].append([member.hear() for member in members])
     return {
         "benchmark": "coldstart",
         **task.report(),
@@ -63,21 +60,21 @@ def measure(
         "rate": rate,
         "storage_rate": storage_rate,
         "ideal_s": ideal_s,
+        "payload_s": ideal_s / PAYLOAD,
         "repeat": repeat,
         "load_before": load,
-        "bytes_ok": bytes_ok,
+        "bytes_ok": all(
+            one["sha256"] == whole for some in runs.values() for run in some for one in run
+        ),
         "policies": {policy: _figures(some, ideal_s, task.nbytes) for policy, some in runs.items()},
     }
 
 
 def _figures(runs: Sequence[Sequence[Json]], ideal_s: float, nbytes: int) -> Json:
-    spans = [
-        sorted(one["ended"] - min(other["started"] for other in run) for one in run) for run in runs
-    ]
-    makespans = [span[-1] for span in spans]
+    makespans = [makespan_of(run) for run in runs]
     typical = median(makespans)
-    middle = makespans.index(min(makespans, key=lambda one: abs(one - typical)))
-    read = sum(one["storage_bytes"] for one in runs[middle])
+    run = runs[makespans.index(min(makespans, key=lambda one: abs(one - typical)))]
+    read = sum(one["storage_bytes"] for one in run)
     return {
         "makespan_s": typical,
         "ideal_s": ideal_s,
@@ -85,6 +82,6 @@ def _figures(runs: Sequence[Sequence[Json]], ideal_s: float, nbytes: int) -> Jso
         "source_bytes": 0,
         "storage_bytes": read,
         "storage_copies": read / nbytes,
-        "per_replica_s": spans[middle],
+        "per_replica_s": sorted(one["ended"] - one["started"] for one in run),
         "makespans_s": makespans,
     }

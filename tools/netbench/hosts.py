@@ -55,7 +55,6 @@ class Hosts:
         self._tag = f"nb{os.getpid()}"
         self._hub = f"{self._tag}hub"
         self._made: list[str] = []
-        self._limited: set[int] = set()
         try:
             self._make(count)
         except BaseException:
@@ -75,14 +74,9 @@ class Hosts:
         shape = f"root tbf rate {rate} burst {_BURST} latency {_LATENCY}"
         _run("tc", "-n", self._name(number), *f"qdisc add dev eth0 {shape}".split())
 
-    def limited(self, number: int) -> bool:
-        """Whether `limit_both` has been called for the host."""
-        return number in self._limited
-
     def limit_both(self, number: int, rate: str) -> None:
         """Let the host neither send nor receive faster than this, as a full-duplex link."""
         self.limit(number, rate)
-        self._limited.add(number)
         shape = f"root tbf rate {rate} burst {_BURST} latency {_LATENCY}"
         _run("tc", "-n", self._hub, *f"qdisc add dev p{number} {shape}".split())
 

@@ -48,58 +48,57 @@ _NAMES = tuple(one.name for one in _BACKENDS)
 
 
 class MeshMember:
-    """One worker, which fills the same tensors again and again."""
+    """One worker, whose tensors are empty."""
 
     def __init__(self, task: Task, worker: Worker) -> None:
         self._worker = worker
+        self._task = task
         self._weights = task.lay_out(task.model())
-        self._theirs = task.model()
+        clear(self._weights)
         self._upstream: UpstreamSource | None = None
         self._verified = 0
-        for touched in (self._weights, capture(self._theirs)):
-            clear(touched)
         source = worker.sources.listen("target")
         assert source is not None, "a host of its own has free ports"
-        self._endpoint = source.endpoint
-        self.announce()
-
-    def announce(self, *, known: bool = True) -> Json:
-        """Say that nothing is held, and be asked for nothing. `known`: say which content is
-        wanted."""
-        self._worker.sources.unshare("target", "another run begins")
-        self._worker.membership.announce(
+        self.endpoint = source.endpoint
+        worker.membership.announce(
             role="target",
             state="loading",
             names=IDENTITY.names.travelling(),
             identity=IDENTITY.digest,
             fields=IDENTITY.fields(),
-            content=IDENTITY.content if known else {},
-            endpoint=self._endpoint,
+            content={},
+            endpoint=self.endpoint,
             backend=for_older_members(_NAMES),
             transports=_NAMES,
             chunk_bytes=self._weights.manifest.chunk_bytes,
         )
-        clear(self._weights)
-        return {"endpoint": self._endpoint}
 
     def serve(self) -> Json:
         """Be a source of random bytes."""
         fill(self._weights, SEED)
         self._offer(digests.of_weights(self._weights, self._weights.manifest.chunks()))
-        return {"sha256": self._weights.sha256()}
+        return {"endpoint": self.endpoint, "sha256": self._weights.sha256()}
 
     def serve_upstream(self, host: str) -> Json:
         """Be a source by upstream's protocol."""
-        fill(capture(self._theirs), SEED)
-        self._upstream = UpstreamSource(host, self._theirs)
-        return {"endpoint": self._upstream.endpoint}
+        model = self._task.model()
+        fill(capture(model), SEED)
+        self._upstream = UpstreamSource(host, model)
+        return {"endpoint": self._upstream.endpoint, "sha256": capture(model).sha256()}
 
     def load_upstream(self, endpoint: str) -> Json:
         """Pull by upstream's protocol."""
-        clear(capture(self._theirs))
+        model = self._task.model()
+        clear(capture(model))
         started = time.perf_counter()
-        upstream.load(endpoint, self._theirs)
-        return {"started": started, "ended": time.perf_counter(), "from": {endpoint: 0}}
+        upstream.load(endpoint, model)
+        ended = time.perf_counter()
+        return {
+            "started": started,
+            "ended": ended,
+            "from": {endpoint: self._task.nbytes},
+            "sha256": capture(model).sha256(),
+        }
 
     def pull(self, policy: str) -> Json:
         """Fill all tensors from whoever has them, then serve them."""
@@ -121,6 +120,7 @@ class MeshMember:
             "from": dict(suppliers),
             "refetched": self._verified - len(self._weights.manifest.chunks()),
             "failures": [str(failure) for failure in one.failures],
+            "sha256": self._weights.sha256(),
         }
 
     def start(self, policy: str, storage: tuple[str, int]) -> Json:
@@ -137,7 +137,12 @@ class MeshMember:
             reader.read()
         self._offer(digests.of_weights(self._weights, self._weights.manifest.chunks()))
         ended = time.perf_counter()
-        return {"started": started, "ended": ended, "from": {}, "storage_bytes": reader.nbytes}
+        return {
+            "started": started,
+            "ended": ended,
+            "storage_bytes": reader.nbytes,
+            "sha256": self._weights.sha256(),
+        }
 
     def _sought(self) -> Sought:
         return Sought(
@@ -158,7 +163,7 @@ class MeshMember:
             _BACKENDS,
             lambda: worker.sources.security,
             worker.membership.name,
-            serves_at=self._endpoint if swarm else "",
+            serves_at=self.endpoint if swarm else "",
         )
         settings = replace(
             worker.config.pull_settings, peer_budget_s=_PATIENCE_S, source_timeout_s=_PATIENCE_S
@@ -180,11 +185,8 @@ class MeshMember:
 
     def _offer(self, promised: tuple[bytes, ...]) -> None:
         offer = Offer(IDENTITY, self._weights, promised, {}, _BACKENDS)
+        self._worker.membership.update("target", content=IDENTITY.content)
         self._worker.sources.serve("target", offer)
-
-    def sha256(self) -> Json:
-        """Of every tensor, by name."""
-        return self._weights.sha256()
 
     def close(self) -> None:
         if self._upstream is not None:
@@ -207,15 +209,13 @@ def config_of(spec: Json) -> Config:
 def main() -> None:
     spec = json.loads(sys.argv[1])
     member = MeshMember(Task.of_spec(spec), Worker(config_of(spec), Position()))
-    say({"endpoint": member.announce()["endpoint"]})
+    say({"endpoint": member.endpoint})
     commands: dict[str, Callable[..., Json | None]] = {
-        "announce": member.announce,
         "serve": member.serve,
         "serve_upstream": member.serve_upstream,
         "load_upstream": member.load_upstream,
         "pull": member.pull,
         "start": member.start,
-        "sha256": member.sha256,
     }
     obey(commands)
     member.close()

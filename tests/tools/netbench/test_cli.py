@@ -63,6 +63,7 @@ def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("pair", "--cold", "frozen"), "invalid choice: 'frozen'"),
         (("kill", "--sources", "1"), "none would be left"),
         (("fanout", "--policy", "gossip"), "invalid choice: 'gossip'"),
+        (("fanout", "--churn", "0"), "is not a whole number above 0"),
         (("coldstart", "--storage-rate", "slow"), "is not a rate like 400mbit"),
         (("starts", "--bytes", "0"), "is not a size like 512MB"),
         (("starts", "--executor", "ray"), "invalid choice: 'ray'"),
@@ -287,6 +288,15 @@ class TestFanout:
         assert len(swarm["per_replica_s"]) == 2
         assert found["policies"]["naive"]["source_copies"] == 2
         assert swarm["source_copies"] < 2
+
+    def test_others_take_the_places_of_the_killed(self) -> None:
+        found = report(
+            *("fanout", "--replicas", "2", "--churn", "1", "--rate", "200mbit"),
+            *("--bytes", "16MB", "--chunk-bytes", "1MiB", "--policy", "swarm", "--repeat", "1"),
+        )
+        swarm = found["policies"]["swarm"]
+        assert (found["bytes_ok"], found["kills"], swarm["refetched_chunks"]) == (True, 1, 0)
+        assert len(swarm["per_replica_s"]) == 2
 
     def test_one_reads_storage_for_all(self) -> None:
         found = report(
