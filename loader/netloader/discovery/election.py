@@ -18,7 +18,7 @@ from netloader.discovery.advert import Holding
 from netloader.identity.identity import Identity, content_mismatch, other_model
 from netmesh import Member, Status
 
-Process = tuple[str, int]
+MemberStart = tuple[str, int]
 """A member's address and generation."""
 
 
@@ -26,7 +26,7 @@ Process = tuple[str, int]
 class Contender:
     """A worker that loads the same weights, and no peer has them."""
 
-    process: Process
+    process: MemberStart
     reads: bool
     """Whether it reads storage; otherwise it could."""
     held: int
@@ -39,7 +39,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Electorate:
     """Everybody else who loads the same weights."""
 
     contenders: tuple[Contender, ...] = ()
@@ -51,7 +51,7 @@ class Field:
     """Who has read these weights and cannot serve them, in words: waiting for others is in vain
     then. Empty while there is nobody."""
 
-    def has(self, process: Process) -> bool:
+    def has(self, process: MemberStart) -> bool:
         """Whether this process still loads."""
         return any(one.process == process for one in self.contenders)
 
@@ -60,7 +60,7 @@ def survey(
     everybody: Iterable[tuple[Member, Sequence[Holding]]],
     identity: Identity,
     fits: Callable[[Holding], bool] = lambda holding: True,
-) -> Field:
+) -> Electorate:
     """Who loads the weights of `identity` now. `fits` says whether this worker could pull from a
     holding. Compares evidence of content, so some may be made."""
     mine = identity.fields()
@@ -87,7 +87,7 @@ def survey(
             if loads and (reads or (holding.storage and member.selectable)):
                 process = (str(member.id), int(member.generation))
                 contenders.append(Contender(process, reads, holding.held))
-    return Field(tuple(contenders), company, unnamed, unshared)
+    return Electorate(tuple(contenders), company, unnamed, unshared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +103,18 @@ class Wait:
 
 
 def elect(
-    me: Process | None,
+    me: MemberStart | None,
     identity: Identity,
-    field: Field,
+    electorate: Electorate,
     loaders: int,
-    passed: Collection[Process] = (),
+    passed: Collection[MemberStart] = (),
     *,
     claimed: bool = False,
 ) -> Read | Wait:
     """Whether this worker should read storage. `loaders` are enough of those who do. Processes in
     `passed` have had their chance. `me` is None for a worker that cannot read: it is told to only
     when nobody else could. `claimed`: this worker has said already that it reads."""
-    able = [one for one in field.contenders if one.process not in passed]
+    able = [one for one in electorate.contenders if one.process not in passed]
     if me is not None:
         able.append(Contender(me, claimed, 0))
     digest = identity.digest
@@ -128,5 +128,5 @@ def elect(
     return Wait(tuple(ahead))
 
 
-def _weight(identity: str, process: Process) -> bytes:
+def _weight(identity: str, process: MemberStart) -> bytes:
     return blake2b(f"{identity}\0{process[0]}\0{process[1]}".encode(), digest_size=8).digest()

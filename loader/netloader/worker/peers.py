@@ -10,7 +10,7 @@ from netloader.config import Config
 from netloader.discovery import advert, election, selection
 from netloader.discovery.advert import Holding
 from netloader.discovery.candidate import Candidate
-from netloader.discovery.election import Field
+from netloader.discovery.election import Electorate
 from netloader.identity.identity import Identity, Role, content_id
 from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
@@ -77,7 +77,7 @@ class Peers:
         """Whether this worker can hear about sources that appear later."""
         return not self._membership.absent or bool(self._listed())
 
-    def survey(self, identity: Identity, transports: Sequence[str]) -> Field:
+    def survey(self, identity: Identity, transports: Sequence[str]) -> Electorate:
         """Who else loads these weights now. Never waits."""
         config, reaches = self._config, self._membership.reaches
         return election.survey(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from netloader.identity.identity import Evidence, LazyContent, known
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
 from netloader.worker.loading.sought import Sought
+
+_log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.25
 """Seconds between two looks at who else loads the same."""
@@ -55,22 +58,26 @@ class _ReadProgress:
 
     def start(self) -> None:
         self._say(storage="reading", held=0)
-        if not self._sought.worker.membership.absent:
+        if self._sought.worker.membership.absent:
+            return
+        try:
             self._thread.start()
+        except RuntimeError as error:
+            # Storage is read all the same. Others give up waiting after a while.
+            _log.warning("others are not told how far storage is read: %s", error)
 
     def stop(self) -> None:
         self._over.set()
 
     def _run(self) -> None:
         affinity.step_aside(background=True)
-        while not self._over.wait(_LOOK_S):
-            self._report()
-            if not self._named and self._has_company():
-                # Workers that have just come wait for this one only if they know what it reads.
-                self._named = True
-                content = introduce(self._sought.content)
-                if not self._over.is_set():  # A source knows more of it.
-                    self._say(content=content)
+        try:
+            while not self._over.wait(_LOOK_S):
+                self._report()
+                self._introduce_in_company()
+        except Exception:  # noqa: BLE001
+            # A fault here must not show as an uncaught error of the serving process.
+            _log.exception("others are no longer told how far storage is read")
 
     def _report(self) -> None:
         held = int(self._share_read() * self._sought.nbytes)
@@ -78,9 +85,16 @@ class _ReadProgress:
             self._told, self._told_at = held, time.monotonic()
             self._say(held=held)
 
-    def _has_company(self) -> bool:
+    def _introduce_in_company(self) -> None:
+        """Workers that have just come wait for this one only if they know what it reads."""
         sought = self._sought
-        return sought.worker.peers.survey(sought.identity, sought.transports).company
+        if self._named:
+            return
+        if sought.worker.peers.survey(sought.identity, sought.transports).company:
+            self._named = True
+            content = introduce(sought.content)
+            if not self._over.is_set():  # A source knows more of it.
+                self._say(content=content)
 
     def _say(self, **changes: object) -> None:
         self._sought.worker.membership.update(self._sought.identity.role, **changes)

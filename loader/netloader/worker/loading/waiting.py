@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from netloader.discovery.election import Contender, Field, Process, Read, Wait, elect
+from netloader.discovery.candidate import Process
+from netloader.discovery.election import Contender, Electorate, MemberStart, Read, Wait, elect
 from netloader.identity.identity import Identity, Layout
 from netloader.replica.budget import Budget
 from netloader.replica.settings import PullSettings
@@ -82,7 +83,7 @@ class WaitPolicy:
 
     def __init__(
         self,
-        me: Process | None,
+        me: MemberStart | None,
         identity: Identity,
         nbytes: int,
         settings: WaitSettings,
@@ -99,40 +100,40 @@ class WaitPolicy:
         self._pull_settings = pull_settings
         self._began = now
         self._until = until
-        self._elected: dict[Process, float] = {}
-        self._readers: dict[Process, Budget] = {}
-        self._passed: dict[Process, str] = {}
+        self._elected: dict[MemberStart, float] = {}
+        self._readers: dict[MemberStart, Budget] = {}
+        self._passed: dict[MemberStart, str] = {}
 
-    def decide(self, field: Field, now: float) -> ReadStorage | Wait:
+    def decide(self, electorate: Electorate, now: float) -> ReadStorage | Wait:
         """What to do, given everybody who loads the same now."""
         limits, waited_s = self._settings, now - self._began
-        if field.unshared:
-            return ReadStorage(field.unshared)
+        if electorate.unshared:
+            return ReadStorage(electorate.unshared)
         if now >= self._until:
             return ReadStorage(f"waited {limits.wait_s:g} s for a source (WAIT_FOR_SOURCE)")
-        self._judge(field, now)
-        choice = elect(self._me, self._identity, field, limits.loaders, self._passed)
+        self._judge(electorate, now)
+        choice = elect(self._me, self._identity, electorate, limits.loaders, self._passed)
         if isinstance(choice, Wait):
             for one in choice.whom:
                 self._elected.setdefault(one.process, now)
             return choice
-        if (field.company and waited_s < limits.settle_s) or (
-            field.unnamed and waited_s < limits.grace_s
+        if (electorate.company and waited_s < limits.settle_s) or (
+            electorate.unnamed and waited_s < limits.grace_s
         ):
             return Wait(())
         reasons = [f"{process[0]} {why}" for process, why in self._passed.items()]
-        gone = [str(one[0]) for one in self._elected if not field.has(one)]
+        gone = [str(one[0]) for one in self._elected if not electorate.has(one)]
         return ReadStorage("; ".join([*reasons, *(f"{name} is gone" for name in gone)]))
 
-    def stands(self, field: Field) -> bool:
+    def stands(self, electorate: Electorate) -> bool:
         """Whether this worker, which has said that it reads, is one of those that should."""
         loaders, passed = self._settings.loaders, self._passed
-        choice = elect(self._me, self._identity, field, loaders, passed, claimed=True)
+        choice = elect(self._me, self._identity, electorate, loaders, passed, claimed=True)
         return isinstance(choice, Read)
 
-    def _judge(self, field: Field, now: float) -> None:
+    def _judge(self, electorate: Electorate, now: float) -> None:
         """Pass over whoever does not get on with it."""
-        for one in field.contenders:
+        for one in electorate.contenders:
             if one.process in self._passed:
                 continue
             if one.reads:
@@ -204,10 +205,10 @@ class SourceWait:
             if came:
                 return SourceCame(all(layout == "runtime" for layout, _ in came))
             now = self._clock()
-            field = self._survey()
-            move = policy.decide(field, now)
+            electorate = self._survey()
+            move = policy.decide(electorate, now)
             if isinstance(move, ReadStorage):
-                if move.reason or not field.company or not sought.readable:
+                if move.reason or not electorate.company or not sought.readable:
                     return move
                 self._say(storage="reading", held=0)
                 self._sleep(self._settings.settle_s)
@@ -225,7 +226,7 @@ class SourceWait:
         waits = self._settings.wait_s > 0 and not self._worker.membership.absent
         return not waits or not self._sought.shareable
 
-    def _survey(self) -> Field:
+    def _survey(self) -> Electorate:
         return self._worker.peers.survey(self._sought.identity, self._sought.transports)
 
     def _sources(self) -> _Served:

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from tests.fastest import HANG_S
 from tests.loader.support import identity, until
 from tests.loader.worker.loading.whole_load import FakeEngine, advert, load_with, member, toy
@@ -76,6 +77,21 @@ def test_a_fault_in_a_wait_costs_the_wait(tmp_path: Path) -> None:
         end = load_with(first, FakeEngine(evidence={}, makers={Evidence.SAMPLE: broken}), toy)
     assert (end.origin, end.right) == ("storage", True)
     assert any("broken on purpose" in reason for reason in end.skipped)
+
+
+def test_a_fault_in_telling_others_costs_the_telling(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails_in(question: str) -> None:
+        if question == "share_read":
+            raise RuntimeError("broken on purpose")
+
+    def told(model: nn.Module) -> None:
+        until(lambda: "others are no longer told" in caplog.text)
+
+    with member(tmp_path, 0) as alone:
+        end = load_with(alone, FakeEngine(fails_in=fails_in, while_loading=told), toy)
+    assert (end.origin, end.right, end.reason) == ("storage", True, "")
 
 
 def test_a_worker_that_is_alone_says_only_that_it_reads(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.loader.support import identity
 
 from netloader.discovery.candidate import BY_MESH, Candidate
-from netloader.discovery.election import Contender, Field, Process, Wait
+from netloader.discovery.election import Contender, Electorate, MemberStart, Wait
 from netloader.identity.identity import LazyContent
 from netloader.replica.settings import PullSettings
 from netloader.worker.loading.sought import Sought
@@ -29,7 +29,7 @@ WHO = identity()
 NBYTES = 10_000_000_000
 LIMITS = WaitSettings(wait_s=300.0)
 PULL = PullSettings()
-ME: Process = ("me:1", 1)
+ME: MemberStart = ("me:1", 1)
 STEP_S = 0.25
 
 
@@ -37,12 +37,14 @@ def contender(name: str, *, reads: bool = True, held: int = 0) -> Contender:
     return Contender((f"{name}:1", 1), reads, held)
 
 
-def alone() -> Field:
-    return Field()
+def alone() -> Electorate:
+    return Electorate()
 
 
 def run(
-    seen: Callable[[float], Field], settings: WaitSettings = LIMITS, me: Process | None = ME
+    seen: Callable[[float], Electorate],
+    settings: WaitSettings = LIMITS,
+    me: MemberStart | None = ME,
 ) -> tuple[float, str]:
     """When the worker reads storage, in seconds, and why."""
     policy = WaitPolicy(me, WHO, NBYTES, settings, PULL, 0.0, settings.wait_s)
@@ -55,12 +57,12 @@ def run(
     raise AssertionError("it waits for ever")
 
 
-def reading(rate: float, until: float = float("inf")) -> Callable[[float], Field]:
+def reading(rate: float, until: float = float("inf")) -> Callable[[float], Electorate]:
     """One reader with this many bytes per second, which is gone at `until`."""
 
-    def seen(now: float) -> Field:
+    def seen(now: float) -> Electorate:
         there = (contender("r", held=int(rate * now)),) if now < until else ()
-        return Field(there, company=bool(there))
+        return Electorate(there, company=bool(there))
 
     return seen
 
@@ -70,12 +72,12 @@ def test_alone_it_reads_at_once() -> None:
 
 
 def test_in_company_it_listens_before_it_reads() -> None:
-    took, _ = run(lambda now: Field(company=True))
+    took, _ = run(lambda now: Electorate(company=True))
     assert LIMITS.settle_s <= took < LIMITS.settle_s + 2 * STEP_S
 
 
 def test_it_gives_a_reader_time_to_say_what_it_reads() -> None:
-    took, _ = run(lambda now: Field(company=True, unnamed=True))
+    took, _ = run(lambda now: Electorate(company=True, unnamed=True))
     assert LIMITS.grace_s <= took < LIMITS.grace_s + 2 * STEP_S
 
 
@@ -94,13 +96,13 @@ def test_it_reads_as_soon_as_the_reader_is_gone() -> None:
 
 
 def test_a_reader_that_stands_still_is_passed_over() -> None:
-    took, why = run(lambda now: Field((contender("r", held=7),), company=True))
+    took, why = run(lambda now: Electorate((contender("r", held=7),), company=True))
     assert PULL.peer_budget_s <= took <= PULL.peer_budget_s + 2 * STEP_S
     assert "PEER_BUDGET" in why
 
 
 def test_drops_are_no_progress() -> None:
-    took, why = run(lambda now: Field((contender("r", held=int(now) * 65536),), company=True))
+    took, why = run(lambda now: Electorate((contender("r", held=int(now) * 65536),), company=True))
     assert took < LIMITS.wait_s
     assert "MIN_RATE" in why
 
@@ -108,13 +110,15 @@ def test_drops_are_no_progress() -> None:
 def test_an_elected_worker_that_does_not_begin_is_passed_over() -> None:
     # Some of eight names come before this worker's in the order.
     able = tuple(contender(name, reads=False) for name in "abcdefgh")
-    took, why = run(lambda now: Field(able, company=True))
+    took, why = run(lambda now: Electorate(able, company=True))
     assert took <= LIMITS.settle_s + 9 * (LIMITS.grace_s + 2 * STEP_S)
     assert took == LIMITS.settle_s or "has not begun" in why
 
 
 def test_nobody_waits_for_weights_that_nobody_can_serve() -> None:
-    took, why = run(lambda now: Field((contender("r"),), True, unshared="x serves nobody: packed"))
+    took, why = run(
+        lambda now: Electorate((contender("r"),), True, unshared="x serves nobody: packed")
+    )
     assert (took, why) == (0.0, "x serves nobody: packed")
 
 
@@ -129,8 +133,8 @@ class Crowd:
 
     looks: int = 0
 
-    def survey(self, *asked: object) -> Field:
-        return Field((contender("r"),), company=True)
+    def survey(self, *asked: object) -> Electorate:
+        return Electorate((contender("r"),), company=True)
 
     def find(self, *asked: object) -> tuple[Candidate, ...]:
         self.looks += 1
@@ -165,7 +169,7 @@ def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
 
 @dataclass
 class Someone:
-    process: Process
+    process: MemberStart
     policy: WaitPolicy
     comes: float
     dies: float = float("inf")
@@ -210,7 +214,7 @@ def test_in_any_group_somebody_reads_and_nobody_waits_for_ever(seed: int) -> Non
                     else None
                 ]
             )
-            move = one.policy.decide(Field(rest, company=bool(rest)), now)
+            move = one.policy.decide(Electorate(rest, company=bool(rest)), now)
             assert isinstance(move, Wait | ReadStorage)
             if isinstance(move, ReadStorage):
                 one.reads_since = now

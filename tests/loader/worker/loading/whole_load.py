@@ -131,6 +131,7 @@ class FakeEngine:
         self.while_loading(model)
 
     def share_read(self) -> float:
+        self.fails_in("share_read")
         return 0.0
 
     def upstream_carrier(self) -> OrderedCarrier | None:
