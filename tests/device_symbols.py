@@ -1,6 +1,6 @@
 """Which names of devices' libraries our code uses, found in its own text.
 
-    python -m tests.device_symbols      write them into docs/ascend.md and docs/cuda.md
+    python -m tests.device_symbols      write them into ascend.md and cuda.md of docs/reference
 
 `test_device_symbols.py` compares the two, `tests/ascend/test_plugins.py` the names of Ascend's
 libraries with these libraries.
@@ -34,7 +34,7 @@ class Family:
 
 
 ASCEND: Final = Family(
-    ROOT / "docs/ascend.md",
+    ROOT / "docs/reference/ascend.md",
     ("torch_npu", "torch.ops.npu"),
     {
         "HCCL": r"Hccl[A-Z]\w+|libhccl\.so",
@@ -46,7 +46,7 @@ ASCEND: Final = Family(
     },
 )
 CUDA: Final = Family(
-    ROOT / "docs/cuda.md",
+    ROOT / "docs/reference/cuda.md",
     ("torch.cuda",),
     {
         "NCCL": r"nccl[A-Z]\w+|libnccl\.so[.\d]*",

@@ -1,1 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads bytes of others. docs/fuzzing.md has figures."""
+"""Coverage-guided fuzzing of everything that reads bytes of others.
+
+docs/evidence/fuzzing.md has figures.
+"""

@@ -1,4 +1,4 @@
-"""A second of each target in every test run; docs/fuzzing.md has the long ones."""
+"""A second of each target in every test run; docs/evidence/fuzzing.md has the long ones."""
 
 import importlib.util
 import json

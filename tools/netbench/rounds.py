@@ -23,7 +23,8 @@ _TOUCHED: Final = 0.05
 """Share of new memory that may be touched before anything is received: allocators' own data."""
 
 _IDLE_S: Final = 15.0
-"""After this long, a virtual machine's host has most of the freed memory (docs/benchmarks.md)."""
+"""After this long, a virtual machine's host has most of the freed memory
+(docs/evidence/benchmarks.md)."""
 
 Memory = Literal["prepared", "unprepared"]
 COLD: Final[tuple[Memory, ...]] = ("prepared", "unprepared")

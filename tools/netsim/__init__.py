@@ -3,8 +3,8 @@
     python -m netsim crash --members 256 --seed 1 --json
 
 Nothing here sleeps, opens a socket or reads a clock. The same scenario, size and seed give the
-same run, event for event, on every machine. docs/simulation.md says what is modelled and what is
-not, and has the measured figures.
+same run, event for event, on every machine. docs/evidence/simulation.md says what is modelled and
+what is not, and has the measured figures.
 """
 
 from netsim.options import RunOptions

@@ -1,4 +1,4 @@
-"""The targets of docs/simulation.md, measured again: `python -m netsim.evidence [NAME ...]`.
+"""The targets of docs/evidence/simulation.md again: `python -m netsim.evidence [NAME ...]`.
 
 Takes about an hour on two cores. Prints a row for each target; exits with 1 if one was missed.
 """

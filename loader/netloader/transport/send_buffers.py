@@ -3,7 +3,8 @@
 A sender may be ahead of its receiver by its socket's send buffer, which Linux lets grow to
 megabytes. A network needs such buffers. Between two processes of one host, they push fresh bytes
 out of the processor's cache before these are read. So every byte goes to memory and back once more.
-With buffers of a quarter of a megabyte, a pair moved half as much again (docs/benchmarks.md).
+With buffers of a quarter of a megabyte, a pair moved half as much again
+(docs/evidence/benchmarks.md).
 
 Gloo has no setting for the buffer and does not reveal its descriptors. So its connections are found
 among this process's by the ports at which its ends met; the entries that the ends left for each

@@ -1,4 +1,4 @@
-"""Everything that members say to each other. docs/protocol.md is the grammar in words.
+"""Everything that members say to each other. docs/reference/protocol.md is the grammar in words.
 
 Every message names its sender; an observer, which is not a member, sends `NOBODY` and generation 0.
 Messages marked *answer* travel back over the connection that the question came in on.

@@ -10,8 +10,8 @@ The code runs the table: `changes.apply` takes every status from it. One claim m
 rows in sequence. For example, a member that is dead here and called suspect under a higher
 incarnation has refuted, then was suspected again.
 
-A pair that is not in the table changes nothing. docs/protocol.md draws this table; `mermaid`
-generates the drawing.
+A pair that is not in the table changes nothing. docs/reference/protocol.md draws this table;
+`mermaid` generates the drawing.
 """
 
 from __future__ import annotations

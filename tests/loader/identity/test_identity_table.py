@@ -1,4 +1,4 @@
-"""The table of docs/identity.md, row by row: what may differ between two workers that share."""
+"""The table of docs/concepts/identity.md, row by row: what may differ between two that share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from netloader.checkpoint.evidence import WeightFile
 from netloader.identity.identity import Evidence, Identity, Names, known, mismatch, names_differ
 from netloader.identity.model_config import parts
 
-DOCS = Path(__file__).parents[3] / "docs" / "identity.md"
+DOCS = Path(__file__).parents[3] / "docs" / "concepts" / "identity.md"
 CONFIG = transformers.LlamaConfig(
     hidden_size=64, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}
 ).to_dict()

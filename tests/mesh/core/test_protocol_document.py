@@ -1,4 +1,4 @@
-"""docs/protocol.md is normative: what can be compared with the code is compared."""
+"""docs/reference/protocol.md is normative: what can be compared with the code is compared."""
 
 import re
 from dataclasses import fields
@@ -10,7 +10,7 @@ from netmesh.core.settings import ProtocolSettings
 from netmesh.core.states import mermaid
 from netmesh.core.wire import HEADER, MAX_BODY_BYTES, PROTOCOL_VERSION
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "reference" / "protocol.md").read_text()
 
 
 def test_the_diagram_is_the_transition_table_of_the_code() -> None:
