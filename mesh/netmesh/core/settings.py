@@ -1,6 +1,7 @@
 """Numbers of the protocol: each with its unit, default and reason.
 
-docs/reference/protocol.md explains them. Members of one mesh may run with different values; the table stays correct, only timing differs.
+docs/reference/protocol.md explains them. Members of one mesh may run with different values; the
+table stays correct, only timing differs.
 """
 
 from __future__ import annotations
