@@ -15,7 +15,7 @@ ASCEND_PARTS := ./tests/ascend/env/vllm-shim -e ./tests/fakecann/python -e .
 # A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check flaky format soak soak-ascend sim sim-day fuzz clean
+.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check docs docs-serve flaky format soak soak-ascend sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -103,6 +103,14 @@ sim-day: venv  ## 256 members lose 5 % of all messages for 24 virtual hours (sev
 
 fuzz: venv  ## a million inputs to whatever reads what others send (an hour or two)
 	$(BIN)/python -m tests.fuzz --runs 1000000
+
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
+
+docs: venv  ## build the site of docs/ into build/site; dead links and pages outside the nav are errors
+	$(SITE) build --strict --config-file docs/site/mkdocs.yml
+
+docs-serve: venv  ## show the site at http://127.0.0.1:8001, and again after each change
+	$(SITE) serve --strict --config-file docs/site/mkdocs.yml --dev-addr 127.0.0.1:8001
 
 format: venv  ## apply ruff's formatting and safe fixes
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,61 @@
+"""What mkdocs does not do by itself: pages that lie outside docs/, and links that lead to them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Final
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+REPOSITORY: Final = Path(__file__).parents[2]
+
+OUTSIDE: Final = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security-policy.md",
+    "tests/fakecann/README.md": "evidence/fakecann.md",
+}
+"""Files of the repository, and the pages of the site that show them."""
+
+_PLACES: Final = OUTSIDE | {"README.md": "index.md"}
+"""Where links lead. The site's first page says what the README says."""
+
+_SOURCES: Final = {page: file for file, page in OUTSIDE.items()}
+
+_LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for file, page in OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(REPOSITORY / file)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    return rewritten(markdown, page.file.src_uri)
+
+
+def rewritten(markdown: str, page: str) -> str:
+    """The text with its links as the site has them: `page` is the path of the page in the site.
+
+    A link to a file that the site does not show becomes its text.
+    """
+    file = _SOURCES.get(page, f"docs/{page}")
+
+    def site_link(match: re.Match[str]) -> str:
+        picture, text, link, part = match[1], match[2], match[3], match[4] or ""
+        if "://" in link or link.startswith("mailto:"):
+            return match[0]
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(file), link))
+        place = _PLACES.get(target, target.removeprefix("docs/"))
+        if place == target:
+            return text
+        return (
+            f"{picture}[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{part})"
+        )
+
+    return _LINK.sub(site_link, markdown)
