@@ -100,6 +100,8 @@ PURE: Final = (
     "netloader.replica.settings",
     "netloader.upstream.admission",
     "netloader.upstream.messages",
+    "netloader.worker.loading.speed",
+    "netloader.worker.pace",
 )
 """Rooms and modules without I/O, clock, randomness, threads or torch."""
 

@@ -7,7 +7,7 @@ from typing import Final
 import orjson
 
 from netloader.discovery import advert
-from netloader.discovery.advert import Holding
+from netloader.discovery.advert import Feed, Holding
 from netloader.protocol import messages
 from netloader.upstream import messages as upstream
 from netloader.weights.manifest import Manifest, Tensor
@@ -132,6 +132,28 @@ HOLDING: Final = orjson.dumps(
                 nbytes=1 << 30,
                 origin="storage",
                 serving=1,
+            )
+        ]
+    )
+)
+
+LOADING: Final = orjson.dumps(
+    advert.encode(
+        [
+            Holding(
+                role="draft",
+                state="loading",
+                identity=_HEX,
+                fields={"model": "m", "tp_size": 2},
+                content={},
+                endpoint="10.0.0.1:4000",
+                backend="gloo",
+                pulling=1,
+                total=1 << 30,
+                held=1 << 28,
+                rate=1 << 27,
+                feeds=(Feed(endpoint="10.0.0.2:4000", generation=5, nbytes=1 << 28, rate=1),),
+                awaits=(ME,),
             )
         ]
     )

@@ -27,7 +27,19 @@ from netmesh.core.wire import HEADER, MAGIC, PROTOCOL_VERSION, Codec, mesh_tag
 from netmesh.errors import RemoteProtocolError
 
 from . import bulk
-from .seeds import ANSWERS, CONTROL, ENTRY, HOLDING, MANIFEST, ME, MESH, PEER, QUESTIONS, STARTED_MS
+from .seeds import (
+    ANSWERS,
+    CONTROL,
+    ENTRY,
+    HOLDING,
+    LOADING,
+    MANIFEST,
+    ME,
+    MESH,
+    PEER,
+    QUESTIONS,
+    STARTED_MS,
+)
 from .target import Target
 
 NAME = "fuzz"
@@ -202,7 +214,7 @@ TARGETS = (
     ),
     Target("control", _control, tuple(b"\0" + body for body in CONTROL), 1),
     Target("manifest", _manifest, (MANIFEST,), 0),
-    Target("advert", _advert, (HOLDING,), 0),
+    Target("advert", _advert, (HOLDING, LOADING), 0),
     Target("entry", _entry, (ENTRY,), 0),
     Target(
         "upstream",

@@ -26,6 +26,7 @@ from netloader.replica.observer import PullObserver
 from netloader.replica.pull import Pull
 from netloader.source.service import Source
 from netloader.weights.capture import Weights
+from netloader.worker.loading.feeds import Feeds
 from netloader.worker.loading.sharing import Sharing
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
@@ -102,6 +103,7 @@ def relay(
         accused: list[Process] = []
         observer = PullObserver(
             accused=accused.append,
+            looked=Feeds(made.progress, "target").looked,
             promised=sharing.promised,
             verified=sharing.verified,
             voided=sharing.stop,

@@ -30,6 +30,9 @@ MAX_NAMES: Final = 8
 MAX_TRANSPORTS: Final = 8
 MAX_CONTENT: Final = 16
 """Kinds of evidence: more than exist now, for later versions."""
+MAX_FEEDS: Final = 16
+"""Sources that are named: 100 bytes each, in an advert of at most 8 KiB."""
+MAX_AWAITS: Final = 8
 
 _MAX_RELEASE: Final = 64
 """Characters of a version."""
@@ -39,6 +42,7 @@ _OLDEST: Final = "gloo"
 State = Literal["loading", "ready", "unavailable"]
 
 _Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 64)]
 _Transports = Annotated[
     tuple[_Text, ...], Field(max_length=MAX_TRANSPORTS, exclude_if=lambda names: not names)
 ]
@@ -51,6 +55,20 @@ class Accused(BaseModel):
 
     endpoint: _Text
     generation: Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
+class Feed(BaseModel):
+    """A source that a worker pulls from while it loads."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    endpoint: _Text
+    generation: Annotated[int, Field(ge=0, lt=1 << 64)]
+    """With the endpoint: one process, as in `Accused`."""
+    nbytes: _Count = 0
+    """Bytes that this process has brought so far."""
+    rate: _Count = 0
+    """Bytes per second of late."""
 
 
 def for_older_members(transports: Sequence[str]) -> str:
@@ -100,7 +118,17 @@ class Holding(BaseModel):
     total: Annotated[int, Field(ge=0, exclude_if=lambda nbytes: not nbytes)] = 0
     """Bytes of weights when all are in place; 0 until the model is built."""
     held: Annotated[int, Field(ge=0, exclude_if=lambda nbytes: not nbytes)] = 0
-    """Bytes of weights that are in place while the worker loads, told in steps."""
+    """Bytes of weights that are in place while the worker loads, told now and then."""
+    rate: Annotated[_Count, Field(exclude_if=lambda rate: not rate)] = 0
+    """Bytes per second by which `held` has grown of late."""
+    feeds: Annotated[
+        tuple[Feed, ...], Field(max_length=MAX_FEEDS, exclude_if=lambda feeds: not feeds)
+    ] = ()
+    """The sources pulled from now, fastest first: not more than these are named."""
+    awaits: Annotated[
+        tuple[_Text, ...], Field(max_length=MAX_AWAITS, exclude_if=lambda names: not names)
+    ] = ()
+    """Ids of the members whose reading of storage the worker waits for."""
     sharing: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
     """Whether these can be asked for already."""
     storage: Annotated[
@@ -117,7 +145,8 @@ class Holding(BaseModel):
 
         Texts for people are cut. So are the values of `fields`: a cut value matches nobody, because
         everybody compares it with values of their own that were not cut. An address, or evidence of
-        content, means nothing once it is cut, and is left out. Of `accuses` the latest stay.
+        content, means nothing once it is cut, and is left out. Of `accuses` the latest stay, and of
+        other lists the first.
 
         Raises `pydantic.ValidationError` for values that no cut can mend: the caller's fault.
         """
@@ -183,19 +212,28 @@ def _evidence(values: object) -> object:
     return dict(islice(whole, MAX_CONTENT))
 
 
-def _names(values: object) -> object:
+def _names(most: int, values: object) -> object:
     """The first names that fit."""
     if not isinstance(values, tuple):
         return values
-    return tuple(filter(_fits, values))[:MAX_TRANSPORTS]
+    return tuple(filter(_fits, values))[:most]
+
+
+def _known(values: tuple[object, ...]) -> tuple[object, ...]:
+    """The processes whose address fits: no other can be in the mesh."""
+    return tuple(
+        one for one in values if not isinstance(one, Mapping) or _fits(one.get("endpoint"))
+    )
 
 
 def _latest(values: object) -> object:
-    """The latest accused whose address fits: no other can be in the mesh."""
-    if not isinstance(values, tuple):
-        return values
-    known = [one for one in values if not isinstance(one, Mapping) or _fits(one.get("endpoint"))]
-    return tuple(known[-MAX_ACCUSED:])
+    """The latest accused."""
+    return _known(values)[-MAX_ACCUSED:] if isinstance(values, tuple) else values
+
+
+def _fastest(values: object) -> object:
+    """The first feeds."""
+    return _known(values)[:MAX_FEEDS] if isinstance(values, tuple) else values
 
 
 _FIT: Final[Mapping[str, Callable[[object], object]]] = {
@@ -206,8 +244,10 @@ _FIT: Final[Mapping[str, Callable[[object], object]]] = {
     "fields": partial(_texts, MAX_FIELDS),
     "content": _evidence,
     "endpoint": _address,
-    "transports": _names,
-    "carried": _names,
+    "transports": partial(_names, MAX_TRANSPORTS),
+    "carried": partial(_names, MAX_TRANSPORTS),
+    "feeds": _fastest,
+    "awaits": partial(_names, MAX_AWAITS),
     "accuses": _latest,
 }
 """How each bounded field is made to fit."""

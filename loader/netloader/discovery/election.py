@@ -30,7 +30,7 @@ class Contender:
     reads: bool
     """Whether it reads storage; otherwise it could."""
     held: int
-    """Bytes that it has read, told in steps."""
+    """Bytes that it has read, told now and then."""
 
     @property
     def name(self) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from netloader.discovery.candidate import Process
 from netloader.replica.acceptance import Promise
 from netloader.replica.outcome import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How far a pull is."""
+
+    held: int = 0
+    """Bytes of weights in place."""
+    brought: Mapping[Process, int] = field(default_factory=dict)
+    """The sources being pulled from now, and the bytes that each process has brought since the pull
+    began, in earlier sessions as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +29,9 @@ class PullObserver:
     """Told the bytes of each chunk once it is verified and in place, by the streams' threads."""
     accused: Callable[[Process], object] = lambda process: None
     """Told about a process whose bytes were not what it had promised."""
-    sources: Callable[[int], object] = lambda count: None
-    """Told the number of sources being pulled from, whenever that changes."""
+    looked: Callable[[Intake], object] = lambda intake: None
+    """Told how far the pull is: every `look_s`, also while nothing comes, and once at the end of a
+    run, when there are no sources any more. Called by the thread that runs the pull."""
     ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
     """Told how pulling from one source has ended, and how many chunks another one must bring."""
 

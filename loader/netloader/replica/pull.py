@@ -12,15 +12,16 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from netloader.discovery.candidate import Candidate
+from netloader.discovery.candidate import Candidate, Process
 from netloader.errors import NoSourceLeft
 from netloader.plain import Plain
 from netloader.replica.budget import Budget
 from netloader.replica.course import Course, GiveUp, Standing
-from netloader.replica.observer import PullObserver
+from netloader.replica.observer import Intake, PullObserver
 from netloader.replica.outcome import AskLater, Brought, Corrupt, Dropped, Ended, Finished, Outcome
 from netloader.replica.request import Request
 from netloader.replica.settings import PullSettings
@@ -79,7 +80,8 @@ class Pull:
         self._ended: queue.SimpleQueue[tuple[str, Ended]] = queue.SimpleQueue()
         self._failures: tuple[Failure, ...] = ()
         self._deliveries: dict[tuple[str, str], Delivery] = {}
-        self._told_sources = 0
+        self._brought: Counter[Process] = Counter()
+        """Bytes that each process has brought in streams that have ended."""
         self._progress_lock = threading.Lock()
 
     @property
@@ -176,7 +178,7 @@ class Pull:
                     self._start_stream(candidate, transport, connect_s)
                 self._state.changed.wait(self._settings.look_s)
                 self._drop_snubbed(course)
-                self._tell_sources()
+                self._observer.looked(self._intake())
         finally:
             self._stop(course)
 
@@ -218,11 +220,13 @@ class Pull:
             ended = self._streams[name].abandon("others deliver its last chunks sooner")
             self._end(course, name, ended)
 
-    def _tell_sources(self) -> None:
-        count = sum(stream.accepted for stream in self._streams.values())
-        if count != self._told_sources:
-            self._told_sources = count
-            self._observer.sources(count)
+    def _intake(self) -> Intake:
+        brought = {
+            stream.process: self._brought[stream.process] + stream.brought.nbytes
+            for stream in self._streams.values()
+            if stream.process is not None
+        }
+        return Intake(self._state.arrived_bytes, brought)
 
     def _progress(self, nbytes: int) -> None:
         """Called by the streams' threads."""
@@ -251,6 +255,7 @@ class Pull:
         if isinstance(ended.how, Corrupt) and ended.how.void:
             # Everything came under the promise that this source has broken.
             self._deliveries.clear()
+            self._brought.clear()
         self._credit(stream, ended.brought)
         self._note_failure(source, ended.how)
         self._observer.ended(ended.how, stream.unfinished)
@@ -259,6 +264,8 @@ class Pull:
 
     def _credit(self, stream: Stream, brought: Brought) -> None:
         if brought.nbytes:
+            if stream.process is not None:
+                self._brought[stream.process] += brought.nbytes
             key = stream.source.endpoint, stream.transport
             before = self._deliveries.get(key, Delivery(*key, 0, 0.0))
             self._deliveries[key] = replace(
@@ -298,4 +305,4 @@ class Pull:
         for stream in self._streams.values():
             self._credit(stream, stream.brought)
         self._streams.clear()
-        self._tell_sources()
+        self._observer.looked(self._intake())

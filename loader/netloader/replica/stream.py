@@ -88,7 +88,8 @@ class Stream:
         """Chunks that were asked for and did not come. Complete once the stream has ended."""
         self._cancellation = Cancellation()
         self._started = 0.0
-        self._process: Process | None = None  # The process that opened a session.
+        self.process: Process | None = None
+        """The process that has opened a session; None until then."""
         self._brought = Brought()
         self._said: str | None = None  # Why the source has ended the session, if it has said so.
         self._gaining = False  # Whether the source is still loading, and will have more chunks.
@@ -103,7 +104,7 @@ class Stream:
     @property
     def accepted(self) -> bool:
         """Whether the source has opened a session."""
-        return self._process is not None
+        return self.process is not None
 
     @property
     def transport(self) -> str:
@@ -155,8 +156,8 @@ class Stream:
             if self._ended is None:
                 brought = self._brought
                 if isinstance(how, DigestMismatch):
-                    assert self._process is not None, "chunks come from sessions"
-                    how = self._state.corrupt(self._process, how)
+                    assert self.process is not None, "chunks come from sessions"
+                    how = self._state.corrupt(self.process, how)
                     if how.void:
                         brought = Brought()
                 self._ended = Ended(how, self.accepted, brought)
@@ -175,7 +176,7 @@ class Stream:
                 self._settings,
                 self._state.done,
             ) as session:
-                self._process = (self._endpoint, session.accept.generation)
+                self.process = (self._endpoint, session.accept.generation)
                 how = self._use(session)
                 if isinstance(how, Finished) or how is _UNINTERESTING:
                     session.conversation.done()

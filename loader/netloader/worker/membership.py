@@ -16,6 +16,7 @@ from netloader.identity.identity import Role
 from netloader.worker.position import Position
 from netmesh import (
     JsonObject,
+    LocalProtocolError,
     Member,
     Mesh,
     MeshError,
@@ -107,12 +108,16 @@ class Membership:
         with self._lock:
             self._say(holding)
 
-    def update(self, role: Role, **changes: object) -> None:
-        """Announce changed fields. Does nothing when nothing was announced yet."""
+    def update(self, role: Role, **changes: object) -> bool:
+        """Announce changed fields. Returns whether there is anything new: False as well when
+        nothing was announced yet."""
         with self._lock:
-            holding = self._holdings.get(role)
-            if holding is not None:
-                self._say(holding.changed(**changes))
+            before = self._holdings.get(role)
+            after = before.changed(**changes) if before is not None else None
+            if after is None or after == before:
+                return False
+            self._say(after)
+            return True
 
     def forget(self, role: Role) -> None:
         """Announce nothing of one model any more."""
@@ -133,8 +138,12 @@ class Membership:
     def _publish(self) -> None:
         if self._mesh is None:
             return
+        holdings = tuple(self._holdings.values())
         try:
-            self._mesh.publish(advert.encode(tuple(self._holdings.values())))
+            try:
+                self._mesh.publish(advert.encode(holdings))
+            except LocalProtocolError:  # Too long: who brings what matters least.
+                self._mesh.publish(advert.encode([one.changed(feeds=()) for one in holdings]))
         except MeshError as error:
             # Others then know less about this worker, but it still serves its own requests.
             _log.warning("could not publish what this worker holds: %s", error)

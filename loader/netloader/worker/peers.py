@@ -77,6 +77,14 @@ class Peers:
         """Whether this worker can hear about sources that appear later."""
         return not self._membership.absent or bool(self._listed())
 
+    @property
+    def loading(self) -> int:
+        """How many members load a model now, this worker included."""
+        return sum(
+            member.status.live and any(one.state == "loading" for one in holdings)
+            for member, holdings in self._everybody()
+        )
+
     def survey(self, identity: Identity, transports: Sequence[str]) -> Electorate:
         """Who else loads these weights now. Never waits."""
         config, reaches = self._config, self._membership.reaches

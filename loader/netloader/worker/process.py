@@ -17,6 +17,7 @@ from netloader.worker.accusations import Accusations
 from netloader.worker.membership import Membership
 from netloader.worker.peers import Peers
 from netloader.worker.position import Position
+from netloader.worker.progress import Progress
 from netloader.worker.sources import Sources
 from netmesh import (
     MEMBER,
@@ -57,6 +58,8 @@ class Worker:
         self.peers = Peers(
             config, position, self.membership, self.accusations, self.sources.endpoint
         )
+        self.progress = Progress(self.membership, lambda: self.peers.loading)
+        """To be told how far loads are."""
         # A watch of its own, not the mesh's: static sources need keys without a mesh too.
         self._keys = KeyWatch(
             config.mesh_settings,

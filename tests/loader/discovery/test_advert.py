@@ -10,12 +10,15 @@ from tests.loader.support import identity
 from netloader.discovery import advert
 from netloader.discovery.advert import (
     MAX_ACCUSED,
+    MAX_AWAITS,
     MAX_CONTENT,
+    MAX_FEEDS,
     MAX_HOLDINGS,
     MAX_NAMES,
     MAX_TEXT,
     MAX_TRANSPORTS,
     Accused,
+    Feed,
     Holding,
 )
 from netloader.identity.identity import MAX_FIELDS, known
@@ -40,8 +43,14 @@ def accused(generation: int) -> Accused:
     return Accused(endpoint="10.0.0.2:2000", generation=generation)
 
 
+def feed(number: int, **changes: object) -> Feed:
+    values = {"endpoint": "10.0.0.2:2000", "generation": number, "nbytes": 7, "rate": 3}
+    return Feed.model_validate(values | changes)
+
+
 def test_holdings_survive_the_mesh() -> None:
-    holdings = (holding(nbytes=5, origin="peers", serving=2), holding(role="draft"))
+    loading = holding(state="loading", rate=9, feeds=(feed(1), feed(2)), awaits=("10.0.0.3:1",))
+    holdings = (holding(nbytes=5, origin="peers", serving=2), holding(role="draft"), loading)
     assert advert.decode(orjson.loads(orjson.dumps(advert.encode(holdings)))) == holdings
 
 
@@ -60,7 +69,7 @@ def test_who_may_be_asked(state: str, sharing: bool, serves: bool) -> None:
 
 def test_older_members_see_nothing_new_in_who_shares_nothing() -> None:
     made = holding(state="loading").model_dump(mode="json")
-    assert not {"sharing", "held", "storage"} & set(made)
+    assert not {"sharing", "held", "storage", "rate", "feeds", "awaits"} & set(made)
     assert advert.decode({"holdings": [made]}) == (holding(state="loading"),)
 
 
@@ -87,6 +96,39 @@ def test_malformed_holding_is_left_out_and_the_others_read(change: dict[str, obj
     assert isinstance(listed, list)
     bad = dict(holding().model_dump()) | change
     assert advert.decode({"holdings": [bad, *listed]}) == (holding(),)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rate": -1},
+        {"rate": 1 << 64},
+        {"rate": 0.5},
+        {"rate": "fast"},
+        {"feeds": "everybody"},
+        {"feeds": {"endpoint": "10.0.0.2:2000"}},
+        {"feeds": [None]},
+        {"feeds": [{"endpoint": "10.0.0.2:2000"}]},
+        {"feeds": [{"endpoint": "x" * (MAX_TEXT + 1), "generation": 1}]},
+        {"feeds": [{"endpoint": "10.0.0.2:2000", "generation": -1}]},
+        {"feeds": [{"endpoint": "10.0.0.2:2000", "generation": 1, "rate": 1e300}]},
+        {"feeds": [{"endpoint": "10.0.0.2:2000", "generation": 1, "nbytes": -5}]},
+        {"feeds": [{"endpoint": "10.0.0.2:2000", "generation": 1}] * (MAX_FEEDS + 1)},
+        {"awaits": "10.0.0.3:1"},
+        {"awaits": [7]},
+        {"awaits": ["x" * (MAX_TEXT + 1)]},
+        {"awaits": ["x"] * (MAX_AWAITS + 1)},
+    ],
+)
+def test_progress_that_makes_no_sense_costs_the_holding(change: dict[str, object]) -> None:
+    bad = holding(state="loading").model_dump(mode="json") | change
+    assert advert.decode({"holdings": [bad]}) == ()
+
+
+def test_a_feed_may_say_more_than_is_known_now() -> None:
+    made = holding(state="loading", feeds=(feed(1),)).model_dump(mode="json")
+    made["feeds"][0]["carried"] = "tcp"
+    assert advert.decode({"holdings": [made]})[0].feeds == (feed(1),)
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -155,6 +197,15 @@ class TestFitted:
                 {"accuses": (accused(1), {"endpoint": LONG, "generation": 2})},
                 {"accuses": (accused(1),)},
             ),
+            (
+                {"feeds": tuple(feed(at) for at in range(MAX_FEEDS + 3))},
+                {"feeds": tuple(feed(at) for at in range(MAX_FEEDS))},
+            ),
+            (
+                {"feeds": ({"endpoint": LONG, "generation": 2}, feed(1))},
+                {"feeds": (feed(1),)},
+            ),
+            ({"awaits": ("m", LONG, *("n",) * 99)}, {"awaits": ("m", *("n",) * (MAX_AWAITS - 1))}),
         ],
         ids=lambda values: "-".join(values),
     )
@@ -169,7 +220,7 @@ class TestFitted:
         bounded = {
             name
             for name, field in Holding.model_fields.items()
-            if "str" in str(field.annotation) or "Accused" in str(field.annotation)
+            if any(text in str(field.annotation) for text in ("str", "Accused", "Feed"))
         }
         assert bounded - {"role", "state", "origin"} == {
             "reason",
@@ -183,6 +234,8 @@ class TestFitted:
             "transports",
             "carried",
             "accuses",
+            "feeds",
+            "awaits",
         }
 
     @pytest.mark.parametrize("wrong", [{"state": "asleep"}, {"serving": -1}, {"reason": 5}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import threading
@@ -15,6 +16,7 @@ from tests.loader.partial_source import partial_source
 from tests.loader.relay import relay
 from tests.loader.replica.many_sources import CHUNKS, WEIGHTS, run, slowed, sources
 from tests.loader.support import (
+    GENERATION,
     Stuck,
     TamperedBackend,
     TamperedGroup,
@@ -29,13 +31,14 @@ from tests.loader.support import (
     source_process,
     toy_weights,
     until,
+    wrong_byte_in,
 )
 from torch._C._distributed_c10d import Store
 
 from netloader.discovery.candidate import Candidate
-from netloader.replica.observer import PullObserver
-from netloader.replica.settings import PullSettings
-from netloader.transport import Group, Pending
+from netloader.replica.observer import Intake, PullObserver
+from netloader.replica.settings import PullSettings, RetrySettings
+from netloader.transport import Group, Pending, TransportError
 
 
 def test_all_sources_contribute_and_no_chunk_travels_twice() -> None:
@@ -254,15 +257,68 @@ def test_the_mesh_is_asked_when_the_listed_sources_fail() -> None:
     assert equal(replica, WEIGHTS)
 
 
-def test_the_number_of_sources_is_told() -> None:
-    told: list[int] = []
+def test_what_each_source_brings_is_told() -> None:
+    told: list[Intake] = []
     with sources(slowed(0.01), slowed(0.01)) as made:
         run(
-            pull_into(toy_weights(rows=8000), observer=PullObserver(sources=told.append)),
+            pull_into(
+                toy_weights(rows=8000), look_s=0.01, observer=PullObserver(looked=told.append)
+            ),
             made.candidates,
         )
-    assert max(told) == 2
-    assert told[-1] == 0
+        named = {(one.endpoint, GENERATION) for one in made.candidates()}
+    assert max(len(one.brought) for one in told) == 2
+    assert set().union(*(one.brought for one in told)) == named
+    assert [one.held for one in told] == sorted(one.held for one in told)
+    for process in named:
+        counts = [one.brought[process] for one in told if process in one.brought]
+        assert counts == sorted(counts) and counts[-1] > 0
+    # Looks are taken while chunks arrive, so one may count a chunk and the other not yet.
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+
+
+def test_a_source_that_comes_again_goes_on_counting() -> None:
+    told: list[Intake] = []
+    sends = itertools.count(1)
+
+    def cut_now_and_then(tag: int, data: torch.Tensor) -> torch.Tensor:
+        if next(sends) % 20 == 0:
+            raise TransportError("cut")
+        return data
+
+    with sources(cut_now_and_then) as made:
+        pull = pull_into(
+            toy_weights(rows=8000),
+            look_s=0.001,
+            source_timeout_s=HANG_S,
+            retry=RetrySettings(backoff_s=0.01),
+            observer=PullObserver(looked=told.append),
+        )
+        run(pull, made.candidates)
+    assert pull.failures
+    counts = [count for one in told for count in one.brought.values()]
+    assert counts == sorted(counts)
+    assert all(sum(one.brought.values()) <= WEIGHTS.manifest.nbytes for one in told)
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+
+
+def test_bytes_of_a_broken_promise_are_nobodys() -> None:
+    told: list[Intake] = []
+    with (
+        partial_source(WEIGHTS, [0, 1], wrong_byte_in(1)) as lying,
+        serving(offer_of(toy_weights(2, rows=8000))) as honest,
+    ):
+        pull = pull_into(
+            toy_weights(rows=8000),
+            source_timeout_s=HANG_S,
+            look_s=0.001,
+            observer=PullObserver(looked=told.append),
+        )
+        run(pull, lambda: (candidate(honest) if pull.failures else lying.candidate,))
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+    assert sum(next(one for one in reversed(told) if one.brought).brought.values()) <= (
+        WEIGHTS.manifest.nbytes
+    )
 
 
 def test_ten_replicas_and_three_sources_with_random_deaths() -> None:

@@ -24,6 +24,7 @@ from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.manifest import Piece
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.feeds import Feeds
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.provenance import Provenance, learnt
 from netloader.worker.loading.sharing import Sharing, shares
@@ -120,6 +121,7 @@ def fetch(
     request = goal.built.request
     worker, role = request.worker, request.role
     sharing = Sharing(worker, goal.identity, goal.built.backends, goal.weights)
+    feeds = Feeds(worker.progress, role)
     with tqdm(
         total=goal.weights.manifest.nbytes,
         unit="B",
@@ -134,7 +136,7 @@ def fetch(
             PullObserver(
                 progress=bar.update,
                 accused=lambda process: worker.accusations.add(role, process),
-                sources=lambda count: worker.membership.update(role, pulling=count),
+                looked=feeds.looked,
                 ended=lambda how, unfinished: worker.telemetry.stream_ended(
                     type(how).__name__.lower(), unfinished
                 ),
@@ -148,6 +150,7 @@ def fetch(
     pulled = _outcome(one, goal, tried, failed, seconds)
     if isinstance(pulled, NotPulled):
         sharing.stop()  # Storage will write to the tensors.
+        feeds.given_up()
     return pulled
 
 

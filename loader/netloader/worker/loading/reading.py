@@ -13,14 +13,16 @@ from netloader.identity.identity import Evidence, LazyContent, known
 from netloader.system import affinity
 from netloader.system.threads import TransferThread
 from netloader.worker.loading.sought import Sought
+from netloader.worker.loading.speed import Speed
 
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.25
 """Seconds between two looks at who else loads the same."""
 
-_TELL_S: Final = 2.0
-"""Seconds between two reports to the mesh: a reader that is not heard of for long is given up."""
+_PATIENCE: Final = 0.25
+"""The part of `PEER_BUDGET` after which others must have heard how far this worker is: they give up
+a reader from which nothing comes for all of it."""
 
 _KINDS: Final = (Evidence.BLOBS, Evidence.SAMPLE)
 """Evidence that costs little to read."""
@@ -34,8 +36,10 @@ def told(sought: Sought, share_read: Callable[[], float]) -> Iterator[None]:
     reading.start()
     try:
         yield
-    finally:
-        reading.stop()
+    except BaseException:
+        reading.stop(rate=0)
+        raise
+    reading.stop(rate=0, held=sought.nbytes)
 
 
 def introduce(content: LazyContent) -> dict[str, str]:
@@ -50,14 +54,16 @@ class _ReadProgress:
     def __init__(self, sought: Sought, share_read: Callable[[], float]) -> None:
         self._sought = sought
         self._share_read = share_read
-        self._told = 0
-        self._told_at = time.monotonic()
+        self._longest_s = _PATIENCE * sought.worker.config.pull_settings.peer_budget_s
+        self._speed = Speed(time.monotonic())
         self._named = False
+        self._speaking = threading.Lock()
+        """Nothing is said by the thread once this worker says something else."""
         self._over = threading.Event()
         self._thread = TransferThread(self._run, f"{affinity.OURS}reading", stop=self._over.set)
 
     def start(self) -> None:
-        self._say(storage="reading", held=0)
+        self._say(storage="reading", held=0, rate=0)
         if self._sought.worker.membership.absent:
             return
         try:
@@ -66,8 +72,10 @@ class _ReadProgress:
             # Storage is read all the same. Others give up waiting after a while.
             _log.warning("others are not told how far storage is read: %s", error)
 
-    def stop(self) -> None:
-        self._over.set()
+    def stop(self, **last_word: object) -> None:
+        with self._speaking:
+            self._over.set()
+        self._say(**last_word)
 
     def _run(self) -> None:
         affinity.step_aside(background=True)
@@ -81,9 +89,15 @@ class _ReadProgress:
 
     def _report(self) -> None:
         held = int(self._share_read() * self._sought.nbytes)
-        if held > self._told and time.monotonic() - self._told_at >= _TELL_S:
-            self._told, self._told_at = held, time.monotonic()
-            self._say(held=held)
+        self._speed.note(time.monotonic(), held)
+        with self._speaking:
+            if not self._over.is_set():
+                self._sought.worker.progress.tell(
+                    self._sought.identity.role,
+                    longest_s=self._longest_s,
+                    held=held,
+                    rate=self._speed.rate,
+                )
 
     def _introduce_in_company(self) -> None:
         """Workers that have just come wait for this one only if they know what it reads."""
@@ -93,8 +107,9 @@ class _ReadProgress:
         if sought.worker.peers.survey(sought.identity, sought.transports).company:
             self._named = True
             content = introduce(sought.content)
-            if not self._over.is_set():  # A source knows more of it.
-                self._say(content=content)
+            with self._speaking:
+                if not self._over.is_set():  # A source knows more of it.
+                    self._say(content=content)
 
     def _say(self, **changes: object) -> None:
         self._sought.worker.membership.update(self._sought.identity.role, **changes)

@@ -13,7 +13,6 @@ layout: that model is finished only when all of it has come.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from netloader.identity.identity import Identity, Layout, known
 from netloader.replica.acceptance import Promise
@@ -23,10 +22,6 @@ from netloader.transport import Backend
 from netloader.weights.capture import Weights
 from netloader.worker.loading.provenance import learnt
 from netloader.worker.process import Worker
-
-STEPS: Final = 8
-"""How often the mesh is told during a load how far it is. Replicas learn the chunks themselves from
-their sessions."""
 
 
 def shares(worker: Worker, layout: Layout) -> bool:
@@ -50,9 +45,7 @@ class Sharing:
         self._identity = identity
         self._backends = backends
         self._weights = weights
-        self._chunks = weights.manifest.chunks()
         self._available: Availability | None = None
-        self._held = self._told = 0
 
     def promised(self, promise: Promise) -> None:
         """Offer the chunks that come, by the promise of the sources."""
@@ -60,7 +53,6 @@ class Sharing:
             return
         content = learnt(self._identity, promise.content)
         self._available = Availability()
-        self._held = self._told = 0
         offer = Offer(
             replace(self._identity, content=content),
             replace(self._weights, digest_kind=promise.digest_kind),
@@ -81,10 +73,6 @@ class Sharing:
             return
         self._available.add(chunk)
         self._worker.sources.gained(self._identity.role)
-        self._held += self._chunks[chunk].payload
-        if self._held - self._told >= self._weights.manifest.nbytes / STEPS:
-            self._told = self._held
-            self._update(held=self._held)
 
     def stop(self) -> None:
         """Hand out nothing any more. Once this returns, nothing reads the weights."""
@@ -93,7 +81,7 @@ class Sharing:
         self._available = None
         reason = "what it had pulled was given up"
         self._worker.sources.unshare(self._identity.role, reason, for_now=True)
-        self._update(sharing=False, held=0, content={})
+        self._update(sharing=False, content={})
 
     def _update(self, **changes: object) -> None:
         self._worker.membership.update(self._identity.role, **changes)

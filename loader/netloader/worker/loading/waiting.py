@@ -165,6 +165,8 @@ class SourceWait:
         self._sleep = sleep
         self._until: float | None = None
         self._worker = sought.worker
+        self._awaited: tuple[str, ...] = ()
+        """What the mesh has been told."""
 
     def wait(self) -> SourceCame | ReadStorage:
         """Wait until a source comes that was not there before, or this worker should read
@@ -181,7 +183,10 @@ class SourceWait:
             return ReadStorage()
         if self._sought.readable:
             self._say(storage="able", content=introduce(self._sought.content))
-        came = self._watch(before, self._until)
+        try:
+            came = self._watch(before, self._until)
+        finally:
+            self._await(())
         if isinstance(came, SourceCame):
             self._say(storage="")
         elif came.reason:
@@ -210,12 +215,14 @@ class SourceWait:
             if isinstance(move, ReadStorage):
                 if move.reason or not electorate.company or not sought.readable:
                     return move
+                self._await(())
                 self._say(storage="reading", held=0)
                 self._sleep(self._settings.settle_s)
                 if policy.stands(self._survey()):
                     return move
                 self._say(storage="able")
                 continue
+            self._await(move.whom)
             if move.whom and (told is None or now - told >= self._settings.tell_s):
                 told = now
                 self._tell(move.whom, until - now)
@@ -251,6 +258,15 @@ class SourceWait:
             memory.text(nbytes),
             left_s,
         )
+
+    def _await(self, whom: tuple[Contender, ...]) -> None:
+        """Say for whom this worker waits: at once when that begins and when it is over."""
+        names = tuple(one.name for one in whom)
+        if names != self._awaited:
+            at_once = not names or not self._awaited
+            role = self._sought.identity.role
+            if self._worker.progress.tell(role, at_once=at_once, awaits=names):
+                self._awaited = names
 
     def _say(self, **changes: object) -> None:
         self._worker.membership.update(self._sought.identity.role, **changes)

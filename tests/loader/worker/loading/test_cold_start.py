@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.fastest import HANG_S
 from tests.loader.support import identity, until
-from tests.loader.worker.loading.whole_load import FakeEngine, advert, load_with, member, toy
+from tests.loader.worker.loading.whole_load import (
+    WEIGHTS,
+    FakeEngine,
+    advert,
+    load_with,
+    member,
+    request,
+    toy,
+)
 from torch import nn
 
 from netloader.identity.identity import Evidence
+from netloader.worker.loading.build import build
+from netloader.worker.loading.fill import Filled, fill
+from netloader.worker.loading.finish import Complete, finish
+from netloader.worker.loading.plan import plan
+from netloader.worker.loading.serve import serve
 
 
 def test_one_reads_and_the_other_takes_it_from_there(tmp_path: Path) -> None:
@@ -34,9 +48,15 @@ def test_one_reads_and_the_other_takes_it_from_there(tmp_path: Path) -> None:
         until(lambda: begun)
         until(lambda: sorted(advert(one).storage for one in both) == ["able", "reading"])
         assert len(begun) == 1
+        reader, waiting = sorted(both, key=lambda one: advert(one).storage != "reading")
+        until(lambda: advert(waiting).awaits == (reader.membership.name,))
+        assert advert(reader).awaits == ()
         may_end.set()
         ends = [load.result(HANG_S) for load in loads]
-        assert [advert(one).storage for one in both] == ["", ""]
+        for one in both:
+            said = advert(one)
+            assert (said.storage, said.awaits, said.held, said.rate) == ("", (), 0, 0)
+            assert (said.feeds, said.pulling) == ((), 0)
     assert sorted(end.origin for end in ends) == ["peers", "storage"]
     assert all(end.right for end in ends)
     assert all(end.reason == "" for end in ends)
@@ -92,6 +112,43 @@ def test_a_fault_in_telling_others_costs_the_telling(
     with member(tmp_path, 0) as alone:
         end = load_with(alone, FakeEngine(fails_in=fails_in, while_loading=told), toy)
     assert (end.origin, end.right, end.reason) == ("storage", True, "")
+
+
+def test_a_reader_says_how_far_and_how_fast_it_is(tmp_path: Path) -> None:
+    @dataclass
+    class Halfway(FakeEngine):
+        def share_read(self) -> float:
+            return 0.5
+
+    nbytes = WEIGHTS.manifest.nbytes
+    told: list[tuple[int, int]] = []
+
+    def look(model: nn.Module) -> None:
+        until(lambda: advert(alone).held == nbytes // 2)
+        told.append((advert(alone).held, advert(alone).rate))
+
+    with member(tmp_path, 0) as alone:
+        engine = Halfway(while_loading=look)
+        planned = plan(request(alone, engine))
+        model = toy()
+        filled = fill(build(planned, model), model)
+        assert isinstance(filled, Filled)
+        # It has read everything, and vLLM has not post-processed it yet.
+        assert (advert(alone).held, advert(alone).rate) == (nbytes, 0)
+        complete = finish(filled, model)
+        assert isinstance(complete, Complete)
+        serve(complete, model).result(HANG_S)
+        assert (advert(alone).state, advert(alone).held) == ("ready", 0)
+    ((held, rate),) = told
+    assert held == nbytes // 2
+    assert rate > 0
+
+
+def test_a_worker_whose_storage_fails_reads_at_no_rate(tmp_path: Path) -> None:
+    with member(tmp_path, 0) as alone:
+        with pytest.raises(OSError, match="on purpose"):
+            load_with(alone, FakeEngine(error=OSError("on purpose")), toy)
+        assert advert(alone).rate == 0
 
 
 def test_a_worker_that_is_alone_says_only_that_it_reads(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from netloader.protocol import messages
 from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt, Lost
 from netloader.weights.capture import Weights
-from netloader.worker.loading.sharing import STEPS, Sharing
+from netloader.worker.loading.sharing import Sharing
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -63,26 +63,6 @@ class TestAdvert:
             assert one.advert.held > 0
             one.complete(WEIGHTS)
             assert (one.advert.state, one.advert.sharing, one.advert.held) == ("ready", False, 0)
-
-    def test_it_tells_in_steps_how_far_it_is(self) -> None:
-        told: list[int] = []
-
-        def observed(observer: PullObserver) -> PullObserver:
-            def verified(chunk: int) -> None:
-                observer.verified(chunk)
-                told.append(one.advert.held)
-
-            return replace(observer, verified=verified)
-
-        with (
-            serving(offer_of(WEIGHTS)) as source,
-            relay(toy_weights(), observed=observed) as one,
-            one.pulling(lambda: (candidate(source),)),
-        ):
-            pass
-        assert told == sorted(told)
-        assert 1 < len(set(told)) <= STEPS + 1
-        assert len(told) == len(CHUNKS)
 
     def test_while_it_is_post_processed_nobody_new_is_invited(self) -> None:
         with serving(offer_of(WEIGHTS)) as source, relay(toy_weights()) as one:
@@ -215,10 +195,12 @@ class TestBrokenPromise:
             until(lambda: one.accused)
             refused = asked(caller)
             held = one.advert
+            until(lambda: not one.advert.feeds)
+            assert one.advert.held == 0
             honest.set()
         assert isinstance(refused, messages.Refuse) and refused.code == "not-ready"
         assert refused.retry_after_s is not None
-        assert (held.serves, held.held, held.content) == (False, 0, {})
+        assert (held.serves, held.content) == (False, {})
         assert one.advert.serves
 
 

@@ -23,7 +23,9 @@ from netloader.worker.loading.waiting import (
     WaitPolicy,
     WaitSettings,
 )
+from netloader.worker.membership import Membership
 from netloader.worker.process import Worker
+from netloader.worker.progress import Progress
 
 WHO = identity()
 NBYTES = 10_000_000_000
@@ -140,15 +142,21 @@ class Crowd:
         self.looks += 1
         return (Candidate("r:1", BY_MESH, self.looks),)
 
-    def update(self, role: str, **changes: object) -> None:
+    def update(self, role: str, **changes: object) -> bool:
         """What this worker says of itself."""
+        return True
 
 
 def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
     crowd = Crowd()
     membership = SimpleNamespace(absent="", name="me:1", generation=1, update=crowd.update)
     config = SimpleNamespace(wait_for_source_s=1.0, storage_loaders=1, pull_settings=PULL)
-    worker = SimpleNamespace(config=config, membership=membership, peers=crowd)
+    worker = SimpleNamespace(
+        config=config,
+        membership=membership,
+        peers=crowd,
+        progress=Progress(cast(Membership, membership), lambda: 2),
+    )
     sought = Sought(
         cast(Worker, worker),
         WHO,
