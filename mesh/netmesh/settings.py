@@ -58,7 +58,7 @@ MESH_KEYS: Mapping[str, str] = {
 """Operator's key -> field of MeshSettings. An environment variable is such a key with
 `Program.prefix` in front. Only the program sets the other fields."""
 
-_ALLOWED: Mapping[str, str] = {
+ALLOWED: Mapping[str, str] = {
     "MESH_NAME": "use 1 to 64 letters, digits, dots, underscores and hyphens",
     "MESH_SEEDS": "use a list of first contacts, or a text with commas between them",
     "MESH_PORT": "use an integer, 1024..65535",
@@ -84,53 +84,68 @@ class MeshSettings(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] = (
         "default"
     )
-    """Members of meshes with different names never talk, even on one address. The name is part of
-    the key derivation."""
+    """Name of the mesh. Members of meshes with different names never talk, even with one key on one
+    port: the name is part of the key derivation."""
 
     seeds: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """First contacts (see `netmesh.seeds`). None: only the scheduler's environment and the
-    same-host directory. Two or three are enough; they are asked again for ever."""
+    """First contacts: a list, or one text with commas between them. If set, the scheduler's
+    environment is not asked. Two or three are enough; they are asked again for ever. Default: the
+    scheduler's environment and the same-host directory."""
 
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
-    """TCP port to listen on. None: the first of the mesh's well-known ports that is free, else a
-    free one. If a port that is set is taken, the member says so and listens on another one until
-    it is free: others can still come to it, though not by a seed."""
+    """TCP port to listen on. The first process of a program on a host takes it, the next ones the
+    ports after it; seeds without a port mean that port too. If another program has the port, the
+    member says so, takes a free one, and listens on this one, too, once it is free. It does not if
+    `MESH_ADVERTISE` names a port, which nothing else can stand for. Without a setting, the first
+    four members of a host take the four ports of their mesh, the others free ones. They are 17946
+    to 17949 for `default`; another name has four of 17946 to 18012. A member that did not get the
+    first one listens there, too, once it is free. Default: the first free one of the mesh's four,
+    else any."""
 
     advertise: str | None = None
-    """`host` or `host:port` at which others reach this member. None: chosen as in
-    `bootstrap.advertise`. Set it behind NAT or on hosts with several networks."""
+    """`host` or `host:port` at which others reach this member; needed behind NAT or with several
+    networks. Of a name with several addresses, the first of the seeds' family counts, one of this
+    host before others. Default: chosen from this host's addresses."""
 
     bind: str | None = None
-    """Address of this host (an IP literal) that all its ports are bound to. None: loopback for a
-    member that advertises loopback; else every interface for the mesh, and for what is transferred
-    the advertised address where an interface has it, else every interface."""
+    """IP address of this host that all ports are bound to. Without it, a member that advertises
+    loopback binds loopback. Any other binds every interface for the mesh, and for what is
+    transferred the advertised address, or every interface where none has that address. An address
+    that no interface has stops the start. So does loopback while a seed is on another machine and
+    nothing says what to advertise. Default: loopback or all, by the advertised address."""
 
     port_range: PortRange | None = None
-    """`first-last`: every port that no other setting names is one of these. None: any."""
+    """`first-last`: every port that no other setting names is one of these. The mesh takes the
+    first four of them for its own, and seeds without a port mean these. Default: any free ports."""
 
     key: SecretStr | None = None
-    """Cluster key (64 hex digits or base64 of 32 bytes), up to four, separated by commas, the
-    current one first. Without a key or key file: loopback only."""
+    """Cluster key (64 hexadecimal digits or base64 of 32 bytes), up to four, separated by commas,
+    the current one first. Set it in the environment only, because every user of the machine can
+    read a command line. Default: none; without a key or key file a member stays on loopback."""
 
     key_file: Path | None = None
-    """File with the same keys, one a line. Safer than `key`, because every child process inherits
-    environment variables."""
+    """File with the cluster key, one a line, the current one first; read again every 10 s. Safer
+    than `MESH_KEY`, because every child process inherits environment variables. Default: none."""
 
     insecure: bool = False
-    """Leave loopback without a key. Anybody who reaches the port can read and forge adverts."""
+    """Leave loopback without a key. Whoever reaches the port is a member, and can read and forge
+    adverts."""
 
     directory: Path | None = None
-    """Where members of one host and user find each other. None: `$XDG_RUNTIME_DIR/netmesh-<uid>`,
+    """Where members of this host and user meet; only that user may enter it (mode 0700). Members
+    use its folder `netmesh` and touch no other file in the directory. It says where members meet,
+    not which mesh they are in: `MESH_NAME` keeps meshes apart. If somebody else could write to the
+    default directory, a member warns and does without it; a directory that is set must be safe, or
+    the start fails. Hosts and containers may share one. Default: `$XDG_RUNTIME_DIR/netmesh-<uid>`,
     else `<temporary directory>/netmesh-<uid>`."""
 
     kubernetes_service: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """Headless service (`name` or `name.namespace`) to ask inside Kubernetes.
-    None: `Program.service`."""
+    """Headless service to ask inside Kubernetes. Default: the one that the program names."""
 
     networks: Annotated[tuple[Network, ...], Field(max_length=64)] = ()
-    """Networks (CIDR) that members may be in; empty: all. The member advertises an address in one
-    of them, and takes in and connects to no member elsewhere. Loopback needs no entry: who
-    advertises it knows loopback only."""
+    """Networks (CIDR) that members may be in. The member advertises an address in one of them, and
+    takes in, connects to and pulls from no member elsewhere. Loopback needs no entry: a member that
+    advertises it knows loopback only. Default: all."""
 
     read_key_again_s: Annotated[float, Field(gt=0)] = 10.0
     """Seconds between two reads of the key file. A read is a few hundred bytes from the page cache,
@@ -254,7 +269,7 @@ class MeshSettings(BaseModel):
             key = next(key for key, name in MESH_KEYS.items() if name == field)
             shown = "(secret)" if field == "key" else chosen[field]
             said = first["msg"].removeprefix("Value error, ")
-            allowed = said if first["type"] == "value_error" else _ALLOWED[key]
+            allowed = said if first["type"] == "value_error" else ALLOWED[key]
             raise SettingsError(key, shown, allowed) from None
 
 

@@ -50,32 +50,38 @@ class WorkerSettings(BaseModel):
     file_source: tuple[RankSources, ...] = Field(default=(), alias="CONFIG_FILE: SOURCE")
     """The `SOURCE` of `CONFIG_FILE`. Tried before every other."""
     source: tuple[RankSources, ...] = Field(default=(), alias="SOURCE")
-    """Static sources. Tried before the mesh."""
+    """Static sources, tried before the mesh: for each rank a list of `ip:port`. For a draft model,
+    10000 is added to each port. Default: none."""
     model: NonEmpty | None = Field(default=None, alias="MODEL")
-    """Name of the target. Two workers with different names never share; if one of them has no name,
-    names do not matter. Default: none."""
+    """Name of the target model. Two workers with different names never share; if only one of them
+    has a name, names do not count. Default: none."""
     listen_port: int | None = Field(default=None, alias="LISTEN_PORT", ge=MIN_PORT, le=MAX_PORT)
-    """Base port of the listener (the rank is added); default: a free port."""
+    """Base port of the listener, where replicas ask for weights. The rank is added, and 10000 for a
+    draft model. Default: a free port."""
     listen_advertise: int | None = Field(default=None, alias="LISTEN_ADVERTISE", ge=1, le=MAX_PORT)
-    """Port at which others reach the listener, where `LISTEN_PORT` is published under another one;
-    the rank is added to both. Its host is that of `MESH_ADVERTISE`. Default: the same port."""
+    """Port at which others reach the listener, where `LISTEN_PORT` is published under another one.
+    The rank is added to both, and 10000 for a draft model. The host is that of `MESH_ADVERTISE`.
+    Default: the same port."""
     int8_cache: Annotated[KeepMode | None, BeforeValidator(lower)] = Field(
         default=None, alias="INT8_CACHE"
     )
-    """Where originals are kept; default: `dram` on CPU, where vLLM always packs, else `no`."""
+    """Where a source keeps the originals of tensors that post-processing rewrites: on the device
+    (`hbm`), in host memory (`dram`) or nowhere (`no`). Default: `dram` on CPU, where vLLM repacks;
+    else only small tensors beside a weight, such as scales, in host memory."""
     int8_cache_name: tuple[NonEmpty, ...] | None = Field(default=None, alias="INT8_CACHE_NAME")
-    """Parts of tensor names that `INT8_CACHE` applies to; default: every tensor."""
+    """Parts of tensor names that `INT8_CACHE` applies to. Default: every tensor."""
     output_prefix: NonEmpty | None = Field(default=None, alias="OUTPUT_PREFIX")
-    """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`."""
+    """Each rank writes `IP:Port` of its listener to `{OUTPUT_PREFIX}{RANK}.txt`. Default: off."""
 
     upstream: Annotated[UpstreamUse, BeforeValidator(lower)] = Field(
         default=UpstreamUse.OFF, alias="UPSTREAM"
     )
-    """Transfers with vLLM Ascend's own Netloader. Off, because they are neither authenticated nor
+    """Transfers with vLLM Ascend's own Netloader: `serve` its replicas, `pull` from its servers in
+    `SOURCE`, `both`, or `off`. Off unless set, because they are neither authenticated nor
     verified."""
     upstream_insecure: bool = Field(default=False, alias="UPSTREAM_INSECURE")
-    """Whether such transfers are allowed although this worker has a cluster key. They go around
-    the key."""
+    """Whether such transfers are allowed although this worker has a cluster key. They go around the
+    key."""
 
     mesh: bool = Field(default=True, alias="MESH")
     """Whether to join the mesh. If off, only `SOURCE` and storage are used."""
@@ -100,15 +106,20 @@ class WorkerSettings(BaseModel):
     """How many of the workers that start together read storage. Each takes its share of storage's
     rate from the others."""
     rate_limit: Integer | None = Field(default=None, alias="RATE_LIMIT", ge=MIN_RATE_LIMIT)
-    """Bytes per second that this worker hands out, over all sessions and models; default: as many
-    as the link takes. For links that the model's own traffic also needs."""
+    """Bytes per second that this worker hands out, over all sessions and models. Set it where the
+    model's own traffic (tensor parallelism, KV transfer) uses the same link: a host gives away up
+    to this rate times its workers. With a limit, bytes leave in messages of up to 0.2 s of the
+    rate, never in bursts. A message has 64 KiB to 4 MiB, less with more `MAX_SESSIONS`. Default: as
+    many as the link takes."""
     transports: Annotated[
         tuple[Literal["hccl", "nccl", "tcp", "gloo", "tcp-sealed"], ...] | None,
         BeforeValidator(names),
         Field(min_length=1),
     ] = Field(default=None, alias="TRANSPORTS")
-    """What may carry this worker's weights, best first; default: all that this machine has. Only
-    `tcp-sealed` keeps them from others on the network."""
+    """What may carry this worker's weights, best first. A replica takes the first that its source
+    has too. Only `tcp-sealed` keeps weights from others on the network. Without `gloo`, no peer can
+    end this process through that library. With `PORT_RANGE`, only `tcp` and `tcp-sealed` are
+    offered, because the others open ports of their own. Default: all that this machine has."""
     chunk_bytes: Integer = Field(
         default=CHUNK_BYTES,
         alias="CHUNK_BYTES",
@@ -116,30 +127,37 @@ class WorkerSettings(BaseModel):
         le=MAX_CHUNK_BYTES,
         multiple_of=CHUNK_STEP,
     )
-    """Bytes of a chunk, the unit that is asked for and verified; 16..64 MiB are sensible. Must be
-    the same on all peers: a source refuses a replica whose chunks are cut differently."""
+    """Bytes of a chunk, the unit that is asked for, sent and verified; 16..64 MiB are sensible. It
+    must be the same on all peers: a source refuses another size with the reason `manifest`, and the
+    replica's log says `chunk size`. Where tensors do not lie in memory as they travel, a source
+    needs staging memory of two chunks a session."""
     digest: Literal["sample", "full"] = Field(default="sample", alias="IDENTITY")
-    """How checkpoint files are read for comparison: some bytes of every tensor, or all bytes."""
+    """How checkpoint files are read for comparison: `sample` reads some bytes of every tensor,
+    `full` all bytes."""
     content: Annotated[
         str | None,
         StringConstraints(pattern=rf"^({'|'.join(Evidence)}):\S{{1,512}}$"),
     ] = Field(default=None, alias="CONTENT")
-    """Content id that the target's weights must have, as a source prints it (`sample:1f0c...`). For
-    workers without weight files. Default: the content of the worker's own files."""
+    """Content id that the target's weights must have, as a source prints it when it is ready
+    (`sample:1f0c...`). For workers without weight files. Default: what the worker's own files
+    hold."""
     storage_format: NonEmpty = Field(default="auto", alias="STORAGE_FORMAT")
-    """`--load-format` for reading storage."""
+    """`--load-format` to use when the weights come from storage."""
     storage_config: Annotated[dict[str, object], BeforeValidator(from_json)] = Field(
         default_factory=dict, alias="STORAGE_CONFIG"
     )
-    """`--model-loader-extra-config` for reading storage."""
+    """`--model-loader-extra-config` for that format; its keys may also stand beside ours. Default:
+    none."""
     storage_options: dict[str, object] = Field(default_factory=dict, alias="storage options")
     """Keys of the extra config that belong to vLLM's loader for storage, not to us."""
     metrics_port: int | None = Field(default=None, alias="METRICS_PORT", ge=MIN_PORT, le=MAX_PORT)
-    """Base port of metrics for Prometheus (the rank is added); default: none."""
+    """Base port on which Prometheus can read this worker's metrics; the rank is added. Default:
+    off."""
     metrics_host: NonEmpty = Field(default="127.0.0.1", alias="METRICS_HOST")
-    """Address on which metrics can be read. Anybody who reaches it can read them."""
+    """Address of that port. Anybody who reaches it can read the metrics."""
     report_prefix: NonEmpty | None = Field(default=None, alias="REPORT_PREFIX")
-    """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`."""
+    """Each rank writes where its weights came from to `{REPORT_PREFIX}{RANK}.json`. Default:
+    off."""
     report_tensors: bool = Field(default=False, alias="REPORT_TENSORS")
     """Whether the report lists the SHA-256 of every tensor (reads all weights once more)."""
 

@@ -15,12 +15,17 @@ from netloader.transport.registry import TRANSPORTS
 
 _WORDS: Final = {
     "SOURCE": 'a list like [{"device_id": 0, "sources": ["10.0.0.1:19374"]}], each device_id once',
+    "MODEL": "a name",
     "INT8_CACHE_NAME": "a list of non-empty strings",
+    "OUTPUT_PREFIX": "the beginning of a path",
+    "FABRIC": "a text of 1 to 64 characters",
     "TRANSPORTS": f"a list of {', '.join(TRANSPORTS)}, each once",
     "CONTENT": "a content id as a source prints it, like sample:1f0c... (kinds: "
     f"{', '.join(Evidence)})",
     "STORAGE_FORMAT": "a load format of vLLM other than netloader",
     "STORAGE_CONFIG": "a JSON object, handed to the loader of STORAGE_FORMAT",
+    "METRICS_HOST": "an address of this host",
+    "REPORT_PREFIX": "the beginning of a path",
 }
 """Allowed values that the types of the fields do not tell."""
 

@@ -144,31 +144,31 @@ class PullSettings:
     """Raises `pydantic.ValidationError` for a value out of its bounds or an unknown name."""
 
     timeout_s: TransferTimeout = TRANSFER_TIMEOUT_S
-    """Seconds without progress after which a source is given up."""
+    """Seconds without progress after which a peer is given up. Longer than the longest pause of a
+    healthy process: compiling holds the interpreter for seconds."""
 
     max_sources: Annotated[int, Field(ge=1, le=64)] = 4
-    """Sources in use at once (`MAX_SOURCES`). Two fill a link. The others take over at once when a
-    source is slow or dies, and spread the load of a fan-out. Each costs two threads and some
+    """Sources that a replica pulls from at once. Two fill a link. The others take over at once when
+    a source is slow or dies, and spread the load of a fan-out. Each costs two threads and some
     descriptors at either end."""
 
     source_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    """Seconds that a pull without a source waits for one, before storage fills the rest
-    (`SOURCE_TIMEOUT`). Long enough for a busy source to free a session, or for a restarted one to
-    be back."""
+    """Seconds that a pull with no source left waits for another, before storage fills the rest.
+    Long enough for a busy source to free a session, or for a restarted one to be back."""
 
     peer_budget_s: Annotated[float, Field(ge=1, le=3600)] = 30.0
     """Seconds without verified progress, over all sources and all steps from the first look at the
-    mesh on, after which storage is read (`PEER_BUDGET`). Enough for a source that is busy or held
-    up to recover, and a start that peers cannot help is late by no more than this."""
+    mesh on, after which storage is read. Enough for a source that is busy or held up to recover,
+    and a start that peers cannot help is late by no more than this."""
 
     min_rate: Annotated[int, Field(ge=1)] = 10_000_000
-    """Bytes per second that storage brings at least (`MIN_RATE`), where nobody has measured more: a
-    pull that would end later than storage would by this rate gives way to it. A tenth of a hard
-    disk or of a 1 Gbit/s link."""
+    """Bytes per second that storage is taken to bring, where this host has not measured more: a
+    pull that would end later than storage would gives way to it, `PEER_BUDGET` granted. The default
+    is a tenth of a hard disk or of a 1 Gbit/s link."""
 
     verify: bool = True
-    """Whether the digest of each arriving chunk is compared with the promised one (`VERIFY`).
-    Turning it off saves a read of every byte, and lets damaged bytes into the model."""
+    """Whether a replica compares the digest of each arriving chunk with the promised one. Turning
+    it off saves a read of every byte, and lets damaged bytes into the model."""
 
     look_s: Seconds = 0.25
     """Seconds between two looks at the candidates, while there is room for one more, and at sources

@@ -19,16 +19,19 @@ class SourceSettings:
     """Raises `pydantic.ValidationError` for a value out of its bounds or an unknown name."""
 
     timeout_s: TransferTimeout = TRANSFER_TIMEOUT_S
-    """Seconds without progress after which a replica is given up."""
+    """When others wait, a replica that uses its place little for this long must make room: it asks
+    for nothing more than half of the time, or takes less than 100 kB/s although `RATE_LIMIT` allows
+    more."""
 
     max_sessions: Annotated[int, Field(ge=1, le=64)] = 4
-    """Replicas that are served at once (`MAX_SESSIONS`). Two streams fill a link: more only make
-    each slower, and refused replicas pull from those that were served. Each session costs two
-    threads and some descriptors at either end."""
+    """Replicas that one source serves at once. Others are told to ask again in a second, and ask
+    another source meanwhile. Two streams fill a link: more only make each slower, and refused
+    replicas pull from those that were served. Each session costs two threads and some descriptors
+    at either end."""
 
     fabric: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Label of the network that this worker's transfers use (`FABRIC`). Workers with different
-    labels never transfer; one without a label may with all."""
+    """Label of the network that this worker's transfers use. Workers with different labels never
+    transfer; one without a label may with all. Default: none."""
 
     min_ending: Count = 16
     """Sessions that may be ending at once, beside those that are served; `max_sessions` where that

@@ -1,4 +1,4 @@
-"""The tables that operators read say what the settings are."""
+"""The table that operators read says what the settings are."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from netloader.config import KEYS, field_of
 from netloader.program import PROGRAM
 from netloader.replica.settings import PullSettings
 from netloader.source.settings import SourceSettings
-from netmesh import MESH_KEYS
 
 ROOT = Path(__file__).parents[3]
-
-
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 UPSTREAM = {
@@ -39,18 +36,11 @@ def table(text: str, begin: str) -> dict[str, list[str]]:
         cells = [
             cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")
         ]
-        for key in cells[0].split(", "):
-            found[key.strip("`")] = [key, *cells[1:]]
+        found[re.sub(r"\[`(\w+)`\]\(#\w+\)", r"\1", cells[0])] = cells
     return found
 
 
-README = table((ROOT / "README.md").read_text(), "## Settings")
-
-
-OPERATIONS_MESH = table(OPERATIONS, "## Settings")
-
-
-OPERATIONS_SERVING = table(OPERATIONS, "## What serving may cost")
+SETTINGS = table((ROOT / "docs" / "reference" / "settings.md").read_text(), "# Settings")
 
 
 def number(shown: str) -> float | None:
@@ -71,57 +61,44 @@ def written_out(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
+def named(text: str) -> set[str]:
+    """What a text calls a setting: capitals in code, with an underscore or the prefix."""
+    found = set(re.findall(r"`(?:export )?(?:NETLOADER_)?([A-Z][A-Z0-9]*_[A-Z0-9_]+)[`=]", text))
+    return {name for name in found if name.startswith(("MESH_", "MAX_", "RATE_", "CHUNK_"))}
+
+
 class TestDocuments:
-    """The tables that operators read say what the settings are."""
+    """What operators read says what the settings are."""
 
-    def test_every_setting_is_in_the_readmes_table_and_nothing_else(self) -> None:
-        assert sorted(README) == sorted(KEYS)
+    def test_every_setting_is_in_the_table_and_nothing_else(self) -> None:
+        assert sorted(SETTINGS) == sorted(KEYS)
 
-    def test_the_readme_marks_the_settings_that_the_environment_may_hold(self) -> None:
-        marked = {key for key, cells in README.items() if cells[1] == "\N{BLACK CIRCLE}"}
-        assert marked == KEYS - UPSTREAM
+    def test_the_table_marks_the_settings_that_the_environment_may_hold(self) -> None:
+        assert {key for key, cells in SETTINGS.items() if cells[3] == "yes"} == KEYS - UPSTREAM
 
     @pytest.mark.parametrize("key", sorted(KEYS - {"CONFIG_FILE"}))
-    def test_the_readme_has_the_default(self, key: str) -> None:
-        shown, default = README[key][3], default_of(key)
+    def test_the_table_has_the_default(self, key: str) -> None:
+        shown, default = SETTINGS[key][1], default_of(key)
         if default in (None, (), {}):
             # What happens without one is told in words, which is no value.
-            assert number(shown) is None and shown.strip("`") not in ("true", "false")
+            assert number(shown) is None and shown.strip("`") not in ("true", "false", "")
             return
-        assert shown.strip("`").split(" ")[0] == written_out(default)
+        assert shown.strip("`") == written_out(default)
 
     @pytest.mark.parametrize("key", sorted(KEYS - {"CONFIG_FILE"}))
-    def test_the_readme_has_the_bounds_of_each_number(self, key: str) -> None:
-        assert limits(field_of(key)[1]) in README[key][2]
+    def test_the_table_has_the_bounds_of_each_number(self, key: str) -> None:
+        assert limits(field_of(key)[1]) in SETTINGS[key][2]
 
-    def test_every_setting_of_the_mesh_is_on_the_operations_page(self) -> None:
-        assert sorted(OPERATIONS_MESH) == sorted(MESH_KEYS)
-
-    def test_the_operations_page_names_no_setting_that_is_none(self) -> None:
-        named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", OPERATIONS))
-        ours = {name for name in named if name.startswith(("MESH_", "MAX_", "RATE_", "CHUNK_"))}
-        assert ours <= KEYS
-
-    @pytest.mark.parametrize("key", [*OPERATIONS_MESH, *OPERATIONS_SERVING])
-    def test_the_operations_page_has_the_default(self, key: str) -> None:
-        shown = (OPERATIONS_MESH | OPERATIONS_SERVING)[key][1]
-        default = default_of(key)
-        if isinstance(default, bool):
-            assert shown == ("on" if default else "off")
-        elif isinstance(default, (int, float)):
-            assert number(shown) == default
-        elif isinstance(default, str):
-            assert shown == f"`{default}`"
-        else:
-            assert number(shown) is None
-
-    @pytest.mark.parametrize("key", [*OPERATIONS_MESH, *OPERATIONS_SERVING])
-    def test_the_operations_page_has_the_bounds_of_each_number(self, key: str) -> None:
-        assert limits(field_of(key)[1]) in (OPERATIONS_MESH | OPERATIONS_SERVING)[key][2]
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+    def test_no_page_names_a_setting_that_is_none(self, page: Path) -> None:
+        assert named(page.read_text()) <= KEYS
 
     def test_a_bound_that_is_not_in_the_table_would_be_noticed(self) -> None:
         assert limits(field_of("MAX_SOURCES")[1]) == "1..64"
-        assert "1..64" not in README["SOURCE_TIMEOUT"][2]
+        assert "1..64" not in SETTINGS["SOURCE_TIMEOUT"][2]
+
+    def test_a_setting_that_is_none_would_be_noticed(self) -> None:
+        assert named("`MESH_NOWHERE` and `NETLOADER_MAX_ALL=1`") == {"MESH_NOWHERE", "MAX_ALL"}
 
     def test_both_ends_of_a_pull_have_the_same_timeout(self) -> None:
         ends = (PullSettings, SourceSettings)
