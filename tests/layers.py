@@ -83,6 +83,7 @@ NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"
 
 PURE: Final = (
     "mesh_inspect.doctor",
+    "mesh_inspect.view",
     "netmesh.core",
     "netloader.identity",
     "netloader.source.policy",

@@ -1,7 +1,7 @@
 """Netmesh: a brokerless membership mesh over ZeroMQ.
 
 Processes join under a name, publish a small JSON advert each, and see everybody else's within
-seconds. Nothing central runs. `Mesh` is a member, and `observe` only looks. `MeshSettings`
+seconds. Nothing central runs. `Mesh` is a member, and an `Observer` only looks. `MeshSettings`
 configures both, and `Program` gives the words for operators. Names that are not listed here may
 change without notice.
 """
@@ -33,7 +33,7 @@ from netmesh.io.keepalive import keep_alive
 from netmesh.io.rotation import KeyWatch
 from netmesh.io.router_ids import new_router
 from netmesh.io.security import SocketSecurity, ZapHandler, generate_key, warn_of_readable_key
-from netmesh.observer import forget, observe
+from netmesh.observer import Observer, forget, observe
 from netmesh.ports import PortRange, listen
 from netmesh.private import private_directory, user_directory
 from netmesh.program import Program
@@ -89,6 +89,7 @@ __all__ = [
     "MeshError",
     "MeshSettings",
     "NoMeshError",
+    "Observer",
     "PortRange",
     "Program",
     "Reach",

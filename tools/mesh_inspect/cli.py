@@ -10,41 +10,34 @@ exit status   0   the answer was printed
 
 from __future__ import annotations
 
-import argparse
 import io
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final
 
-from mesh_inspect.exits import DoctorExit, InspectExit
-from mesh_inspect.looking import (
-    DEFAULT_TIMEOUT_S,
-    DOCTOR_TIMEOUT_S,
-    PROGRAM,
-    WAIT_TIMEOUT_S,
-    Arguments,
-    Means,
-    nobody_answered,
-    say,
-)
-from mesh_inspect.render import escape
+import click
+
+from mesh_inspect.commands.list import command as list_command
+from mesh_inspect.exits import InspectExit
+from mesh_inspect.looking import COMPLETE, PROGRAM, Means, say
+from mesh_inspect.options import InspectCommand, naming
 from netloader import __version__
-from netmesh import MeshError, NoMeshError, SettingsError
+from netmesh import MeshError
 
-MAX_TIMEOUT_S: Final = 3600.0
-
-_DESCRIPTION = """\
+_HELP: Final = """\
 Show the members of a Netloader mesh and the weights they hold, without becoming a member.
-"""
 
-_EPILOG = """\
+Without a command it lists the members. Options of `list` may stand before a command that has them.
+
 Without --seed the command looks where a worker would: in NETLOADER_MESH_SEEDS, in the scheduler's
 environment and in the same-host directory. The cluster key and all other settings come from the
 same NETLOADER_MESH_* variables as a worker's.
+"""
 
+_EPILOG: Final = """\
+\b
 exit status:
   0    the answer was printed
   1    something else went wrong (message on stderr)
@@ -52,72 +45,115 @@ exit status:
   3    no mesh answered; stderr says what was tried
   64   the command line or a setting cannot be used
 `doctor` ends with 0 (healthy), 1 (findings), 2 (usage) or 3 (nobody).
+
+\b
+examples:
+  mesh-inspect
+  mesh-inspect --seed 10.0.0.1 -o wide
+  mesh-inspect list -l state=ready --by model
+  eval "$(mesh-inspect completion bash)"
 """
 
-_DEFAULT: Final = "peers"
+_DEFAULT: Final = "list"
 
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """One command. What it does is in the file of its name, which is imported when it is used: a
-    look at the members must not wait for what others need."""
-
-    help: str
-    options: frozenset[str]
-    """Names of `_OPTIONS`."""
-    usage: int = InspectExit.USAGE
-    """The exit status for a command line that cannot be used."""
-
-
-_COMMON: Final = frozenset({"seed", "mesh", "timeout"})
-
-_COMMANDS: Final[Mapping[str, _Command]] = {
-    "peers": _Command("print the members (the default)", _COMMON | {"output", "model"}),
-    "match": _Command(
-        "say who could feed a worker, and why each other member could not",
-        _COMMON | {"output"},
-    ),
-    "doctor": _Command(
-        "look for what keeps workers on this host and the mesh apart",
-        _COMMON | {"output"},
-        DoctorExit.USAGE,
-    ),
-    "wait": _Command("wait until members are ready", _COMMON | {"model"}),
-    "forget": _Command("tell the mesh that a dead member will not come back", _COMMON),
-    "keys": _Command("count the members that serve by each cluster key", _COMMON),
-    "keygen": _Command(
-        "print a new cluster key: (umask 077; mesh-inspect keygen > mesh.key)",
-        frozenset(),
-    ),
+_COMMANDS: Final[Mapping[str, str]] = {
+    "list": "Print the members and what they hold (the default).",
+    "match": "Say who could feed a worker, and why each other member could not.",
+    "doctor": "Look for what keeps workers on this host and the mesh apart.",
+    "wait": "Wait until members are ready.",
+    "forget": "Tell the mesh that a dead member will not come back.",
+    "keys": "Count the members that serve by each cluster key.",
+    "keygen": "Print a new cluster key.",
+    "completion": "Print what makes a shell complete the command line.",
 }
+"""What each command does, told without importing it: a look at the members must not wait for what
+others need. `command` of `commands/NAME.py` is the command."""
+
+_ALIASES: Final[Mapping[str, str]] = {"peers": "list"}
+
+_LEADING: Final = f"{PROGRAM}.leading"
 
 
-class _InspectParser(argparse.ArgumentParser):
-    """Exits with 64 where argparse would exit with 2."""
+class InspectGroup(click.Group):
+    """The commands, each imported when it is used. Takes options of `list` before a command."""
 
-    usage_status: int = InspectExit.USAGE
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
 
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(self.usage_status, f"{self.prog}: {escape(message)}\n")
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name not in _COMMANDS:
+            return None
+        found = import_module(f"mesh_inspect.commands.{name}").command
+        assert isinstance(found, InspectCommand)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split at the command's name. What stands before it is judged by the command."""
+        given = list(args)
+        with naming(ctx):
+            options, rest, _ = self.make_parser(ctx).parse_args(list(args))
+        at_once = {param.name for param in self.get_params(ctx) if param.is_eager}
+        if options.keys() & at_once or (ctx.resilient_parsing and not rest):
+            return super().parse_args(ctx, given)
+        ctx.meta[_LEADING] = given[: len(given) - len(rest)]
+        return super().parse_args(ctx, rest or [_DEFAULT])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """What stands before the command belongs to it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, [*ctx.meta.get(_LEADING, ()), *rest]
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        print(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+app: Final = InspectGroup(
+    PROGRAM,
+    params=[
+        *list_command.params,
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_version,
+            help="Print the version of netloader-mesh.",
+        ),
+    ],
+    help=_HELP,
+    epilog=_EPILOG,
+)
 
 
 def main(argv: Sequence[str] | None = None, means: Means | None = None) -> int:
-    """Run the command and return its exit status. A usage error raises SystemExit."""
-    options = _parsed(argv)
-    command = _COMMANDS[options.command or _DEFAULT]
+    """Run the command and return its exit status."""
+    means = means or Means()
+    if (instruction := os.environ.get(COMPLETE)) is not None:
+        from mesh_inspect.completion import complete
+
+        return complete(app, means, instruction)
     # A terminal that cannot show a name's characters must not crash the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status = _run(options, means or Means())
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        with app.make_context(PROGRAM, arguments, obj=means) as context:
+            status: Any = app.invoke(context)
         sys.stdout.flush()
-    except SettingsError as error:
-        say(options.in_words_of_the_command(error))
-        return command.usage
-    except NoMeshError as error:
-        say(nobody_answered(error, options.settings, seeds_only=options.seeds_only))
-        return InspectExit.NO_MESH
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except click.UsageError as error:
+        return _usage(error)
     except MeshError as error:
         say(str(error))
         return InspectExit.FAILED
@@ -127,187 +163,16 @@ def main(argv: Sequence[str] | None = None, means: Means | None = None) -> int:
         return InspectExit.OK
     except KeyboardInterrupt:
         return InspectExit.INTERRUPTED
+    assert isinstance(status, int)
     return status
 
 
-def _run(options: Arguments, means: Means) -> int:
-    run: Callable[[Arguments, Means], int]
-    match options.command or _DEFAULT:
-        case "doctor":
-            from mesh_inspect.commands.doctor import run
-        case "forget":
-            from mesh_inspect.commands.forget import run
-        case "keygen":
-            from mesh_inspect.commands.keygen import run
-        case "keys":
-            from mesh_inspect.commands.keys import run
-        case "match":
-            from mesh_inspect.commands.match import run
-        case "wait":
-            from mesh_inspect.commands.wait import run
-        case _:
-            from mesh_inspect.commands.peers import run
-    return run(options, means)
-
-
-def _parsed(argv: Sequence[str] | None) -> Arguments:
-    """The command line. Options of all commands may also stand before the command."""
-    parser = _parser()
-    for name in ("output", "seed", "mesh", "model", "timeout"):
-        _OPTIONS[name](parser, None)
-    chosen = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    parsers: dict[str, _InspectParser] = {}
-    for name, command in _COMMANDS.items():
-        made = parsers[name] = chosen.add_parser(
-            name,
-            help=command.help,
-            description=command.help[0].upper() + command.help[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        made.usage_status = command.usage
-        for option in sorted(command.options):
-            # What stands before the command stays, unless it is said again after it.
-            _OPTIONS[option](made, argparse.SUPPRESS)
-    _only_some(parsers)
-    options, unknown = parser.parse_known_args(argv, namespace=Arguments())
-    name = options.command or _DEFAULT
-    if unknown:
-        parsers[name].error(f"unrecognized arguments: {' '.join(unknown)}")
-    for option in ("output", "seed", "mesh", "model", "timeout"):
-        if getattr(options, option) is not None and option not in _COMMANDS[name].options:
-            parsers[name].error(f"{name} takes no --{option}")
-    if name == "match" and (options.like is None) == (options.model_and_flags is None):
-        parsers[name].error("match takes a MODEL with vLLM's flags, or --like MEMBER")
-    if options.output == "wide" and name != "peers":
-        parsers[name].error(f"{name} prints a text or json")
-    return options
-
-
-def _only_some(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
-    """Arguments that one command takes and no other."""
-    parsers["forget"].add_argument(
-        "member", metavar="MEMBER", help="HOST:PORT, as `mesh-inspect -o wide` shows it"
-    )
-    parsers["match"].add_argument(
-        "--like",
-        metavar="MEMBER",
-        help="a worker that needs what this member has: HOST:PORT, as `-o wide` shows it",
-    )
-    asked = parsers["match"].add_argument(
-        "model_and_flags",
-        nargs=argparse.PARSER,
-        metavar="MODEL [vLLM flag ...]",
-        help="what would follow `vllm serve`; all that stands behind MODEL is vLLM's",
-    )
-    asked.required = False
-    parsers["wait"].add_argument(
-        "--for",
-        dest="awaited",
-        choices=("ready", "alive"),
-        default="ready",
-        help="ready: may be asked for weights (default); alive: is there",
-    )
-    parsers["wait"].add_argument(
-        "--count",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="how many members (default: 1)",
-    )
-    parsers["doctor"].add_argument(
-        "--no-transfer",
-        action="store_true",
-        help="ask no member for a chunk of its weights",
-    )
-
-
-def _parser() -> _InspectParser:
-    parser = _InspectParser(
-        prog=PROGRAM,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # An abbreviation that works today would change its meaning with the next option.
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser
-
-
-def _output(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=("table", "wide", "json"),
-        default=default,
-        help="table (default); wide: more columns, nothing folded (peers); json: one document",
-    )
-
-
-def _seed(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "--seed",
-        action="append",
-        metavar="HOST[:PORT]",
-        default=default,
-        help="ask only this member (repeatable; takes every form of MESH_SEEDS)",
-    )
-
-
-def _mesh(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "--mesh",
-        metavar="NAME",
-        default=default,
-        help="name of the mesh (default: NETLOADER_MESH_NAME, 'default')",
-    )
-
-
-def _model(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        default=default,
-        help="only holdings of this model; * and ? match anything",
-    )
-
-
-def _timeout(parser: argparse.ArgumentParser, default: object) -> None:
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        default=default,
-        help=(
-            f"how long to wait for an answer (default: {DEFAULT_TIMEOUT_S:g}; "
-            f"wait: {WAIT_TIMEOUT_S:g}; doctor, as a whole: {DOCTOR_TIMEOUT_S:g})"
-        ),
-    )
-
-
-_OPTIONS: Final[Mapping[str, Callable[[argparse.ArgumentParser, object], None]]] = {
-    "output": _output,
-    "seed": _seed,
-    "mesh": _mesh,
-    "model": _model,
-    "timeout": _timeout,
-}
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 to 1000000")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= MAX_TIMEOUT_S:  # also refuses nan
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of seconds above 0 and at most {MAX_TIMEOUT_S:g}"
-        )
-    return value
+def _usage(error: click.UsageError) -> int:
+    """Say what is wrong with the command line."""
+    status: int = InspectExit.USAGE
+    if error.ctx is not None:
+        print(error.ctx.get_usage(), file=sys.stderr)
+        if isinstance(error.ctx.command, InspectCommand):
+            status = error.ctx.command.usage_status
+    say(error.format_message())
+    return status

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from mesh_inspect.render import escape
+from mesh_inspect.output.text import escape
 from netloader.program import ENV_PREFIX
 from netloader.program import PROGRAM as LOADER
 from netmesh import (
@@ -21,33 +20,34 @@ from netmesh import (
     MemberId,
     MeshSettings,
     NoMeshError,
+    Observer,
     SettingsError,
     Status,
-    forget,
-    observe,
 )
 
 PROGRAM: Final = "mesh-inspect"
+COMPLETE: Final = "_MESH_INSPECT_COMPLETE"
+"""Variable that a shell sets which wants completions; click's name for it."""
 DEFAULT_TIMEOUT_S: Final = 3.0
 WAIT_TIMEOUT_S: Final = 30.0
 DOCTOR_TIMEOUT_S: Final = 30.0
 """Seconds for all checks together."""
 
 
-class Look(Protocol):
-    """Finds the members, as `netmesh.observe` does."""
+class Observing(Protocol):
+    """Looks at a mesh, as a `netmesh.Observer` does."""
 
-    def __call__(
-        self, settings: MeshSettings, timeout_s: float, *, seeds_only: bool
-    ) -> tuple[Member, ...]: ...
+    def look(self, timeout_s: float = ...) -> tuple[Member, ...]: ...
+
+    def forget(self, member: MemberId, timeout_s: float = ...) -> Status | None: ...
+
+    def close(self) -> None: ...
 
 
-class Bury(Protocol):
-    """Tells a mesh that a member is gone for good, as `netmesh.forget` does."""
+class ObserverOf(Protocol):
+    """Makes what looks at a mesh. Raises SettingsError."""
 
-    def __call__(
-        self, settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
-    ) -> Status | None: ...
+    def __call__(self, settings: MeshSettings, *, seeds_only: bool) -> Observing: ...
 
 
 def hard_limit() -> int:
@@ -60,8 +60,7 @@ def hard_limit() -> int:
 class Means:
     """What the commands use of the world."""
 
-    look: Look = observe
-    bury: Bury = forget
+    observer: ObserverOf = Observer
     monotonic: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
     wall_s: Callable[[], float] = time.time
@@ -70,21 +69,17 @@ class Means:
     """Up to how many descriptors a process on this host may have; -1 for any number."""
 
 
-class Arguments(argparse.Namespace):
-    """The command line, with types. Options that were not given are None."""
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Which mesh is asked, for how long, and by what means: `--seed`, `--mesh` and `--timeout`."""
 
-    command: str | None
-    member: str
-    like: str | None
-    model_and_flags: list[str] | None
-    awaited: str
-    count: int
-    output: str | None
-    seed: list[str] | None
-    mesh: str | None
-    model: str | None
-    timeout: float | None
-    no_transfer: bool
+    means: Means
+    seeds: tuple[str, ...] = ()
+    """Only these members are asked. Empty: whom a worker would ask."""
+    mesh: str | None = None
+    """None: as the environment says."""
+    timeout: float | None = None
+    """Seconds. None: the command's own."""
 
     @property
     def timeout_s(self) -> float:
@@ -94,7 +89,7 @@ class Arguments(argparse.Namespace):
     def seeds_only(self) -> bool:
         """A user who names a seed wants the answer of that seed, above all when a mesh is split. A
         member on this host would often answer first."""
-        return self.seed is not None
+        return bool(self.seeds)
 
     @property
     def settings(self) -> MeshSettings:
@@ -103,8 +98,8 @@ class Arguments(argparse.Namespace):
         chosen: dict[str, object] = {}
         if self.mesh is not None:
             chosen["MESH_NAME"] = self.mesh
-        if self.seed is not None:
-            chosen["MESH_SEEDS"] = tuple(self.seed)
+        if self.seeds:
+            chosen["MESH_SEEDS"] = self.seeds
         return MeshSettings.load(chosen, program=LOADER)
 
     @property
@@ -112,20 +107,30 @@ class Arguments(argparse.Namespace):
         """The label that a worker with this environment would have (`FABRIC`); empty: none."""
         return os.environ.get(f"{ENV_PREFIX}FABRIC", "")
 
-    def in_words_of_the_command(self, error: SettingsError) -> str:
+    @contextmanager
+    def observer(self, *, quiet: bool = False) -> Iterator[Observing]:
+        """What looks at the mesh. Warnings of the mesh go to stderr, unless it is quiet. Raises
+        SettingsError."""
+        with nullcontext() if quiet else log_to_stderr():
+            observer = self.means.observer(self.settings, seeds_only=self.seeds_only)
+            try:
+                yield observer
+            finally:
+                observer.close()
+
+    def everybody(self) -> tuple[Member, ...]:
+        """All members, as one of them sees them. Raises SettingsError and NoMeshError."""
+        with self.observer() as observer:
+            return observer.look(self.timeout_s)
+
+    def in_words_of_the_command(self, error: SettingsError) -> SettingsError:
         """The error, which names the option if the value came from one."""
         key = error.key
-        if key in ("MESH_SEEDS", "seed", "address") and self.seed is not None:
+        if key in ("MESH_SEEDS", "seed", "address") and self.seeds:
             key = "--seed"
         elif key == "MESH_NAME" and self.mesh is not None:
             key = "--mesh"
-        return str(SettingsError(key, error.value, error.allowed))
-
-
-def everybody(options: Arguments, means: Means) -> tuple[Member, ...]:
-    """All members, as one of them sees them. Raises SettingsError and NoMeshError."""
-    with log_to_stderr():
-        return means.look(options.settings, options.timeout_s, seeds_only=options.seeds_only)
+        return SettingsError(key, error.value, error.allowed)
 
 
 def nobody_answered(error: NoMeshError, settings: MeshSettings, *, seeds_only: bool) -> str:

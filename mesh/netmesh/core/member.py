@@ -40,6 +40,11 @@ class Member:
         return host_of(self.id).strip("[]")
 
     @property
+    def started_s(self) -> float:
+        """When that process started, by its own clock: seconds since the epoch."""
+        return started_ms(self.generation) / 1000
+
+    @property
     def selectable(self) -> bool:
         """True when the member may be asked for anything."""
         return self.status is Status.ALIVE
@@ -53,14 +58,14 @@ def member_of(record: Record, now_ms: float, *, me: bool) -> Member:
         record.incarnation,
         record.status,
         record.version,
-        _read(record.advert),
+        read_advert(record.advert),
         max(0.0, (now_ms - started_ms(record.generation)) / 1000),
         me,
     )
 
 
 @lru_cache(maxsize=4096)
-def _read(advert: Advert) -> JsonObject:
+def read_advert(advert: Advert) -> JsonObject:
     """Parse an advert. Snapshots are taken often and adverts change seldom, so readers share the
     object."""
     return unpack_advert(advert)

@@ -17,10 +17,8 @@ from tests.meshes import OWN_MESH
 import netmesh
 from mesh_inspect import cli
 from mesh_inspect.exits import InspectExit
-from mesh_inspect.looking import Means
 from netmesh import (
     JsonObject,
-    MemberId,
     Mesh,
     MeshSettings,
     NoMeshError,
@@ -28,7 +26,7 @@ from netmesh import (
     VersionMismatch,
 )
 
-from .support import ALONE, advert, holding
+from .support import ALONE, PlayedMesh, advert, holding
 
 Start = Callable[..., Mesh]
 
@@ -81,13 +79,6 @@ def pair(start: Start) -> tuple[Mesh, Mesh]:
 
 def contents(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-def usage_error(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
-    assert isinstance(left.value.code, int)
-    return left.value.code
 
 
 def test_it_shows_every_holding_without_a_command(
@@ -214,12 +205,9 @@ def test_no_mesh_says_what_was_tried_and_what_to_do(
 
 
 def test_a_likely_reason_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    def look(
-        settings: MeshSettings, timeout_s: float, *, seeds_only: bool
-    ) -> tuple[netmesh.Member, ...]:
-        raise NoMeshError(settings.name, ("h:1",), timeout_s) from VersionMismatch(9, 1, 1)
-
-    assert cli.main([], Means(look=look)) == 3
+    nobody = NoMeshError("default", ("h:1",), 3.0)
+    nobody.__cause__ = VersionMismatch(9, 1, 1)
+    assert cli.main([], PlayedMesh(nobody).means) == 3
     assert "version 9" in capsys.readouterr().err
 
 
@@ -253,10 +241,10 @@ def test_a_hostile_member_is_shown_harmlessly(
 def test_a_wrong_command_line_is_64(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert usage_error(*arguments) == 64
+    assert cli.main(arguments) == 64
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("usage:")
+    assert err.startswith("Usage:")
 
 
 @pytest.mark.parametrize(
@@ -293,10 +281,10 @@ def test_an_unsafe_directory_is_told(directory: Path, capsys: pytest.CaptureFixt
 
 
 def test_help_documents_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
-    assert usage_error("--help") == 0
+    assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
     for status in InspectExit:
-        assert status is InspectExit.INTERRUPTED or f"\n  {status.value:<4} " in out
+        assert status is InspectExit.INTERRUPTED or f"\n    {status.value:<4} " in out
 
 
 def test_keygen_makes_a_key_that_a_mesh_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,32 +362,29 @@ def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
 def test_a_dead_member_is_forgotten_and_a_living_one_is_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said: list[tuple[str, float, bool]] = []
+    mesh = PlayedMesh()
 
     def run(answer: Status | None, *arguments: str) -> tuple[int, str]:
-        def bury(
-            settings: MeshSettings, member: MemberId, timeout_s: float, *, seeds_only: bool
-        ) -> Status | None:
-            said.append((member, timeout_s, seeds_only))
-            return answer
-
-        status = cli.main(["forget", "10.0.0.9:17946", *arguments], Means(bury=bury))
+        mesh.answer = answer
+        status = cli.main(["forget", "10.0.0.9:17946", *arguments], mesh.means)
         printed = capsys.readouterr()
         return status, printed.out + printed.err
 
     assert run(Status.LEFT) == (0, "10.0.0.9:17946 is forgotten\n")
     status, text = run(Status.STALLED, "--seed", "a", "--timeout", "9")
+    assert mesh.seeds_only
     assert status == 2 and "is stalled: only a dead member can be forgotten" in text
     status, text = run(None)
     assert status == 2 and "knows no member 10.0.0.9:17946" in text
-    assert said[:2] == [("10.0.0.9:17946", 3.0, False), ("10.0.0.9:17946", 9.0, True)]
+    assert not mesh.seeds_only
+    assert mesh.buried[:2] == [("10.0.0.9:17946", 3.0), ("10.0.0.9:17946", 9.0)]
 
 
 def test_forgetting_takes_one_address() -> None:
-    assert usage_error("forget") == 64
-    assert usage_error("forget", "10.0.0.9:17946", "--model", "m") == 64
-    assert usage_error("peers", "10.0.0.9:17946") == 64
-    assert usage_error("keygen", "10.0.0.9:17946") == 64
+    assert cli.main(["forget"]) == 64
+    assert cli.main(["forget", "10.0.0.9:17946", "--model", "m"]) == 64
+    assert cli.main(["peers", "10.0.0.9:17946"]) == 64
+    assert cli.main(["keygen", "10.0.0.9:17946"]) == 64
     assert cli.main(["forget", "node-7", *SOON]) == 64
 
 

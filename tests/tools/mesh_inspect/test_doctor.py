@@ -313,9 +313,7 @@ def test_nobody_is_3_and_a_bad_command_line_2(
     status, document = examine("--timeout", "2")
     assert (status, document["answered"], document["healthy"]) == (3, False, False)
     for arguments in (["--bogus"], ["-o", "wide"], ["--model", "m"], ["extra"]):
-        with pytest.raises(SystemExit) as left:
-            cli.main(["doctor", *arguments])
-        assert left.value.code == 2
+        assert cli.main(["doctor", *arguments]) == 2
     assert cli.main(["doctor", "--mesh", "no blanks"]) == 2
     monkeypatch.setenv("NETLOADER_MESH_KEY", "hunter2")
     assert cli.main(["doctor", "--timeout", "1"]) == 2

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from mesh_inspect.doctor.transfer import Trialled
-from mesh_inspect.rows import HoldingRow
+from mesh_inspect.view.rows import HoldingRow
 from netloader.discovery.candidate import BY_MESH, Candidate
 from netloader.identity.identity import Identity
 from netmesh import MeshSettings, Reach, SocketSecurity

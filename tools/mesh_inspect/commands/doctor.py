@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+import click
+
 from mesh_inspect.collect import host, listeners
 from mesh_inspect.doctor import (
     addresses,
@@ -23,15 +25,13 @@ from mesh_inspect.doctor.ports import PortFacts
 from mesh_inspect.doctor.seeds import SeedFacts
 from mesh_inspect.doctor.versions import RunBy
 from mesh_inspect.exits import DoctorExit
-from mesh_inspect.looking import (
-    DEFAULT_TIMEOUT_S,
-    DOCTOR_TIMEOUT_S,
-    Arguments,
-    Means,
-    log_to_stderr,
-)
-from mesh_inspect.render import API_VERSION, ascii_json, escape
-from mesh_inspect.rows import HoldingRow, rows_of
+from mesh_inspect.looking import DEFAULT_TIMEOUT_S, DOCTOR_TIMEOUT_S, Inquiry, Means, log_to_stderr
+from mesh_inspect.options import asks_mesh, output, subcommand
+from mesh_inspect.output.documents import ascii_json
+from mesh_inspect.output.text import escape
+from mesh_inspect.view.entries import API_VERSION
+from mesh_inspect.view.rows import HoldingRow, rows_of
+from mesh_inspect.view.words import counted
 from netloader import __version__
 from netloader.discovery.advert import release_of
 from netmesh import (
@@ -59,7 +59,7 @@ MOST_MEMBERS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Sight:
+class _OneLook:
     """The mesh as one member shows it; nothing where nobody answered."""
 
     rows: Sequence[HoldingRow] = ()
@@ -78,14 +78,24 @@ class _Time:
         return max(0.0, min(seconds, self.deadline - self._monotonic()))
 
 
-def run(options: Arguments, means: Means) -> DoctorExit:
-    """Raises SettingsError for a setting of which nothing can be made."""
-    settings = options.settings
-    left = _Time(means, DOCTOR_TIMEOUT_S if options.timeout is None else options.timeout)
+@subcommand(
+    "doctor", "doctor --no-transfer --timeout 10", "doctor -o json", usage_status=DoctorExit.USAGE
+)
+@click.option("--no-transfer", is_flag=True, help="Ask no member for a chunk of its weights.")
+@output("table", "json")
+@asks_mesh
+def command(inquiry: Inquiry, no_transfer: bool, form: str) -> DoctorExit:
+    """Look for what keeps workers on this host and the mesh apart.
+
+    Run it as the user and with the settings of a worker that finds nobody or loads from storage.
+    Ends with 0 (healthy), 1 (findings), 2 (usage) or 3 (nobody).
+    """
+    settings, means = inquiry.settings, inquiry.means
+    left = _Time(means, DOCTOR_TIMEOUT_S if inquiry.timeout is None else inquiry.timeout)
     with log_to_stderr():
-        checks, answered = _examined(options, settings, means, left)
+        checks, answered = _examined(inquiry, settings, left, transfers=not no_transfer)
     wrong = [finding for check in checks for finding in check.findings]
-    if options.output == "json":
+    if form == "json":
         print(_document(checks, settings.name, answered=answered))
     else:
         print("\n".join(map(escape, _told(checks))))
@@ -95,10 +105,11 @@ def run(options: Arguments, means: Means) -> DoctorExit:
 
 
 def _examined(
-    options: Arguments, settings: MeshSettings, means: Means, left: _Time
+    inquiry: Inquiry, settings: MeshSettings, left: _Time, *, transfers: bool
 ) -> tuple[list[Check], bool]:
     """All checks in the order in which they are told, and whether any member answered."""
-    entries, problem = ((), "") if options.seeds_only else host.directory(settings)
+    means = inquiry.means
+    entries, problem = ((), "") if inquiry.seeds_only else host.directory(settings)
     found, seeds_problem = _seeds(settings, left)
     names = dict.fromkeys(["default", *(entry.mesh for entry in entries)])
     at_seeds = _met(
@@ -106,14 +117,14 @@ def _examined(
     )
     here = [one.member for one in entries if one.mesh == settings.name and not one.stale]
     at_entries = _met(here, settings, means, left, names)
-    seen = _look(options, settings, means, left)
+    seen = _look(inquiry, left)
     live = [member for member in seen.members if member.status.live]
     sample = live if len(live) <= MOST_MEMBERS else random.sample(live, MOST_MEMBERS)
     at_members = _met([member.id for member in sample], settings, means, left, names)
     endpoints = _endpoints(seen.rows)
     # What lies between two fabrics is no fault.
     ready = sorted(
-        (row for row in seen.rows if row.ready and row.shares(options.fabric) and not row.accusers),
+        (row for row in seen.rows if row.ready and row.shares(inquiry.fabric) and not row.accusers),
         key=lambda row: row.serving,
     )
     asked = [row.holding.endpoint for row in ready if row.holding is not None]
@@ -138,7 +149,9 @@ def _examined(
         ports.judge(PortFacts(at_members, statuses, greeted, len(live))),
         clock.judge(_once(everywhere)),
         versions.judge(_running(seen, everywhere), __version__, (OLDEST_VERSION, PROTOCOL_VERSION)),
-        _trial(options, settings, ready, left, means),
+        _trial(inquiry, settings, ready, left)
+        if transfers
+        else transfer.judge((), "left out (--no-transfer)"),
     ]
     return checks, anybody
 
@@ -166,16 +179,17 @@ def _met(
     )
 
 
-def _look(options: Arguments, settings: MeshSettings, means: Means, left: _Time) -> _Sight:
+def _look(inquiry: Inquiry, left: _Time) -> _OneLook:
     timeout_s = left.at_most(DEFAULT_TIMEOUT_S)
     if timeout_s <= 0:
-        return _Sight()
+        return _OneLook()
     try:
-        members = means.look(settings, timeout_s, seeds_only=options.seeds_only)
+        with inquiry.observer(quiet=True) as observer:
+            members = observer.look(timeout_s)
     except (NoMeshError, SettingsError):
         # What is wrong was met at the seeds and in the directory already.
-        return _Sight()
-    return _Sight(rows_of(members), members, True)
+        return _OneLook()
+    return _OneLook(rows_of(members), members, True)
 
 
 def _instead(
@@ -210,7 +224,7 @@ def _once(met: Sequence[Encounter]) -> list[Encounter]:
     return list({one.member: one for one in met if one.member is not None}.values())
 
 
-def _running(seen: _Sight, met: Sequence[Encounter]) -> list[RunBy]:
+def _running(seen: _OneLook, met: Sequence[Encounter]) -> list[RunBy]:
     protocols = {one.member: one.protocol for one in met}
     models: dict[str, list[tuple[str, str]]] = {}
     for row in seen.rows:
@@ -230,21 +244,15 @@ def _running(seen: _Sight, met: Sequence[Encounter]) -> list[RunBy]:
 
 
 def _trial(
-    options: Arguments,
-    settings: MeshSettings,
-    ready: Sequence[HoldingRow],
-    left: _Time,
-    means: Means,
+    inquiry: Inquiry, settings: MeshSettings, ready: Sequence[HoldingRow], left: _Time
 ) -> Check:
-    if options.no_transfer:
-        return transfer.judge((), "left out (--no-transfer)")
     if not ready:
-        label = f" in FABRIC {options.fabric}" if options.fabric else ""
+        label = f" in FABRIC {inquiry.fabric}" if inquiry.fabric else ""
         return transfer.judge((), f"nobody is ready to serve{label}")
     # Imports torch, which takes seconds and which no other check needs.
     from mesh_inspect.collect.transfer import tried
 
-    return transfer.judge(*tried(ready, settings, left.deadline, means.monotonic))
+    return transfer.judge(*tried(ready, settings, left.deadline, inquiry.means.monotonic))
 
 
 def _has_key(settings: MeshSettings) -> bool:
@@ -259,7 +267,7 @@ def _told(checks: Sequence[Check]) -> Iterator[str]:
             yield f"      {finding.area}: {finding.subject}: {finding.what}"
             yield f"        do: {finding.remedy}"
     wrong = sum(len(check.findings) for check in checks)
-    yield f"{wrong} findings" if wrong != 1 else "1 finding"
+    yield counted(wrong, "finding")
 
 
 def _document(checks: Sequence[Check], mesh: str, *, answered: bool) -> str:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import click
+
 from mesh_inspect.exits import InspectExit
-from mesh_inspect.looking import Arguments, Means, log_to_stderr, say
-from mesh_inspect.render import escape
+from mesh_inspect.looking import Inquiry, say
+from mesh_inspect.options import asks_mesh, subcommand
+from mesh_inspect.output.text import escape
 from netmesh import MemberId, Status
 
 
-def run(options: Arguments, means: Means) -> InspectExit:
-    settings, member = options.settings, MemberId(options.member)
-    with log_to_stderr():
-        status = means.bury(settings, member, options.timeout_s, seeds_only=options.seeds_only)
+@subcommand("forget 10.0.0.7:17946")
+@click.argument("member", metavar="MEMBER")
+@asks_mesh
+def command(inquiry: Inquiry, member: str) -> InspectExit:
+    """Tell the mesh that a dead member will not come back.
+
+    MEMBER is HOST:PORT, as `mesh-inspect -o wide` shows it.
+    """
+    with inquiry.observer() as observer:
+        status = observer.forget(MemberId(member), inquiry.timeout_s)
     if status is Status.LEFT:
         print(escape(f"{member} is forgotten"))
         return InspectExit.OK
     if status is None:
-        say(f"mesh {settings.name!r} knows no member {member}")
+        say(f"mesh {inquiry.settings.name!r} knows no member {member}")
     else:
         say(f"{member} is {status.name.lower()}: only a dead member can be forgotten")
     return InspectExit.NOTHING_MATCHES

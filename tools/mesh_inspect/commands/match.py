@@ -6,10 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import click
+
 from mesh_inspect.exits import InspectExit
-from mesh_inspect.looking import Arguments, Means, everybody, say
-from mesh_inspect.render import API_VERSION, ascii_json, escape, human_bytes, short_layout
-from mesh_inspect.rows import RankPlace, place_of
+from mesh_inspect.looking import Inquiry, say
+from mesh_inspect.options import asks_mesh, output, subcommand
+from mesh_inspect.output.documents import ascii_json
+from mesh_inspect.output.text import escape
+from mesh_inspect.view.entries import API_VERSION
+from mesh_inspect.view.rows import RankPlace, place_of
+from mesh_inspect.view.words import human_bytes, short_layout
 from netloader.discovery.advert import Holding, decode
 from netloader.discovery.prospect import Match, Prospect, match
 from netloader.errors import NetloaderError
@@ -17,17 +23,46 @@ from netloader.identity.identity import Identity
 from netmesh import Member, Reach
 
 
-def run(options: Arguments, means: Means) -> InspectExit:
-    members = everybody(options, means)
+@subcommand(
+    "match --like 10.0.0.2:17946",
+    "match Qwen/Qwen3-8B --tensor-parallel-size 2 --dtype bfloat16",
+    "match -o json --seed 10.0.0.1 Qwen/Qwen3-8B",
+    # All that stands behind MODEL is vLLM's.
+    context_settings={"allow_interspersed_args": False},
+)
+@click.option(
+    "--like",
+    metavar="MEMBER",
+    help="A worker that needs what this member has: HOST:PORT, as `-o wide` shows it.",
+)
+@click.argument(
+    "model_and_flags",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[MODEL [VLLM FLAG]...]",
+)
+@output("table", "json")
+@asks_mesh
+def command(
+    inquiry: Inquiry, like: str | None, model_and_flags: Sequence[str], form: str
+) -> InspectExit:
+    """Say who could feed a worker, and why each other member could not.
+
+    MODEL and the flags behind it are what would follow `vllm serve`: vLLM is asked what such a
+    worker would need, so it must be installed here. Options of this command stand before MODEL.
+    """
+    if (like is None) == (not model_and_flags):
+        raise click.UsageError("match takes a MODEL with vLLM's flags, or --like MEMBER")
+    members = inquiry.everybody()
     held = [(member, decode(member.advert)) for member in members]
-    if options.like is not None:
-        prospects = _like(options.like, held, options)
+    if like is not None:
+        prospects = _like(like, held, inquiry)
         if not prospects:
-            say(f"no member {options.like} with a model in mesh {options.settings.name!r}")
+            say(f"no member {like} with a model in mesh {inquiry.settings.name!r}")
             return InspectExit.NOTHING_MATCHES
     else:
         try:
-            prospects = _as_vllm_says(options.model_and_flags or ())
+            prospects = _as_vllm_says(model_and_flags)
         except ImportError as error:
             say(
                 f"vLLM cannot be asked here: {error}; run this where vLLM is installed, or name a "
@@ -38,8 +73,8 @@ def run(options: Arguments, means: Means) -> InspectExit:
             say(str(error))
             return InspectExit.FAILED
     matches = [match(held, prospect) for prospect in prospects]
-    if options.output == "json":
-        print(_document(matches, options))
+    if form == "json":
+        print(_document(matches, inquiry, like))
     else:
         print("\n".join(escape(line) for one in matches for line in _told(one)))
     fed = all(one.sources for one in matches)
@@ -47,10 +82,10 @@ def run(options: Arguments, means: Means) -> InspectExit:
 
 
 def _like(
-    wanted: str, held: Sequence[tuple[Member, Sequence[Holding]]], options: Arguments
+    wanted: str, held: Sequence[tuple[Member, Sequence[Holding]]], inquiry: Inquiry
 ) -> list[Prospect]:
     """Workers that need what this member needs or holds, one for each of its models."""
-    networks = options.settings.networks
+    networks = inquiry.settings.networks
     return [
         Prospect(
             Identity.of_fields(holding.fields, holding.names, holding.content),
@@ -99,12 +134,12 @@ def _reason(model: str, reason: str) -> str:
     return f"{reason} ({model})" if model else reason
 
 
-def _document(matches: Sequence[Match], options: Arguments) -> str:
+def _document(matches: Sequence[Match], inquiry: Inquiry, like: str | None) -> str:
     """Keys are never missing; unknown values are null."""
     document = {
         "apiVersion": API_VERSION,
-        "mesh": options.settings.name,
-        "like": options.like,
+        "mesh": inquiry.settings.name,
+        "like": like,
         "workers": [_worker(one) for one in matches],
     }
     return ascii_json(document)

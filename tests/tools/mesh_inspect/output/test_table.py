@@ -8,27 +8,30 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tools.mesh_inspect.support import ALONE, GENERATION, holding, member
 
-from mesh_inspect.render import (
-    escape,
-    human_age,
-    human_bytes,
-    short_layout,
-    to_json,
-    write_table,
-)
-from mesh_inspect.rows import HoldingRow, RankPlace, rows_of
+from mesh_inspect.output.documents import ascii_json
+from mesh_inspect.output.members import MEMBERS, summary
+from mesh_inspect.output.table import Showing, write_table
+from mesh_inspect.output.text import escape
+from mesh_inspect.view.entries import entries_of, listed
+from mesh_inspect.view.rows import HoldingRow, RankPlace, rows_of
+from mesh_inspect.view.words import human_age, human_bytes, short_layout
+from netloader import __version__
 from netmesh import Status
-
-from .support import ALONE, GENERATION, holding, member
 
 HOSTILE = "\x1b[31m[bold red]x[/] :boom: \x07\r\n\u202egnp\u2028\x9b2J\x7f[link=http://x]y"
 
 
 def table(rows: tuple[HoldingRow, ...], *, wide: bool = False, terminal: bool = False) -> str:
     out = io.StringIO()
-    write_table(rows, out, mesh="default", wide=wide, terminal=terminal)
+    showing = Showing(wide=wide, terminal=terminal)
+    write_table(MEMBERS, rows, out, showing, summary(rows, "default"))
     return out.getvalue()
+
+
+def to_json(rows: tuple[HoldingRow, ...], *, mesh: str) -> str:
+    return ascii_json(listed(entries_of(rows), mesh))
 
 
 def without_colours(text: str) -> str:
@@ -157,6 +160,12 @@ def test_the_document_has_every_key() -> None:
                 "origin": "storage",
                 "carried_by": [],
                 "weights_layout": "checkpoint",
+                "rate": 0,
+                "feeds": [],
+                "awaits": [],
+                "fabric": None,
+                "release": __version__,
+                "started": 1_780_000_000.0,
             }
         ],
     }

@@ -6,7 +6,7 @@ unchanged (the renderer escapes them); invalid ones are unknown: `None`, never a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -14,8 +14,9 @@ from typing import Final
 
 from netloader.discovery.accusations import accusers
 from netloader.discovery.advert import Holding, decode
+from netloader.discovery.candidate import Process
 from netloader.identity.identity import Fields, content_id
-from netmesh import Member, Status
+from netmesh import JsonObject, Member, MemberId, Status
 
 MAX_COUNT: Final = 2**63 - 1
 """Bound on shown numbers: the largest that a 64-bit reader of the JSON can hold."""
@@ -129,6 +130,41 @@ class HoldingRow:
         """Sessions in which the member is the replica."""
         return 0 if self.holding is None else min(self.holding.pulling, MAX_COUNT)
 
+    @property
+    def rate(self) -> int:
+        """Bytes per second by which the weights in place have grown of late."""
+        return 0 if self.holding is None else min(self.holding.rate, MAX_COUNT)
+
+    @property
+    def fabric(self) -> str | None:
+        """Label of the network that its transfers use."""
+        return None if self.holding is None else self.holding.fabric or None
+
+    @property
+    def role(self) -> str | None:
+        """`target` or `draft`."""
+        return None if self.holding is None else self.holding.role
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where its source listens."""
+        return None if self.holding is None else self.holding.endpoint or None
+
+    @property
+    def reads_storage(self) -> bool:
+        """Whether it reads the weights from storage now."""
+        return self.holding is not None and self.holding.storage == "reading"
+
+    @property
+    def reason(self) -> str:
+        """Why it is unavailable or accused; empty: it is neither."""
+        if self.holding is None:
+            return ""
+        if self.condition == "accused":
+            members = "1 member" if self.accusers == 1 else f"{self.accusers} members"
+            return f"sent wrong bytes to {members}"
+        return self.holding.reason
+
     def _text(self, name: str) -> str | None:
         value = None if self.holding is None else self.holding.fields.get(name)
         return value if isinstance(value, str) and value else None
@@ -148,12 +184,40 @@ def _shared_place(*numbers: int | None) -> RankPlace:
     return RankPlace(*numbers)
 
 
-def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[HoldingRow, ...]:
+Read = Callable[[JsonObject], Sequence[Holding]]
+"""Reads an advert, as `decode` does."""
+
+
+class AdvertReader:
+    """Reads adverts, and each of them once: an `Observer` gives the same object for an advert that
+    did not change. Remembers those of the last two looks."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[JsonObject, Sequence[Holding]]] = {}
+        self._now: dict[int, tuple[JsonObject, Sequence[Holding]]] = {}
+
+    def next_look(self) -> None:
+        """Forget what the look before the last one showed."""
+        self._before, self._now = self._now, {}
+
+    def __call__(self, advert: JsonObject) -> Sequence[Holding]:
+        # The advert is kept beside what it says, so its id names no other object meanwhile.
+        key = id(advert)
+        known = self._now.get(key) or self._before.get(key)
+        if known is None:
+            known = (advert, decode(advert))
+        self._now[key] = known
+        return known[1]
+
+
+def rows_of(
+    members: Iterable[Member], model: str | None = None, read: Read = decode
+) -> tuple[HoldingRow, ...]:
     """A row for each holding, and one for a member without any; members that are gone come last.
 
     `model` keeps only rows of that model: its name, or a shell pattern (`*`, `?`, `[...]`).
     """
-    held = [(member, decode(member.advert)) for member in members]
+    held = [(member, read(member.advert)) for member in members]
     accused = accusers(held)
     rows = [
         HoldingRow(
@@ -164,20 +228,28 @@ def rows_of(members: Iterable[Member], model: str | None = None) -> tuple[Holdin
         for member, holdings in held
         for holding in holdings or (None,)
     ]
-    return tuple(sorted((row for row in rows if _matches(row, model)), key=_order))
+    found = (row for row in rows if model is None or matches(row.model, model))
+    return tuple(sorted(found, key=_order))
+
+
+def processes(rows: Iterable[HoldingRow]) -> dict[Process, MemberId]:
+    """Which member is meant by an endpoint and a generation. Left out: what two members claim."""
+    found: dict[Process, set[MemberId]] = {}
+    for row in rows:
+        if row.endpoint is not None:
+            found.setdefault((row.endpoint, int(row.member.generation)), set()).add(row.member.id)
+    return {process: id for process, ids in found.items() if len(ids) == 1 for id in ids}
+
+
+def matches(text: str | None, pattern: str) -> bool:
+    """Whether a text is this one, or is matched by it as a shell pattern."""
+    # The plain comparison is for names with brackets, which have a meaning in a pattern.
+    return text is not None and (text == pattern or fnmatchcase(text, pattern))
 
 
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
 
 
-def _matches(row: HoldingRow, model: str | None) -> bool:
-    if model is None:
-        return True
-    # The plain comparison is for names with brackets, which have a meaning in a pattern.
-    return row.model is not None and (row.model == model or fnmatchcase(row.model, model))
-
-
 def _order(row: HoldingRow) -> tuple[bool, str, str, tuple[int, ...], str]:
-    role = "" if row.holding is None else row.holding.role
-    return (row.gone, row.model or "", role, row.place.order, row.member.id)
+    return (row.gone, row.model or "", row.role or "", row.place.order, row.member.id)

@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tools.mesh_inspect.support import ALONE, GENERATION, holding, member
 
-from mesh_inspect.rows import MAX_COUNT, HoldingRow, RankPlace, rows_of
+from mesh_inspect.view.rows import MAX_COUNT, HoldingRow, RankPlace, rows_of
 from netloader.discovery.advert import Accused
 from netmesh import JsonObject, Status
-
-from .support import ALONE, GENERATION, holding, member
 
 
 def only(rows: tuple[HoldingRow, ...]) -> HoldingRow:

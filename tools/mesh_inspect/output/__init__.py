@@ -1,0 +1,1 @@
+"""How it is written: tables for people, documents for programs. All text of others is escaped."""
