@@ -22,7 +22,7 @@ from typing import Final
 
 import zmq
 
-from mesh_inspect.rows import RankPlace
+from mesh_inspect.view.rows import RankPlace
 from netloader.discovery.advert import Holding, encode
 from netmesh import Generation, JsonObject, Member, MemberId, RemoteProtocolError, Status
 from netmesh.core.claims import Claim
