@@ -10,8 +10,7 @@ The code runs the table: `changes.apply` takes every status from it. One claim m
 rows in sequence. For example, a member that is dead here and called suspect under a higher
 incarnation has refuted, then was suspected again.
 
-A pair that is not in the table changes nothing. docs/reference/protocol.md draws this table;
-`mermaid` generates the drawing.
+A pair that is not in the table changes nothing. docs/reference/protocol.md shows this table.
 """
 
 from __future__ import annotations
@@ -121,15 +120,3 @@ def triage(outcome: DialOutcome) -> Cause | None:
             return Cause.UNREACHABLE
         case DialOutcome.UNKNOWN:
             return None
-
-
-def mermaid() -> str:
-    """The table as a mermaid state diagram, with one arrow for each pair of statuses."""
-    arrows: dict[tuple[Status | None, Status], list[str]] = {}
-    for (before, cause), then in TRANSITIONS.items():
-        arrows.setdefault((before, then), []).append(cause.value)
-    lines = [
-        f"    {'[*]' if before is None else before.name} --> {then.name}: {' / '.join(causes)}"
-        for (before, then), causes in arrows.items()
-    ]
-    return "\n".join(["stateDiagram-v2", *lines])

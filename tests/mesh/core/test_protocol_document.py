@@ -7,15 +7,9 @@ from typing import get_args
 
 from netmesh.core.messages import Message
 from netmesh.core.settings import ProtocolSettings
-from netmesh.core.states import mermaid
 from netmesh.core.wire import HEADER, MAX_BODY_BYTES, PROTOCOL_VERSION
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "reference" / "protocol.md").read_text()
-
-
-def test_the_diagram_is_the_transition_table_of_the_code() -> None:
-    (drawn,) = re.findall(r"```mermaid\n(.*?)\n```", DOCUMENT, re.DOTALL)
-    assert drawn == mermaid(), "paste the output of netmesh.core.states.mermaid()"
 
 
 def test_every_constant_stands_in_the_document_with_its_default() -> None:
