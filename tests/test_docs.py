@@ -16,6 +16,13 @@ LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 FILE = re.compile(r"`((?:docs|loader|mesh|tests|tools)/[\w./-]*\w)`")
 
 
+WHOLE = re.compile(r"https://[a-z0-9-]+(\.[a-z0-9-]+)+(/[\w./%~#?=&-]*)?")
+
+
+def elsewhere(text: str) -> list[str]:
+    return re.findall(r"\]\((\w+://[^)]*)\)", text)
+
+
 def links(text: str) -> list[str]:
     return [link for link in LINK.findall(text) if "://" not in link]
 
@@ -24,6 +31,12 @@ def links(text: str) -> list[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     missing = [link for link in links(page.read_text()) if not (page.parent / link).exists()]
     assert missing == []
+
+
+@EVERY_PAGE
+def test_links_to_elsewhere_are_whole(page: Path) -> None:
+    """Nothing is asked of the network: only their form is looked at."""
+    assert [link for link in elsewhere(page.read_text()) if not WHOLE.fullmatch(link)] == []
 
 
 @EVERY_PAGE
@@ -75,4 +88,5 @@ def test_the_checks_would_notice() -> None:
         "missing.md",
         "there.md",
     ]
+    assert elsewhere("[a](http://x y)") == ["http://x y"] and not WHOLE.fullmatch("http://x y")
     assert FILE.findall("`tests/nothing.py` and `make test`") == ["tests/nothing.py"]
