@@ -115,6 +115,7 @@ def test_a_fault_of_each_kind_fails_the_build(tmp_path: Path) -> None:
         ),
         ("concepts/a.md", "![a](../pictures/a.png)", "![a](../pictures/a.png)"),
         ("index.md", "[a](../LICENSE)", "a"),
+        ("security.md", "[glossary.md](concepts/glossary.md)", "[Glossary](concepts/glossary.md)"),
         ("index.md", "[a](https://example.org/x) [b](#c)", "[a](https://example.org/x) [b](#c)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The lines that docs/troubleshooting.md quotes are lines of the code."""
+"""The lines of the log that pages show are lines of the code."""
 
 from __future__ import annotations
 
@@ -38,6 +38,20 @@ def texts(source: str) -> Iterator[str]:
             yield re.sub(r"%[.*\d]*[sdrgf]", HOLE, node.value)
 
 
+def shown(page: str) -> list[str]:
+    """Lines of blocks that are in no language and begin like a line of the log."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(mesh: |pulled |ready |loading |waiting )", line)]
+
+
+def is_whole(line: str, said: str) -> bool:
+    """Whether a text of the code, with some words of its own, can become exactly this line."""
+    if len(said.replace(HOLE, "")) < 15:
+        return False
+    return re.fullmatch(".+".join(map(re.escape, said.split(HOLE))), line) is not None
+
+
 def is_said(line: str, said: str) -> bool:
     """Whether a text of the code can become this line: `...` stands for any of it."""
     parts = [part.strip() for part in line.split("...") if part.strip(" ;,.:()")]
@@ -58,6 +72,14 @@ def test_a_line_that_is_quoted_is_in_the_code(line: str, code: list[str]) -> Non
     assert any(is_said(line, text) for text in code)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_a_log_that_is_shown_is_as_the_code_writes_it(page: str, code: list[str]) -> None:
+    lines = shown((ROOT / page).read_text())
+    assert len(lines) > 2
+    missing = [line for line in lines if not any(is_whole(line, text) for text in code)]
+    assert missing == []
+
+
 def test_the_page_quotes_many_lines() -> None:
     assert len(quoted(PAGE)) > 40
 
@@ -65,6 +87,13 @@ def test_the_page_quotes_many_lines() -> None:
 def test_values_are_holes_in_any_form() -> None:
     source = '"""not this"""\nlog("port %d of %s", 1, 2)\nraise E(f"a {b!r} c")\n'
     assert {*texts(source)} == {f"port {HOLE} of {HOLE}", f"a {HOLE} c"}
+
+
+def test_a_line_is_shown_as_a_whole() -> None:
+    assert shown("```\nready to serve\n```\n```sh\nready\n```\nready\n") == ["ready to serve"]
+    said = f"listening on port {HOLE} of {HOLE} ports"
+    assert is_whole("listening on port 1 of 2 ports", said)
+    assert not is_whole("listening on port 1", said) and not is_whole("anything", HOLE)
 
 
 def test_a_line_that_is_nowhere_would_be_noticed() -> None:

@@ -28,6 +28,8 @@ _SOURCES: Final = {page: file for file, page in OUTSIDE.items()}
 
 _LINK: Final = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
+_FILE_NAME: Final = re.compile(r"[\w/-]+\.md")
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file, page in OUTSIDE.items():
@@ -42,7 +44,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def rewritten(markdown: str, page: str) -> str:
     """The text with its links as the site has them: `page` is the path of the page in the site.
 
-    A link to a file that the site does not show becomes its text.
+    A link to a file that the site does not show becomes its text. Where the text is a file's name,
+    readers of the site see the page's title.
     """
     file = _SOURCES.get(page, f"docs/{page}")
 
@@ -54,8 +57,17 @@ def rewritten(markdown: str, page: str) -> str:
         place = _PLACES.get(target, target.removeprefix("docs/"))
         if place == target:
             return text
-        return (
-            f"{picture}[{text}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{part})"
-        )
+        if _FILE_NAME.fullmatch(text):
+            text = title(target) or text
+        way = posixpath.relpath(place, posixpath.dirname(page) or ".")
+        return f"{picture}[{text}]({way}{part})"
 
     return _LINK.sub(site_link, markdown)
+
+
+def title(file: str) -> str:
+    """The heading of a page, named by its path in the repository; empty if there is none."""
+    path = REPOSITORY / file
+    text = path.read_text() if path.is_file() else ""
+    found = re.search(r"^# (.+)$", text, re.MULTILINE)
+    return found[1] if found else ""
