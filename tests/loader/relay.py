@@ -85,10 +85,12 @@ def relay(
     *,
     worker: dict[str, Any] | None = None,
     observed: Callable[[PullObserver], PullObserver] = lambda observer: observer,
+    swarms: bool = False,
     **settings: Any,
 ) -> Iterator[Relay]:
     """A worker without a mesh that fills `weights`. `worker` are settings as an operator writes
-    them, `settings` those of the pull. `observed` may put itself before what the pull tells."""
+    them, `settings` those of the pull. `observed` may put itself before what the pull tells.
+    `swarms`: sources are told that it serves, too."""
     config = Config.load({"MESH": False, "MESH_ADVERTISE": "127.0.0.1", **(worker or {})}, {})
     made = Worker(config, Position())
     try:
@@ -101,15 +103,15 @@ def relay(
         backend = TamperedBackend(lambda tag, data: on_send(tag, log(tag, data)))
         sharing = Sharing(made, identity(), (backend,), weights)
         accused: list[Process] = []
-        observer = PullObserver(
-            accused=accused.append,
-            looked=Feeds(made.progress, "target").looked,
-            promised=sharing.promised,
-            verified=sharing.verified,
-            voided=sharing.stop,
-        )
+        looked = Feeds(made.progress, "target").looked
+        observer = sharing.observer(PullObserver(accused=accused.append, looked=looked))
         patient = {"source_timeout_s": HANG_S, "peer_budget_s": HANG_S, "uninteresting_s": HANG_S}
-        pull = pull_into(weights, observer=observed(observer), **{**patient, **settings})
+        pull = pull_into(
+            weights,
+            observer=observed(observer),
+            serves_at=source.endpoint if swarms else "",
+            **{**patient, **settings},
+        )
         yield Relay(made, source, weights, sharing, pull, log, accused)
     finally:
         made.close()

@@ -172,12 +172,7 @@ class MeshMember:
         observer = PullObserver(progress=self._count)
         if swarm:
             sharing = Sharing(worker, IDENTITY, _BACKENDS, self._weights)
-            observer = PullObserver(
-                progress=self._count,
-                promised=sharing.promised,
-                verified=sharing.verified,
-                voided=sharing.stop,
-            )
+            observer = sharing.observer(observer)
         return Pull(self._weights, request, settings, observer)
 
     def _count(self, nbytes: int) -> None:

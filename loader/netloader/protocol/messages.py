@@ -7,7 +7,8 @@
     (both open the process group)
     Want -------------------------->          chunk ids, in the order they shall be sent
     Have <------------------------>           more chunk ids, from a source that is still loading
-                                              or deals; a replica tells the latter what it has
+                                              or deals; a replica tells the latter what it has.
+                                              To its own host a source also says what it is getting
     Done -------------------------->          everything arrived and is verified
     Bye <------------------------->           this side gives the session up, and why; a replica
                                               names the chunk whose digest was wrong
@@ -143,6 +144,9 @@ class Hello(_Message):
     chunks, which `Have` gives and takes back."""
     have: Annotated[_Ranges, Field(exclude_if=lambda ranges: not ranges)] = ()
     """Chunks that such a replica has already, as half-open ranges of ids."""
+    near: Annotated[bool, Field(exclude_if=lambda on: not on)] = False
+    """Whether the replica is on the source's host. Then it wants to hear, by `Have.coming`, what
+    the source is getting, so that these bytes cross the host's link once."""
 
 
 class Accept(_Message):
@@ -211,7 +215,10 @@ class Have(_Message):
     session: _SessionId
     chunks: _ChunkIds
     gone: Annotated[_ChunkIds, Field(exclude_if=lambda ids: not ids)] = ()
-    """Chunks that are no longer on offer. Those that were asked for are sent all the same."""
+    """Chunks that are no longer on offer, or do not come to the source after all. Those that were
+    asked of the source are sent all the same."""
+    coming: Annotated[_ChunkIds, Field(exclude_if=lambda ids: not ids)] = ()
+    """Chunks that a source, which still loads, has asked other hosts for."""
 
 
 class Done(_Message):

@@ -48,9 +48,12 @@ def hello(
     mine: Manifest,
     transport: str,
     have: Collection[int] = (),
+    *,
+    near: bool = False,
 ) -> messages.Hello:
     """The first message to a source whose process should have this `generation`; None accepts any.
-    `transport` shall carry the bytes; the replica has some chunks already."""
+    `transport` shall carry the bytes; the replica has some chunks already.
+    `near`: the source is on this host."""
     identity = request.identity
     return messages.Hello(
         replica=request.replica,
@@ -66,6 +69,7 @@ def hello(
         fabric=request.fabric,
         serves=bool(request.serves_at),
         have=ranges(have) if request.serves_at else (),
+        near=near and bool(request.serves_at),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from netloader.discovery.candidate import Process
@@ -35,11 +35,15 @@ class PullObserver:
     ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
     """Told how pulling from one source has ended, and how many chunks another one must bring."""
 
-    # The pull stands still during the following three, so that nobody is handed a chunk that the
+    # The pull stands still during the following five, so that nobody is handed a chunk that the
     # pull has given up meanwhile. They must not call back.
     promised: Callable[[Promise], object] = lambda promise: None
     """Told what all chunks will be, by the first source, and by the next one after `voided`."""
     verified: Callable[[int], object] = lambda chunk: None
     """Told the id of each chunk that is verified and in place."""
+    asked: Callable[[int], object] = lambda chunk: None
+    """Told the id of each chunk that was asked of a source on another host."""
+    given_up: Callable[[Collection[int]], object] = lambda chunks: None
+    """Told the ids of such chunks that do not come from there."""
     voided: Callable[[], object] = lambda: None
     """Told that the promise was broken: once this returns, all chunks may be overwritten."""

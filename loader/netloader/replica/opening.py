@@ -89,7 +89,7 @@ def open_session(
     A `TransferError` that leaves the block is told to the source. After the block neither the
     group nor the control connection exists. Raises `Refused`, `SourceLost`, `TransferError`.
     """
-    hello = acceptance.hello(request, source.generation, mine, backend.name, have)
+    hello = acceptance.hello(request, source.generation, mine, backend.name, have, near=source.near)
     with greet(source.endpoint, request.security, hello, settings) as (
         connection,
         answer,

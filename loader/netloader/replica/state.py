@@ -65,6 +65,8 @@ class PullState:
             name,
         )
         self._to_tell: dict[str, list[int]] = {}
+        self._near: set[str] = set()  # Sources on this host.
+        self._asked_far: set[int] = set()  # Chunks in flight from sources on other hosts.
         self._agreement = Agreement()
         self._closed = False
         self._unverified: set[int] = set()
@@ -127,6 +129,8 @@ class PullState:
                 self._observer.promised(promise)
             now = time.monotonic()
             self._schedule.join(source, available, now, near=endpoint if near else "")
+            if near:
+                self._near.add(source)
             if deals:
                 self._to_tell[source] = []
             return None
@@ -137,13 +141,24 @@ class PullState:
         with self._lock:
             return self._schedule.done
 
-    def have(self, source: str, chunks: Sequence[int], gone: Sequence[int] = ()) -> None:
-        """Note that a source offers more chunks than before, or some no longer."""
+    def have(
+        self,
+        source: str,
+        chunks: Sequence[int],
+        gone: Sequence[int] = (),
+        coming: Sequence[int] = (),
+    ) -> None:
+        """Note that a source offers more chunks than before, or some no longer, and what it is
+        getting."""
         count = len(self.chunks)
         with self._lock:
             offered = [number for number in chunks if number < count]
             self._schedule.have(source, offered)
             self._schedule.gone(source, [number for number in gone if number < count])
+            if source in self._near:
+                self._schedule.coming(
+                    source, [number for number in coming if number < count], time.monotonic()
+                )
             news = self._to_tell.get(source)
             if news is not None:
                 news += self._schedule.done.intersection(offered)
@@ -171,6 +186,9 @@ class PullState:
             number = self._schedule.pick(source, time.monotonic())
             if number is None:
                 return None
+            if source not in self._near:
+                self._asked_far.add(number)
+                self._observer.asked(number)
             chunk = self.chunks[number]
             in_place = self.weights.contiguous(chunk)
             if in_place is not None:
@@ -186,6 +204,7 @@ class PullState:
             if assignment.staging is not None:
                 self._staging.append(assignment.staging)
             number = assignment.chunk.id
+            self._asked_far.discard(number)
             self._schedule.arrived(source, number, time.monotonic())
             for other, news in self._to_tell.items():
                 if other != source and self._schedule.offers(other, number):
@@ -199,7 +218,13 @@ class PullState:
         written to. Returns how many these are; 0 if it has left before."""
         with self._lock:
             self._to_tell.pop(source, None)
-            return len(self._schedule.leave(source))
+            self._near.discard(source)
+            unfinished = self._schedule.leave(source)
+            lost = self._asked_far.intersection(unfinished)
+            if lost:
+                self._asked_far -= lost
+                self._observer.given_up(lost)
+            return len(unfinished)
 
     def corrupt(self, process: Process, error: DigestMismatch) -> Corrupt:
         """Note that this process sent other bytes than it had promised. Call this before `leave`.

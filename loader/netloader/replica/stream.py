@@ -265,7 +265,7 @@ class Stream:
 
     def _note(self, heard: messages.Have | None) -> None:
         if heard is not None:
-            self._state.have(self.name, heard.chunks, heard.gone)
+            self._state.have(self.name, heard.chunks, heard.gone, heard.coming)
 
     def _ask(self, conversation: Conversation, receiver: Receiver) -> str | None:
         """Post receives for the next chunks, then ask for them. Returns how the group broke."""

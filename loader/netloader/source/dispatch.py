@@ -19,6 +19,7 @@ from netloader.errors import ProtocolError
 from netloader.protocol import messages
 from netloader.protocol.ranges import chunks_in, ranges
 from netloader.source.audit import Audit
+from netloader.source.availability import Availability
 from netloader.source.dealing import Dealer
 from netloader.source.listener import ControlConnection, Listener
 from netloader.source.observer import SourceObserver
@@ -124,6 +125,24 @@ class Dispatch:
                 if not self._listener.reply(one.caller, have):
                     break
                 one.session.told += len(gained)
+            else:
+                self._tell_plans(one, available)
+
+    def _tell_plans(
+        self, one: ServedSession[Session, ControlConnection], available: Availability
+    ) -> None:
+        """Tell a replica on this host what this worker is getting from others."""
+        session = one.session
+        if not session.near:
+            return
+        coming, gone, count = available.plans(session.told_plans)
+        if coming or gone:
+            # The latest matter most, and what is left out costs a fetch at most.
+            coming, gone = coming[-messages.MAX_IDS :], gone[-messages.MAX_IDS :]
+            have = messages.Have(session=session.id, chunks=(), coming=coming, gone=gone)
+            if not self._listener.reply(one.caller, have):
+                return
+        session.told_plans = count
 
     def hold_all(self) -> list[Session]:
         """Let no session begin to send another chunk. Returns the sessions, also those that are
@@ -206,7 +225,7 @@ class Dispatch:
         except ProtocolError as error:
             return messages.Refuse(code="version", reason=str(error)), None
         try:
-            session, accept = self._opener.open(hello.replica, admitted, backend)
+            session, accept = self._opener.open(hello.replica, admitted, backend, near=hello.near)
         except OSError as error:
             return self._without_port(error), None
         self._sessions.add(session, caller)

@@ -32,9 +32,11 @@ class Opener:
     on_end: Callable[[Session, SessionOutcome], None]
     """Called once for each session, from its thread."""
 
-    def open(self, replica: str, offer: Offer, backend: Backend) -> tuple[Session, messages.Accept]:
+    def open(
+        self, replica: str, offer: Offer, backend: Backend, *, near: bool = False
+    ) -> tuple[Session, messages.Accept]:
         """A session that waits for its replica, and the message that tells the replica how to join
-        by this `backend`.
+        by this `backend`. `near`: the replica says that it is on this host.
 
         Raises `OSError` when no port is free, and `pydantic.ValidationError` for an offer that no
         message can carry. After an error nothing is left open.
@@ -44,7 +46,7 @@ class Opener:
         )
         try:
             session = Session(
-                SessionTerms(secrets.token_hex(16), replica, backend),
+                SessionTerms(secrets.token_hex(16), replica, backend, near),
                 offer,
                 rendezvous,
                 self.settings,
@@ -53,6 +55,7 @@ class Opener:
             )
             have: tuple[tuple[int, int], ...] = ((0, len(offer.chunks)),)
             if offer.available is not None:
+                offer.available.overheard = offer.available.overheard or near
                 gained = offer.available.since(0)
                 have = ranges(gained)
                 session.told = len(gained)

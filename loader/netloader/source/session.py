@@ -73,6 +73,8 @@ class SessionTerms:
     """Name of the replica, for the log."""
     backend: Backend
     """Carries the bytes."""
+    near: bool = False
+    """Whether the replica says that it is on this host."""
 
 
 class Session:
@@ -103,6 +105,11 @@ class Session:
         """The chunks that its replica may ask for; None where these were all from the start."""
         self.told = 0
         """How many of `available` its replica knows of. Belongs to the source's thread."""
+        self.near = terms.near
+        """Whether its replica is on this host, and hears what this worker is getting."""
+        self.told_plans = 0
+        """How many plans of `available` such a replica knows of. Belongs to the source's
+        thread."""
         self.held = False
         """Whether the session waits for `resume`. Belongs to the source's thread."""
         self.sent_bytes = 0

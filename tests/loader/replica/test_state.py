@@ -190,6 +190,32 @@ class TestObserver:
         pull.corrupt(("a:1", 7), DigestMismatch("a:1", 0, "00", "01"))
         assert told == [PROMISE]
 
+    def test_what_is_asked_of_other_hosts_and_what_does_not_come(self) -> None:
+        told: list[object] = []
+        observer = PullObserver(
+            asked=lambda chunk: told.append(("asked", chunk)),
+            given_up=lambda chunks: told.append(("given up", *chunks)),
+        )
+        pull = PullState(toy_weights(), PullSettings(), observer)
+        pull.enter("far#0", "far:1", PROMISE, [0, 1])
+        pull.enter("near#1", "near:1", PROMISE, [2, 3], near=True)
+        first = pull.pick("far#0")
+        assert first is not None and pull.pick("near#1") is not None
+        pull.arrived("far#0", first)
+        second = pull.pick("far#0")
+        assert second is not None
+        pull.leave("near#1")
+        pull.leave("far#0")
+        numbers = (first.chunk.id, second.chunk.id)
+        assert told == [*(("asked", number) for number in numbers), ("given up", numbers[1])]
+
+    def test_only_of_its_own_host_it_believes_what_is_coming(self) -> None:
+        pull = PullState(toy_weights(), PullSettings())
+        pull.enter("whole#0", "whole:1", PROMISE, EVERY)
+        pull.enter("far#1", "far:1", PROMISE, [0])
+        pull.have("far#1", [], coming=list(EVERY))
+        assert pull.pick("whole#0") is not None
+
 
 def observed(told: list[object]) -> PullState:
     observer = PullObserver(

@@ -30,6 +30,20 @@ def test_gains_are_told_in_the_order_in_which_they_came() -> None:
     assert available.since(3) == ()
 
 
+def test_what_is_asked_for_is_told_until_it_is_there_or_given_up() -> None:
+    available = holding()
+    for chunk in (4, 2, 7):
+        available.asked(chunk)
+    assert available.plans(0) == ((4, 2, 7), (), 3)
+    available.given_up([2])
+    available.add(4)
+    assert available.plans(0) == ((7,), (2,), 4)
+    assert available.plans(3) == ((), (2,), 4)
+    available.asked(2)
+    assert available.plans(3) == ((2,), (), 5)
+    assert available.plans(5) == ((), (), 5)
+
+
 def test_completing_adds_what_was_missing() -> None:
     available = holding(3, 0)
     available.complete(5)

@@ -61,3 +61,30 @@ def test_a_session_that_was_held_is_told_what_came_with_the_whole() -> None:
         have = replica.caller.receive(HANG_S)
         assert isinstance(have, messages.Have)
         assert have.chunks == tuple(range(len(CHUNKS)))
+
+
+class TestOneHost:
+    """A replica on the source's host hears what the source is getting from elsewhere."""
+
+    def test_it_hears_what_is_coming_and_what_is_not(self) -> None:
+        with partial_source(WEIGHTS, [0]) as made, calling(made.source) as caller:
+            made.available.asked(3)
+            session = caller.accepted(WEIGHTS, near=True).session
+            made.source.gained()
+            assert caller.receive() == messages.Have(session=session, chunks=(), coming=(3,))
+            made.available.given_up([3])
+            made.available.asked(2)
+            made.source.gained()
+            told = messages.Have(session=session, chunks=(), coming=(2,), gone=(3,))
+            assert caller.receive() == told
+            made.gain([2])
+            assert caller.receive() == messages.Have(session=session, chunks=(2,))
+
+    def test_others_hear_what_is_there_and_no_more(self) -> None:
+        with partial_source(WEIGHTS, [0]) as made, calling(made.source) as caller:
+            session = caller.accepted(WEIGHTS).session
+            made.available.asked(3)
+            made.source.gained()
+            made.gain([2])
+            assert caller.receive() == messages.Have(session=session, chunks=(2,))
+            assert not made.available.overheard

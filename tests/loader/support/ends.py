@@ -138,6 +138,7 @@ def pull_into(
     security: SocketSecurity | Callable[[], SocketSecurity] = OPEN,
     observer: PullObserver | None = None,
     reaches: Callable[[str], bool] = lambda where: True,
+    serves_at: str = "",
     **settings: Any,
 ) -> Pull:
     """By default nobody waits long for a source, and not at all for another one."""
@@ -150,6 +151,7 @@ def pull_into(
             backends or (BACKENDS if backend is None else (backend,)),
             (lambda: security) if isinstance(security, SocketSecurity) else security,
             "replica",
+            serves_at=serves_at,
             reaches=reaches,
         ),
         PullSettings(**{**few, "window": window, **settings}),

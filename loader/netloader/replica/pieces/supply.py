@@ -36,7 +36,8 @@ class Supply:
         self._stocks: dict[str, Stock] = {}
         self._partial = 0  # How many sources do not offer everything.
         self._near: dict[int, int] = {}  # How many near sources have each chunk.
-        self._near_coming: dict[int, float] = {}  # When one last said that it gets a chunk.
+        self._near_coming: set[int] = set()  # What one says that it gets.
+        self._first_said: dict[int, float] = {}  # When one first said that it gets a chunk.
 
     @property
     def shared(self) -> bool:
@@ -47,8 +48,9 @@ class Supply:
         """Whether a source on this host has the chunk or is getting it."""
         if chunk in self._near:
             return True
-        said = self._near_coming.get(chunk)
-        return said is not None and now - said < self._patience_s
+        # Counted from the first word: a source that takes its word back and gives it anew must not
+        # keep this replica waiting for ever.
+        return chunk in self._near_coming and now - self._first_said[chunk] < self._patience_s
 
     def of(self, source: str) -> Stock:
         return self._stocks[source]
@@ -79,7 +81,7 @@ class Supply:
         if stock.near:
             for chunk in new:
                 self._near[chunk] = self._near.get(chunk, 0) + 1
-                self._near_coming.pop(chunk, None)
+                self._near_coming.discard(chunk)
 
     def coming(self, source: str, chunks: Iterable[int], now: float) -> None:
         """Note what a source is getting."""
@@ -88,7 +90,9 @@ class Supply:
         self._picker.spread(new)
         stock.coming |= new
         if stock.near:
-            self._near_coming.update(dict.fromkeys(new, now))
+            self._near_coming |= new
+            for chunk in new:
+                self._first_said.setdefault(chunk, now)
 
     def gone(self, source: str, chunks: Iterable[int]) -> None:
         """Note what a source offers no longer, or does not get."""
@@ -105,8 +109,7 @@ class Supply:
                 self._near[chunk] -= 1
                 if not self._near[chunk]:
                     del self._near[chunk]
-            for chunk in coming:
-                self._near_coming.pop(chunk, None)
+            self._near_coming -= coming
 
     def taken(self, chunk: int) -> None:
         """Note that a chunk is no longer wanted: a source was asked for it."""

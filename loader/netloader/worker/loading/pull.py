@@ -133,16 +133,15 @@ def fetch(
             goal.weights,
             request_for(goal.built, goal.identity),
             worker.config.pull_settings,
-            PullObserver(
-                progress=bar.update,
-                accused=lambda process: worker.accusations.add(role, process),
-                looked=feeds.looked,
-                ended=lambda how, unfinished: worker.telemetry.stream_ended(
-                    type(how).__name__.lower(), unfinished
-                ),
-                promised=sharing.promised,
-                verified=sharing.verified,
-                voided=sharing.stop,
+            sharing.observer(
+                PullObserver(
+                    progress=bar.update,
+                    accused=lambda process: worker.accusations.add(role, process),
+                    looked=feeds.looked,
+                    ended=lambda how, unfinished: worker.telemetry.stream_ended(
+                        type(how).__name__.lower(), unfinished
+                    ),
+                )
             ),
         )
         failed, seconds = _run(one, goal, step, waits, must_wait=must_wait)

@@ -12,10 +12,12 @@ layout: that model is finished only when all of it has come.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from netloader.identity.identity import Identity, Layout, known
 from netloader.replica.acceptance import Promise
+from netloader.replica.observer import PullObserver
 from netloader.source.availability import Availability
 from netloader.source.offer import Offer
 from netloader.transport import Backend
@@ -47,6 +49,17 @@ class Sharing:
         self._weights = weights
         self._available: Availability | None = None
 
+    def observer(self, observer: PullObserver) -> PullObserver:
+        """An observer of the pull that also tells this object what happens."""
+        return replace(
+            observer,
+            promised=self.promised,
+            verified=self.verified,
+            asked=self.asked,
+            given_up=self.given_up,
+            voided=self.stop,
+        )
+
     def promised(self, promise: Promise) -> None:
         """Offer the chunks that come, by the promise of the sources."""
         if not shares(self._worker, self._weights.manifest.layout):
@@ -73,6 +86,22 @@ class Sharing:
             return
         self._available.add(chunk)
         self._worker.sources.gained(self._identity.role)
+
+    def asked(self, chunk: int) -> None:
+        """Tell replicas on this host that they need not fetch a chunk from elsewhere."""
+        if self._available is not None:
+            self._available.asked(chunk)
+            self._tell_neighbours()
+
+    def given_up(self, chunks: Collection[int]) -> None:
+        """Take `asked` back."""
+        if self._available is not None:
+            self._available.given_up(chunks)
+            self._tell_neighbours()
+
+    def _tell_neighbours(self) -> None:
+        if self._available is not None and self._available.overheard:
+            self._worker.sources.gained(self._identity.role)
 
     def stop(self) -> None:
         """Hand out nothing any more. Once this returns, nothing reads the weights."""

@@ -80,6 +80,18 @@ def test_what_does_not_come_is_waited_for_only_so_long() -> None:
     assert near(known, 100.0) == {2}
 
 
+def test_a_word_that_is_taken_back_and_given_anew_buys_no_time() -> None:
+    known, _ = supply()
+    known.join("near", [], "host:1")
+    for now in range(int(PATIENCE_S)):
+        known.coming("near", [2], float(now))
+        assert near(known, float(now)) == {2}
+        known.gone("near", [2])
+        assert near(known, float(now)) == set()
+    known.coming("near", [2], PATIENCE_S)
+    assert near(known, PATIENCE_S) == set()
+
+
 @given(
     st.lists(
         st.tuples(

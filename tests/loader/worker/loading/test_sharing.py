@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from tests.fastest import HANG_S
-from tests.loader.partial_source import partial_source
-from tests.loader.relay import relay
+from tests.loader.partial_source import PartialSource, partial_source
+from tests.loader.relay import Relay, relay
 from tests.loader.source.held_weights import HeldWeights
 from tests.loader.support import (
     GENERATION,
@@ -38,6 +40,7 @@ from netloader.identity.identity import known
 from netloader.protocol import messages
 from netloader.replica.observer import PullObserver
 from netloader.replica.outcome import Corrupt, Lost
+from netloader.replica.settings import SwarmSettings
 from netloader.weights.capture import Weights
 from netloader.worker.loading.sharing import Sharing
 
@@ -98,7 +101,7 @@ class TestNotShared:
             with serving(offer_of(WEIGHTS)) as source:
                 pull = pull_into(
                     toy_weights(),
-                    observer=PullObserver(promised=sharing.promised, verified=sharing.verified),
+                    observer=sharing.observer(PullObserver()),
                 )
                 pull.run(lambda: (candidate(source),))
             assert not one.advert.sharing
@@ -228,3 +231,54 @@ class TestGivenUp:
         assert isinstance(refused, messages.Refuse) and refused.code == "not-ready"
         assert refused.reason == "what it had pulled was given up"
         assert refused.retry_after_s is not None
+
+
+class TestOneHost:
+    """A replica with a neighbour on its host, which loads as well, and a source elsewhere. The
+    neighbour has the first chunk, and has asked others for the rest."""
+
+    def test_what_its_neighbour_is_getting_it_does_not_fetch_over_the_link(self) -> None:
+        with self.loading() as (one, near, far):
+            far.gain(range(len(CHUNKS)))
+            near.gain(range(len(CHUNKS)))
+        assert equal(one.weights, WEIGHTS)
+        assert far.log.sent == []
+
+    def test_what_its_neighbour_does_not_get_after_all_it_fetches(self) -> None:
+        with self.loading() as (one, near, far):
+            far.gain(range(len(CHUNKS)))
+            near.available.given_up(LATER)
+            near.source.gained()
+        assert equal(one.weights, WEIGHTS)
+        assert sorted(far.log.sent) == LATER
+
+    def test_its_neighbour_hears_what_it_is_getting(self) -> None:
+        with self.loading() as (one, near, far), calling(one.source) as caller:
+            near.available.given_up(LATER)
+            near.source.gained()
+            session = caller.accepted(WEIGHTS, generation=None, near=True).session
+            far.gain(LATER[:1])
+            assert caller.receive() == messages.Have(session=session, chunks=(), coming=LATER[:1])
+            assert caller.receive() == messages.Have(session=session, chunks=LATER[:1])
+            far.gain(range(len(CHUNKS)))
+
+    @contextmanager
+    def loading(self) -> Iterator[tuple[Relay, PartialSource, PartialSource]]:
+        swarm = SwarmSettings(near_patience_s=HANG_S)
+        with (
+            partial_source(WEIGHTS) as far,
+            partial_source(WEIGHTS) as near,
+            relay(toy_weights(), swarms=True, swarm=swarm) as one,
+            one.pulling(lambda: (far.candidate, replace(near.candidate, near=True))),
+        ):
+            until(lambda: far.source.sessions and near.source.sessions)
+            for chunk in LATER:
+                near.available.asked(chunk)
+            near.gain(FIRST)
+            # What comes later in the same connection has been heard before this chunk is there.
+            until(lambda: one.pull.nbytes)
+            yield one, near, far
+
+
+FIRST = [0]
+LATER = list(range(1, len(CHUNKS)))
