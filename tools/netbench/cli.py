@@ -208,6 +208,13 @@ def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         help="kill K replicas, one each quarter of what a copy takes, and start others in their "
         "places; once for each policy but upstream",
     )
+    command.add_argument(
+        "--placement",
+        type=_placement,
+        default=(),
+        metavar="N,N,...",
+        help="replicas on the first hosts; the rest have a host of their own",
+    )
     _add_task(command, "llama", "100MB")
     _add_common(command, repeat=1)
     command.set_defaults(run=_fanout)
@@ -221,6 +228,7 @@ def _fanout(options: argparse.Namespace) -> Json:
         policies=options.policy or fanout.POLICIES[1 if options.churn else 0 :],
         repeat=options.repeat,
         kills=options.churn,
+        placement=options.placement,
     )
 
 
@@ -446,3 +454,7 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return value
+
+
+def _placement(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))

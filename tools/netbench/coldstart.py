@@ -49,7 +49,7 @@ def measure(
             whole = storage.ask("sha256")
             for _ in range(repeat):
                 for policy in policies:
-                    with members_on(hosts, task, replicas) as members:
+                    with members_on(hosts, task, range(1, replicas + 1)) as members:
                         for member in members:
                             member.tell("start", policy=policy, storage=ready["address"])
                         runs[policy].append([member.hear() for member in members])

@@ -1,9 +1,9 @@
 """One source, and N replicas that start in the same moment.
 
 Every worker is on a host of its own (a network namespace), whose link carries `--rate` in each
-direction. `ideal_s` is bytes / rate, and `payload_s` what a copy takes at best, with the headers of
-its packets. `ratio` is the makespan, from the first start to the last replica that has everything,
-over `ideal_s`. Policies take turns:
+direction. `--placement` puts several replicas on one host. `ideal_s` is bytes / rate, and
+`payload_s` what a copy takes at best, with the headers of its packets. `ratio` is the makespan,
+from the first start to the last replica that has everything, over `ideal_s`. Policies take turns:
 
     upstream   the algorithm of vLLM Ascend's Netloader: all pull everything from the one source
     naive      replicas become sources, but only once they have everything
@@ -41,24 +41,30 @@ def measure(
     policies: Sequence[str],
     repeat: int,
     kills: int = 0,
+    placement: Sequence[int] = (),
 ) -> Json:
-    """With `kills`, a replica is killed every quarter of `ideal_s` in a run, and another one starts
-    in its place. Raises `HostsError`, `ChildError`, `RateError`, `ShapeError`."""
+    """`placement` counts the replicas of the first hosts. With `kills`, a replica is killed every
+    quarter of `ideal_s` in a run, and another one starts in its place. Raises `HostsError`,
+    `ChildError`, `RateError`, `ShapeError`."""
     if kills > replicas:
         raise ShapeError(f"--churn {kills}: only {replicas} replicas can be killed")
+    if sum(placement) > replicas:
+        raise ShapeError(f"--placement names {sum(placement)} of {replicas} replicas")
     ideal_s = 8 * task.nbytes / bits_per_second(rate)
     load = os.getloadavg()[0]
     runs: dict[str, list[Json]] = defaultdict(list)
-    with Hosts(1 + replicas + kills) as hosts:
-        limit_all(hosts, 1 + replicas + kills, rate)
+    places = [1, *_places(replicas + kills, placement)]
+    with Hosts(places[-1]) as hosts:
+        limit_all(hosts, places[-1], rate)
         for _ in range(repeat):
             for policy in policies:
-                with members_on(hosts, task, 1 + replicas + kills) as members:
+                with members_on(hosts, task, places) as members:
                     runs[policy].append(_run(hosts, members, policy, kills, ideal_s / 4))
     return {
         "benchmark": "fanout",
         **task.report(),
         "replicas": replicas,
+        "placement": list(placement),
         "rate": rate,
         "ideal_s": ideal_s,
         "payload_s": ideal_s / PAYLOAD,
@@ -70,6 +76,12 @@ def measure(
     }
 
 
+def _places(replicas: int, placement: Sequence[int]) -> list[int]:
+    """The host of each replica. The source's is 1."""
+    counts = [*placement, *(1 for _ in range(replicas - sum(placement)))]
+    return [host for host, count in enumerate(counts, 2) for _ in range(count)]
+
+
 def limit_all(hosts: Hosts, count: int, rate: str) -> None:
     """Give the first `count` hosts links of this rate."""
     for number in range(1, count + 1):
@@ -77,8 +89,8 @@ def limit_all(hosts: Hosts, count: int, rate: str) -> None:
 
 
 @contextmanager
-def members_on(hosts: Hosts, task: Task, count: int) -> Iterator[list[Child]]:
-    """Workers on hosts of their own, which meet at the first. They are gone afterwards."""
+def members_on(hosts: Hosts, task: Task, places: Sequence[int]) -> Iterator[list[Child]]:
+    """A worker on each of these hosts. They meet at the first, and are gone afterwards."""
     spec = {"key": generate_key(), "seeds": [hosts.address(1)]}
     with ExitStack() as stack:
         members = [
@@ -89,7 +101,7 @@ def members_on(hosts: Hosts, task: Task, count: int) -> Iterator[list[Child]]:
                     prefix=hosts.inside(number),
                 )
             )
-            for number in range(1, count + 1)
+            for number in places
         ]
         stack.enter_context(starting(members))
         yield members
