@@ -36,6 +36,7 @@ MADE: Final[Mapping[str, Callable[[], str]]] = {
     "pictures/house.svg": house.picture,
     "pictures/life.svg": stories.life,
     "evidence/pair.svg": bars.pair,
+    "evidence/sources.svg": bars.sources,
     "evidence/starts.svg": bars.starts,
     "evidence/crash.svg": bars.crash,
 }

@@ -46,6 +46,13 @@ def pair() -> str:
     return drawn("One pair on loopback, GB/s: more is better", found, "GB/s")
 
 
+def sources() -> str:
+    """Seconds of a load from several sources, each behind a limited link."""
+    table = rows("benchmarks.md", "### Several sources")[1:]
+    found = {f"{cells[0]} of 4 sources": {"": number(cells[1])} for cells in table}
+    return drawn("1 GB, each source behind 400 Mbit/s, seconds: less is better", found, "s")
+
+
 def starts() -> str:
     """Seconds in `load_model`."""
     table = rows("benchmarks.md", "### Starts")[1:]
