@@ -58,6 +58,7 @@ _DEFAULT: Final = "list"
 
 _COMMANDS: Final[Mapping[str, str]] = {
     "list": "Print the members and what they hold (the default).",
+    "transfers": "Print who loads what, how fast, and from whom.",
     "match": "Say who could feed a worker, and why each other member could not.",
     "doctor": "Look for what keeps workers on this host and the mesh apart.",
     "wait": "Wait until members are ready.",

@@ -14,13 +14,12 @@ from mesh_inspect.options import asks_mesh, output, subcommand
 from mesh_inspect.output.documents import ascii_json
 from mesh_inspect.output.text import escape
 from mesh_inspect.view.entries import API_VERSION
+from mesh_inspect.view.pairs import prospects_like
 from mesh_inspect.view.rows import RankPlace, place_of
 from mesh_inspect.view.words import human_bytes, short_layout
-from netloader.discovery.advert import Holding, decode
+from netloader.discovery.advert import decode
 from netloader.discovery.prospect import Match, Prospect, match
 from netloader.errors import NetloaderError
-from netloader.identity.identity import Identity
-from netmesh import Member, Reach
 
 
 @subcommand(
@@ -56,7 +55,8 @@ def command(
     members = inquiry.everybody()
     held = [(member, decode(member.advert)) for member in members]
     if like is not None:
-        prospects = _like(like, held, inquiry)
+        alike = [member for member in members if member.id == like]
+        prospects = [one for each in alike for one in prospects_like(each, inquiry.settings)]
         if not prospects:
             say(f"no member {like} with a model in mesh {inquiry.settings.name!r}")
             return InspectExit.NOTHING_MATCHES
@@ -79,25 +79,6 @@ def command(
         print("\n".join(escape(line) for one in matches for line in _told(one)))
     fed = all(one.sources for one in matches)
     return InspectExit.OK if fed else InspectExit.NOTHING_MATCHES
-
-
-def _like(
-    wanted: str, held: Sequence[tuple[Member, Sequence[Holding]]], inquiry: Inquiry
-) -> list[Prospect]:
-    """Workers that need what this member needs or holds, one for each of its models."""
-    networks = inquiry.settings.networks
-    return [
-        Prospect(
-            Identity.of_fields(holding.fields, holding.names, holding.content),
-            holding.offered,
-            holding.chunk_bytes,
-            Reach.of(member.id, networks),
-            holding.fabric,
-        )
-        for member, holdings in held
-        for holding in holdings
-        if member.id == wanted
-    ]
 
 
 def _as_vllm_says(model_and_flags: Sequence[str]) -> list[Prospect]:

@@ -27,6 +27,11 @@ MIN_FOLDED_WIDTH: Final = 24
 STYLES: Final[Mapping[str, str]] = {
     "ready": "green",
     "loading": "yellow",
+    "pulling": "green",
+    "finishing": "green",
+    "reading": "yellow",
+    "waiting": "yellow",
+    "idle": "red",
     "unavailable": "yellow",
     "stalled": "yellow",
     "suspect": "yellow",
