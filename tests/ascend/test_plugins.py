@@ -113,8 +113,8 @@ def test_the_names_of_the_document_are_those_of_the_libraries() -> None:
 
 
 def test_the_plugins_have_the_names_that_the_documents_list() -> None:
-    """`docs/reference/ascend.md` says which to list so that vLLM Ascend's loader answers."""
-    page = (Path(__file__).parents[2] / "docs/reference/ascend.md").read_text()
+    """`docs/howto/ascend.md` says which to list so that vLLM Ascend's loader answers."""
+    page = (Path(__file__).parents[2] / "docs/howto/ascend.md").read_text()
     entries = importlib.metadata.distribution("vllm-ascend").entry_points
     (listed,) = (line for line in page.splitlines() if line.startswith("export VLLM_PLUGINS="))
     assert set(listed.partition("=")[2].split(",")) == {

@@ -50,5 +50,5 @@ def test_the_extra_installs_a_version_that_was_checked() -> None:
     wanted = f"vllm>={FIRST[0]}.{FIRST[1]},<{LAST[0]}.{LAST[1] + 1}"
     assert wanted in extras["vllm"] and wanted in extras["ascend"]
     range_in_words = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
-    for page in ("README.md", "docs/reference/ascend.md", "docs/reference/cuda.md"):
+    for page in ("README.md", "docs/howto/ascend.md", "docs/howto/cuda.md"):
         assert range_in_words in (root / page).read_text()
