@@ -18,7 +18,7 @@ from tests.docs.deploy.test_kubernetes import MANIFESTS, composed, rendered
 import netloader
 from mesh_inspect.cli import main
 from mesh_inspect.exits import InspectExit
-from netloader.config import KEYS
+from netloader.config import KEYS, field_of
 from netloader.config.keys import UPSTREAM_ONLY
 
 CHART: Final = MANIFESTS.parent / "helm" / "netloader-mesh"
@@ -208,6 +208,28 @@ class TestValues:
     ) -> None:
         with pytest.raises(AssertionError, match="don't meet the specifications"):
             templated(helm, tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ({"mesh": {"ports": "17946-17951"}}, 7),
+        ({"mesh": {"ports": "18045-17946"}}, 7),
+        ({"tensorParallelSize": 8, "settings": {"MAX_SESSIONS": 16}}, 152),
+    ],
+    ids=str,
+)
+def test_helm_refuses_too_few_ports(
+    helm: Path, tmp_path: Path, values: dict[str, Any], needed: int
+) -> None:
+    with pytest.raises(AssertionError, match=f"and {needed} are needed"):
+        templated(helm, tmp_path, values)
+
+
+def test_the_chart_knows_how_many_sessions_there_are_by_default() -> None:
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    default = field_of("MAX_SESSIONS")[1].default
+    assert f"MAX_SESSIONS | default {default} |" in helpers
 
 
 def test_helm_finds_nothing_to_improve(helm: Path) -> None:

@@ -33,6 +33,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- splitList "-" .Values.mesh.ports | last -}}
 {{- end }}
 
+{{- /* A pod with too few ports would load, and then be a source to nobody. MAX_SESSIONS is 4 unless set. */}}
+{{- define "netloader.checkPorts" -}}
+{{- if .Values.mesh.ports }}
+{{- $have := sub (include "netloader.lastPort" . | int) (include "netloader.firstPort" . | int) | add1 | int }}
+{{- $need := mul .Values.tensorParallelSize (add 3 (.Values.settings.MAX_SESSIONS | default 4 | int)) | int }}
+{{- if lt $have $need }}
+{{- fail (printf "mesh.ports %s has %d ports, and %d are needed: 3 and MAX_SESSIONS for each worker of a pod" .Values.mesh.ports $have $need) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "netloader.lastMetricsPort" -}}
 {{- sub (add .Values.metrics.port .Values.tensorParallelSize) 1 -}}
 {{- end }}
