@@ -29,6 +29,7 @@ from netloader.source.policy import admission
 from netloader.source.policy.sessions import ServedSession, Sessions
 from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
 from netloader.source.throttle import Bucket
+from netloader.system import memory
 
 _log = logging.getLogger(__name__)
 
@@ -233,8 +234,7 @@ class Dispatch:
             offered = self._dealer.open(session, has)
             accept = accept.model_copy(update={"have": ranges(offered), "deals": True})
         self._tell()
-        nbytes = admitted.weights.manifest.nbytes
-        _log.info("serving %.*r by %s: %d bytes", MAX_QUOTE, hello.replica, backend.name, nbytes)
+        _log.debug("serving %s to %.*r by %s", session.what, MAX_QUOTE, hello.replica, backend.name)
         return accept, b"".join(admitted.digests)
 
     def _without_port(self, error: OSError) -> messages.Refuse:
@@ -330,25 +330,29 @@ class Dispatch:
 
 
 def _log_end(session: Session, outcome: SessionOutcome) -> None:
-    level = logging.WARNING
+    """The one line of a session: what, to whom, how much, how fast, and how it ended."""
+    nbytes, seconds = session.sent_bytes, session.seconds
     match outcome.how:
         case "done":
-            _log.info(
-                "served %.*r by %s: %d bytes",
-                MAX_QUOTE,
-                session.replica,
-                session.transport,
-                session.sent_bytes,
-            )
-            return
+            level, end = logging.INFO, ""
         case "aborted":
             # By the replica, which says why where it matters, or by a withdrawal.
-            level = logging.INFO
-            what = "serving %.*r was ended after %d bytes: %s"
+            level, end = logging.INFO, f", then it was ended: {outcome.reason}"
         case "evicted":
-            what = "%.*r lost its place after %d bytes: it %s"
+            level, end = logging.WARNING, f", then it lost its place: it {outcome.reason}"
         case "broken":
-            what = "serving %.*r failed after %d bytes: %s"
+            level, end = logging.WARNING, f", then it failed: {outcome.reason}"
         case _:
             assert_never(outcome.how)
-    _log.log(level, what, MAX_QUOTE, session.replica, session.sent_bytes, outcome.reason)
+    _log.log(
+        level,
+        "served %s to %.*r by %s: %s in %.2f s (%.2f GB/s)%s",
+        session.what,
+        MAX_QUOTE,
+        session.replica,
+        session.transport,
+        memory.text(nbytes),
+        seconds,
+        nbytes / max(1e-3, seconds) / 1e9,
+        end,
+    )

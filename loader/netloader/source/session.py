@@ -97,6 +97,8 @@ class Session:
         """Name of what carries the bytes."""
         self.offer: Offer | None = offer
         """What is sent; None while the session is held, and once it is over."""
+        self.what = offer.identity.names.shown
+        """The model whose weights are sent, for the log."""
         self.promised = offer.promised
         """What its replica expects."""
         self.chunks = len(offer.chunks)
@@ -126,7 +128,9 @@ class Session:
         self._device = offer.weights.device
         self._requests = RequestQueue(self.chunks, settings.max_repeats)
         self._held_s = 0.0
-        self._lock = threading.Lock()  # Guards the three fields below.
+        self._began = time.monotonic()
+        self._decided_at: float | None = None
+        self._lock = threading.Lock()  # Guards the three fields below, and `_decided_at`.
         self._group: Group | None = None
         self._outcome: SessionOutcome | None = None
         self._sent: set[int] = set()
@@ -183,6 +187,11 @@ class Session:
         with self._lock:
             return frozenset(self._sent)
 
+    @property
+    def seconds(self) -> float:
+        """Since the replica was accepted, until how the session ends was decided."""
+        return (self._decided_at or time.monotonic()) - self._began
+
     def usage(self) -> Usage:
         """What the session has done with its place until now."""
         return Usage(time.monotonic(), self.sent_bytes, self._requests.idle_s, self._held_s)
@@ -224,6 +233,7 @@ class Session:
         with self._lock:
             if self._outcome is None:
                 self._outcome = outcome
+                self._decided_at = time.monotonic()
             return self._outcome
 
     def _break_off(self, outcome: SessionOutcome) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from netloader.errors import ProtocolError, TransportError
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.throttle import Bucket, Throttle
-from netloader.system import affinity
+from netloader.system import affinity, memory
 from netloader.system.threads import TransferThread
 from netloader.upstream import admission, messages
 from netloader.upstream.admission import Access, Offered
@@ -233,7 +233,7 @@ class _Serving:
         join = caller.join
         caller.end.setblocking(False)  # For `_gone`.
         started = time.monotonic()
-        _log.info("serving upstream's replica %s", caller.name)
+        _log.debug("serving upstream's replica %s", caller.name)
         store = meet_replica(
             caller.name, join.port, join.group_name, settings.rendezvous_timeout_s, self._gone
         )
@@ -250,11 +250,14 @@ class _Serving:
             group.barrier(settings.timeout_s)
         finally:
             group.close()
+        seconds = time.monotonic() - started
         _log.info(
-            "served upstream's replica %s: %d bytes in %.2f s",
+            "served %s to upstream's replica %s: %s in %.2f s (%.2f GB/s)",
+            self._offer.identity.names.shown,
             caller.name,
-            nbytes,
-            time.monotonic() - started,
+            memory.text(nbytes),
+            seconds,
+            nbytes / max(1e-3, seconds) / 1e9,
         )
 
     def end(self, reason: str, timeout_s: float) -> bool:

@@ -49,7 +49,7 @@ def test_a_session_that_asks_for_nothing_loses_its_place_when_somebody_waits(
         ended = trickle.caller.receive()
         assert isinstance(ended, messages.Bye)
         assert "while others waited" in ended.reason
-        until(lambda: "'caller' lost its place after" in caplog.text)
+        until(lambda: ", then it lost its place: it " in caplog.text)
         assert isinstance(newcomer.ask(hello(WEIGHTS)), messages.Accept)
 
 
@@ -188,7 +188,7 @@ def test_a_replica_that_is_done_and_gone_was_served(caplog: pytest.LogCaptureFix
         until(lambda: source.sessions == 0)
         replica.group.abort()
         held.release.set()
-        until(lambda: "served 'caller'" in caplog.text)
+        until(lambda: " to 'caller' by " in caplog.text)
         assert replica.caller.hears_nothing(0)
     assert not [one for one in caplog.records if one.levelno > logging.INFO]
 
