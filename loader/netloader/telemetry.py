@@ -32,6 +32,10 @@ class Telemetry:
     def pull_ended(self, result: PullResult, seconds: float) -> None:
         """A pull has ended."""
 
+    def waited(self, result: str, seconds: float) -> None:
+        """A replica has waited for another worker to read storage, until it served (`source`) or
+        this one had to read as well (`storage`)."""
+
     def delivered(self, transport: str, nbytes: int) -> None:
         """A source brought verified bytes over this transport."""
 

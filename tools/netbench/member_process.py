@@ -154,6 +154,7 @@ class MeshMember:
             LazyContent({}, {Evidence(kind): text for kind, text in IDENTITY.content.items()}),
             readable=True,
             shareable=True,
+            shows_progress=False,
         )
 
     def _pull(self, swarm: bool) -> Pull:

@@ -27,7 +27,7 @@ from torch import nn
 from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor import model_loader
-from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.model_loader import get_model_cls, weight_utils
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 
@@ -111,7 +111,7 @@ class NetLoader(BaseModelLoader):
                 _VllmModel(self, vllm_config, model_config, storage, files),
                 identify.names_of(model_config, self.config),
                 identify.role_of(model_config),
-                self.load_config.use_tqdm_on_load,
+                weight_utils.enable_tqdm(self.load_config.use_tqdm_on_load),
             )
         )
         if type(storage).load_model is not BaseModelLoader.load_model:

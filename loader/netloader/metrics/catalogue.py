@@ -42,6 +42,11 @@ class Metrics(Telemetry):
         self._pull_seconds = self._histogram(
             "netloader_pull_duration_seconds", "How long pulls took, by result.", "result"
         )
+        self._waits = self._histogram(
+            "netloader_source_wait_duration_seconds",
+            "How long workers waited for another one that read storage, by what came of it.",
+            "result",
+        )
         self._pulled = self._counter(
             "netloader_pulled_bytes", "Verified bytes of weights from peers.", "transport"
         )
@@ -119,6 +124,9 @@ class Metrics(Telemetry):
     def pull_ended(self, result: PullResult, seconds: float) -> None:
         self._pulls_ended.labels(result.value).inc()
         self._pull_seconds.labels(result.value).observe(seconds)
+
+    def waited(self, result: str, seconds: float) -> None:
+        self._waits.labels(result).observe(seconds)
 
     def delivered(self, transport: str, nbytes: int) -> None:
         self._pulled.labels(transport).inc(nbytes)

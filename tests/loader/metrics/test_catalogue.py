@@ -31,6 +31,7 @@ def everything(metrics: Telemetry) -> None:
     """Tell each event once."""
     metrics.pull_started()
     metrics.pull_ended(PullResult.COMPLETE, 2.0)
+    metrics.waited("source", 20.0)
     metrics.delivered("tcp", 100)
     metrics.stream_ended("lost", 3)
     metrics.loaded("peers", "target", 2.0)

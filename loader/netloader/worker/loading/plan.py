@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netloader.checkpoint.wanted import Wanted
 from netloader.discovery.advert import for_older_members
@@ -23,6 +23,8 @@ class Tried:
     """Sources that failed or were not used, in order, each with its reason."""
     deliveries: tuple[Delivery, ...] = ()
     """What each source contributed."""
+    waited: tuple[tuple[str, float], ...] = ()
+    """For whom this worker has waited while they read storage, and for how many seconds."""
 
     @property
     def transports(self) -> tuple[str, ...]:
@@ -31,7 +33,13 @@ class Tried:
 
     def but(self, *reasons: str) -> Tried:
         """A copy with more reasons."""
-        return Tried(self.skipped + reasons, self.deliveries)
+        return replace(self, skipped=self.skipped + reasons)
+
+    @property
+    def after(self) -> str:
+        """For whom it has waited, as the end of a sentence; empty where it has not."""
+        whom = ", ".join(f"{seconds:.1f} s for {name}" for name, seconds in self.waited)
+        return f", after waiting {whom} to read storage" if whom else ""
 
 
 @dataclass(frozen=True, slots=True)

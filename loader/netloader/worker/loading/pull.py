@@ -5,23 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from netloader.checkpoint import measured
 from netloader.discovery.candidate import Candidate
 from netloader.errors import ManifestError, NoSourceLeft
 from netloader.identity.identity import Identity
 from netloader.model import attributes, buffers
-from netloader.replica.observer import PullObserver
+from netloader.replica.observer import Intake, PullObserver
 from netloader.replica.pull import Pull
 from netloader.replica.request import Request
 from netloader.system import memory, tracing
 from netloader.telemetry import PullResult
 from netloader.weights.capture import DigestKind, Weights
 from netloader.weights.manifest import Piece
+from netloader.worker.loading.bar import Bar
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.feeds import Feeds
@@ -79,6 +79,7 @@ def pull(built: Built, model: nn.Module) -> Pulled | NotPulled:
         move = attempt(Step.FIND, waits.wait)
         if isinstance(move, Failed):
             return NotPulled((), tried.but(move.reason), began, may_ask=False)
+        tried = replace(tried, waited=waits.waited)
         if isinstance(move, ReadStorage):
             return NotPulled((), tried.but(*move.reasons), began)
         began = time.monotonic()
@@ -122,35 +123,43 @@ def fetch(
     worker, role = request.worker, request.role
     sharing = Sharing(worker, goal.identity, goal.built.backends, goal.weights)
     feeds = Feeds(worker.progress, role)
-    with tqdm(
-        total=goal.weights.manifest.nbytes,
-        unit="B",
-        unit_scale=True,
-        desc="Pulling weights from peers",
-        disable=not request.use_tqdm or worker.rank != 0,
-    ) as bar:
-        one = Pull(
-            goal.weights,
-            request_for(goal.built, goal.identity),
-            worker.config.pull_settings,
-            sharing.observer(
-                PullObserver(
-                    progress=bar.update,
-                    accused=lambda process: worker.accusations.add(role, process),
-                    looked=feeds.looked,
-                    ended=lambda how, unfinished: worker.telemetry.stream_ended(
-                        type(how).__name__.lower(), unfinished
-                    ),
-                )
-            ),
-        )
-        failed, seconds = _run(one, goal, step, waits, must_wait=must_wait)
-    # What is logged from here on has lines of its own: the bar's has ended.
+    bar = Bar(
+        "Pulling weights from peers", goal.weights.manifest.nbytes, shown=request.shows_progress
+    )
+
+    def looked(intake: Intake) -> None:
+        feeds.looked(intake)
+        bar.at(intake.held, _sources(len(intake.brought)))
+
+    one = Pull(
+        goal.weights,
+        request_for(goal.built, goal.identity),
+        worker.config.pull_settings,
+        sharing.observer(
+            PullObserver(
+                accused=lambda process: worker.accusations.add(role, process),
+                looked=looked,
+                ended=lambda how, unfinished: worker.telemetry.stream_ended(
+                    type(how).__name__.lower(), unfinished
+                ),
+            )
+        ),
+    )
+    failed, seconds = _run(one, goal, step, waits, must_wait=must_wait)
+    bar.end(_sources(len(one.deliveries)))
+    if waits is not None:
+        tried = replace(tried, waited=waits.waited)
     pulled = _outcome(one, goal, tried, failed, seconds)
     if isinstance(pulled, NotPulled):
         sharing.stop()  # Storage will write to the tensors.
         feeds.given_up()
     return pulled
+
+
+def _sources(count: int) -> str:
+    if not count:
+        return "no source"
+    return "1 source" if count == 1 else f"{count} sources"
 
 
 def request_for(built: Built, identity: Identity) -> Request:
@@ -221,14 +230,14 @@ def _run(
 def _outcome(
     one: Pull, goal: Goal, tried: Tried, failed: Failed | None, seconds: float
 ) -> Pulled | NotPulled:
-    skipped = [*tried.skipped, *map(str, one.failures)]
-    deliveries = tried.deliveries + one.deliveries
+    skipped = (*tried.skipped, *map(str, one.failures))
+    tried = replace(tried, skipped=skipped, deliveries=tried.deliveries + one.deliveries)
     if isinstance(failed, Failed):
         if failed.kind is NoSourceLeft:
             _log.warning("%s", failed.reason)
-        return NotPulled(one.unverified(), Tried((*skipped, failed.reason), deliveries), goal.began)
+        return NotPulled(one.unverified(), tried.but(failed.reason), goal.began)
     _log.info(
-        "pulled %s in %.2f s (%.2f GB/s) from %s",
+        "pulled %s in %.2f s (%.2f GB/s) from %s%s",
         memory.text(one.nbytes),
         seconds,
         one.nbytes / seconds / 1e9,
@@ -236,12 +245,11 @@ def _outcome(
             f"{delivery.endpoint} ({memory.text(delivery.nbytes)} by {delivery.transport})"
             for delivery in one.deliveries
         ),
+        tried.after,
     )
     content = learnt(goal.identity, one.content)
     provenance = Provenance(content, dict(one.attributes), dict(one.computed))
-    return Pulled(
-        provenance, one.digests, one.digest_kind, seconds, Tried(tuple(skipped), deliveries)
-    )
+    return Pulled(provenance, one.digests, one.digest_kind, seconds, tried)
 
 
 def _result(failed: Failed | None) -> PullResult:

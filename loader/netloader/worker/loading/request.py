@@ -81,5 +81,5 @@ class LoadRequest:
     engine: EngineModel
     names: Names
     role: Role
-    use_tqdm: bool
-    """Whether the first rank shows a progress bar."""
+    shows_progress: bool
+    """Whether this worker shows how far it is, as the engine's own loaders would here."""

@@ -27,6 +27,8 @@ class Sought:
     """Whether the worker has the files, and could read them."""
     shareable: bool
     """Whether a worker like this one could serve the weights after loading."""
+    shows_progress: bool
+    """Whether this worker shows how far the one is for whom it waits."""
 
 
 def sought_by(built: Built) -> Sought:
@@ -41,4 +43,5 @@ def sought_by(built: Built) -> Sought:
         built.wanted.content,
         built.wanted.files is not None,
         built.from_peers and (processed is not None or not built.arrangement.retention.reason),
+        built.request.shows_progress,
     )

@@ -14,7 +14,7 @@ from netloader.checkpoint.wanted import held
 from netloader.errors import NothingToLoadError
 from netloader.identity.identity import content_id
 from netloader.model import attributes, buffers
-from netloader.system import tracing
+from netloader.system import memory, tracing
 from netloader.system.fetched import fetched_bytes
 from netloader.weights.manifest import Piece
 from netloader.weights.poison import Poison
@@ -96,7 +96,23 @@ def _read(step: Built | Unshared, model: nn.Module, tried: Tried) -> float:
         if not absent:
             raise
         raise NothingToLoadError(_nothing(step, tried, error)) from error
-    return time.monotonic() - started
+    seconds = time.monotonic() - started
+    _log.info(
+        "loaded %s%s from storage in %.2f s%s",
+        step.request.names.shown,
+        _amount(step, seconds),
+        seconds,
+        tried.after,
+    )
+    return seconds
+
+
+def _amount(step: Built | Unshared, seconds: float) -> str:
+    """How much was loaded, and how fast, for the log; empty where nobody has counted."""
+    if isinstance(step, Unshared) or not seconds:
+        return ""
+    nbytes = step.arrangement.weights.manifest.nbytes
+    return f" ({memory.text(nbytes)}, {nbytes / seconds / 1e9:.2f} GB/s)"
 
 
 def _measure(built: Built, already: int | None, seconds: float) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from netloader.errors import TransferError
 from netloader.model import attributes, buffers
@@ -29,6 +28,7 @@ from netloader.upstream.group import OrderedCarrier
 from netloader.weights import digests
 from netloader.weights.capture import Weights, capture
 from netloader.weights.manifest import Piece
+from netloader.worker.loading.bar import Bar
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
 from netloader.worker.loading.plan import Tried
@@ -136,14 +136,22 @@ class _Attempts:
             # Buffers do not travel.
             weights.put_back_all()
             self._spoil(weights)
-            with tqdm(
-                total=weights.manifest.nbytes,
-                unit="B",
-                unit_scale=True,
-                desc="Pulling weights from upstream's Netloader",
-                disable=not built.request.use_tqdm or built.request.worker.rank != 0,
-            ) as bar:
-                pull_upstream(endpoint, weights, request, bar.update)
+            bar = Bar(
+                "Pulling weights from upstream's Netloader",
+                weights.manifest.nbytes,
+                shown=built.request.shows_progress,
+            )
+            came = 0
+
+            def progress(nbytes: int) -> None:
+                nonlocal came
+                came += nbytes
+                bar.at(came, endpoint)
+
+            try:
+                pull_upstream(endpoint, weights, request, progress)
+            finally:
+                bar.end(endpoint)
             return ""
 
         def outcome() -> str:
@@ -207,7 +215,7 @@ class _Attempts:
             endpoint,
         )
         delivery = Delivery(endpoint, "upstream", nbytes, seconds)
-        tried = Tried(self._tried.skipped, (*self._tried.deliveries, delivery))
+        tried = replace(self._tried, deliveries=(*self._tried.deliveries, delivery))
         reason = (
             f"its weights came from vLLM Ascend's own Netloader at {endpoint}, and only a sample "
             "of them was compared with this worker's files"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from netloader.identity.identity import Identity, Layout
 from netloader.replica.budget import Budget
 from netloader.replica.settings import PullSettings
 from netloader.system import memory
+from netloader.worker.loading.bar import Bar
 from netloader.worker.loading.reading import introduce
 from netloader.worker.loading.sought import Sought
 
@@ -165,8 +167,12 @@ class SourceWait:
         self._sleep = sleep
         self._until: float | None = None
         self._worker = sought.worker
-        self._awaited: tuple[str, ...] = ()
-        """What the mesh has been told."""
+        self._awaits: tuple[str, ...] = ()
+        self._awaits_since = clock()
+        self._told: tuple[str, ...] = ()
+        """For whom the mesh has been told that it waits."""
+        self._waited: defaultdict[str, float] = defaultdict(float)
+        """Seconds by the name of the worker for which it has waited."""
 
     def wait(self) -> SourceCame | ReadStorage:
         """Wait until a source comes that was not there before, or this worker should read
@@ -183,17 +189,32 @@ class SourceWait:
             return ReadStorage()
         if self._sought.readable:
             self._say(storage="able", content=introduce(self._sought.content))
+        began = self._clock()
+        bar = Bar(
+            "Waiting for another worker's read",
+            self._sought.nbytes,
+            shown=self._sought.shows_progress,
+            clock=self._clock,
+        )
         try:
-            came = self._watch(before, self._until)
+            came = self._watch(before, self._until, bar)
         finally:
             self._await(())
+        self._worker.telemetry.waited(
+            "source" if isinstance(came, SourceCame) else "storage", self._clock() - began
+        )
         if isinstance(came, SourceCame):
             self._say(storage="")
         elif came.reason:
             _log.info("reading storage after all: %s", came.reason)
         return came
 
-    def _watch(self, before: _Served, until: float) -> SourceCame | ReadStorage:
+    @property
+    def waited(self) -> tuple[tuple[str, float], ...]:
+        """For whom this worker has waited while they read storage, and for how many seconds."""
+        return tuple(self._waited.items())
+
+    def _watch(self, before: _Served, until: float, bar: Bar) -> SourceCame | ReadStorage:
         sought, membership = self._sought, self._worker.membership
         policy = WaitPolicy(
             (membership.name, membership.generation) if sought.readable else None,
@@ -204,7 +225,7 @@ class SourceWait:
             self._clock(),
             until,
         )
-        told = None
+        told: tuple[float, tuple[str, ...]] | None = None
         while True:
             came = self._sources() - before
             if came:
@@ -223,9 +244,14 @@ class SourceWait:
                 self._say(storage="able")
                 continue
             self._await(move.whom)
-            if move.whom and (told is None or now - told >= self._settings.tell_s):
-                told = now
-                self._tell(move.whom, until - now)
+            if move.whom:
+                names = tuple(one.name for one in move.whom)
+                bar.at(max(one.held for one in move.whom), ", ".join(names))
+                # A bar says it as well.
+                late = told is not None and now - told[0] >= self._settings.tell_s
+                if told is None or told[1] != names or (late and not bar.shown):
+                    told = (now, names)
+                    self._tell(move.whom, until - now)
             self._sleep(self._settings.look_s)
 
     def _in_vain(self) -> bool:
@@ -260,13 +286,17 @@ class SourceWait:
         )
 
     def _await(self, whom: tuple[Contender, ...]) -> None:
-        """Say for whom this worker waits: at once when that begins and when it is over."""
-        names = tuple(one.name for one in whom)
-        if names != self._awaited:
-            at_once = not names or not self._awaited
+        """Note for whom this worker waits from now on, and say so: at once when that begins and
+        when it is over."""
+        names, now = tuple(one.name for one in whom), self._clock()
+        for name in self._awaits:
+            self._waited[name] += now - self._awaits_since
+        self._awaits, self._awaits_since = names, now
+        if names != self._told:
+            at_once = not names or not self._told
             role = self._sought.identity.role
             if self._worker.progress.tell(role, at_once=at_once, awaits=names):
-                self._awaited = names
+                self._told = names
 
     def _say(self, **changes: object) -> None:
         self._worker.membership.update(self._sought.identity.role, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,24 @@ from netloader.worker.loading.plan import plan
 from netloader.worker.loading.serve import serve
 
 
-def test_one_reads_and_the_other_takes_it_from_there(tmp_path: Path) -> None:
+@dataclass
+class Halfway(FakeEngine):
+    """Half of the files has been read."""
+
+    def share_read(self) -> float:
+        return 0.5
+
+
+def test_one_reads_and_the_other_takes_it_from_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "netloader")
+    shown: list[str] = []
+
+    def waiting_is_shown() -> bool:
+        shown.append(capsys.readouterr().err)
+        return "Waiting for another worker's read:  50% Completed | " in "".join(shown)
+
     begun: list[nn.Module] = []
     may_end = threading.Event()
 
@@ -44,19 +62,28 @@ def test_one_reads_and_the_other_takes_it_from_there(tmp_path: Path) -> None:
     ):
         both = (first, second)
         until(lambda: all(len(one.membership.members()) == 2 for one in both))
-        loads = [pool.submit(load_with, one, FakeEngine(while_loading=slow), toy) for one in both]
+        loads = [
+            pool.submit(load_with, one, Halfway(while_loading=slow), toy, shows_progress=True)
+            for one in both
+        ]
         until(lambda: begun)
         until(lambda: sorted(advert(one).storage for one in both) == ["able", "reading"])
         assert len(begun) == 1
         reader, waiting = sorted(both, key=lambda one: advert(one).storage != "reading")
         until(lambda: advert(waiting).awaits == (reader.membership.name,))
         assert advert(reader).awaits == ()
+        until(waiting_is_shown)
+        assert f", {reader.membership.name}]" in "".join(shown)
         may_end.set()
         ends = [load.result(HANG_S) for load in loads]
         for one in both:
             said = advert(one)
             assert (said.storage, said.awaits, said.held, said.rate) == ("", (), 0, 0)
             assert (said.feeds, said.pulling) == ((), 0)
+        ((whom, seconds),) = next(end for end in ends if end.origin == "peers").tried.waited
+        assert whom == reader.membership.name and seconds > 0
+        assert f", after waiting {seconds:.1f} s for {whom} to read storage" in caplog.text
+        assert not next(end for end in ends if end.origin == "storage").tried.waited
     assert sorted(end.origin for end in ends) == ["peers", "storage"]
     assert all(end.right for end in ends)
     assert all(end.reason == "" for end in ends)
@@ -115,11 +142,6 @@ def test_a_fault_in_telling_others_costs_the_telling(
 
 
 def test_a_reader_says_how_far_and_how_fast_it_is(tmp_path: Path) -> None:
-    @dataclass
-    class Halfway(FakeEngine):
-        def share_read(self) -> float:
-            return 0.5
-
     nbytes = WEIGHTS.manifest.nbytes
     told: list[tuple[int, int]] = []
 

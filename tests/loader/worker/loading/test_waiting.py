@@ -15,6 +15,7 @@ from netloader.discovery.candidate import BY_MESH, Candidate
 from netloader.discovery.election import Contender, Electorate, MemberStart, Wait
 from netloader.identity.identity import LazyContent
 from netloader.replica.settings import PullSettings
+from netloader.telemetry import SILENT
 from netloader.worker.loading.sought import Sought
 from netloader.worker.loading.waiting import (
     ReadStorage,
@@ -155,6 +156,7 @@ def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
         config=config,
         membership=membership,
         peers=crowd,
+        telemetry=SILENT,
         progress=Progress(cast(Membership, membership), lambda: 2),
     )
     sought = Sought(
@@ -166,6 +168,7 @@ def test_sources_that_come_under_ever_new_names_do_not_prolong_it() -> None:
         content=LazyContent({}),
         readable=False,
         shareable=True,
+        shows_progress=False,
     )
     now = 0.0
     waits = SourceWait(sought, LIMITS, lambda: now, lambda seconds: None)

@@ -36,7 +36,7 @@ from netloader.worker.loading.adopt import Prepared, spoilt
 from netloader.worker.loading.build import build
 from netloader.worker.loading.fill import Filled, fill
 from netloader.worker.loading.finish import Complete, finish
-from netloader.worker.loading.plan import BuildAgain, plan
+from netloader.worker.loading.plan import BuildAgain, Tried, plan
 from netloader.worker.loading.request import LoadRequest
 from netloader.worker.loading.serve import NotServed, Served, serve
 from netloader.worker.position import Position
@@ -218,8 +218,8 @@ def toy() -> nn.Module:
     return Toy(rows=ROWS)
 
 
-def request(worker: Worker, engine: FakeEngine) -> LoadRequest:
-    return LoadRequest(worker, engine, identity().names, "target", use_tqdm=False)
+def request(worker: Worker, engine: FakeEngine, *, shows_progress: bool = False) -> LoadRequest:
+    return LoadRequest(worker, engine, identity().names, "target", shows_progress)
 
 
 @dataclass(frozen=True)
@@ -238,13 +238,17 @@ class Loaded:
         return self.end.record.origin
 
     @property
+    def tried(self) -> Tried:
+        return self.end.record.tried
+
+    @property
     def skipped(self) -> tuple[str, ...]:
-        return self.end.record.tried.skipped
+        return self.tried.skipped
 
     @property
     def delivered(self) -> dict[str, int]:
         """Bytes by endpoint."""
-        return {one.endpoint: one.nbytes for one in self.end.record.tried.deliveries}
+        return {one.endpoint: one.nbytes for one in self.tried.deliveries}
 
     @property
     def reason(self) -> str:
@@ -252,9 +256,15 @@ class Loaded:
         return self.end.reason if isinstance(self.end, NotServed) else ""
 
 
-def load_with(worker: Worker, engine: FakeEngine, model: Callable[[], nn.Module]) -> Loaded:
+def load_with(
+    worker: Worker,
+    engine: FakeEngine,
+    model: Callable[[], nn.Module],
+    *,
+    shows_progress: bool = False,
+) -> Loaded:
     """All steps, as the engine takes them."""
-    planned = plan(request(worker, engine))
+    planned = plan(request(worker, engine, shows_progress=shows_progress))
     for attempt in range(1, 3):
         made = model()
         built = build(planned, made)
