@@ -9,6 +9,7 @@ from typing import Final
 
 LAYERS: Final[tuple[tuple[str, ...], ...]] = (
     ("mesh_inspect", "netbench", "netsim"),
+    ("mesh_inspect.recording",),
     ("netloader.engine",),
     ("netloader.worker",),
     ("netloader.metrics",),
@@ -66,6 +67,8 @@ ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
         "netloader.system.threads",
         "netbench",
     ),
+    "starlette": ("mesh_inspect.web",),
+    "uvicorn": ("mesh_inspect.web",),
     "prometheus_client": ("netloader.metrics",),
     "zmq": (
         "netmesh.io",
@@ -83,7 +86,15 @@ NOWHERE: Final = frozenset({"pickle", "cloudpickle", "marshal", "shelve", "dill"
 
 PURE: Final = (
     "mesh_inspect.doctor",
+    "mesh_inspect.recording.lines",
+    "mesh_inspect.recording.track",
     "mesh_inspect.view",
+    "mesh_inspect.web.access",
+    "mesh_inspect.web.chronicle",
+    "mesh_inspect.web.events",
+    "mesh_inspect.web.matching",
+    "mesh_inspect.web.picture",
+    "mesh_inspect.web.playhead",
     "netmesh.core",
     "netloader.identity",
     "netloader.source.policy",

@@ -62,6 +62,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "match": "Say who could feed a worker, and why each other member could not.",
     "doctor": "Look for what keeps workers on this host and the mesh apart.",
     "wait": "Wait until members are ready.",
+    "web": "Show a live map of the mesh in a browser.",
     "forget": "Tell the mesh that a dead member will not come back.",
     "keys": "Count the members that serve by each cluster key.",
     "keygen": "Print a new cluster key.",
