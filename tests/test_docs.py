@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
+
+from mesh_inspect.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -83,10 +86,23 @@ def test_decision_is_numbered_dated_and_in_the_index(page: Path) -> None:
     assert date[1] in row
 
 
+COMMAND = re.compile(r"(?:`|^|-- |\$ |\()mesh-inspect ([a-z]+)\b", re.MULTILINE)
+
+
+@EVERY_PAGE
+def test_commands_that_are_named_exist(page: Path) -> None:
+    known = {*app.list_commands(click.Context(app)), "peers"}
+    assert {*COMMAND.findall(page.read_text())} <= known
+
+
 def test_the_checks_would_notice() -> None:
     assert links("[a](missing.md) [b](https://example.org/x) [c](there.md#part)") == [
         "missing.md",
         "there.md",
     ]
     assert elsewhere("[a](http://x y)") == ["http://x y"] and not WHOLE.fullmatch("http://x y")
+    assert COMMAND.findall("`mesh-inspect shoot`\nmesh-inspect aim\nmesh-inspect -o json") == [
+        "shoot",
+        "aim",
+    ]
     assert FILE.findall("`tests/nothing.py` and `make test`") == ["tests/nothing.py"]
