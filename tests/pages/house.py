@@ -37,7 +37,7 @@ def picture() -> str:
         said = {room: _said(room) for room in rooms}
         high = 24 + 15 * max(len(lines(text, wide - 16)) for text in said.values())
         for number, room in enumerate(rooms):
-            name = room.rpartition(".")[2]
+            name = room.removeprefix("netloader.").removeprefix("netmesh.")
             at = (_LEFT + number * (wide + _GAP), y)
             drawing.box(at, (wide, high), _ROOTS[root], name, said[room])
         y += high + _GAP
