@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from tests.docs.deploy.manifests import Manifest, Server, environment, faults, named, only, parse
-from tests.docs.deploy.test_kubernetes import MANIFESTS, composed, rendered
+from tests.docs.deploy.test_kubernetes import MANIFESTS, ROOT, composed, rendered
 
 import netloader
 from mesh_inspect.cli import main
@@ -230,6 +231,27 @@ def test_the_chart_knows_how_many_sessions_there_are_by_default() -> None:
     helpers = (CHART / "templates" / "_helpers.tpl").read_text()
     default = field_of("MAX_SESSIONS")[1].default
     assert f"MAX_SESSIONS | default {default} |" in helpers
+
+
+PAGE: Final = (ROOT / "docs" / "howto" / "kubernetes.md").read_text()
+
+INSTALLS: Final = re.findall(r"^helm install (.+)$", PAGE.replace("\\\n", " "), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", INSTALLS)
+def test_the_page_s_commands_install_what_fits(helm: Path, tmp_path: Path, line: str) -> None:
+    done = subprocess.run(
+        [helm, "template", *shlex.split(line)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    objects = parse(done.stdout)
+    if "mesh.service" in line:
+        objects.append(only(templated(helm, tmp_path, {}), "Service")[1])
+    assert list(faults(objects)) == []
+
+
+def test_the_page_installs_two_releases() -> None:
+    assert len(INSTALLS) == 2
 
 
 def test_helm_finds_nothing_to_improve(helm: Path) -> None:
