@@ -59,6 +59,8 @@ _DEFAULT: Final = "list"
 _COMMANDS: Final[Mapping[str, str]] = {
     "list": "Print the members and what they hold (the default).",
     "transfers": "Print who loads what, how fast, and from whom.",
+    "get": "Print everything that members publish.",
+    "models": "Print what the mesh can serve, and which ranks are missing.",
     "match": "Say who could feed a worker, and why each other member could not.",
     "doctor": "Look for what keeps workers on this host and the mesh apart.",
     "wait": "Wait until members are ready.",
@@ -66,6 +68,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "forget": "Tell the mesh that a dead member will not come back.",
     "keys": "Count the members that serve by each cluster key.",
     "keygen": "Print a new cluster key.",
+    "schema": "Print the JSON schema of every document.",
     "completion": "Print what makes a shell complete the command line.",
 }
 """What each command does, told without importing it: a look at the members must not wait for what

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -21,6 +21,7 @@ from click.shell_completion import (
 )
 
 from mesh_inspect.looking import COMPLETE, PROGRAM, Inquiry, Means
+from mesh_inspect.view.keys import KEYS, words
 from mesh_inspect.view.rows import HoldingRow, rows_of
 from netmesh import MeshError
 
@@ -42,7 +43,7 @@ class WordsOfBash(BashComplete):
     local IFS=$'\\n' line
     COMPREPLY=()
     while read -r line; do
-        COMPREPLY+=("$line")
+        [[ -n $line ]] && COMPREPLY+=("$line")
     done < <(env COMP_LINE="${COMP_LINE:0:COMP_POINT}" %(complete_var)s=bash_complete "$1")
     [[ ${COMPREPLY[0]-} == *= ]] && compopt -o nospace
     return 0
@@ -82,23 +83,30 @@ def source(app: click.Command, shell: str) -> str:
     return found(app, {}, PROGRAM, COMPLETE).source()
 
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+def offered(words: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
+    """Those that go on from what is typed."""
+    return [
+        CompletionItem(word)
+        for word in words
+        if word.startswith(incomplete) and _WORD.fullmatch(word)
+    ]
 
 
-def of_mesh(words: Callable[[HoldingRow], Iterable[str | None]]) -> Complete:
-    """Completes a value with words from the rows that the mesh shows now."""
+def values(ctx: click.Context, key: str, incomplete: str) -> list[CompletionItem[str]]:
+    """What members of the mesh have under a key now."""
+    return offered(sorted(words(_rows(ctx), key)), incomplete)
 
-    def completed(
-        ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem[str]]:
-        found = {word for row in _rows(ctx) for word in words(row) if word}
-        return [
-            CompletionItem(word)
-            for word in sorted(found)
-            if word.startswith(incomplete) and _WORD.fullmatch(word)
-        ]
 
-    return completed
+def selectors(ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+    """What the last part of a selector may go on with: keys, then values from the mesh."""
+    before, comma, part = incomplete.rpartition(",")
+    key, equals, _ = part.partition("=")
+    if not equals:
+        return offered((f"{before}{comma}{one}=" for one in KEYS), incomplete)
+    if key.rstrip("!") not in KEYS:
+        return []
+    found = sorted(words(_rows(ctx), key.rstrip("!")))
+    return offered((f"{before}{comma}{key}={one}" for one in found), incomplete)
 
 
 def _rows(ctx: click.Context) -> tuple[HoldingRow, ...]:

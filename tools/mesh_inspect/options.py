@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,7 +21,11 @@ from mesh_inspect.looking import (
     nobody_answered,
     say,
 )
+from mesh_inspect.view.keys import KEYS, Requirement, SelectorError, selector
 from netmesh import NoMeshError, SettingsError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 MAX_TIMEOUT_S: Final = 3600.0
 
@@ -113,11 +117,93 @@ TIMEOUT: Final = click.option(
         f"wait: {WAIT_TIMEOUT_S:g}; doctor, as a whole: {DOCTOR_TIMEOUT_S:g})."
     ),
 )
+
+
+class SelectorText(click.ParamType[tuple[Requirement, ...]]):
+    """`-l`."""
+
+    name = "selector"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Requirement, ...]:
+        try:
+            return selector(str(value))
+        except SelectorError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from mesh_inspect.completion import selectors
+
+        return selectors(ctx, incomplete)
+
+
+class FromMesh(click.ParamType[str]):
+    """A text that is completed with what members say under a key."""
+
+    name = "text"
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from mesh_inspect.completion import values
+
+        return values(ctx, self._key, incomplete)
+
+
+MEMBER: Final = FromMesh("id")
+
 MODEL: Final = click.option(
     "--model",
     metavar="NAME",
+    type=FromMesh("model"),
     help="Only holdings of this model; * and ? match anything.",
 )
+SELECTOR: Final = click.option(
+    "-l",
+    "--selector",
+    "requirements",
+    type=SelectorText(),
+    default="",
+    metavar="SELECTOR",
+    help=(
+        "Only rows for which this holds: key=value, key!=value, 'key in (a,b)', "
+        "'key notin (a,b)', with commas between them; * and ? match anything. "
+        f"Keys: {', '.join(KEYS)}."
+    ),
+)
+HEADERS: Final = click.option(
+    "--no-headers", "headers", flag_value=False, default=True, help="Leave out the heading."
+)
+
+
+def sorting(keys: Iterable[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """The option `--sort-by`, which completes these keys."""
+
+    def completed(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        from mesh_inspect.completion import offered
+
+        return offered(keys, incomplete)
+
+    return click.option(
+        "--sort-by",
+        "sort",
+        metavar="KEY",
+        shell_complete=completed,
+        help="Sort by this key; -KEY: the largest first.",
+    )
 
 
 def asks_mesh(run: Callable[..., int]) -> Callable[..., int]:

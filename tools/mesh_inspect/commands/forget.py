@@ -6,13 +6,13 @@ import click
 
 from mesh_inspect.exits import InspectExit
 from mesh_inspect.looking import Inquiry, say
-from mesh_inspect.options import asks_mesh, subcommand
+from mesh_inspect.options import MEMBER, asks_mesh, subcommand
 from mesh_inspect.output.text import escape
 from netmesh import MemberId, Status
 
 
 @subcommand("forget 10.0.0.7:17946")
-@click.argument("member", metavar="MEMBER")
+@click.argument("member", metavar="MEMBER", type=MEMBER)
 @asks_mesh
 def command(inquiry: Inquiry, member: str) -> InspectExit:
     """Tell the mesh that a dead member will not come back.

@@ -10,7 +10,7 @@ import click
 
 from mesh_inspect.exits import InspectExit
 from mesh_inspect.looking import Inquiry, say
-from mesh_inspect.options import asks_mesh, output, subcommand
+from mesh_inspect.options import MEMBER, asks_mesh, output, subcommand
 from mesh_inspect.output.documents import ascii_json
 from mesh_inspect.output.text import escape
 from mesh_inspect.view.entries import API_VERSION
@@ -32,6 +32,7 @@ from netloader.errors import NetloaderError
 @click.option(
     "--like",
     metavar="MEMBER",
+    type=MEMBER,
     help="A worker that needs what this member has: HOST:PORT, as `-o wide` shows it.",
 )
 @click.argument(

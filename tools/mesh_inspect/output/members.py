@@ -33,7 +33,7 @@ def _origin(row: HoldingRow) -> str:
     return ":".join(filter(None, (row.holding.origin, ",".join(row.holding.carried))))
 
 
-MEMBERS: Final[Columns[HoldingRow]] = Columns(
+MEMBERS: Final = Columns[HoldingRow](
     (
         Column("MODEL", lambda row: row.model or "", keep=9),
         Column("ROLE", lambda row: row.role or "", keep=4),

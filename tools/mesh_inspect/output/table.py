@@ -46,7 +46,7 @@ _GAP: Final = "  "
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column(Generic[T]):
     """A heading, and a function that makes its cells."""
 
@@ -60,7 +60,7 @@ class Column(Generic[T]):
     the highest number of a table always stay."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns(Generic[T]):
     """How rows of one kind are shown. The first column is folded where a terminal is narrow."""
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from mesh_inspect.view.entries import Entry
 from mesh_inspect.view.rows import HoldingRow
-from mesh_inspect.view.words import counted, human_age, human_bytes, short_layout
+from mesh_inspect.view.words import counted, human_age, human_bytes, human_rate, short_layout
 from netmesh import MemberId, Status
 
 Kind = Literal[
@@ -107,6 +107,23 @@ def happenings(
         for id, rows in was.items()
         if id not in now
     ]
+    return found
+
+
+def strides(
+    before: Iterable[HoldingRow], after: Iterable[HoldingRow]
+) -> list[tuple[MemberId, str]]:
+    """Members whose loading has reached another tenth of their weights, and words for it."""
+    known = {(row.member.id, row.member.generation, row.role): row for row in before}
+    found = []
+    for row in after:
+        old = known.get((row.member.id, row.member.generation, row.role))
+        if old is None or not row.total or old.total != row.total:
+            continue
+        if 10 * row.held // row.total > 10 * old.held // row.total:
+            done = f"has {100 * row.held // row.total}% of {human_bytes(row.total)}"
+            rate = f", {human_rate(row.rate)}" if row.rate else ""
+            found.append((row.member.id, f"{done} of {_named(row)}{rate}"))
     return found
 
 

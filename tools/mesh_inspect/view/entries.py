@@ -34,7 +34,7 @@ def entries_of(
 
 def entry_of(row: HoldingRow, sources: Mapping[Process, MemberId]) -> Entry:
     """The entry of one row."""
-    member, holding = row.member, row.holding
+    member, holding, place = row.member, row.holding, row.place
     return {
         "id": member.id,
         "generation": member.generation,
@@ -45,7 +45,7 @@ def entry_of(row: HoldingRow, sources: Mapping[Process, MemberId]) -> Entry:
         "content": row.content_id,
         "identity": None if holding is None else holding.identity,
         "role": row.role,
-        "layout": {name: getattr(row.place, name) for name in _PLACE},
+        "layout": {name: getattr(place, name) for name in _PLACE},
         "backend": None if holding is None else holding.backend or None,
         "transports": None if holding is None else list(holding.offered),
         "host": member.host,
