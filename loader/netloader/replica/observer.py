@@ -19,6 +19,8 @@ class Intake:
     brought: Mapping[Process, int] = field(default_factory=dict)
     """The sources being pulled from now, and the bytes that each process has brought since the pull
     began, in earlier sessions as well."""
+    over: bool = False
+    """Whether a run has ended: nothing comes until the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class PullObserver:
     """Told about a process whose bytes were not what it had promised."""
     looked: Callable[[Intake], object] = lambda intake: None
     """Told how far the pull is: every `look_s`, also while nothing comes, and once at the end of a
-    run, when there are no sources any more. Called by the thread that runs the pull."""
+    run. Called by the thread that runs the pull."""
     ended: Callable[[Outcome, int], object] = lambda how, unfinished: None
     """Told how pulling from one source has ended, and how many chunks another one must bring."""
 

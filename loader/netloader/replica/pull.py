@@ -220,13 +220,13 @@ class Pull:
             ended = self._streams[name].abandon("others deliver its last chunks sooner")
             self._end(course, name, ended)
 
-    def _intake(self) -> Intake:
+    def _intake(self, *, over: bool = False) -> Intake:
         brought = {
             stream.process: self._brought[stream.process] + stream.brought.nbytes
             for stream in self._streams.values()
             if stream.process is not None
         }
-        return Intake(self._state.arrived_bytes, brought)
+        return Intake(self._state.arrived_bytes, brought, over)
 
     def _progress(self, nbytes: int) -> None:
         """Called by the streams' threads."""
@@ -305,4 +305,4 @@ class Pull:
         for stream in self._streams.values():
             self._credit(stream, stream.brought)
         self._streams.clear()
-        self._observer.looked(self._intake())
+        self._observer.looked(self._intake(over=True))

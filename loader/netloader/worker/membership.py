@@ -47,6 +47,8 @@ class Membership:
         self._generation = secrets.randbits(63)
         self._lock = threading.Lock()
         self._holdings: dict[Role, Holding] = {}
+        self._is_unheard = False
+        """Whether the mesh did not take the last advert."""
         if self._mesh is None:
             self.host = own_host(settings)
             """Where replicas reach this worker: an address literal, without brackets."""
@@ -145,8 +147,13 @@ class Membership:
             except LocalProtocolError:  # Too long: who brings what matters least.
                 self._mesh.publish(advert.encode([one.changed(feeds=()) for one in holdings]))
         except MeshError as error:
-            # Others then know less about this worker, but it still serves its own requests.
-            _log.warning("could not publish what this worker holds: %s", error)
+            # Others then know less about this worker, but it still serves its own requests. While
+            # it loads it tries every second, and says so once.
+            level = logging.DEBUG if self._is_unheard else logging.WARNING
+            _log.log(level, "could not publish what this worker holds: %s", error)
+            self._is_unheard = True
+        else:
+            self._is_unheard = False
 
 
 def _join(settings: MeshSettings, holdings: JsonObject) -> Mesh | None:

@@ -273,8 +273,8 @@ def test_what_each_source_brings_is_told() -> None:
     for process in named:
         counts = [one.brought[process] for one in told if process in one.brought]
         assert counts == sorted(counts) and counts[-1] > 0
-    # Looks are taken while chunks arrive, so one may count a chunk and the other not yet.
-    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes, over=True)
+    assert not any(one.over for one in told[:-1])
 
 
 def test_a_source_that_comes_again_goes_on_counting() -> None:
@@ -299,7 +299,7 @@ def test_a_source_that_comes_again_goes_on_counting() -> None:
     counts = [count for one in told for count in one.brought.values()]
     assert counts == sorted(counts)
     assert all(sum(one.brought.values()) <= WEIGHTS.manifest.nbytes for one in told)
-    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes, over=True)
 
 
 def test_bytes_of_a_broken_promise_are_nobodys() -> None:
@@ -315,7 +315,7 @@ def test_bytes_of_a_broken_promise_are_nobodys() -> None:
             observer=PullObserver(looked=told.append),
         )
         run(pull, lambda: (candidate(honest) if pull.failures else lying.candidate,))
-    assert told[-1] == Intake(WEIGHTS.manifest.nbytes)
+    assert told[-1] == Intake(WEIGHTS.manifest.nbytes, over=True)
     assert sum(next(one for one in reversed(told) if one.brought).brought.values()) <= (
         WEIGHTS.manifest.nbytes
     )

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from tests.loader.discovery.test_advert import holding
+from tests.loader.support import until
 from tests.meshes import OWN_MESH
 
 from netloader.config import Config
+from netloader.discovery import advert
 from netloader.discovery.advert import MAX_TEXT
 from netloader.worker.membership import Membership
 from netloader.worker.position import Position
@@ -92,3 +94,33 @@ def test_threads_that_change_different_fields_at_once_lose_nothing(alone: Member
     with ThreadPoolExecutor(len(fields)) as pool:
         list(pool.map(count, fields))
     assert alone.holding("target") == holding(**dict.fromkeys(fields, 49))
+
+
+def test_an_advert_that_is_too_long_is_complained_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {str(at): "x" * MAX_TEXT for at in range(12)}
+
+    def seen() -> set[int]:
+        return {one.held for it in other.members() if not it.me for one in advert.decode(it.advert)}
+
+    settings = {
+        "MESH_NAME": OWN_MESH,
+        "MESH_DIRECTORY": str(tmp_path),
+        "MESH_ADVERTISE": "127.0.0.1",
+    }
+    worker, other = (Membership(Config.load(settings, {}), Position.alone(at)) for at in (0, 1))
+    try:
+        worker.announce(**dict(holding(state="loading", held=1)))
+        until(lambda: seen() == {1})
+        for held in range(2, 6):
+            worker.update("target", fields=long, held=held)
+        assert seen() == {1}
+        assert caplog.text.count("could not publish") == 1
+        worker.update("target", fields={}, held=6)
+        until(lambda: seen() == {6})
+        worker.update("target", fields=long, held=7)
+        assert caplog.text.count("could not publish") == 2
+    finally:
+        worker.leave()
+        other.leave()

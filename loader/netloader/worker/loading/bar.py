@@ -77,7 +77,7 @@ class Bar:
         self._speed.note(now, nbytes)
         self._nbytes, self._note = nbytes, note
         since_s, more = now - self._wrote_at, abs(nbytes - self._wrote)
-        if since_s >= LONGEST_S or (since_s >= SHORTEST_S and more >= SHARE * self._total):
+        if since_s >= LONGEST_S or (since_s >= SHORTEST_S and 0 < more >= SHARE * self._total):
             self._say(now, self._speed.rate)
 
     def end(self, note: str = "") -> None:

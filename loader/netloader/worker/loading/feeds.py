@@ -28,7 +28,7 @@ class Feeds:
         self._looked_at = clock()
         self._speed = Speed(self._looked_at)
         self._speeds: dict[Process, Speed] = {}
-        self._count = 0
+        self._has_begun = False
         self._failed = False
 
     def looked(self, intake: Intake) -> None:
@@ -61,10 +61,12 @@ class Feeds:
             for process, nbytes in intake.brought.items()
         ]
         feeds.sort(key=lambda feed: (-feed.rate, feed.endpoint))
-        before, self._count = self._count, len(feeds)
+        begins = bool(feeds) and not self._has_begun
+        self._has_begun = self._has_begun or begins
         self._progress.tell(
             self._role,
-            at_once=bool(before) != bool(feeds),
+            # A source that comes and goes again and again is told of as everything else.
+            at_once=begins or intake.over,
             held=intake.held,
             rate=self._speed.rate if feeds else 0,
             feeds=tuple(feeds),

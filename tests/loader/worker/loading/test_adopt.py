@@ -7,13 +7,27 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 import torch
+from tests.fastest import HANG_S
 from tests.loader.support import Toy
-from tests.loader.worker.loading.whole_load import ROWS, FakeEngine, Loaded, load_with, working
+from tests.loader.worker.loading.whole_load import (
+    ROWS,
+    FakeEngine,
+    Loaded,
+    advert,
+    load_with,
+    request,
+    working,
+)
 from torch import nn
 
 from netloader.config import MIN_CHUNK_BYTES
 from netloader.model import processed
-from netloader.worker.loading.serve import NotServed, Served
+from netloader.worker.loading.adopt import Prepared
+from netloader.worker.loading.build import build
+from netloader.worker.loading.fill import fill
+from netloader.worker.loading.finish import Complete, finish
+from netloader.worker.loading.plan import plan
+from netloader.worker.loading.serve import NotServed, Served, serve
 from netloader.worker.process import Worker
 
 Process = Callable[[nn.Module], object]
@@ -138,6 +152,22 @@ def test_a_replica_equals_its_source_in_everything_and_becomes_one() -> None:
         assert [*replica.delivered] == [endpoint(source)]
         assert [*second.delivered] == [endpoint(replica)]
         assert contents(source.model) == contents(loaded(pack).model)
+
+
+def test_the_mesh_is_told_how_far_such_a_pull_is() -> None:
+    with a_source(pack) as source, worker_of(endpoint(source)) as worker:
+        engine, model = FakeEngine(process=pack), toy()
+        filled = fill(build(plan(request(worker, engine)), model), model)
+        assert isinstance(filled, Prepared)
+        pack(model)
+        assert advert(worker).held == 0
+        complete = finish(filled, model)
+        assert isinstance(complete, Complete)
+        told = advert(worker)
+        assert told.held == complete.record.nbytes > 0
+        assert (told.rate, told.feeds, told.sharing) == (0, (), False)
+        serve(complete, model).result(HANG_S)
+        assert advert(worker).held == 0
 
 
 @pytest.mark.parametrize(

@@ -74,15 +74,23 @@ def played(worker: Worker) -> Played:
     return Played(worker)
 
 
-def test_the_first_source_is_told_at_once_and_its_end_as_well(played: Played) -> None:
+def test_the_first_source_is_told_at_once_and_the_end_as_well(played: Played) -> None:
     played.look(0.25, 0)
     assert played.told == (0, 0, {})
     played.look(0.25, 50, a=50)
     assert played.told == (50, 100, {A: (50, 200)})
     played.look(0.25, 100, a=100)
     assert played.told[0] == 50
-    played.look(0.25, 120)
+    played.feeds.looked(Intake(120, over=True))
     assert played.told == (120, 0, {})
+
+
+def test_a_source_that_comes_and_goes_makes_no_more_words_than_others(played: Played) -> None:
+    told = set()
+    for step in range(1, 400):
+        played.look(0.25, step, **({"a": step} if step % 2 else {}))
+        told.add(played.told[0])
+    assert len(told) <= 101
 
 
 def test_the_fastest_comes_first(played: Played) -> None:
@@ -105,7 +113,7 @@ def test_a_pull_that_stalls_shows_that_within_seconds(played: Played) -> None:
 
 def test_a_source_that_starts_anew_is_another_process(played: Played) -> None:
     played.look(0.25, 100, a=100)
-    played.feeds.looked(Intake(100))
+    played.feeds.looked(Intake(100, over=True))
     played.clock.now += 1
     played.feeds.looked(Intake(130, {(A[0], 2): 30}))
     assert played.told == (130, pytest.approx(104), {(A[0], 2): (30, 30)})
