@@ -15,7 +15,7 @@ ASCEND_PARTS := ./tests/ascend/env/vllm-shim -e ./tests/fakecann/python -e .
 # A vLLM server imports vLLM and torch in three processes: from source that takes it minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv venv-ascend demo test test-unit test-e2e test-ascend check docs docs-serve flaky format soak soak-ascend sim sim-day fuzz clean
+.PHONY: help venv venv-ascend demo test test-unit test-e2e test-web test-ascend check docs docs-serve flaky format soak soak-ascend sim sim-day fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -60,7 +60,10 @@ test: venv  ## what CI runs first: lint, types, unit tests, real servers
 # a unit test waits for threads, sockets and processes, so two cores have room for four files.
 test-unit: venv  ## every part without vLLM, four files at a time, in random order
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
-		--ignore=tests/e2e -m "not e2e and not bench and not soak"
+		--ignore=tests/e2e -m "not e2e and not bench and not soak and not browser"
+
+test-web: venv  ## the page of the live map in Chromium; skipped where there is none, unless NETLOADER_TEST_BROWSER=required
+	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile -m "browser and not soak" tests/tools/mesh_inspect/web
 
 test-e2e: venv  ## vLLM itself, real `vllm serve` processes among it, two files at a time: each keeps one core busy
 	$(BIN)/python -m pytest -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder -m "e2e and not soak" tests/e2e

@@ -151,10 +151,11 @@ def served(
     token: str | None = None,
     *,
     send_buffer: int | None = None,
+    port: int = 0,
 ) -> Iterator[ServedMap]:
-    """A server that shows this, on a free port of loopback. `send_buffer`: bytes that the kernel
-    keeps of an answer."""
-    listener = listening("127.0.0.1", 0)
+    """A server that shows this, on that port of loopback or a free one. `send_buffer`: bytes that
+    the kernel keeps of an answer."""
+    listener = listening("127.0.0.1", port)
     if send_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = listener.getsockname()[1]

@@ -188,7 +188,8 @@ class Page {
   tellAlarm() {
     const alarm = byId("alarm");
     const { state, said } = this.link;
-    document.body.classList.toggle("silent", this.alarmed);
+    // The title says it, too.
+    if (document.body.classList.toggle("silent", this.alarmed) === alarm.hidden) this.render();
     this.stage.freeze(this.alarmed || this.replay.replay?.paused === true);
     if (!this.alarmed) {
       if (!alarm.hidden) this.announcer.say("The mesh answers again.");

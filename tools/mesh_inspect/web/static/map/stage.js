@@ -125,6 +125,7 @@ export class Stage {
     this.fitting = true;
     this.arrange();
     this.connect();
+    this.tell();
     this.redraw();
   }
 

@@ -65,12 +65,7 @@ export class Panel {
     badge.className = `badge s-${member.state}`;
     badge.replaceChildren(icon(GLYPHS[member.state]), el("span", { text: member.state }));
     const reason = member.entries.map((entry) => entry.reason).find(Boolean);
-    const accused = member.entries.reduce((sum, entry) => sum + entry.accused_by, 0);
-    const told = accused > 0 ? `${units.many(accused, "member")} accuse it of wrong bytes` : "";
-    write(
-      byId("panel-reason"),
-      shown(reason ?? "") || told || STATES.get(member.state).meaning,
-    );
+    write(byId("panel-reason"), shown(reason ?? "") || STATES.get(member.state).meaning);
   }
 
   tank(member) {
