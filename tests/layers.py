@@ -70,6 +70,7 @@ ONLY_IN: Final[dict[str, tuple[str, ...]]] = {
     "starlette": ("mesh_inspect.web",),
     "uvicorn": ("mesh_inspect.web",),
     "prometheus_client": ("netloader.metrics",),
+    "textual": ("mesh_inspect.top",),
     "zmq": (
         "netmesh.io",
         "netmesh.mesh",

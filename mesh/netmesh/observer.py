@@ -153,6 +153,11 @@ class Observer:
         """End all connections."""
         self._asking.close()
 
+    @property
+    def answered_by(self) -> str:
+        """The contact that answered last, as `host:port`; empty where it is silent now."""
+        return self._asking.kept
+
     def look(self, timeout_s: float = 3.0) -> tuple[Member, ...]:
         """The member table as some member sees it now, in the order of ids.
 
@@ -243,6 +248,11 @@ class _Asking:
         self._known: dict[Address, None] = {}
         self.problem: MeshError | None = None
         """Why nobody answered, as far as somebody told."""
+
+    @property
+    def kept(self) -> str:
+        """The contact that is kept; empty: there is none."""
+        return next((str(address) for address, _ in self._questions), "")
 
     @property
     def tried(self) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "transfers": "Print who loads what, how fast, and from whom.",
     "get": "Print everything that members publish.",
     "models": "Print what the mesh can serve, and which ranks are missing.",
+    "top": "Show the members and what moves on the whole screen.",
     "match": "Say who could feed a worker, and why each other member could not.",
     "doctor": "Look for what keeps workers on this host and the mesh apart.",
     "wait": "Wait until members are ready.",

@@ -37,6 +37,9 @@ DOCTOR_TIMEOUT_S: Final = 30.0
 class Observing(Protocol):
     """Looks at a mesh, as a `netmesh.Observer` does."""
 
+    @property
+    def answered_by(self) -> str: ...
+
     def look(self, timeout_s: float = ...) -> tuple[Member, ...]: ...
 
     def forget(self, member: MemberId, timeout_s: float = ...) -> Status | None: ...

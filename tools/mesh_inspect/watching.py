@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mesh_inspect.looking import (
@@ -42,6 +42,8 @@ class Sight:
     """Of all these members, as `rows_of` orders them."""
     silence: str | None = None
     """Why there is no newer answer; None: this is one."""
+    answered_by: str = ""
+    """The member whose table this is, as `host:port`."""
 
 
 class Lookout:
@@ -72,11 +74,12 @@ class Lookout:
         except (NoMeshError, SettingsError) as error:
             if self._last is None:
                 raise
-            return Sight(self._wall_s(), self._last.members, self._last.rows, str(error))
+            return replace(self._last, at=self._wall_s(), silence=str(error))
         members = self._steadied(seen)
         rows = rows_of(members, read=self._read)
         self._read.next_look()
-        self._last = Sight(self._wall_s(), members, rows)
+        answered_by = self._observer.answered_by
+        self._last = Sight(self._wall_s(), members, rows, answered_by=answered_by)
         return self._last
 
     def _steadied(self, seen: tuple[Member, ...]) -> tuple[Member, ...]:

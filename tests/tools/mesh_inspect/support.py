@@ -78,6 +78,7 @@ class PlayedMesh:
         self.buried: list[tuple[str, float]] = []
         """Whom somebody buried, and how long they would have waited."""
         self.closed = 0
+        self.answered_by = "10.0.0.1:17946"
         self.paused: Callable[[], None] = lambda: None
         """Called at the end of each pause."""
         self._looks: Iterator[Members | Exception | None] = iter(looks)

@@ -187,6 +187,8 @@ def _by_place(rows: Sequence[HoldingRow]) -> dict[tuple[str, int], HoldingRow]:
 def _of_holding(before: HoldingRow | None, row: HoldingRow) -> Iterator[tuple[Kind, str]]:
     holding = row.holding
     assert holding is not None, "only rows with holdings have a place"
+    if before is not None and before.holding is holding and before.accusers == row.accusers:
+        return  # An advert that did not change is read once: nothing is to be compared.
     old = None if before is None else before.holding
     named = _named(row)
     if old is None or (old.state, old.identity) != (holding.state, holding.identity):

@@ -1,0 +1,66 @@
+"""Pages above the lists: what there is to say of a member, of two, or of the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Static
+
+from mesh_inspect.top.details import TextLine
+from mesh_inspect.top.headline import GAP, HeadWord
+
+
+def as_text(lines: Sequence[TextLine]) -> Text:
+    """Lines for a widget. `Text`, because a text that was a `str` could be read as markup."""
+    return Text("\n").join(Text(line.text, line.style, end="") for line in lines)
+
+
+def as_line(pieces: Sequence[HeadWord]) -> Text:
+    """One line for a widget."""
+    line = Text(GAP, no_wrap=True, overflow="crop")
+    return line.join(Text(piece.text, piece.style, end="") for piece in pieces)
+
+
+class Page(Screen[None]):
+    """A text that is written anew with each look, as long as it is open."""
+
+    DEFAULT_CSS = """
+    Page #title { height: 1; text-style: bold reverse; }
+    Page #keys { height: 1; text-style: reverse; }
+    Page VerticalScroll { height: 1fr; scrollbar-size-vertical: 1; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q", "dismiss", "Back"),
+        Binding("j", "page('scroll_down')", show=False),
+        Binding("k", "page('scroll_up')", show=False),
+    ]
+
+    def __init__(self, title: str, written: Callable[[], Sequence[TextLine]]) -> None:
+        """`title` is ours or escaped."""
+        super().__init__()
+        self._title = title
+        self._written = written
+
+    def compose(self) -> ComposeResult:
+        yield Static(Text(f" {self._title}"), id="title")
+        with VerticalScroll():
+            yield Static(as_text(self._written()), id="text", markup=False)
+        yield Static(Text(" Esc back  up down scroll"), id="keys")
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def write(self) -> None:
+        """Write the text anew."""
+        self.query_one("#text", Static).update(as_text(self._written()))
+
+    def action_page(self, what: str) -> None:
+        """Scroll by a line."""
+        getattr(self.query_one(VerticalScroll), what)(animate=False)
