@@ -19,6 +19,7 @@ from torch import nn
 
 from netloader.errors import TransferError
 from netloader.model import attributes, buffers
+from netloader.replica.observer import Intake
 from netloader.replica.probe import Kind, look
 from netloader.replica.pull import Delivery
 from netloader.replica.upstream import UpstreamRequest, pull_upstream
@@ -31,6 +32,7 @@ from netloader.weights.manifest import Piece
 from netloader.worker.loading.bar import Bar
 from netloader.worker.loading.build import Built
 from netloader.worker.loading.failures import Failed, Step, attempt
+from netloader.worker.loading.feeds import Feeds
 from netloader.worker.loading.plan import Tried
 from netloader.worker.loading.pull import NotPulled
 
@@ -141,16 +143,24 @@ class _Attempts:
                 weights.manifest.nbytes,
                 shown=built.request.shows_progress,
             )
-            came = 0
+            feeds = Feeds(built.request.worker.progress, built.request.role)
+            came, looked_at = 0, time.monotonic()
 
             def progress(nbytes: int) -> None:
-                nonlocal came
+                nonlocal came, looked_at
                 came += nbytes
-                bar.at(came, endpoint)
+                now = time.monotonic()
+                if now - looked_at >= config.pull_settings.look_s:
+                    looked_at = now
+                    # It is no member: no generation is known.
+                    feeds.looked(Intake(came, {(endpoint, 0): came}))
+                    bar.at(came, endpoint)
 
             try:
                 pull_upstream(endpoint, weights, request, progress)
             finally:
+                feeds.looked(Intake(came, over=True))
+                bar.at(came, endpoint)
                 bar.end(endpoint)
             return ""
 

@@ -15,6 +15,7 @@ from tests.loader.worker.loading.whole_load import (
     WEIGHTS,
     FakeEngine,
     Loaded,
+    advert,
     load_with,
     sources,
     working,
@@ -81,6 +82,25 @@ def test_a_server_fills_the_model_and_nobody_is_served_after_it(served: Serve) -
     assert loaded.origin == "peers"
     assert loaded.delivered == {server.endpoint: WEIGHTS.manifest.nbytes}
     assert "only a sample of them was compared" in loaded.reason
+
+
+def test_the_mesh_and_the_operator_see_how_far_it_is(
+    served: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [{"device_id": 0, "sources": [served(WEIGHTS).endpoint]}]
+    told: list[tuple[int, int]] = []
+
+    def compare(question: str) -> None:
+        if question == "load_sample":
+            told.append((advert(worker).held, advert(worker).pulling))
+
+    with working(SOURCE=listed, **PULLS) as worker:
+        loaded = load_with(worker, engine(fails_in=compare), built, shows_progress=True)
+        assert (loaded.origin, advert(worker).held) == ("peers", 0)
+    ((held, pulling),) = told
+    assert held > 0
+    assert pulling == 0
+    assert "Pulling weights from upstream's Netloader: " in capsys.readouterr().err
 
 
 def test_no_server_is_used_unless_upstream_says_so(served: Serve) -> None:
