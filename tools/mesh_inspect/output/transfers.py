@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Final
 
 from mesh_inspect.output.table import STYLES, Column, Columns
+from mesh_inspect.output.text import escape
+from mesh_inspect.view.changes import happenings
 from mesh_inspect.view.rows import HoldingRow
 from mesh_inspect.view.transfers import Edge, Load, LoadState, Transfers
 from mesh_inspect.view.words import counted, human_age, human_bytes, human_rate, short_layout
+from mesh_inspect.watching import Sight
 
 
 def done(row: HoldingRow) -> str:
@@ -43,10 +48,9 @@ def _names(load: Load) -> list[str]:
 
 
 def _every_supplier(load: Load) -> str:
-    """All sources, each with what it brought and how fast, or the members waited for."""
-    told = ["storage"] if load.state is LoadState.READING else []
-    told += [_told(edge) for edge in load.edges] or load.awaits
-    return ",".join(told)
+    """All sources, each with its state, what it brought and how fast."""
+    storage = ["storage"] * (load.state is LoadState.READING)
+    return ",".join(storage + [_told(edge) for edge in load.edges])
 
 
 def _told(edge: Edge) -> str:
@@ -74,6 +78,18 @@ TRANSFERS: Final[Columns[Load]] = Columns(
     coloured="STATE",
     colour=lambda load: STYLES.get(load.state, ""),
 )
+
+
+def ended(before: tuple[Sight, Transfers], after: tuple[Sight, Transfers]) -> Iterator[str]:
+    """What became of the members that loaded, and of who answers, a line each."""
+    clock = time.strftime("%H:%M:%S", time.localtime(after[0].at))
+    was, now = before[0].silence, after[0].silence
+    if was != now:
+        yield f"{clock}  {escape(f'nobody answers: {now}' if now else 'somebody answers again')}"
+    members = {load.row.member.id for load in before[1].loads}
+    for one in happenings(before[0].rows, after[0].rows, after[0].at):
+        if one.id in members:
+            yield f"{clock}  {escape(f'{one.id} {one.text}')}"
 
 
 def summary(transfers: Transfers, mesh: str) -> str:

@@ -6,7 +6,7 @@ from, and whose reading of storage it waits for. What cannot be true is not show
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import chain
@@ -101,6 +101,17 @@ class Load:
     """Members whose reading of storage it waits for."""
 
     @property
+    def key(self) -> Hashable:
+        """The same for the same load in each look."""
+        return (self.row.member.id, self.row.member.generation, self.row.role, self.row.model)
+
+    @property
+    def news(self) -> Hashable:
+        """What another look may show as another."""
+        told = tuple((edge.name, edge.condition, edge.nbytes, edge.rate) for edge in self.edges)
+        return (self.state, self.row.held, self.row.total, self.rate, self.awaits, told)
+
+    @property
     def left_s(self) -> float | None:
         """Seconds until all bytes are there, at this rate; None where nothing tells."""
         missing = self.row.total - self.row.held
@@ -146,6 +157,16 @@ class Transfers:
     def rate(self) -> int:
         """Bytes/s of all loads together, as far as they are known."""
         return sum(load.rate or 0 for load in self.loads)
+
+    def since(self, before: Transfers) -> Transfers:
+        """Those of the loads of which something is another now."""
+        known = before.news
+        return Transfers(tuple(load for load in self.loads if known.get(load.key) != load.news))
+
+    @property
+    def news(self) -> Mapping[Hashable, Hashable]:
+        """What another look may show as another. That members grow older is no news."""
+        return {load.key: load.news for load in self.loads}
 
     def document(self, mesh: str) -> Entry:
         """As programs read it. No key is ever missing."""

@@ -132,6 +132,15 @@ def test_the_whole_is_the_sum_of_what_moves() -> None:
     ]
 
 
+def test_that_members_grow_older_is_no_news() -> None:
+    before = transfers_of(rows_of([at(1, loading(1, rate=3)), at(2, loading(2))]))
+    older = replace(at(1, loading(1, rate=3)), age_s=500.0)
+    after = transfers_of(rows_of([older, at(2, loading(2, held=3 * GIB))]))
+    assert [load.row.member.id for load in after.since(before).loads] == ["10.0.0.2:17946"]
+    assert after.since(after).loads == ()
+    assert after.news == after.news != before.news
+
+
 def test_a_choice_of_loads_still_finds_their_sources() -> None:
     members = [at(1, loading(1, feeds=(feed(2),))), at(2, held(2)), at(3, loading(3))]
     rows = rows_of(members)
