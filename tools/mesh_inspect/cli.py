@@ -66,6 +66,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "doctor": "Look for what keeps workers on this host and the mesh apart.",
     "wait": "Wait until members are ready.",
     "web": "Show a live map of the mesh in a browser.",
+    "record": "Write what a mesh does to a file.",
     "forget": "Tell the mesh that a dead member will not come back.",
     "keys": "Count the members that serve by each cluster key.",
     "keygen": "Print a new cluster key.",

@@ -27,7 +27,7 @@ from mesh_inspect.web.gate import WebGate
 from mesh_inspect.web.live import Live
 from mesh_inspect.web.playback import Playback
 from mesh_inspect.web.server import listening, serve
-from mesh_inspect.web.settings import WebSettings
+from mesh_inspect.web.settings import DEFAULT_PORT, WebSettings
 from netmesh import SettingsError
 
 
@@ -84,13 +84,17 @@ def command(
     token = _token(host, token_file)
     try:
         recording, chronicle = _read(replay)
-        listener = listening(host, port)
-    except RecordingError as error:
+    except (RecordingError, OSError) as error:
         say(str(error))
         return InspectExit.FAILED
+    try:
+        listener = listening(host, port)
     except OSError as error:
-        what = "--replay" if replay is not None and error.filename else "--host, --port"
-        raise SettingsError(what, str(error), "something that can be opened") from error
+        raise SettingsError(
+            "--host, --port",
+            f"{host}:{DEFAULT_PORT if port is None else port}",
+            f"an address of this host and a free port ({error.strerror})",
+        ) from error
     mesh = inquiry.settings.name if recording is None else recording.head.mesh
     url = _url(listener, "" if token is None or token_file is not None else f"?token={token}")
     print(f"mesh {mesh} at {url}", flush=True)

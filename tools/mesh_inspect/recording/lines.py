@@ -22,10 +22,13 @@ VERSION: Final = 1
 MAX_LINE_BYTES: Final = 32 << 20
 """A keyframe of 4,000 members with the largest adverts, or of 20,000 with usual ones."""
 
+MAX_SILENCE: Final = 1024
+"""Characters of why nobody answered."""
+
 MAX_TIME_S: Final = 2.0**40
 """Seconds since the epoch: the year 36,812. Keeps arithmetic with times exact."""
 
-_Id = Annotated[str, StringConstraints(min_length=3, max_length=280, pattern=r"^[ -~]+:\d+$")]
+_Id = Annotated[str, StringConstraints(min_length=3, max_length=280, pattern=r"^[ -~]+:[0-9]+$")]
 _Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 _Time = Annotated[float, Field(ge=0, le=MAX_TIME_S, allow_inf_nan=False)]
 _Text = Annotated[str, StringConstraints(max_length=4096)]
@@ -148,7 +151,7 @@ def step_line(
     step["members"] = [RecordedMember.of(member) for member in members]
     step["gone"] = list(gone)
     if silence is not None:
-        step["silence"] = silence
+        step["silence"] = silence[:MAX_SILENCE]
     return _written(step)
 
 

@@ -5,6 +5,7 @@ A look at the whole file when it is opened checks each line, and notes where the
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ class Tape:
             self._file.seek(place.offset)
             self._steps = _steps(self._recording.path, self._file, place)
             self._next = next(self._steps, None)
-        while self._next is not None and (self._next[1].at <= at or not self._members):
+            self._at = float("-inf")
+        # Before the first look it is shown.
+        while self._next is not None and (self._next[1].at <= at or math.isinf(self._at)):
             self._take(self._next[1])
             self._next = next(self._steps, None)
         return Moment(at, tuple(one.at(at) for one in self._members.values()), self._silence)

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from stat import S_ISREG
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from mesh_inspect.recording.errors import RecordingError
 from mesh_inspect.recording.lines import RecordingHead, head_line
+
+END_BYTES: Final = 8192
+"""Kept free for the last line, which has a text of silence at most."""
 
 
 class RecordingFull(Exception):
@@ -39,6 +42,7 @@ class RecordingFile:
             self.write(head_line(head))
         except BaseException:
             self.close()
+            path.unlink()
             raise
 
     def __enter__(self) -> Self:
@@ -52,11 +56,12 @@ class RecordingFile:
     ) -> None:
         self.close()
 
-    def write(self, line: bytes | None) -> None:
-        """Write a line; None is nothing. Raises `RecordingFull`, and OSError."""
+    def write(self, line: bytes | None, *, last: bool = False) -> None:
+        """Write a line; None is nothing. Room is kept for the last one. Raises `RecordingFull`, and
+        OSError."""
         if line is None:
             return
-        if self.nbytes + len(line) > self._max_bytes:
+        if self.nbytes + len(line) > self._max_bytes - (0 if last else END_BYTES):
             raise RecordingFull
         rest = memoryview(line)
         while rest:
