@@ -144,6 +144,50 @@ def _later() -> tuple[Member, ...]:
     return tuple((found | {loading.id: ready, stalled.id: stalled, joined.id: joined}).values())
 
 
+def _puller(rank: int, held: int, rate: int) -> Member:
+    """A worker that pulls its rank of the small model from 10.0.0.1."""
+    feed = Feed(endpoint=f"10.0.0.1:3100{rank}", generation=int(GENERATION), nbytes=held, rate=rate)
+    loads = _qwen(
+        _rank(rank),
+        f"10.0.0.2:3100{rank}",
+        state="loading",
+        nbytes=0,
+        origin="",
+        pulling=1,
+        held=held,
+        total=8_190_735_360,
+        rate=rate,
+        feeds=(feed,),
+    )
+    return at(2, 17946 + rank, loads, started_s=7640)
+
+
+def _expert(number: int, rank: int) -> Holding:
+    """A rank of the large model, on the host 10.0.0.NUMBER."""
+    return holding(
+        "org/moe-30b", _rank(rank, FOUR), nbytes=15 << 30, endpoint=f"10.0.0.{number}:3100{rank}"
+    )
+
+
+TOUR: Final = (
+    at(1, 17946, _qwen(_rank(0), "10.0.0.1:31000", serving=1)),
+    at(1, 17947, _qwen(_rank(1), "10.0.0.1:31001", serving=1)),
+    _puller(0, 3_440_108_851, 1 << 30),
+    _puller(1, 2_129_591_193, 1 << 29),
+    *(at(3, 17946 + rank, _expert(3, rank)) for rank in range(3)),
+    at(4, 17946, _expert(4, 3), status=Status.DEAD),
+)
+"""The mesh of `docs/mesh-inspect.md`."""
+
+
+def _after_the_tour() -> tuple[Member, ...]:
+    found = {one.id: one for one in TOUR}
+    ready = at(2, 17946, _qwen(_rank(0), "10.0.0.2:31000", origin="peers"), started_s=7640)
+    further = _puller(1, 5_000_000_000, 1 << 29)
+    quiet = replace(found["10.0.0.3:17947"], status=Status.STALLED)
+    return tuple((found | {one.id: one for one in (ready, further, quiet)}).values())
+
+
 @dataclass(frozen=True)
 class Case:
     """One call of the command."""
@@ -217,6 +261,20 @@ CASES: Final[Mapping[str, Case]] = {
     "status-64-mesh": Case("--mesh 'no blanks'"),
     "status-130": Case("-w -l status=dead --no-headers", (MESH,)),
     "doctor-usage-2": Case("doctor --model x"),
+    "docs-list": Case("", (TOUR,)),
+    "docs-by-model": Case("list --by model", (TOUR,)),
+    "docs-by-host": Case("list --by host", (TOUR,)),
+    "docs-selector": Case(
+        "list -l 'model=Qwen/*,state in (ready,loading)' --sort-by -age", (TOUR,)
+    ),
+    "docs-name": Case("list -l status=dead -o name", (TOUR,)),
+    "docs-json": Case("list -l id=10.0.0.2:17946 -o json", (TOUR,)),
+    "docs-watch": Case("-w -l 'model=Qwen/*'", (TOUR, TOUR, _after_the_tour())),
+    "docs-models": Case("models", (TOUR,)),
+    "docs-models-wide": Case("models -o wide", (TOUR,)),
+    "docs-get": Case("get 10.0.0.3:17947", (TOUR,)),
+    "docs-match": Case("match --like 10.0.0.2:17946", (TOUR,)),
+    "docs-transfers": Case("transfers", (TOUR,)),
     "help": Case("--help"),
     "help-list": Case("list --help"),
 }

@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -37,10 +38,12 @@ def ascii_json(document: object, *, indent: bool = True) -> str:
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def ascii_yaml(document: Value) -> str:
+def ascii_yaml(document: dict[str, object]) -> str:
     """YAML of a document, in blocks. Each text is in double quotes, so none of them is anything
     else than a text. PyYAML takes more than a second for the entries of 2,000 members."""
-    return "\n".join(_block(document, ""))
+    lines: list[str] = []
+    _block(document, "", "", lines)
+    return "\n".join(lines)
 
 
 def ascii_csv(entries: Sequence[Value]) -> str:
@@ -57,29 +60,31 @@ def ascii_csv(entries: Sequence[Value]) -> str:
     return out.getvalue().replace("\r\n", "\n").rstrip("\n")
 
 
-def _block(value: object, indent: str) -> Iterator[str]:
-    """The lines of a list or an object that is not empty."""
-    if isinstance(value, Mapping):
+def _block(value: object, indent: str, lead: str, out: list[str]) -> None:
+    """Write a list or an object that is not empty. Its first line begins with `lead` instead of the
+    indent."""
+    if isinstance(value, dict):
         for key, item in value.items():
-            name = key if _PLAIN_KEY.fullmatch(key) and key not in _WORDS_OF_YAML else _text(key)
-            if _is_flat(item):
-                yield f"{indent}{name}: {_flow(item)}"
+            name = key if _is_plain(key) else _text(key)
+            if isinstance(item, dict | list | tuple) and item:
+                out.append(f"{lead}{name}:")
+                _block(item, indent + "  ", indent + "  ", out)
             else:
-                yield f"{indent}{name}:"
-                # In YAML the dash of a list is an indent itself, but people expect this one.
-                yield from _block(item, indent + "  ")
-    elif isinstance(value, Iterable):
+                out.append(f"{lead}{name}: {_flow(item)}")
+            lead = indent
+    elif isinstance(value, list | tuple):
         for item in value:
-            if _is_flat(item):
-                yield f"{indent}- {_flow(item)}"
+            if isinstance(item, dict | list | tuple) and item:
+                _block(item, indent + "  ", f"{lead}- ", out)
             else:
-                first, *rest = _block(item, indent + "  ")
-                yield f"{indent}- {first[len(indent) + 2 :]}"
-                yield from rest
+                out.append(f"{lead}- {_flow(item)}")
+            lead = indent
 
 
-def _is_flat(value: object) -> bool:
-    return not isinstance(value, Mapping | list | tuple) or not value
+@lru_cache
+def _is_plain(key: str) -> bool:
+    """Whether a key needs no quotes."""
+    return _PLAIN_KEY.fullmatch(key) is not None and key not in _WORDS_OF_YAML
 
 
 def _flow(value: object) -> str:
@@ -87,11 +92,11 @@ def _flow(value: object) -> str:
         return "null"
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return "{}"
     if isinstance(value, list | tuple):
         return "[]"
-    text = orjson.dumps(value).decode()
+    text = str(value) if type(value) is int else orjson.dumps(value).decode()
     if isinstance(value, float) and "e" in text:
         # Readers of YAML 1.1 want a dot and a sign.
         number, _, exponent = text.partition("e")
@@ -99,7 +104,9 @@ def _flow(value: object) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)
 def _text(text: str) -> str:
+    """A text in double quotes. Most texts of thousands of members are the same few."""
     quoted = json.dumps(text, ensure_ascii=False)
     if quoted.isascii() and quoted.isprintable():
         return quoted
