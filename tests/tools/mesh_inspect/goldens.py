@@ -275,7 +275,6 @@ CASES: Final[Mapping[str, Case]] = {
     "docs-get": Case("get 10.0.0.3:17947", (TOUR,)),
     "docs-match": Case("match --like 10.0.0.2:17946", (TOUR,)),
     "docs-transfers": Case("transfers", (TOUR,)),
-    "help": Case("--help"),
     "help-list": Case("list --help"),
 }
 

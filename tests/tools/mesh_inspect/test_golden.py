@@ -24,6 +24,7 @@ import mesh_inspect
 from mesh_inspect import cli
 from mesh_inspect.exits import InspectExit
 from mesh_inspect.view.changes import KINDS
+from mesh_inspect.view.keys import KEYS
 from netmesh import JsonObject, Member, MeshError, Status
 
 from .goldens import CASES, ENVIRONMENT, FOLDER, HOSTILE, MESH, decides
@@ -69,6 +70,19 @@ def test_there_is_a_file_for_each_case_and_a_case_for_each_exit_status() -> None
     ends = {file.read_text().splitlines()[-1] for file in FOLDER.iterdir()}
     # 1 is for what should not happen: `test_failures_are_told`.
     assert ends >= {f"exit status {status.value}" for status in InspectExit if status != 1}
+
+
+def test_the_documentation_shows_what_is_printed() -> None:
+    page = (Path(__file__).parents[3] / "docs/mesh-inspect.md").read_text()
+    shown = re.findall(r"^```console\n(\$ mesh-inspect.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    printed = {
+        "".join(file.read_text().splitlines(keepends=True)[:-1]) for file in FOLDER.glob("docs-*")
+    }
+    assert len(shown) >= 10
+    # What `doctor` says is about the world.
+    assert [one for one in shown if one not in printed and " doctor\n" not in one] == []
+    for key in KEYS:
+        assert f"`{key}`" in page, key
 
 
 def test_the_schema_is_one_and_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
