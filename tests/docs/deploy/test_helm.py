@@ -74,7 +74,10 @@ VALUES: Final[dict[str, dict[str, Any]]] = {
     "no claim": {"model": {"path": "org/model", "claim": ""}},
     "NPUs": {"tensorParallelSize": 8, "accelerator": "huawei.com/Ascend910"},
     "a processor": {"accelerator": ""},
-    "a monitor": {"tensorParallelSize": 2, "metrics": {"port": 9500, "podMonitor": True}},
+    "a monitor": {
+        "tensorParallelSize": 2,
+        "metrics": {"port": 9500, "podMonitor": True, "podMonitorLabels": {"release": "stack"}},
+    },
     "no spare accelerators": {"maxSurge": 0},
     "long requests": {"terminationGracePeriodSeconds": 600},
     "settings": {
