@@ -20,13 +20,16 @@ from contextlib import contextmanager
 from typing import Final
 
 from netloader.engine.imports import ImportWatch
-from netloader.engine.ray import share_settings
+from netloader.engine.ray import OF_ONE_HOST, keep_apart, share_settings
 from netloader.system import affinity
 
 LOAD_FORMAT: Final = "netloader"
 
 _TABLE: Final = "vllm.model_executor.model_loader"
 """vLLM's module that maps formats to loaders. It is not imported when vLLM calls its plugins."""
+
+_RAY: Final = "vllm.ray.ray_env"
+"""vLLM's module that says what is copied to workers that Ray starts."""
 
 _UPSTREAM: Final = "vllm_ascend.model_loader.netloader.netloader"
 """vLLM Ascend's module that registers a loader of our name when it is imported."""
@@ -41,10 +44,13 @@ def register() -> None:
         share_settings()
         _share_logging()
         _WATCH.install()
+        _RAY_WATCH.install()
     except Exception as error:  # noqa: BLE001 - whatever it is, vLLM starts without us
         _not_available(error)
     if _TABLE in sys.modules:
         _take_name()
+    if _RAY in sys.modules:
+        _keep_apart()
 
 
 _under_way: Final[list[None]] = []
@@ -100,6 +106,29 @@ def _not_available(error: Exception) -> None:
         error,
         exc_info=_log.isEnabledFor(logging.DEBUG),
     )
+
+
+@contextmanager
+def _kept_apart() -> Iterator[None]:
+    yield
+    _keep_apart()
+
+
+_RAY_WATCH: Final = ImportWatch((_RAY,), _kept_apart)
+
+
+def _keep_apart() -> None:
+    """Never raises: this may run inside an import of vLLM's."""
+    try:
+        from vllm.ray.ray_env import RAY_NON_CARRY_OVER_ENV_VARS
+
+        keep_apart(RAY_NON_CARRY_OVER_ENV_VARS)
+    except Exception as error:  # noqa: BLE001 - whatever it is, vLLM goes on without us
+        _log.warning(
+            "workers that Ray starts may get settings of this host (%s): %r",
+            ", ".join(sorted(OF_ONE_HOST)),
+            error,
+        )
 
 
 def _share_logging() -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Final
 
 TABLE: Final = "vllm/model_executor/model_loader/__init__.py"
+RAY: Final = "vllm/ray/ray_env.py"
 UPSTREAM: Final = "vllm_ascend/model_loader/netloader/netloader.py"
 
 FILES: Final[Mapping[str, str]] = {
     "vllm/__init__.py": "",
+    RAY: "RAY_NON_CARRY_OVER_ENV_VARS = {'THEIRS'}\n",
+    "vllm/ray/__init__.py": "",
     "vllm/version.py": "__version__ = '0.32.0'\n",
     "vllm/config/__init__.py": "",
     "vllm/config/load.py": "class LoadConfig:\n    device = None\n",

@@ -8,7 +8,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from tests.loader.engine.stand_in import TABLE, UPSTREAM, installed, run
+from tests.loader.engine.stand_in import RAY, TABLE, UPSTREAM, installed, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,6 +97,29 @@ BROKEN = {
     "no base class": ("vllm/model_executor/model_loader/base_loader.py", "LATER = 1"),
     "upstream raises": (UPSTREAM, "raise OSError('libascendcl.so')"),
 }
+
+
+THE_RAY = "from vllm.ray import ray_env"
+
+
+@pytest.mark.parametrize(
+    "order", [[REGISTER, THE_RAY], [THE_RAY, REGISTER]], ids=["ours", "theirs"]
+)
+def test_what_is_true_of_one_host_stays_there_under_ray(tmp_path: Path, order: list[str]) -> None:
+    shown = "print(*sorted(ray_env.RAY_NON_CARRY_OVER_ENV_VARS))"
+    out, _ = run(installed(tmp_path), "\n".join([*order, REGISTER, shown]))
+    assert out.split() == [
+        "NETLOADER_BIND",
+        "NETLOADER_MESH_ADVERTISE",
+        "NETLOADER_METRICS_HOST",
+        "THEIRS",
+    ]
+
+
+def test_a_vllm_that_copies_in_another_way_is_left_alone(tmp_path: Path) -> None:
+    out, err = run(installed(tmp_path, {RAY: "OTHERS = 1"}), f"{REGISTER}\n{THE_RAY}\nprint('on')")
+    assert out == "on\n"
+    assert "workers that Ray starts may get settings of this host (NETLOADER_BIND, " in err
 
 
 @pytest.mark.parametrize("case", BROKEN)

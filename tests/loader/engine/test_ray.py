@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from netloader.engine.ray import NAMES, PREFIX, share_settings
+from netloader.engine.ray import NAMES, PREFIX, keep_apart, share_settings
 from netloader.program import ENV_PREFIX
 
 SEEDS = "NETLOADER_MESH_SEEDS"
@@ -39,3 +39,23 @@ def test_what_is_true_of_one_host_stays_there(name: str) -> None:
 
 def test_what_the_operator_names_himself_is_copied(name: str = "NETLOADER_MESH_ADVERTISE") -> None:
     assert shared(**{NAMES: name, name: "10.0.0.1", SEEDS: "a"})[NAMES] == f"{name},{SEEDS}"
+
+
+def apart(**environ: str) -> set[str]:
+    kept = {"THEIRS"}
+    keep_apart(kept, environ)
+    keep_apart(kept, environ)
+    return kept
+
+
+def test_what_is_true_of_one_host_is_copied_to_nobody() -> None:
+    assert apart() == {
+        "THEIRS",
+        "NETLOADER_BIND",
+        "NETLOADER_MESH_ADVERTISE",
+        "NETLOADER_METRICS_HOST",
+    }
+
+
+def test_unless_the_operator_has_named_it() -> None:
+    assert "NETLOADER_BIND" not in apart(**{NAMES: "NETLOADER_BIND"})
