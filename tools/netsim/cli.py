@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from mesh_inspect.recording.errors import RecordingError
+from netsim import rerun
 from netsim.dataplane import cli as dataplane
+from netsim.film import filmed
 from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
-from netsim.report import RunReport
 from netsim.scenarios import SCENARIOS, run
 from netsim.trace import Recorder, Trace, TraceMismatch, Verifier, parameters_of
 
@@ -21,27 +23,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     if given and given[0] in dataplane.COMMANDS:
         return dataplane.main(given)
+    if given and given[0] == rerun.COMMAND:
+        return rerun.main(given[1:])
     parser = _parser()
     arguments = parser.parse_args(given)
     try:
-        if arguments.replay is not None:
-            options = RunOptions(**parameters_of(arguments.replay))  # type: ignore[arg-type]
-            trace: Trace = Verifier(arguments.replay)
+        if arguments.against is not None:
+            options = RunOptions(**parameters_of(arguments.against))  # type: ignore[arg-type]
+            trace: Trace = Verifier(arguments.against)
         elif arguments.scenario is None:
-            parser.error("a scenario is needed, or --replay FILE")
+            parser.error("a scenario is needed, or --against FILE")
         else:
             names = {field.name for field in fields(RunOptions)}
             options = RunOptions(**{k: v for k, v in vars(arguments).items() if k in names})
-            trace = Recorder(arguments.record, asdict(options)) if arguments.record else Trace()
-        with trace:
-            report = run(options, trace)
+            trace = Recorder(arguments.trace, asdict(options)) if arguments.trace else Trace()
+        with trace, filmed(arguments.record) as film:
+            report = run(options, trace, film)
     except TraceMismatch as error:
-        print(f"replay differs: {error}", file=sys.stderr)
+        print(f"the run differs: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecordingError) as error:
         print(f"netsim: {error}", file=sys.stderr)
         return 2
-    print(report.line() if arguments.json else _readable(report))
+    print(report.line() if arguments.json else report.readable())
     return 1 if report.problems else 0
 
 
@@ -49,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m netsim",
         description="Play one scenario in virtual time. Same options, same run. "
-        "`fanout` and `coldstart` play transfers of weights; each has its own --help.",
+        "`fanout` and `coldstart` play transfers of weights, `replay` what a recording of a mesh "
+        "tells of members that came and went; each has its own --help.",
     )
     parser.add_argument("scenario", nargs="?", choices=list(SCENARIOS))
     parser.add_argument("--members", type=int, default=64)
@@ -85,26 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "--through-wire", action="store_true", help="encode and decode every message"
     )
     files = parser.add_mutually_exclusive_group()
-    files.add_argument("--record", type=Path, metavar="FILE", help="write every event to FILE")
+    files.add_argument("--trace", type=Path, metavar="FILE", help="write every event to FILE")
     files.add_argument(
-        "--replay", type=Path, metavar="FILE", help="run FILE's options again and compare"
+        "--against", type=Path, metavar="FILE", help="run a trace's options again and compare"
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="write what a member sees, for `mesh-inspect web --replay FILE`",
     )
     return parser
-
-
-def _readable(report: RunReport) -> str:
-    def seconds(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f} s"
-
-    lines = [
-        f"{report.scenario}: {report.members} members, seed {report.seed}, {report.protocol}",
-        f"  p50 {seconds(report.p50_s)}, p99 {seconds(report.p99_s)}, "
-        f"max {seconds(report.max_s)} ({report.samples} samples)",
-        f"  false deaths {report.false_deaths}, faults {report.faults_fired}",
-        f"  per member: {report.bytes_per_member_s_mean:.0f} B/s mean, "
-        f"{report.bytes_per_member_s_p99:.0f} B/s p99, "
-        f"{report.messages_per_member_s:.1f} messages/s",
-    ]
-    lines += [f"  {key} {value:g}" for key, value in report.details.items()]
-    lines += [f"  PROBLEM {problem}" for problem in report.problems]
-    return "\n".join(lines)

@@ -50,6 +50,25 @@ class RunReport:
         """One line of JSON."""
         return json.dumps({key: _rounded(value) for key, value in asdict(self).items()})
 
+    def readable(self) -> str:
+        """Some lines for people."""
+        lines = [
+            f"{self.scenario}: {self.members} members, seed {self.seed}, {self.protocol}",
+            f"  p50 {_seconds(self.p50_s)}, p99 {_seconds(self.p99_s)}, "
+            f"max {_seconds(self.max_s)} ({self.samples} samples)",
+            f"  false deaths {self.false_deaths}, faults {self.faults_fired}",
+            f"  per member: {self.bytes_per_member_s_mean:.0f} B/s mean, "
+            f"{self.bytes_per_member_s_p99:.0f} B/s p99, "
+            f"{self.messages_per_member_s:.1f} messages/s",
+        ]
+        lines += [f"  {key} {value:g}" for key, value in self.details.items()]
+        lines += [f"  PROBLEM {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f} s"
+
 
 def _rounded(value: object) -> object:
     if isinstance(value, float):

@@ -40,29 +40,29 @@ def test_the_run_does_not_depend_on_how_python_hashes_strings(scenario: str) -> 
     assert len(lines) == 1
 
 
-def test_a_recording_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trace_is_played_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "crash.trace"
     arguments = ["crash", "--members", "8", "--seed", "3", "--json"]
-    assert main([*arguments, "--record", str(file)]) == 0
+    assert main([*arguments, "--trace", str(file)]) == 0
     recorded = capsys.readouterr().out
     assert parameters_of(file)["members"] == 8
-    assert main(["--replay", str(file), "--json"]) == 0
+    assert main(["--against", str(file), "--json"]) == 0
     assert capsys.readouterr().out == recorded
 
 
-def test_a_replay_that_differs_names_the_first_line(
+def test_a_run_that_differs_names_the_first_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "crash.trace"
-    main(["crash", "--members", "8", "--json", "--record", str(file)])
+    main(["crash", "--members", "8", "--json", "--trace", str(file)])
     lines = file.read_text().splitlines()
     lines[40] = lines[40].replace(" ", " 1", 1)
     file.write_text("\n".join(lines))
-    assert main(["--replay", str(file)]) == 1
+    assert main(["--against", str(file)]) == 1
     assert "line 41" in capsys.readouterr().err
 
 
-def test_a_recording_that_ends_early_is_noticed(tmp_path: Path) -> None:
+def test_a_trace_that_ends_early_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "short.trace"
     file.write_text(json.dumps({"format": "netmesh-sim-trace-1"}) + "\none\n")
     verifier = Verifier(file)
@@ -71,7 +71,7 @@ def test_a_recording_that_ends_early_is_noticed(tmp_path: Path) -> None:
         verifier.close()
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other"
     file.write_text("{}\n")
-    assert main(["--replay", str(file)]) == 2
+    assert main(["--against", str(file)]) == 2

@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
+from mesh_inspect.recording.errors import RecordingError
 from netsim.dataplane.fanout import FanoutResult, FanoutStuck, play
 from netsim.dataplane.options import CHUNKS, POLICIES, Churn, FanoutOptions
 
@@ -22,13 +24,21 @@ _BYTES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0, or 1 if a run did not end. A wrong argument raises SystemExit with 2."""
+    """Exit status 0, 1 if a run did not end, or 2 for a file that cannot be written. A wrong
+    argument raises SystemExit with 2."""
     arguments = _parser().parse_args(argv)
     options = _options(arguments)
+    policies = arguments.policy or (POLICIES if arguments.record is None else ("swarm",))
+    if arguments.record is not None and len(policies) > 1:
+        print("netsim: --record takes one --policy", file=sys.stderr)
+        return 2
     try:
         results = {
-            policy: play(replace(options, policy=policy)) for policy in arguments.policy or POLICIES
+            policy: play(replace(options, policy=policy), arguments.record) for policy in policies
         }
+    except (RecordingError, OSError) as error:
+        print(f"netsim: {error}", file=sys.stderr)
+        return 2
     except FanoutStuck as error:
         print(f"netsim: {error}", file=sys.stderr)
         return 1
@@ -128,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
             help="seconds until the others know of a replica",
         )
         command.add_argument("--seed", type=int, default=1)
+        command.add_argument(
+            "--record",
+            type=Path,
+            metavar="FILE",
+            help="write the run (by default of a swarm) for `mesh-inspect web --replay FILE`",
+        )
         command.add_argument("--json", action="store_true", help="one line of JSON")
     return parser
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 from typing import Final
 
 from netsim.dataplane import bound
+from netsim.dataplane.film import FanoutFilm
 from netsim.dataplane.fluid import Fluid, SharedLink
 from netsim.dataplane.member import HostLinks, SimulatedMember
 from netsim.dataplane.options import PAYLOAD, FanoutOptions
@@ -63,8 +65,9 @@ def _rounded(value: object) -> object:
 class _Fanout:
     """One run."""
 
-    def __init__(self, options: FanoutOptions) -> None:
+    def __init__(self, options: FanoutOptions, film: FanoutFilm | None = None) -> None:
         self.options = options
+        self._film = film
         self.timeline = Timeline()
         self.fluid = Fluid(self.timeline)
         self.sizes = options.chunks
@@ -98,16 +101,24 @@ class _Fanout:
                 self.timeline.after(self._rng.uniform(0.0, 0.01), member.begin)
         if options.churn is not None:
             self.timeline.after(options.churn.every_s, self._churn)
+        if self._film is not None:
+            self._look(self._film)
         slowest = min([options.rate, *options.rates.values()])
         limit_s = _ENOUGH * options.nbytes / slowest * max(1, options.replicas)
         while self._kills or self._missing:
             if not self.timeline.step() or self.timeline.now > limit_s:
                 raise FanoutStuck(f"{options} hangs at {self.timeline.now:.3f} s")
+        if self._film is not None:
+            self._film.look(self.timeline.now, self.members)
         return self._result()
 
     def completed(self, member: SimulatedMember) -> None:
         """Count a member that has everything."""
         self._missing -= 1
+
+    def _look(self, film: FanoutFilm) -> None:
+        film.look(self.timeline.now, self.members)
+        self.timeline.after(film.every_s, self._look, film)
 
     @property
     def _ideal_s(self) -> float:
@@ -186,6 +197,14 @@ class _Fanout:
         )
 
 
-def play(options: FanoutOptions) -> FanoutResult:
-    """Play one fan-out. Raises `FanoutStuck` when it does not end."""
-    return _Fanout(options).run()
+def play(options: FanoutOptions, record: Path | None = None) -> FanoutResult:
+    """Play one fan-out, and write it to a recording if a file is named. Raises `FanoutStuck` when
+    it does not end."""
+    if record is None:
+        return _Fanout(options).run()
+    film = FanoutFilm(record, options)
+    run = _Fanout(options, film)
+    try:
+        return run.run()
+    finally:
+        film.close(run.timeline.now)

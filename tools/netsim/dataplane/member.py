@@ -104,6 +104,8 @@ class SimulatedMember:
         """Chunks that can be served."""
         self.fetched: dict[int, int] = {}
         """How often each chunk came from another member."""
+        self.brought: dict[str, int] = {}
+        """Bytes that each source has brought, by its name."""
         self._place = place
         self._seeds = seeds
         self._swarms = options.policy == "swarm"
@@ -137,6 +139,16 @@ class SimulatedMember:
     def deals(self) -> bool:
         """Whether it super-seeds, and wants to hear what its replicas have got elsewhere."""
         return self._seeding is not None
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of those with which it has a session as their replica."""
+        return [name for name, download in self._downloads.items() if download.open]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads the weights from storage."""
+        return self._seeds and not self.complete
 
     # As a replica.
 
@@ -269,6 +281,8 @@ class SimulatedMember:
         if not self.alive or download is None or download.source is not source:
             return
         self.fetched[chunk] = self.fetched.get(chunk, 0) + 1
+        nbytes = self._place.sizes[chunk]
+        self.brought[source.name] = self.brought.get(source.name, 0) + nbytes
         self._schedule.arrived(source.name, chunk, self._place.timeline.now)
         self._coming.discard(chunk)
         for other in self._downloads.values():

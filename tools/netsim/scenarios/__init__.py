@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from netsim.film import Film
 from netsim.options import RunOptions
 from netsim.protocols import PROTOCOLS
 from netsim.report import RunReport
@@ -35,8 +36,9 @@ SCENARIOS: Mapping[str, Callable[[PlayStage], None]] = {
 }
 
 
-def run(options: RunOptions, trace: Trace | None = None) -> RunReport:
-    """Play one scenario. ValueError for an unknown scenario or protocol, or a wrong size."""
+def run(options: RunOptions, trace: Trace | None = None, film: Film | None = None) -> RunReport:
+    """Play one scenario; `film` gets what a member sees of it. ValueError for an unknown scenario
+    or protocol, or a wrong size."""
     for value, allowed in (
         (options.scenario, list(SCENARIOS)),
         (options.protocol, list(PROTOCOLS)),
@@ -45,6 +47,6 @@ def run(options: RunOptions, trace: Trace | None = None) -> RunReport:
             raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
     if options.members < 4:
         raise ValueError(f"{options.members} members are too few for a scenario: at least 4")
-    stage = PlayStage(options, PROTOCOLS[options.protocol](), trace or Trace())
+    stage = PlayStage(options, PROTOCOLS[options.protocol](), trace or Trace(), film)
     SCENARIOS[options.scenario](stage)
     return stage.report()

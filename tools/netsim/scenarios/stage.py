@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from netmesh.core.records import JsonObject, MemberId, Record, Status
+from netsim.film import Film
 from netsim.machine import Species
 from netsim.network import LinkQuality
 from netsim.options import RunOptions
@@ -40,7 +41,9 @@ def is_bad(record: Record) -> bool:
 class PlayStage:
     """One run in progress."""
 
-    def __init__(self, options: RunOptions, species: Species, trace: Trace) -> None:
+    def __init__(
+        self, options: RunOptions, species: Species, trace: Trace, film: Film | None = None
+    ) -> None:
         self.options = options
         link = LinkQuality(loss=options.loss or 0.0)
         self.world = World(
@@ -51,6 +54,8 @@ class PlayStage:
             through_wire=options.through_wire,
             trace=trace,
         )
+        if film is not None:
+            film.watch(self.world)
         self.species = species
         self.rng = self.world.rng
         self.samples: list[float] = []
