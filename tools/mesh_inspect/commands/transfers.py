@@ -17,7 +17,7 @@ from mesh_inspect.view.transfers import Transfers, transfers_of
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _LoadsWanted:
     """Which loads are printed, and how."""
 
     mesh: str
@@ -78,14 +78,14 @@ def command(
     """
     if watch and form not in ("table", "wide", "jsonl"):
         raise click.UsageError(f"--watch prints a table or jsonl, not {form}")
-    choice = _Choice(inquiry.settings.name, form, model, requirements, headers)
+    choice = _LoadsWanted(inquiry.settings.name, form, model, requirements, headers)
     if watch:
         return _watch(inquiry, choice)
     _print(choice, choice.of(rows_of(inquiry.everybody())))
     return InspectExit.OK
 
 
-def _print(choice: _Choice, transfers: Transfers) -> None:
+def _print(choice: _LoadsWanted, transfers: Transfers) -> None:
     choice.print(transfers, headers=choice.headers)
     if not transfers.loads:
         # An answer, and no failure of whoever asks.
@@ -93,7 +93,7 @@ def _print(choice: _Choice, transfers: Transfers) -> None:
         say(f"nobody{' of those selected' if chosen else ''} loads in mesh {choice.mesh!r}")
 
 
-def _watch(inquiry: Inquiry, choice: _Choice) -> InspectExit:
+def _watch(inquiry: Inquiry, choice: _LoadsWanted) -> InspectExit:
     """Print what is so, then what changes, until somebody ends it."""
     from mesh_inspect.output.documents import ascii_json
     from mesh_inspect.output.following import stop_without_a_reader

@@ -20,11 +20,12 @@ from mesh_inspect.output.text import escape
 from mesh_inspect.top import details
 from mesh_inspect.top.details import TextLine
 from mesh_inspect.top.headline import Freshness, HeadWord, cut, fitted, headline
-from mesh_inspect.top.lists import HAPPENINGS, LOADS, MEMBERS
-from mesh_inspect.top.pages import Page, as_line
+from mesh_inspect.top.lists import COVERAGES, HAPPENINGS, LOADS, MEMBERS
+from mesh_inspect.top.pages import Page, as_bar, as_line
 from mesh_inspect.top.picture import Picture
 from mesh_inspect.top.table import RowTable
 from mesh_inspect.view.changes import Happening, happenings
+from mesh_inspect.view.models import Coverage
 from mesh_inspect.watching import Sight
 from netmesh import MeshSettings
 
@@ -70,9 +71,17 @@ class Top(App[int]):
     #head { height: auto; }
     #tabs { height: 1; }
     RowTable { height: 1fr; background: ansi_default; }
+    RowTable, Page VerticalScroll {
+        scrollbar-color: ansi_bright_black;
+        scrollbar-color-hover: ansi_bright_black;
+        scrollbar-color-active: ansi_bright_black;
+        scrollbar-background: ansi_default;
+        scrollbar-background-hover: ansi_default;
+        scrollbar-background-active: ansi_default;
+    }
     #strip { height: auto; max-height: 4; }
     #filter { height: 1; border: none; padding: 0; background: ansi_default; }
-    #keys { height: 1; text-style: reverse; }
+    #keys { height: 1; }
     """
 
     ENABLE_COMMAND_PALETTE = False
@@ -83,7 +92,8 @@ class Top(App[int]):
         Binding("ctrl+c", "interrupt", "Quit", priority=True),
         Binding("1", "view(0)", "Members"),
         Binding("2", "view(1)", "Transfers"),
-        Binding("3", "view(2)", "Events"),
+        Binding("3", "view(2)", "Models"),
+        Binding("4", "view(3)", "Events"),
         Binding("slash", "filter", "Filter"),
         Binding("escape", "clear", "Clear"),
         Binding("greater_than_sign,s", "sort(1)", "Sort"),
@@ -113,6 +123,7 @@ class Top(App[int]):
         self._tables: tuple[RowTable[Any], ...] = (
             RowTable(MEMBERS, id="members"),
             RowTable(LOADS, id="transfers"),
+            RowTable(COVERAGES, id="models"),
             RowTable(HAPPENINGS, id="events"),
         )
         self._view = 0
@@ -189,7 +200,7 @@ class Top(App[int]):
         mesh = self._settings.name
         lines = headline(mesh, self.picture, self._freshness(), width, height)
         self._head.update(Text("\n").join(map(as_line, lines)))
-        self._keys.update(as_line(fitted(_KEYS, width)))
+        self._keys.update(as_bar(fitted(_KEYS, width), width))
 
     @property
     def picture(self) -> Picture:
@@ -222,7 +233,8 @@ class Top(App[int]):
 
     def _lists(self) -> tuple[Sequence[Any], ...]:
         """The rows of each list."""
-        return self.picture.rows, self.picture.transfers.loads, tuple(self._happenings)
+        picture = self.picture
+        return picture.rows, picture.transfers.loads, picture.models, tuple(self._happenings)
 
     def _say_tabs(self) -> None:
         pieces = []
@@ -311,8 +323,16 @@ class Top(App[int]):
 
     def action_open(self) -> None:
         """Show everything about the row at the cursor."""
-        if (member := self.table.member) is not None:
+        row = self.table.row
+        if isinstance(row, Coverage):
+            self._open_members(row)
+        elif (member := self.table.member) is not None:
             self._open(member, lambda: details.of_member(member, self.picture))
+
+    def _open_members(self, model: Coverage) -> None:
+        """Show the members that hold a model."""
+        self.action_view(0)
+        self._arrange(words=f"{model.make.model} {model.make.role}")
 
     def action_mark(self) -> None:
         """Mark the member at the cursor, or take its mark back. The last two marks stay."""

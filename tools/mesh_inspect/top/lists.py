@@ -9,6 +9,7 @@ from typing import Final, Generic, TypeVar
 
 from mesh_inspect.output.transfers import done, left, rate, size, suppliers
 from mesh_inspect.view.changes import Happening
+from mesh_inspect.view.models import Coverage
 from mesh_inspect.view.rows import HoldingRow
 from mesh_inspect.view.transfers import Load
 from mesh_inspect.view.words import human_age, human_bytes, short_layout
@@ -191,6 +192,11 @@ def _load_text(load: Load) -> list[str | None]:
     return [*_row_text(load.row), load.state, *sources, *load.awaits]
 
 
+def _supplier(load: Load) -> str:
+    """The fastest source; `storage`; or the first member that is waited for."""
+    return suppliers(load).partition(",")[0]
+
+
 LOADS: Final[ListView[Load]] = ListView(
     "Transfers",
     (
@@ -201,32 +207,89 @@ LOADS: Final[ListView[Load]] = ListView(
             "MODEL", lambda d: d.row.model or "", lambda d: _by_text(d.row.model), 10, 60, drop=3
         ),
         ScreenColumn(
-            "RANK", lambda d: short_layout(d.row.place), lambda d: _by_place(d.row), 6, 24, drop=6
+            "RANK", lambda d: short_layout(d.row.place), lambda d: _by_place(d.row), 6, 24, drop=7
         ),
-        ScreenColumn("", lambda d: bar_of(d.row), lambda d: _share(d.row), 10, 10, drop=5),
+        ScreenColumn("", lambda d: bar_of(d.row), lambda d: _share(d.row), 10, 10, drop=4),
         ScreenColumn("DONE", lambda d: done(d.row), lambda d: _share(d.row), 4, 4, right=True),
         ScreenColumn(
             "SIZE",
             lambda d: size(d.row),
             lambda d: _by_number(d.row.total or None),
             *(7, 9),
-            drop=4,
+            drop=6,
             right=True,
         ),
         ScreenColumn(
-            "RATE", lambda d: rate(d.rate), lambda d: _by_number(d.rate), 11, 11, 1, right=True
+            "RATE", lambda d: rate(d.rate), lambda d: _by_number(d.rate), 10, 11, 1, right=True
         ),
-        ScreenColumn("FROM", suppliers, lambda d: _by_text(suppliers(d)), 14, 30, drop=2),
+        ScreenColumn(
+            "SRC",
+            lambda d: str(len(d.edges)),
+            lambda d: _by_number(len(d.edges)),
+            *(3, 3),
+            drop=5,
+            right=True,
+        ),
+        ScreenColumn("FROM", _supplier, lambda d: _by_text(_supplier(d)), 14, 30, drop=2),
         ScreenColumn("LEFT", left, lambda d: _by_number(d.left_s), 6, 6, right=True),
         ScreenColumn(
             "STATE", lambda d: d.state, lambda d: _by_state(d.state), 8, 9, is_status=True
         ),
     ),
-    key=lambda load: _key(load.row),
+    key=lambda load: load.key,
     member=lambda load: load.row.member.id,
     text=_load_text,
     faded=lambda load: load.row.gone,
     empty="nothing is loading",
+)
+
+
+def _missing(one: Coverage) -> str:
+    names, count = one.missing
+    return ",".join(names) + (f",+{count - len(names)}" if count > len(names) else "")
+
+
+COVERAGES: Final[ListView[Coverage]] = ListView(
+    "Models",
+    (
+        ScreenColumn("MODEL", lambda c: c.make.model, lambda c: _by_text(c.make.model), 14, 60),
+        ScreenColumn("ROLE", lambda c: c.make.role, lambda c: _by_text(c.make.role), 6, 6, drop=4),
+        ScreenColumn(
+            "RANKS", lambda c: c.make.split, lambda c: _by_text(c.make.split), 5, 20, drop=2
+        ),
+        ScreenColumn(
+            "SOURCES",
+            lambda c: str(c.complete),
+            lambda c: _by_number(c.complete),
+            *(7, 9),
+            right=True,
+        ),
+        ScreenColumn("MISSING", _missing, lambda c: _by_number(c.missing[1]), 8, 30),
+        ScreenColumn(
+            "READY", lambda c: str(c.ready), lambda c: _by_number(c.ready), 5, 9, 1, right=True
+        ),
+        ScreenColumn(
+            "LOADING",
+            lambda c: str(c.loading),
+            lambda c: _by_number(c.loading),
+            *(7, 9),
+            drop=3,
+            right=True,
+        ),
+        ScreenColumn(
+            "BYTES",
+            lambda c: human_bytes(c.nbytes),
+            lambda c: _by_number(c.nbytes),
+            *(8, 9),
+            drop=5,
+            right=True,
+        ),
+    ),
+    key=lambda one: one.make,
+    member=lambda one: None,
+    text=lambda one: [one.make.model, one.make.role, _missing(one)],
+    faded=lambda one: False,
+    empty="nobody holds a model",
 )
 
 

@@ -13,7 +13,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from mesh_inspect.top.details import TextLine
-from mesh_inspect.top.headline import GAP, HeadWord
+from mesh_inspect.top.headline import GAP, HeadWord, fitted
 
 
 def as_text(lines: Sequence[TextLine]) -> Text:
@@ -27,12 +27,20 @@ def as_line(pieces: Sequence[HeadWord]) -> Text:
     return line.join(Text(piece.text, piece.style, end="") for piece in pieces)
 
 
+def as_bar(words: Sequence[HeadWord], width: int) -> Text:
+    """One line for a widget, from edge to edge."""
+    line = as_line(words)
+    line.pad_right(max(0, width - line.cell_len))
+    line.stylize("reverse")
+    return line
+
+
 class Page(Screen[None]):
     """A text that is written anew with each look, as long as it is open."""
 
     DEFAULT_CSS = """
-    Page #title { height: 1; text-style: bold reverse; }
-    Page #keys { height: 1; text-style: reverse; }
+    Page #title { height: 1; }
+    Page #keys { height: 1; }
     Page VerticalScroll { height: 1fr; scrollbar-size-vertical: 1; }
     """
 
@@ -49,10 +57,17 @@ class Page(Screen[None]):
         self._written = written
 
     def compose(self) -> ComposeResult:
-        yield Static(Text(f" {self._title}"), id="title")
+        yield Static(id="title")
         with VerticalScroll():
             yield Static(as_text(self._written()), id="text", markup=False)
-        yield Static(Text(" Esc back  up down scroll"), id="keys")
+        yield Static(id="keys")
+
+    def on_resize(self) -> None:
+        width = self.size.width
+        title = as_bar([HeadWord(self._title, "bold")], width)
+        self.query_one("#title", Static).update(title)
+        keys = fitted([HeadWord("Esc back"), HeadWord("up down scroll", drop=1)], width)
+        self.query_one("#keys", Static).update(as_bar(keys, width))
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

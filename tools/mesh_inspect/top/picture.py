@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from mesh_inspect.view.models import Coverage, coverages
 from mesh_inspect.view.rows import HoldingRow, rows_of
 from mesh_inspect.view.transfers import Transfers, transfers_of
 from netmesh import Member
@@ -31,6 +32,11 @@ class Picture:
     def transfers(self) -> Transfers:
         """What moves between them."""
         return transfers_of(self.rows)
+
+    @cached_property
+    def models(self) -> Sequence[Coverage]:
+        """What they can serve."""
+        return coverages(self.rows)
 
     @cached_property
     def statuses(self) -> Counter[str]:

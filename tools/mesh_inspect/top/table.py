@@ -259,8 +259,8 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         for one in self._placed:
             column, cell = self.view.columns[one.index], cells[one.index]
             style = base
-            if column.is_status and not self.view.faded(row):
-                style = Style.parse(STYLES.get(cell, "")) + base
+            if column.is_status and base is _PLAIN:
+                style = Style.parse(STYLES.get(cell, ""))
             text = _filling(cell, one.width, right=column.right)
             parts += [Segment(text, style), Segment(" " * GAP, base)]
         return Strip(parts)

@@ -75,10 +75,24 @@ def test_transfers_have_a_list_of_their_own() -> None:
         assert "25%" in loading and "1.0GiB/s" in loading
         assert loading[-3:] == ["10.0.0.1:17946", "6s", "pulling"]
         assert dead[0] == "10.0.0.4:17946" and dead[-2:] == ["-", "dead"]
-        await player.press("tab", "tab")
+        await player.press("tab", "tab", "tab")
         assert player.lines[3].split()[0] == "MEMBER"
         await player.press("shift+tab")
         assert player.lines[3].split()[0] == "TIME"
+
+    played(scene)
+
+
+def test_models_lead_to_their_members() -> None:
+    async def scene(player: Player) -> None:
+        half = replace(ALONE, tp_size=2, tp_rank=1)
+        await player.look(*MESH, at(6, held(6, "org/half", place=half)))
+        await player.press("3")
+        rows = {line.split()[0]: line.split() for line in player.lines[4:7]}
+        assert rows["org/a"][3] == "1" and rows["org/half"][3:5] == ["0", "tp0"]
+        await player.press("down", "enter")
+        assert player.lines[3].split()[0] == "MEMBER" and "/org/b target" in player.lines[2]
+        assert player.lines[4].split()[0] == "10.0.0.3:17946"
 
     played(scene)
 
@@ -120,7 +134,7 @@ def test_what_happens_is_told_below_the_lists_and_in_a_list() -> None:
         await player.look(SOURCE, LOADING, replace(at(4, held(4)), status=Status.DEAD))
         assert player.lines[-2].endswith("10.0.0.1:17946  joined")
         assert player.lines[-4].endswith("10.0.0.4:17946  is dead")
-        await player.press("3")
+        await player.press("4")
         assert player.lines[4].endswith("is dead") and player.lines[6].endswith("joined")
         await player.press("enter")
         assert player.lines[0].strip() == "10.0.0.4:17946"
