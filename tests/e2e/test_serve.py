@@ -168,6 +168,11 @@ def test_log_lines_of_ours_are_where_vllms_are_and_as_they_are(fleet: Fleet) -> 
             assert re.search(r"INFO \d\d-\d\d \d\d:\d\d:\d\d \[\w+\.py:\d+\] ", line), line
     (pulled,) = fleet.second.lines("] pulled ")
     assert str(fleet.first.report()["endpoint"]) in pulled
+    # Progress is shown where vLLM's own bars are, and as they are: in lines of their own.
+    assert fleet.first.lines("Loading safetensors checkpoint shards: 100% Completed | ")
+    (bar,) = fleet.second.lines("Pulling weights from peers: 100% Completed | ")
+    assert re.search(r"(^|\) )Pulling.* \[\d\d:\d\d<00:00, .+B/s, \d sources?\]$", bar), bar
+    assert any(re.search(r"served .* to '127", line) for line in fleet.first.lines("] served "))
     assert fleet.static.report()["endpoint"]
     assert fleet.static.lines("] pulled ") == fleet.static.lines("ready to serve") == []
 
