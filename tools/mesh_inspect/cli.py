@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -149,6 +150,12 @@ def main(argv: Sequence[str] | None = None, means: Means | None = None) -> int:
         from mesh_inspect.completion import complete
 
         return complete(app, means, instruction)
+    if sys.stderr is None:
+        # It was closed, and `print` would take stdout for it.
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the program runs
+    if sys.stdout is None:
+        say("stdout is closed: there is nowhere to write the answer to")
+        return InspectExit.FAILED
     # A terminal that cannot show a name's characters must not crash the command.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -165,13 +172,22 @@ def main(argv: Sequence[str] | None = None, means: Means | None = None) -> int:
         say(str(error))
         return InspectExit.FAILED
     except BrokenPipeError:
-        # The reader (`| head`) has enough. Nothing must be flushed to it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (`| head`) has enough.
+        _drop_what_is_left()
         return InspectExit.OK
+    except OSError as error:
+        say(f"cannot write the answer: {error}")
+        _drop_what_is_left()
+        return InspectExit.FAILED
     except KeyboardInterrupt:
         return InspectExit.INTERRUPTED
     assert isinstance(status, int)
     return status
+
+
+def _drop_what_is_left() -> None:
+    """What is not written yet must not be flushed at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.UsageError) -> int:

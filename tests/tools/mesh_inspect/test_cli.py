@@ -359,6 +359,30 @@ def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
     assert (process.returncode, err) == (0, b"")
 
 
+@pytest.mark.slow  # interpreters of their own
+@pytest.mark.parametrize(
+    ("redirection", "status", "out", "err"),
+    [
+        (">&-", 1, b"", b"stdout is closed"),
+        ("2>&-", 0, b"MODEL ", b""),
+        ("-l bad=key 2>&-", 64, b"", b""),
+        ("> /dev/full", 1, b"", b"No space left"),
+        ("-w | head -n 1", 0, b"MODEL ", b""),
+        ("-w -o jsonl | head -n 1", 0, b'{"event":"mesh"', b""),
+    ],
+)
+def test_output_that_goes_nowhere_is_told_or_ends_it(
+    redirection: str, status: int, out: bytes, err: bytes, start: Start
+) -> None:
+    start({})
+    line = f'"{sys.executable}" -m mesh_inspect {" ".join(LONG)} {redirection}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=HANG_S)
+    assert done.returncode == status
+    assert done.stdout.startswith(out) and bool(done.stdout) == bool(out)
+    assert err in done.stderr and bool(done.stderr) == bool(err)
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_dead_member_is_forgotten_and_a_living_one_is_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Final, Generic, TextIO, TypeVar
 from rich.cells import cell_len, chop_cells
 
 from mesh_inspect.output.text import escape
+from mesh_inspect.view.words import counted
 
 NOTHING: Final = "-"
 """Shown for unknown or empty values, so that every line of a table has the same columns."""
@@ -124,7 +125,7 @@ def _write_to_screen(grid: _Grid[T], out: TextIO, showing: Showing, summary: str
             text.stylize(style, start, end)
         console.print(text)
     if left_out:
-        summary += f"; {left_out} columns do not fit: -o wide"
+        summary += f"; {counted(left_out, 'column')} left out, -o wide has all"
     if summary:
         console.print(Text(summary, "dim"))
     return True

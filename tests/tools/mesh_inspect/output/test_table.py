@@ -101,6 +101,46 @@ def test_a_terminal_gets_colour_a_folded_name_and_a_summary(
     assert "\x1b[32m" not in table(rows, terminal=True)
 
 
+@pytest.mark.parametrize(
+    ("columns", "kept"),
+    [
+        (160, "MODEL ROLE LAYOUT STATUS HOST ENDPOINT BACKEND BYTES SESSIONS AGE"),
+        (80, "MODEL ROLE LAYOUT STATUS HOST BYTES SESSIONS AGE"),
+        (40, "MODEL LAYOUT STATUS HOST"),
+        (1, "MODEL STATUS"),
+    ],
+)
+def test_a_narrow_terminal_gets_the_columns_that_matter_most(
+    columns: int, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    rows = rows_of([member(holding("Qwen/Qwen3-30B"), id="10.0.0.1:17946")])
+    heading, *lines, summary = without_colours(table(rows, terminal=True)).splitlines()
+    assert heading.split() == kept.split()
+    assert len(heading) <= max(columns, 24 + 2 + len("STATUS")) and len(lines) == 1
+    left_out = 10 - len(kept.split())
+    assert summary.endswith(
+        f"{left_out} columns left out, -o wide has all" if left_out else "1 ready"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "coloured"),
+    [("NO_COLOR", "1", False), ("NO_COLOR", "", True), ("CLICOLOR", "0", False), ("X", "", True)],
+)
+def test_colours_are_switched_off_as_elsewhere(
+    name: str, value: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("NO_COLOR", "CLICOLOR"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv(name, value)
+    text = table(rows_of([member(holding("m"))]), terminal=True)
+    assert ("\x1b[32m" in text) == coloured
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_hostile_text_reaches_no_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
