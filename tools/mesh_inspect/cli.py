@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -26,6 +26,9 @@ from mesh_inspect.looking import COMPLETE, PROGRAM, Means, say
 from mesh_inspect.options import InspectCommand, naming
 from netloader import __version__
 from netmesh import MeshError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _HELP: Final = """\
 Show the members of a Netloader mesh and the weights they hold, without becoming a member.
@@ -99,6 +102,17 @@ class InspectGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options. Nobody who waits for a key waits for the import of all commands."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=told)
+            for name, told in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split at the command's name. What stands before it is judged by the command."""

@@ -93,7 +93,7 @@ class Lookout:
             new = kept.get(id)
             taken_back = old.status.live if new is None else _is_older(new, old)
             if taken_back and now - since <= KEPT_S:
-                kept[id], confirmed[id] = old, since
+                kept[id], confirmed[id] = _with_verdict(old, new), since
         self._confirmed = confirmed
         return tuple(kept[id] for id in sorted(kept))
 
@@ -118,6 +118,13 @@ def sights(inquiry: Inquiry, interval_s: float = INTERVAL_S) -> Iterator[Sight]:
             yield sight
             means.pause(max(0.0, due - means.monotonic()))
             sight = lookout.look()
+
+
+def _with_verdict(old: Member, new: Member | None) -> Member:
+    """The record that is kept, with a verdict that is newer than it: that needs no advert."""
+    if new is None or (new.generation, new.incarnation) != (old.generation, old.incarnation):
+        return old
+    return replace(old, status=max(old.status, new.status))
 
 
 def _is_older(new: Member, old: Member) -> bool:

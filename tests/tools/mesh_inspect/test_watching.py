@@ -67,6 +67,9 @@ def test_old_news_takes_nothing_back_for_a_while() -> None:
     assert models == ["new"] * (int(KEPT_S) + 1) + ["a", "a"]
     earlier = replace(ONE, generation=Generation(GENERATION - 1))
     assert seen(PlayedMesh((ONE,), (earlier,)), 2)[1].members == (ONE,)
+    dead = replace(ONE, status=Status.DEAD)
+    (still,) = seen(PlayedMesh((news,), (dead,)), 2)[1].members
+    assert (still.status, still.version) == (Status.DEAD, 2)
     # A suspicion is news, and so is the refutation.
     suspect = replace(ONE, status=Status.SUSPECT)
     statuses = [one.members[0].status for one in seen(PlayedMesh((ONE,), (suspect,), (ONE,)), 3)]
