@@ -29,6 +29,7 @@ SLOW_THINGS: Final[dict[str, tuple[int, str]]] = {
     "tests/mesh/support.py": (1, "`until` looks again, with a deadline"),
     "tests/mesh/test_namespaces.py": (1, "a cut of the network that lasts for 1.5 s"),
     "tests/mesh/test_processes.py": (1, "other processes are asked again, with a deadline"),
+    "tests/tools/mesh_inspect/web/cost.py": (2, "a measurement, which no test runs"),
     "tests/mesh/worker.py": (1, "a child that outlives its parent, with a deadline"),
 }
 """Calls of `sleep` that stay, by file: how many, and what they stand for. None of them decides

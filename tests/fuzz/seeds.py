@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 
+from mesh_inspect.recording.lines import RecordingHead, head_line, step_line
 from netloader.discovery import advert
 from netloader.discovery.advert import Feed, Holding
 from netloader.protocol import messages
@@ -14,6 +15,7 @@ from netloader.weights.manifest import Manifest, Tensor
 from netmesh.address import Address
 from netmesh.bootstrap.directory import HostEntry
 from netmesh.core.claims import Claim
+from netmesh.core.member import Member
 from netmesh.core.messages import (
     NOBODY,
     Ack,
@@ -157,6 +159,16 @@ LOADING: Final = orjson.dumps(
             )
         ]
     )
+)
+
+RECORDING_HEAD: Final = head_line(RecordingHead(mesh="m", at=1.79e9, program="0.1.0"))
+
+RECORDING_STEP: Final = step_line(
+    1.79e9,
+    [Member(ME, new_generation(STARTED_MS, 1), 2, Status.STALLED, 3, {"holdings": [{}]}, 0.0)],
+    [_OTHER],
+    whole=True,
+    silence="nobody",
 )
 
 ENTRY: Final = HostEntry(

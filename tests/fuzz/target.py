@@ -12,6 +12,7 @@ COVERED: Final[Mapping[str, tuple[str, ...]]] = {
     "control": ("netloader.protocol", "netloader.plain"),
     "manifest": ("netloader.weights.manifest",),
     "advert": ("netloader.discovery.advert", "netloader.plain"),
+    "recording": ("mesh_inspect.recording.lines",),
     "entry": ("netmesh.bootstrap.directory", "netmesh.address"),
     "upstream": ("netloader.upstream.messages",),
     "rendezvous": ("netloader.transport.store", "netloader.transport.arrivals"),

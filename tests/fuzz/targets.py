@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import orjson
 
+from mesh_inspect.recording import lines
 from netloader.discovery import advert
 from netloader.errors import ManifestError, ProtocolError
 from netloader.protocol import messages
@@ -38,6 +39,8 @@ from .seeds import (
     MESH,
     PEER,
     QUESTIONS,
+    RECORDING_HEAD,
+    RECORDING_STEP,
     STARTED_MS,
 )
 from .target import Target
@@ -158,6 +161,26 @@ def _advert(data: bytes) -> bool:
     return bool(holdings)
 
 
+def _recording(data: bytes) -> bool:
+    """A line of a recording: the first byte says which."""
+    try:
+        if data[:1] and data[0] & 1:
+            head = lines.head_of(data[1:])
+            assert lines.head_of(lines.head_line(head)) == head, "another head after encoding"
+            return True
+        step = lines.step_of(data[1:])
+    except lines.LineError:
+        return False
+    members = [one.at(step.at) for one in step.members]
+    written = lines.step_line(
+        step.at, members, map(MemberId, step.gone), whole=step.whole, silence=step.silence
+    )
+    again = lines.step_of(written)
+    assert [one.at(step.at) for one in again.members] == members, "other members after encoding"
+    assert (again.gone, again.whole) == (step.gone, step.whole), "another step after encoding"
+    return True
+
+
 def _entry(data: bytes) -> bool:
     entry = HostEntry.decode(data)
     if entry is None:
@@ -215,6 +238,12 @@ TARGETS = (
     Target("control", _control, tuple(b"\0" + body for body in CONTROL), 1),
     Target("manifest", _manifest, (MANIFEST,), 0),
     Target("advert", _advert, (HOLDING, LOADING), 0),
+    Target(
+        "recording",
+        _recording,
+        tuple(bytes((odd,)) + line for line, odd in ((RECORDING_HEAD, 1), (RECORDING_STEP, 0))),
+        1,
+    ),
     Target("entry", _entry, (ENTRY,), 0),
     Target(
         "upstream",

@@ -19,7 +19,7 @@ from mesh_inspect.options import asks_mesh, subcommand
 from mesh_inspect.recording.errors import RecordingError
 from mesh_inspect.recording.reader import Recording
 from mesh_inspect.watching import Lookout
-from mesh_inspect.web.access import MIN_TOKEN, WebAccess, is_loopback
+from mesh_inspect.web.access import MIN_TOKEN, WebAccess, needs_token
 from mesh_inspect.web.api import Scene, Steer, application
 from mesh_inspect.web.broadcast import Broadcast
 from mesh_inspect.web.chronicle import Chronicle
@@ -155,8 +155,7 @@ def _read(replay: Path | None) -> tuple[Recording | None, Chronicle]:
 def _token(host: str, file: Path | None) -> str | None:
     """The token that readers need; None where loopback alone is trusted."""
     if file is None:
-        named = f"[{host}]" if ":" in host else host
-        return None if is_loopback(named) else secrets.token_urlsafe(32)
+        return secrets.token_urlsafe(32) if needs_token(host) else None
     try:
         token = file.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -12,7 +12,14 @@ from dataclasses import replace
 from typing import Annotated, Final, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from netmesh import Generation, Member, MemberId, Status
 
@@ -21,6 +28,9 @@ VERSION: Final = 1
 
 MAX_LINE_BYTES: Final = 32 << 20
 """A keyframe of 4,000 members with the largest adverts, or of 20,000 with usual ones."""
+
+MAX_ADVERT_BYTES: Final = 64 << 10
+"""Eight times what a mesh lets anybody publish."""
 
 MAX_SILENCE: Final = 1024
 """Characters of why nobody answered."""
@@ -49,6 +59,18 @@ class RecordedMember(_RecordedLine):
     status: Literal["alive", "stalled", "suspect", "dead", "left"]
     version: _Count
     advert: dict  # type: ignore[type-arg]  # Any JSON object: its fields are not looked at.
+
+    @field_validator("advert")
+    @classmethod
+    def _can_be_written(cls, advert: dict[str, object]) -> dict[str, object]:
+        # What can be read may be nested more deeply than what can be written.
+        try:
+            nbytes = len(orjson.dumps(advert))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        if nbytes > MAX_ADVERT_BYTES:
+            raise ValueError(f"{nbytes} bytes, at most {MAX_ADVERT_BYTES} are read")
+        return advert
 
     @classmethod
     def of(cls, member: Member) -> dict[str, object]:

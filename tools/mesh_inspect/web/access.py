@@ -141,6 +141,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def needs_token(address: str) -> bool:
+    """Whether readers of a server that listens there have to prove who they are."""
+    return not is_loopback(f"[{address}]" if ":" in address else address)
+
+
 def _same(given: str, expected: str) -> bool:
     """Takes as long for any text of one length."""
     return hmac.compare_digest(given.encode(), expected.encode())

@@ -164,6 +164,19 @@ def test_a_killed_recorder_leaves_a_readable_file(tmp_path: Path) -> None:
         ([head_line(HEAD), step_line(BEGIN, [ONE], whole=True), b"[]\n"], "line 3 "),
         ([head_line(HEAD), step_line(BEGIN, [ONE], whole=True), b"\n"], "line 3 .*not JSON"),
         (
+            [
+                head_line(HEAD),
+                step_line(BEGIN, [replace(ONE, advert={"a": 1})], whole=True).replace(
+                    b'{"a":1}', b'{"a":' + b"[" * 300 + b"]" * 300 + b"}"
+                ),
+            ],
+            "line 2 .*members.0.advert",
+        ),
+        (
+            [head_line(HEAD), step_line(BEGIN, [replace(ONE, advert={"a": "b" * 70_000})])],
+            "line 2 .*members.0.advert",
+        ),
+        (
             [head_line(HEAD), step_line(BEGIN, [ONE], whole=True).replace(b"alive", b"undead")],
             "line 2 .*members.0.status",
         ),

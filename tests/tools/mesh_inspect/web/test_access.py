@@ -17,7 +17,7 @@ from tests.mesh.support import until
 
 from mesh_inspect.view.rows import rows_of
 from mesh_inspect.watching import Sight
-from mesh_inspect.web.access import Asked, WebAccess, is_loopback
+from mesh_inspect.web.access import Asked, WebAccess, is_loopback, needs_token
 from mesh_inspect.web.settings import WebSettings
 
 from ..support import holding, member
@@ -70,6 +70,16 @@ def test_other_names_are_not(host: str, open_server: ServedMap) -> None:
         assert status(open_server, Host=host) == 421
         assert status(open_server, "/", Host=host) == 421
         assert status(open_server, "/static/main.js", Host=host) == 421
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.3.2.1"])
+def test_loopback_needs_no_token(address: str) -> None:
+    assert not needs_token(address)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "fd00::1", "map.example", ""])
+def test_every_other_address_does(address: str) -> None:
+    assert needs_token(address)
 
 
 def test_a_page_of_another_origin_reads_nothing(open_server: ServedMap) -> None:
