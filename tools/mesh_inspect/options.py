@@ -27,6 +27,11 @@ from netmesh import NoMeshError, SettingsError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    # Later versions of click have made it generic.
+    ValueType = click.ParamType[Any]
+else:
+    ValueType = click.ParamType
+
 MAX_TIMEOUT_S: Final = 3600.0
 
 
@@ -75,7 +80,7 @@ def subcommand(
     return decorate
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(ValueType):
     """A time above 0 and at most `MAX_TIMEOUT_S`."""
 
     name = "seconds"
@@ -119,7 +124,7 @@ TIMEOUT: Final = click.option(
 )
 
 
-class SelectorText(click.ParamType[tuple[Requirement, ...]]):
+class SelectorText(ValueType):
     """`-l`."""
 
     name = "selector"
@@ -140,7 +145,7 @@ class SelectorText(click.ParamType[tuple[Requirement, ...]]):
         return selectors(ctx, incomplete)
 
 
-class FromMesh(click.ParamType[str]):
+class FromMesh(ValueType):
     """A text that is completed with what members say under a key."""
 
     name = "text"
@@ -183,7 +188,12 @@ SELECTOR: Final = click.option(
     ),
 )
 HEADERS: Final = click.option(
-    "--no-headers", "headers", flag_value=False, default=True, help="Leave out the heading."
+    "--no-headers",
+    "headers",
+    is_flag=True,
+    # Versions of click differ in what the default of a flag with a value of its own means.
+    callback=lambda ctx, param, left_out: not left_out,
+    help="Leave out the heading.",
 )
 
 

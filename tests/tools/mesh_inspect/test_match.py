@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mesh_inspect import cli
+from mesh_inspect.commands.match import command as match_command
 from netloader.discovery.advert import Holding
 from netmesh import Generation, Member, Status
 
@@ -130,6 +131,13 @@ def test_what_a_hostile_member_publishes_is_shown_harmlessly(
     evil = at(2, held(2, "\x1b]0;owned\x07", state="unavailable", reason="\x1b[2J"))
     assert cli.main(["match", "--like", LIKE], seeing([at(1, held(1)), evil])) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_all_that_stands_behind_the_model_is_vllms() -> None:
+    flags = ["-o", "x", "--seed=h", "--help", "--timeout", "--", "-tp", "2"]
+    context = match_command.make_context("match", ["-o", "json", "--seed", "a", "org/m", *flags])
+    assert context.params["model_and_flags"] == ("org/m", *flags)
+    assert (context.params["form"], context.params["seeds"]) == ("json", ("a",))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import click
 
 from mesh_inspect.exits import InspectExit
 from mesh_inspect.looking import Inquiry, say
-from mesh_inspect.options import Seconds, asks_mesh, subcommand
+from mesh_inspect.options import Seconds, ValueType, asks_mesh, subcommand
 from mesh_inspect.recording.errors import RecordingError
 from mesh_inspect.recording.lines import RecordingHead
 from mesh_inspect.recording.recorder import RecorderMeans, record
@@ -25,7 +25,7 @@ _UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 MAX_BYTES: Final = "1GB"
 
 
-class ByteCount(click.ParamType[int]):
+class ByteCount(ValueType):
     """A number of bytes, as `100MB`."""
 
     name = "bytes"
