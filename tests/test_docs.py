@@ -95,6 +95,12 @@ def test_commands_that_are_named_exist(page: Path) -> None:
     assert {*COMMAND.findall(page.read_text())} <= known
 
 
+def test_every_command_is_on_its_page() -> None:
+    page = (DOCS / "mesh-inspect.md").read_text()
+    known = app.list_commands(click.Context(app))
+    assert [name for name in known if not re.search(rf"`(mesh-inspect )?{name}\b", page)] == []
+
+
 def test_the_checks_would_notice() -> None:
     assert links("[a](missing.md) [b](https://example.org/x) [c](there.md#part)") == [
         "missing.md",

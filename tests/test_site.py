@@ -77,7 +77,7 @@ def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
     places = {(page.name, place) for page in pages for place in loaded(page.read_text())}
     assert len(places) > len(pages)
     assert {found for found in places if "//" in found[1]} == set()
-    styles = "".join(path.read_text() for path in site.rglob("*.css"))
+    styles = "".join(path.read_text() for path in [*site.rglob("*.css"), *site.rglob("*.svg")])
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//", styles) == []
 
 
