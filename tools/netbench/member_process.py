@@ -34,6 +34,7 @@ from netloader.transport.tcp import TcpBackend
 from netloader.weights import digests
 from netloader.weights.capture import capture
 from netloader.worker.loading import reading
+from netloader.worker.loading.feeds import Feeds
 from netloader.worker.loading.sharing import Sharing
 from netloader.worker.loading.sought import Sought
 from netloader.worker.loading.waiting import ReadStorage, SourceCame, SourceWait
@@ -71,6 +72,7 @@ class MeshMember:
             backend=for_older_members(_NAMES),
             transports=_NAMES,
             chunk_bytes=self._weights.manifest.chunk_bytes,
+            total=self._weights.manifest.nbytes,
         )
 
     def serve(self) -> Json:
@@ -170,7 +172,8 @@ class MeshMember:
             worker.config.pull_settings, peer_budget_s=_PATIENCE_S, source_timeout_s=_PATIENCE_S
         )
         self._verified = 0
-        observer = PullObserver(progress=self._count)
+        feeds = Feeds(worker.progress, "target")
+        observer = PullObserver(progress=self._count, looked=feeds.looked)
         if swarm:
             sharing = Sharing(worker, IDENTITY, _BACKENDS, self._weights)
             observer = sharing.observer(observer)

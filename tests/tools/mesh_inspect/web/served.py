@@ -152,6 +152,7 @@ def served(
     *,
     send_buffer: int | None = None,
     port: int = 0,
+    mesh: str = MESH,
 ) -> Iterator[ServedMap]:
     """A server that shows this, on that port of loopback or a free one. `send_buffer`: bytes that
     the kernel keeps of an answer."""
@@ -164,7 +165,7 @@ def served(
     problems: list[BaseException] = []
 
     async def run() -> None:
-        broadcast = Broadcast(MESH, settings)
+        broadcast = Broadcast(mesh, settings)
         shown = (
             Live(scene.look, broadcast, lambda: 1.79e9, settings)
             if isinstance(scene, Screen)

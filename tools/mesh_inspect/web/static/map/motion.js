@@ -14,7 +14,7 @@ const RING_S = 1.1;
 const MAX_RINGS = 60;
 
 /** Pixels between two particles of an edge, and those that a particle is long. */
-const APART = 46;
+const APART = 72;
 const LONG = 9;
 
 export class Motion {
@@ -70,16 +70,20 @@ export class Motion {
       const full = level * height;
       context.globalAlpha = 0.42 * alpha;
       context.fillStyle = colours.loading;
-      context.beginPath();
       const round = Math.min(5, height * 0.12, full / 2);
-      context.roundRect(x + 0.5, y + height - full, width - 1, full, [0, 0, round, round]);
-      context.fill();
+      if (height > 20) {
+        context.beginPath();
+        context.roundRect(x + 0.5, y + height - full, width - 1, full, [0, 0, round, round]);
+        context.fill();
+      } else {
+        context.fillRect(x, y + height - full, width, full);
+      }
       if (full > 1 && level < 0.995) {
         context.globalAlpha = alpha;
         context.fillRect(x + 0.5, y + height - full - 0.75, width - 1, 1.5);
       }
       context.globalAlpha = alpha;
-      cellSigns(painter, colours, member, x, y, width, height);
+      cellSigns(painter, scene, member, x, y, width, height);
     }
     context.globalAlpha = 1;
     return rising;

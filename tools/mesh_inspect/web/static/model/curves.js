@@ -1,7 +1,7 @@
 /** The form of edges: curves from the border of one box to that of another, as points. */
 
 /** Points of a curve. Enough that no corner is seen, and few enough for thousands of curves. */
-export const STEPS = 20;
+export const STEPS = 16;
 
 /**
  * A curve between two boxes `{x, y, width, height}` as a `Float64Array` of x and y of `STEPS + 1`

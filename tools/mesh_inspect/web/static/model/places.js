@@ -11,6 +11,8 @@ export const CELL_HEIGHT = 52;
 
 const GAP = 8;
 const PAD = 12;
+/** Room for a rank beside its members. */
+const BESIDE = 64;
 const BETWEEN = 18;
 /** The head of a card: two lines; on a big map one that can be read from afar. */
 const HEAD = { roomy: 46, dense: 62 };
@@ -81,22 +83,25 @@ function columnsFor(count) {
 /** The card of a group: its size, and its cells and sections in coordinates of the card. */
 function measured(group, by, dense) {
   const largest = Math.max(...[...group.parts.values()].map((part) => part.length));
-  const columns = columnsFor(by === "model" ? Math.min(group.members, largest * 2) : largest);
+  const labelled = group.parts.size > 1;
+  // Ranks with few members each are the lines of a table: a rank that nobody has is a gap.
+  const table = by === "model" && labelled && largest <= 12;
+  const columns = table ? largest : columnsFor(by === "model" ? group.members / 2 : largest);
   const size = dense ? "dense" : "roomy";
   const head = HEAD[size];
-  const labelled = group.parts.size > 1;
+  const left = table ? PAD + BESIDE : PAD;
   const cells = [];
   const sections = [];
   let y = head;
   for (const [part, members] of group.parts) {
     if (labelled) {
-      sections.push({ part, x: PAD, y, height: LABEL[size] });
-      y += LABEL[size];
+      sections.push({ part, x: PAD, y, height: table ? CELL_HEIGHT : LABEL[size], beside: table });
+      if (!table) y += LABEL[size];
     }
     members.forEach((member, index) => {
       cells.push({
         id: member.id,
-        x: PAD + (index % columns) * (CELL_WIDTH + GAP),
+        x: left + (index % columns) * (CELL_WIDTH + GAP),
         y: y + Math.floor(index / columns) * (CELL_HEIGHT + GAP),
       });
     });
@@ -111,7 +116,7 @@ function measured(group, by, dense) {
     sections,
     x: 0,
     y: 0,
-    width: 2 * PAD + columns * CELL_WIDTH + (columns - 1) * GAP,
+    width: left + PAD + columns * CELL_WIDTH + (columns - 1) * GAP,
     height: y - GAP + PAD,
   };
 }

@@ -19,7 +19,13 @@ export class Compare {
     const same = pair !== null && this.pair !== null && pair.join("\n") === this.pair.join("\n");
     this.pair = pair;
     if (pair === null || same) return;
-    pair.forEach((id, index) => {
+    this.name(mesh);
+    for (const way of ["ab", "ba"]) byId(`match-${way}`).replaceChildren(el("p", { class: "muted", text: "Asking ..." }));
+    this.load();
+  }
+
+  name(mesh) {
+    this.pair.forEach((id, index) => {
       const member = mesh.members.get(id);
       const letter = "ab"[index];
       write(byId(`pair-${letter}-name`), shown(id));
@@ -28,13 +34,13 @@ export class Compare {
         member === undefined ? "" : [shown(member.shortModel), member.rank, member.state].filter(Boolean).join("  "),
       );
     });
-    for (const way of ["ab", "ba"]) byId(`match-${way}`).replaceChildren(el("p", { class: "muted", text: "Asking ..." }));
-    this.load();
   }
 
-  /** One of the two changed. */
-  show() {
-    if (this.pair !== null) this.ask();
+  /** The mesh changed; `changed` says whether one of the two did. */
+  show(mesh, changed) {
+    if (this.pair === null) return;
+    this.name(mesh);
+    if (changed) this.ask();
   }
 
   async load() {

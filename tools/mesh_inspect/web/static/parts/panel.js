@@ -42,7 +42,7 @@ export class Panel {
 
   /** The mesh changed; `changed` says whether this member did. */
   show(mesh, changed = true) {
-    if (this.id === null) return;
+    if (this.id === null || mesh.name === "") return;
     const member = mesh.members.get(this.id);
     byId("panel-gone").hidden = member !== undefined;
     if (member === undefined) {
