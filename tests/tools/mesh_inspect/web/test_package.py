@@ -37,3 +37,10 @@ def test_the_page_names_no_place_elsewhere() -> None:
     for file in (one for one in STATIC.rglob("*") if one.is_file()):
         found = re.findall(r"(?:https?:)?//[\w.]+\.\w+[^\s\"']*", file.read_text())
         assert [link for link in found if "www.w3.org/2000/svg" not in link] == [], file.name
+
+
+def test_the_page_asks_for_all_its_modules_at_once() -> None:
+    """Otherwise a browser learns of one only when it has read the one that needs it."""
+    page = (STATIC / "index.html").read_text()
+    modules = {f"/static/{file.relative_to(STATIC)}" for file in STATIC.rglob("*.js")}
+    assert set(LINK.findall(page)) >= modules
