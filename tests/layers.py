@@ -93,7 +93,6 @@ PURE: Final = (
     "mesh_inspect.web.access",
     "mesh_inspect.web.chronicle",
     "mesh_inspect.web.events",
-    "mesh_inspect.web.matching",
     "mesh_inspect.web.picture",
     "mesh_inspect.web.playhead",
     "netmesh.core",

@@ -104,9 +104,7 @@ def command(
     async def serving() -> None:
         broadcast = Broadcast(mesh, settings)
         with _scene(inquiry, broadcast, settings, recording, chronicle) as shown:
-            app = application(
-                shown.scene, broadcast, settings, inquiry.settings.networks, shown.steer
-            )
+            app = application(shown.scene, broadcast, settings, inquiry.settings, shown.steer)
             access = WebAccess(token, f"mesh-inspect-{listener.getsockname()[1]}")
             await serve(WebGate(app, access), listener, broadcast, shown.run, settings)
 

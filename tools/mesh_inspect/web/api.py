@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,12 +17,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from mesh_inspect.output.documents import ascii_json
+from mesh_inspect.view.pairs import fitness
 from mesh_inspect.web.broadcast import Broadcast, TooManyReaders
-from mesh_inspect.web.matching import Network, fits
 from mesh_inspect.web.picture import MeshPicture
 from mesh_inspect.web.playhead import FASTEST, SLOWEST
 from mesh_inspect.web.settings import WebSettings
-from netmesh import MemberId
+from netmesh import Member, MemberId, MeshSettings
 
 _ONE_PACKET: Final = 1400
 """Bytes of an answer that need no compression."""
@@ -63,12 +63,12 @@ def application(
     scene: Scene,
     broadcast: Broadcast,
     settings: WebSettings,
-    networks: Sequence[Network] = (),
+    mesh: MeshSettings,
     steer: Steer | None = None,
 ) -> Starlette:
-    """All answers. `networks` are those by which a worker is judged to be in reach; `steer` is
-    there for a recording."""
-    answers = _Answers(scene, broadcast, settings, networks, steer)
+    """All answers. `mesh` says which addresses a worker may connect to; `steer` is there for a
+    recording."""
+    answers = _Answers(scene, broadcast, settings, mesh, steer)
     app = Starlette(
         routes=[
             Route("/", answers.page),
@@ -93,14 +93,14 @@ class _Answers:
         scene: Scene,
         broadcast: Broadcast,
         settings: WebSettings,
-        networks: Sequence[Network],
+        mesh: MeshSettings,
         steer: Steer | None,
     ) -> None:
         self._scene = scene
         self._steer = steer
         self._broadcast = broadcast
         self._settings = settings
-        self._networks = networks
+        self._mesh = mesh
 
     async def page(self, request: Request) -> Response:
         file = self._settings.static / "index.html"
@@ -131,7 +131,16 @@ class _Answers:
     async def match(self, request: Request) -> Response:
         picture = await self._scene.current()
         replica, source = (_named(request, picture, name) for name in ("replica", "source"))
-        workers = await asyncio.to_thread(fits, picture.held, replica, source, self._networks)
+        workers = [
+            {
+                "model": one.model or None,
+                "role": one.role,
+                "layout": asdict(one.place),
+                "fits": one.fits,
+                "reasons": one.reasons,
+            }
+            for one in fitness(replica, source, self._mesh)
+        ]
         return _answer(request, {"workers": workers})
 
     async def replay(self, request: Request) -> Response:
@@ -200,12 +209,13 @@ def _words(error: ValidationError) -> str:
     )
 
 
-def _named(request: Request, picture: MeshPicture, name: str) -> MemberId:
+def _named(request: Request, picture: MeshPicture, name: str) -> Member:
     """The member that a parameter names."""
     wanted = MemberId(request.query_params.get(name, ""))
-    if wanted not in picture.portraits:
+    portrait = picture.portraits.get(wanted)
+    if portrait is None:
         raise HTTPException(404 if wanted else 400, f"{name} {wanted!r} is not known")
-    return wanted
+    return portrait.member
 
 
 def _answer(request: Request, value: object) -> Response:

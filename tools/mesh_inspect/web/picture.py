@@ -13,7 +13,6 @@ from mesh_inspect.view.changes import Happening, happenings
 from mesh_inspect.view.entries import API_VERSION, Entry, entry_of
 from mesh_inspect.view.rows import HoldingRow, processes
 from mesh_inspect.watching import Sight
-from netloader.discovery.advert import Holding
 from netloader.discovery.candidate import Process
 from netmesh import Member, MemberId
 
@@ -46,14 +45,6 @@ class MeshPicture:
     """Seconds since the epoch."""
     silence: str | None
     portraits: Mapping[MemberId, _Portrait]
-
-    @property
-    def held(self) -> list[tuple[Member, list[Holding]]]:
-        """Members and their holdings, as `netloader.discovery` wants them."""
-        return [
-            (one.member, [row.holding for row in one.rows if row.holding is not None])
-            for one in self.portraits.values()
-        ]
 
     def member(self, wanted: MemberId) -> Entry | None:
         """All that is known of a member, as `/api/members` tells it; None: there is none."""

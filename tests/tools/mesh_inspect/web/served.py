@@ -24,6 +24,7 @@ from mesh_inspect.web.live import Live
 from mesh_inspect.web.playback import Playback
 from mesh_inspect.web.server import listening, serve
 from mesh_inspect.web.settings import WebSettings
+from netmesh import MeshSettings
 
 MESH = "served"
 COOKIE = "mesh-inspect-test"
@@ -182,7 +183,9 @@ def served(
             if not running.cancelled() and running.done():
                 running.result()
 
-        app = WebGate(application(shown, broadcast, settings, (), steer), WebAccess(token, COOKIE))
+        app = WebGate(
+            application(shown, broadcast, settings, MeshSettings(), steer), WebAccess(token, COOKIE)
+        )
         await serve(app, listener, broadcast, watch(), settings)
 
     def target() -> None:
