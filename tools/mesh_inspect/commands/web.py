@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -18,6 +19,7 @@ from mesh_inspect.looking import Inquiry, say
 from mesh_inspect.options import asks_mesh, subcommand
 from mesh_inspect.recording.errors import RecordingError
 from mesh_inspect.recording.reader import Recording
+from mesh_inspect.view.words import human_bytes
 from mesh_inspect.watching import Lookout
 from mesh_inspect.web.access import MIN_TOKEN, WebAccess, needs_token
 from mesh_inspect.web.api import Scene, Steer, application
@@ -29,6 +31,9 @@ from mesh_inspect.web.playback import Playback
 from mesh_inspect.web.server import listening, serve
 from mesh_inspect.web.settings import DEFAULT_PORT, WebSettings
 from netmesh import SettingsError
+
+_LARGE: Final = 50_000_000
+"""Bytes of a recording whose reading takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ def _scene(
 
 def _read(replay: Path | None) -> tuple[Recording | None, Chronicle]:
     chronicle = Chronicle()
+    if replay is not None and (nbytes := replay.stat().st_size) >= _LARGE:
+        say(f"reading {human_bytes(nbytes)} of {replay}")
     return (None if replay is None else Recording(replay, chronicle.add)), chronicle
 
 

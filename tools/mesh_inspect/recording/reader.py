@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from mesh_inspect.recording.errors import BadLineError, RecordingError
@@ -51,6 +52,9 @@ class Recording:
     ) -> None:
         """Reads the file once; `seen` is given each step of it. Raises `RecordingError`, and
         OSError."""
+        if not S_ISREG(path.stat().st_mode):
+            # A pipe would be waited for, and cannot be read twice.
+            raise RecordingError(f"{path} is not a plain file")
         self.path = path
         self._places: list[_LinePlace] = []
         self._times: list[float] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -185,6 +186,14 @@ def test_a_killed_recorder_leaves_a_readable_file(tmp_path: Path) -> None:
 def test_garbage_is_refused_with_its_line(tmp_path: Path, lines: list[bytes], said: str) -> None:
     with pytest.raises(RecordingError, match=said):
         read(tmp_path / "r", lines)
+
+
+def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(RecordingError, match="plain file"):
+            Recording(path)
 
 
 values = st.recursive(

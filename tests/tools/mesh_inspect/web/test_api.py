@@ -192,6 +192,20 @@ def test_one_look_a_period_however_many_watch_and_none_for_nobody(screen: Screen
         assert screen.looks > looks
 
 
+def test_readers_hear_of_the_end(screen: Screen) -> None:
+    with served(screen, FAST) as server:
+        reader = server.connect()
+        reader.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = b""
+        while b"event: mesh" not in heard:
+            heard += reader.recv(1 << 16)
+    # The server has ended, and did not wait for those who watched.
+    with reader:
+        while part := reader.recv(1 << 16):
+            heard += part
+    assert heard.endswith(b"0\r\n\r\n")
+
+
 def test_readers_are_bounded(screen: Screen) -> None:
     with (
         served(screen, replace(FAST, readers=2)) as server,
