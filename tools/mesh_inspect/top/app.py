@@ -165,9 +165,15 @@ class Top(App[int]):
 
     def on_mount(self) -> None:
         self.action_view(0)
+        self._fill()
+        self.tick()
         self.set_interval(1.0, self.tick)
 
     def on_resize(self, event: events.Resize) -> None:
+        # The screen has the new size only afterwards.
+        self.call_after_refresh(self._say_all)
+
+    def _say_all(self) -> None:
         self.tick()
         self._say_tabs()
         self._say_strip()
@@ -199,7 +205,7 @@ class Top(App[int]):
         width, height = self.size
         mesh = self._settings.name
         lines = headline(mesh, self.picture, self._freshness(), width, height)
-        self._head.update(Text("\n").join(map(as_line, lines)))
+        self._head.update(Text("\n", no_wrap=True, overflow="crop").join(map(as_line, lines)))
         self._keys.update(as_bar(fitted(_KEYS, width), width))
 
     @property
@@ -224,6 +230,9 @@ class Top(App[int]):
     def _fill(self) -> None:
         """Put the picture into the lists."""
         marked: frozenset[Hashable] = frozenset(self._marked)
+        unanswered = [escape(line) for line in self._silence.split("\n")]
+        for table in self._tables:
+            table.empty = (table.view.empty,) if self._shown.at_s is not None else unanswered
         for table, rows in zip(self._tables, self._lists(), strict=True):
             table.show(rows, marked)
         self._say_tabs()
@@ -311,6 +320,9 @@ class Top(App[int]):
     def on_input_submitted(self) -> None:
         self._filter.display = False
         self.table.focus()
+
+    def on_input_blurred(self) -> None:
+        self._filter.display = False
 
     def action_clear(self) -> None:
         """Take back the filter, else the marks."""

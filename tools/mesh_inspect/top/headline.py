@@ -102,7 +102,8 @@ def _told(fresh: Freshness) -> list[HeadWord]:
     if fresh.silent:
         since = f" for {age}" if age else " yet"
         told.append(HeadWord(f"NOBODY ANSWERS{since}", "bold red reverse"))
-        told.append(HeadWord(escape(fresh.silence), "red", drop=9, least=20))
+        why = fresh.silence.partition("\n")[0]
+        told.append(HeadWord(escape(why), "red", drop=9, least=20))
     elif fresh.age_s is None:
         told.append(HeadWord("looking for a member", "dim"))
     elif not fresh.paused:

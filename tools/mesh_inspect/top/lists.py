@@ -40,6 +40,8 @@ class ScreenColumn(Generic[Row]):
     right: bool = False
     is_status: bool = False
     """Whether its words have colours."""
+    whole: bool = False
+    """Whether others go before its cells are cut: half an address says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,9 @@ def _row_text(row: HoldingRow) -> list[str | None]:
 MEMBERS: Final[ListView[HoldingRow]] = ListView(
     "Members",
     (
-        ScreenColumn("MEMBER", lambda r: r.member.id, lambda r: _by_text(r.member.id), 14, 40),
+        ScreenColumn(
+            "MEMBER", lambda r: r.member.id, lambda r: _by_text(r.member.id), 9, 48, whole=True
+        ),
         ScreenColumn("MODEL", lambda r: r.model or "", lambda r: _by_text(r.model), 10, 60),
         ScreenColumn("ROLE", _role, lambda r: _by_text(_role(r)), 6, 6, drop=5),
         ScreenColumn("RANK", lambda r: short_layout(r.place), _by_place, 6, 24, drop=2),
@@ -201,37 +205,42 @@ LOADS: Final[ListView[Load]] = ListView(
     "Transfers",
     (
         ScreenColumn(
-            "REPLICA", lambda d: d.row.member.id, lambda d: _by_text(d.row.member.id), 14, 40
+            "REPLICA",
+            lambda d: d.row.member.id,
+            lambda d: _by_text(d.row.member.id),
+            9,
+            48,
+            whole=True,
         ),
         ScreenColumn(
-            "MODEL", lambda d: d.row.model or "", lambda d: _by_text(d.row.model), 10, 60, drop=3
+            "MODEL", lambda d: d.row.model or "", lambda d: _by_text(d.row.model), 10, 60, drop=4
         ),
         ScreenColumn(
-            "RANK", lambda d: short_layout(d.row.place), lambda d: _by_place(d.row), 6, 24, drop=7
+            "RANK", lambda d: short_layout(d.row.place), lambda d: _by_place(d.row), 6, 24, drop=8
         ),
-        ScreenColumn("", lambda d: bar_of(d.row), lambda d: _share(d.row), 10, 10, drop=4),
+        ScreenColumn("", lambda d: bar_of(d.row), lambda d: _share(d.row), 10, 10, drop=5),
         ScreenColumn("DONE", lambda d: done(d.row), lambda d: _share(d.row), 4, 4, right=True),
         ScreenColumn(
             "SIZE",
             lambda d: size(d.row),
             lambda d: _by_number(d.row.total or None),
             *(7, 9),
-            drop=6,
+            drop=7,
             right=True,
         ),
         ScreenColumn(
-            "RATE", lambda d: rate(d.rate), lambda d: _by_number(d.rate), 10, 11, 1, right=True
+            "RATE", lambda d: rate(d.rate), lambda d: _by_number(d.rate), 10, 11, 2, right=True
         ),
         ScreenColumn(
             "SRC",
             lambda d: str(len(d.edges)),
             lambda d: _by_number(len(d.edges)),
             *(3, 3),
-            drop=5,
+            drop=6,
             right=True,
         ),
-        ScreenColumn("FROM", _supplier, lambda d: _by_text(_supplier(d)), 14, 30, drop=2),
-        ScreenColumn("LEFT", left, lambda d: _by_number(d.left_s), 6, 6, right=True),
+        ScreenColumn("FROM", _supplier, lambda d: _by_text(_supplier(d)), 9, 48, 3, whole=True),
+        ScreenColumn("LEFT", left, lambda d: _by_number(d.left_s), 6, 6, 1, right=True),
         ScreenColumn(
             "STATE", lambda d: d.state, lambda d: _by_state(d.state), 8, 9, is_status=True
         ),
@@ -301,7 +310,7 @@ HAPPENINGS: Final[ListView[Happening]] = ListView(
     "Events",
     (
         ScreenColumn("TIME", lambda h: _clock(h.at), lambda h: _by_number(h.at), 8, 8),
-        ScreenColumn("MEMBER", lambda h: h.id, lambda h: _by_text(h.id), 14, 40),
+        ScreenColumn("MEMBER", lambda h: h.id, lambda h: _by_text(h.id), 9, 48, whole=True),
         ScreenColumn("WHAT", lambda h: h.text, lambda h: _by_text(h.text), 10, 200),
     ),
     key=lambda happening: happening,

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from mesh_inspect.looking import Inquiry
+from mesh_inspect.looking import Inquiry, nobody_answered
 from mesh_inspect.watching import INTERVAL_S, Lookout, Sight
 from netmesh import NoMeshError, SettingsError
 
 LAST_S: Final = 0.5
 """How long the end waits for the look that is going on."""
+
+MOST_WARNINGS: Final = 50
+"""That are handed on: others may have written parts of them."""
 
 
 class Teller(Protocol):
@@ -40,7 +43,7 @@ def looking(inquiry: Inquiry, teller: Teller) -> Iterator[None]:
         try:
             while not stop.is_set():
                 due = means.monotonic() + INTERVAL_S
-                teller.looked(_sight(lookout, means.wall_s))
+                teller.looked(_sight(lookout, inquiry))
                 stop.wait(max(0.0, due - means.monotonic()))
         except Exception as error:  # noqa: BLE001 - the screen ends with it
             teller.broke(error)
@@ -58,12 +61,15 @@ def looking(inquiry: Inquiry, teller: Teller) -> Iterator[None]:
             thread.join(LAST_S)
 
 
-def _sight(lookout: Lookout, wall_s: Callable[[], float]) -> Sight:
+def _sight(lookout: Lookout, inquiry: Inquiry) -> Sight:
+    # Who has not answered yet may still come.
     try:
         return lookout.look()
-    except (NoMeshError, SettingsError) as error:
-        # Nobody has answered yet, and may still come.
-        return Sight(wall_s(), (), (), str(error))
+    except NoMeshError as error:
+        why = nobody_answered(error, inquiry.settings, seeds_only=inquiry.seeds_only)
+    except SettingsError as error:
+        why = str(error)
+    return Sight(inquiry.means.wall_s(), (), (), why)
 
 
 @contextmanager
@@ -74,7 +80,7 @@ def _warnings(warned: Callable[[str], None]) -> Iterator[None]:
     class Once(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            if text not in said:
+            if text not in said and len(said) < MOST_WARNINGS:
                 said.add(text)
                 warned(text)
 

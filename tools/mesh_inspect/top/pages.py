@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import Screen
+from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from mesh_inspect.top.details import TextLine
@@ -35,8 +35,9 @@ def as_bar(words: Sequence[HeadWord], width: int) -> Text:
     return line
 
 
-class Page(Screen[None]):
-    """A text that is written anew with each look, as long as it is open."""
+class Page(ModalScreen[None]):
+    """A text that is written anew with each look, as long as it is open. Keys of the lists below do
+    nothing meanwhile."""
 
     DEFAULT_CSS = """
     Page #title { height: 1; }
@@ -63,6 +64,10 @@ class Page(Screen[None]):
         yield Static(id="keys")
 
     def on_resize(self) -> None:
+        # The page has the new size only afterwards.
+        self.call_after_refresh(self._say_bars)
+
+    def _say_bars(self) -> None:
         width = self.size.width
         title = as_bar([HeadWord(self._title, "bold")], width)
         self.query_one("#title", Static).update(title)

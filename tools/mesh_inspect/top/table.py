@@ -70,6 +70,8 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         super().__init__(**how)
         self.view = view
         self.arrangement = RowOrder()
+        self.empty: Sequence[str] = (view.empty,)
+        """What stands there without any row: lines that are ours, or escaped."""
         self._all: Sequence[Row] = ()
         self._rows: Sequence[Row] = ()
         self._cursor = 0
@@ -197,12 +199,17 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         self._drawn = drawn
 
     def _place(self) -> None:
+        # One column is for marks, and one for the scroll bar.
+        screen = max(1, self.size.width - len(_MARK) - 1)
         wanted = [
-            ColumnRoom(width, column.least, column.drop)
+            ColumnRoom(
+                width,
+                max(column.least, min(width, screen // 2) if column.whole else 0),
+                column.drop,
+            )
             for width, column in zip(self._widths, self.view.columns, strict=True)
         ]
-        # One column is for marks, and one for the scroll bar.
-        self._placed = placed(wanted, max(1, self.size.width - len(_MARK) - 1))
+        self._placed = placed(wanted, screen)
         self._drawn = [self._look(y) for y in range(self.size.height)]
         self.refresh()
 
@@ -216,7 +223,7 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
         if y < HEADING:
             return ("heading", self.arrangement.column, self.arrangement.down)
         if place >= len(self._rows):
-            return (self.view.empty if not self._rows and y == HEADING else "",)
+            return (self._said_instead(y),)
         row = self._rows[place]
         return (
             *self._cells(row),
@@ -235,10 +242,15 @@ class RowTable(ScrollView, Generic[Row], can_focus=True):
             return self._line(place, self._rows[place]).adjust_cell_length(
                 width, _CURSOR if place == self._cursor else None
             )
-        if not self._rows and y == HEADING:
-            empty = "nothing matches the filter" if self._all else self.view.empty
-            return Strip([Segment(f" {empty}", _FADED)]).adjust_cell_length(width)
-        return Strip.blank(width)
+        instead = Segment(f" {self._said_instead(y)}", _FADED)
+        return Strip([instead]).adjust_cell_length(width)
+
+    def _said_instead(self, y: int) -> str:
+        """What a line says where there are no rows."""
+        if self._rows:
+            return ""
+        said = ("nothing matches the filter",) if self._all else self.empty
+        return said[y - HEADING] if y - HEADING < len(said) else ""
 
     def _heading(self) -> Strip:
         parts = [Segment(_BLANK)]

@@ -11,7 +11,7 @@ from tests.tools.mesh_inspect.top.playing import Player, played
 
 from mesh_inspect.exits import InspectExit
 from netloader.discovery.advert import Feed, Holding
-from netmesh import Generation, Member, Status
+from netmesh import Generation, Member, MemberId, Status
 
 GIB = 1 << 30
 HOSTILE = "[bold red]x[/] [link=http://x]y \x1b[2J\x07\u202e"
@@ -95,6 +95,61 @@ def test_models_lead_to_their_members() -> None:
         assert player.lines[4].split()[0] == "10.0.0.3:17946"
 
     played(scene)
+
+
+def test_before_anybody_has_answered_it_says_who_was_asked() -> None:
+    async def scene(player: Player) -> None:
+        await player.silence(
+            "no member of mesh 'prod' answered within 3 s\n  asked: \x1b10.0.0.9:1"
+        )
+        assert player.lines[1].startswith("NOBODY ANSWERS yet  no member of mesh")
+        assert player.lines[5].strip() == "asked: \\x1b10.0.0.9:1"
+        await player.look()
+        assert player.lines[4].strip() == "the mesh has no members"
+
+    played(scene)
+
+
+def test_keys_of_the_lists_do_nothing_on_a_page() -> None:
+    async def scene(player: Player) -> None:
+        await player.look(*MESH)
+        await player.press("enter", "2", "space", "p", "slash", "m")
+        assert player.lines[0].strip() == "10.0.0.1:17946"
+        await player.press("escape")
+        assert player.lines[3].split()[0] == "MEMBER" and "PAUSED" not in player.text
+        assert "*" not in player.lines[2]
+
+    played(scene)
+
+
+def test_a_screen_that_changes_its_size_shows_what_fits() -> None:
+    async def scene(player: Player) -> None:
+        await player.look(*MESH)
+        assert player.pilot is not None
+        for size in ((40, 10), (120, 40), (80, 24)):
+            await player.pilot.resize_terminal(*size)
+            await player.settled()
+            await player.settled()
+            assert all(len(line) <= size[0] for line in player.lines)
+            rows = [line for line in player.lines if line.strip().startswith("10.0.0.4:17946")]
+            assert rows and ("AGE" in player.text) == (size[0] > 80)
+            assert player.lines[-1].startswith("q quit")
+
+    played(scene)
+
+
+@pytest.mark.parametrize("host", ["10.120.130.140", "[fd00:1234:5678:9abc::1]"])
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_addresses_are_whole_or_not_there(host: str, width: int) -> None:
+    async def scene(player: Player) -> None:
+        source = replace(SOURCE, id=MemberId(f"{host}:17946"))
+        await player.look(source, replace(LOADING, id=MemberId(f"{host}:17947")))
+        assert f" {host}:17946 " in player.text
+        await player.press("2")
+        assert f" {host}:17947 " in player.text and "pulling" in player.text
+        assert ("FROM" in player.text) == (f" {host}:17946 " in player.lines[4])
+
+    played(scene, (width, 24))
 
 
 def test_silence_is_shown_with_the_picture_that_was_last_and_ends() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -53,8 +54,10 @@ def status(worker: Worker, member: str) -> str:
 async def shown(player: Player, is_shown: Callable[[list[str]], bool]) -> None:
     """Wait until some line of the screen says so, which counts from now."""
     assert player.pilot is not None
+    deadline = time.monotonic() + HANG_S
     with at_most(WITHIN_S):
         while not any(is_shown(line.split()) for line in player.lines):
+            assert time.monotonic() < deadline, player.text
             await player.pilot.pause(0.02)
 
 

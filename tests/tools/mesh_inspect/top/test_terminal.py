@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -67,7 +68,9 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the program, and read the rest of what it wrote."""
+        deadline = time.monotonic() + HANG_S
         while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it goes on: {self.written[-500:]!r}"
             self.read(0.05)
         while select.select([self._end], [], [], 0)[0]:
             self.written += os.read(self._end, 65536)
@@ -102,6 +105,19 @@ def terminal(environ: dict[str, str], *command: str) -> Iterator[Terminal]:
         yield one
     finally:
         one.close()
+
+
+COLOURS = re.compile(rb"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
+"""Of a text, or behind it: 39 and 49 are the terminal's own."""
+
+
+def test_there_are_colours_unless_somebody_wants_none(environ: dict[str, str]) -> None:
+    for more, coloured in ({}, True), ({"NO_COLOR": "1"}, False):
+        with terminal({**environ, **more}, "mesh_inspect", "top") as one:
+            one.read_until(b"NOBODY ANSWERS")
+            one.type(b"q")
+            assert one.end() == 0
+            assert bool(COLOURS.search(one.written)) == coloured
 
 
 @pytest.mark.parametrize(
