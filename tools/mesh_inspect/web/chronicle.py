@@ -55,17 +55,13 @@ class Chronicle:
         }
         if not eventful and not gone:
             return
-        then = {id: seen.member for id, seen in self._known.items()}
-        now = {id: member for id, member in then.items() if id not in gone}
-        now |= {id: seen.member for id, seen in named.items()}
         told = eventful | gone
         if any(_accuses(named[id].member) for id in eventful):
             # Something happens to those that they accuse, whoever they are.
-            told = then.keys() | now.keys()
-        was, are = (
-            rows_of([members[id].at(at) for id in told if id in members]) for members in (then, now)
-        )
-        self.happened.extend(happenings(was, are, at))
+            told |= self._known.keys()
+        was = [self._known[id].member.at(at) for id in told if id in self._known]
+        are = [(named.get(id) or self._known[id]).member.at(at) for id in told - gone]
+        self.happened.extend(happenings(rows_of(was), rows_of(are), at))
 
 
 def _outline(member: RecordedMember) -> Hashable:
