@@ -1,5 +1,6 @@
 """`mesh-inspect`: shows who is in the mesh and which weights they hold, without joining the mesh.
 
-`rows.py` turns members into rows, `render.py` turns rows into text, and `cli.py` is the command.
-docs/mesh-inspect.md describes its JSON.
+`view/` says what a look at the mesh means, `output/` how it is written, and `commands/` has a file
+for each command, which `cli.py` finds. `top/` is the whole screen and `web/` the map in a browser.
+docs/mesh-inspect.md describes the command line and its documents.
 """
