@@ -7,8 +7,10 @@ the setting, where the field's own default is no value to show.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Final
 
 from netloader.config import KEYS, allowed, field_of
@@ -189,13 +191,22 @@ def _docstrings(key: str) -> Iterator[str]:
 
 
 def _docstring(part: type, name: str) -> str:
+    return _told(part)[name]
+
+
+@functools.cache
+def _told(part: type) -> Mapping[str, str]:
+    """The docstrings of a class's fields."""
     (tree,) = ast.parse(inspect.getsource(part)).body
     assert isinstance(tree, ast.ClassDef)
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and ast.unparse(field.target) == name:
-            assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), name
-            return " ".join(str(after.value.value).split())
-    raise KeyError(name)
+    return {
+        ast.unparse(field.target): " ".join(after.value.value.split())
+        for field, after in pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+        and isinstance(after.value.value, str)
+    }
 
 
 UNSORTED: Final = KEYS ^ {key for keys in GROUPS.values() for key in keys}
