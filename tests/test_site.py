@@ -86,7 +86,7 @@ def test_search_has_an_index_of_its_own(site: Path) -> None:
 
 
 def test_a_fault_of_each_kind_fails_the_build(tmp_path: Path) -> None:
-    # A few pages are enough, and built in a fraction of the time; links to the others are faults too.
+    # A few pages are enough, and built much sooner; links to the others are faults too.
     rooms = ("adr", "concepts", "deploy", "evidence", "howto", "pictures", "reference")
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns(*rooms))
     for file in HOOKS.OUTSIDE:
