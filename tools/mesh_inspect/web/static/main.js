@@ -215,7 +215,7 @@ class Page {
       text = this.silence.text;
     }
     const at = this.silence?.at ?? this.clock.at;
-    const since = Number.isFinite(at) ? ` Shown is what was so at ${units.clockTime(at)}.` : "";
+    const since = Number.isFinite(at) ? ` Shown is what was so before ${units.clockTime(at)}.` : "";
     write(byId("alarm-title"), title);
     const end = text === "" || /[.?!]$/u.test(text) ? "" : ".";
     write(byId("alarm-text"), `${shown(text)}${end}${since}`);
