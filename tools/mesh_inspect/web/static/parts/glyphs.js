@@ -12,17 +12,8 @@ export const GLYPHS = {
   left: "M2.5 8h8M7.5 4.5L11 8l-3.5 3.5M13.5 3v10",
 };
 
-/** The forms of other things. */
+/** What the button of a recording does next. */
 export const SIGNS = {
-  close: "M4 4l8 8M12 4l-8 8",
-  compare: "M2 5h9M8 2l3 3-3 3M14 11H5M8 8l-3 3 3 3",
   play: "M5 3l8 5-8 5z",
   pause: "M5 3.5v9M11 3.5v9",
-  plus: "M8 3v10M3 8h10",
-  minus: "M3 8h10",
-  fit: "M2.5 6V2.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10",
-  theme: "M8 2a6 6 0 1 0 0 12zM8 2a6 6 0 0 1 0 12",
-  search: "M7 2.5a4.5 4.5 0 1 0 0 9a4.5 4.5 0 1 0 0-9M10.5 10.5l3.5 3.5",
-  fold: "M3.5 6l4.5 4.5L12.5 6",
-  alarm: "M8 2.5L14.5 13.5H1.5ZM8 6.5v3.2M8 11.6v.3",
 };
