@@ -159,5 +159,8 @@ class EventReader:
             while (following := self._broadcast.after(self._seen)) is not None:
                 event, self._seen = following
                 yield event.deflated if compressed else event.plain
+                # A browser that has gone is noticed between two events. Without this pause all
+                # that waits would be written to its broken connection, with a warning for each.
+                await asyncio.sleep(0)
             if self._broadcast.closed:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from tests.mesh.support import until
 
 from mesh_inspect.view.rows import rows_of
 from mesh_inspect.watching import Sight
+from mesh_inspect.web.broadcast import Broadcast
+from mesh_inspect.web.picture import PictureChange, picture_of
 from mesh_inspect.web.settings import WebSettings
 from netmesh import Member, MemberId, NoMeshError, Status
 
@@ -274,6 +277,27 @@ def test_a_change_costs_what_has_changed() -> None:
         assert len(change.data["changed"]) == 10
         feeds = [feed for one in change.data["changed"] for feed in one["feeds"]]
         assert len(feeds) >= 10 and all(feed["id"] is not None for feed in feeds)
+
+
+def test_between_two_events_the_end_of_a_connection_can_be_noticed() -> None:
+    broadcast = Broadcast(MESH, FAST)
+    broadcast.show(picture_of(sight(ONE)), PictureChange())
+
+    async def read() -> None:
+        noticed: list[int] = []
+        with broadcast.reader(None) as reader:
+            parts = reader.parts(compressed=False)
+            await anext(parts)
+            assert b"event: mesh" in await anext(parts)
+            for number in range(10):
+                broadcast.tell("happened", {"number": number})
+            await anext(parts)
+            asyncio.get_running_loop().call_soon(noticed.append, 1)
+            await anext(parts)
+            assert noticed == [1]
+            await parts.aclose()
+
+    asyncio.run(read())
 
 
 def test_what_a_hostile_member_publishes_is_plain_ascii(screen: Screen, server: ServedMap) -> None:
