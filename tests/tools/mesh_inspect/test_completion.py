@@ -120,9 +120,9 @@ def shell_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("NETLOADER_MESH_NAME", OWN_MESH)
-    monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(tmp_path / "netmesh"))
+    monkeypatch.setenv("NETLOADER_MESH_DIRECTORY", str(tmp_path / "meetings"))
     monkeypatch.chdir(tmp_path)
-    settings = MeshSettings(name=OWN_MESH, directory=tmp_path / "netmesh")
+    settings = MeshSettings(name=OWN_MESH, directory=tmp_path / "meetings")
     with Mesh.start(settings, advert(holding(EVIL), holding("org/model-7b"))) as mesh:
         assert mesh.wait_joined(HANG_S)
         (tmp_path / "id").write_text(mesh.id)
