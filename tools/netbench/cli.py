@@ -23,13 +23,14 @@ import torch
 from netbench import carried, coldstart, fanout, kill, pair, serving, sources, starts
 from netbench.backends import DEVICES
 from netbench.child import ChildError, Json
-from netbench.hosts import HostsError, RateError, bits_per_second
+from netbench.hosts import HostsError
 from netbench.render import write
 from netbench.rounds import COLD
 from netbench.server import EXECUTORS, ServerError
 from netbench.shapes import ShapeError
 from netbench.task import Task
 from netbench.upstream import UpstreamError
+from netbench.values import count, placement, rate, several, size
 from netloader.errors import NetloaderError
 from netloader.weights.manifest import CHUNK_BYTES
 
@@ -156,11 +157,11 @@ def _add_sources(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--sources", type=_count, default=4, metavar="K", help="most sources (default: 4)"
+        "--sources", type=count, default=4, metavar="K", help="most sources (default: 4)"
     )
     command.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         default="400mbit",
         metavar="RATE",
         help="of each link (default: 400mbit)",
@@ -185,11 +186,11 @@ def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--replicas", type=_count, default=8, metavar="N", help="how many (default: 8)"
+        "--replicas", type=count, default=8, metavar="N", help="how many (default: 8)"
     )
     command.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         default="400mbit",
         metavar="RATE",
         help="of each link, in each direction (default: 400mbit)",
@@ -202,7 +203,7 @@ def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     )
     command.add_argument(
         "--churn",
-        type=_count,
+        type=count,
         default=0,
         metavar="K",
         help="kill K replicas, one each quarter of what a copy takes, and start others in their "
@@ -210,7 +211,7 @@ def _add_fanout(commands: argparse._SubParsersAction[_BenchParser]) -> None:
     )
     command.add_argument(
         "--placement",
-        type=_placement,
+        type=placement,
         default=(),
         metavar="N,N,...",
         help="replicas on the first hosts; the rest have a host of their own",
@@ -241,12 +242,12 @@ def _add_coldstart(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--replicas", type=_count, default=8, metavar="N", help="how many (default: 8)"
+        "--replicas", type=count, default=8, metavar="N", help="how many (default: 8)"
     )
     for option, of in (("--rate", "each worker's link"), ("--storage-rate", "storage's link")):
         command.add_argument(
             option,
-            type=_rate,
+            type=rate,
             default="400mbit",
             metavar="RATE",
             help=f"of {of} (default: 400mbit)",
@@ -282,13 +283,13 @@ def _add_kill(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         allow_abbrev=False,
     )
     command.add_argument(
-        "--trials", type=_count, default=10, metavar="T", help="loads disturbed (default: 10)"
+        "--trials", type=count, default=10, metavar="T", help="loads disturbed (default: 10)"
     )
     command.add_argument(
-        "--sources", type=_several, default=2, metavar="K", help="at least 2 (default: 2)"
+        "--sources", type=several, default=2, metavar="K", help="at least 2 (default: 2)"
     )
     command.add_argument(
-        "--seed", type=_count, metavar="N", help="draw the victims and moments of that run again"
+        "--seed", type=count, metavar="N", help="draw the victims and moments of that run again"
     )
     _add_task(command, "llama", "512MB")
     _add_json(command)
@@ -320,7 +321,7 @@ def _add_serving(commands: argparse._SubParsersAction[_BenchParser]) -> None:
         help="bytes per second of the second server (default: 20MB)",
     )
     command.add_argument(
-        "--seconds", type=_count, default=5, metavar="S", help="of a phase (default: 5)"
+        "--seconds", type=count, default=5, metavar="S", help="of a phase (default: 5)"
     )
     command.add_argument(
         "--executor",
@@ -405,7 +406,7 @@ def _add_task(command: argparse.ArgumentParser, default: str, nbytes: str | None
 def _add_common(command: argparse.ArgumentParser, *, repeat: int) -> None:
     command.add_argument(
         "--repeat",
-        type=_count,
+        type=count,
         default=repeat,
         metavar="R",
         help=f"repetitions, interleaved (default: {repeat})",
@@ -415,46 +416,3 @@ def _add_common(command: argparse.ArgumentParser, *, repeat: int) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON document, every repetition")
-
-
-_UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-_BINARY_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-def size(text: str) -> int:
-    """Bytes of a text like 512MB or 1GiB. Raises `argparse.ArgumentTypeError`."""
-    number = text.rstrip("KMGiB")
-    unit = (_UNITS | _BINARY_UNITS).get(text[len(number) :])
-    try:
-        value = int(float(number) * unit) if unit is not None else 0
-    except (ValueError, OverflowError):
-        value = 0
-    if not 0 < value < 1 << 44:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 512MB, 1GiB or 1000000")
-    return value
-
-
-def _rate(text: str) -> str:
-    try:
-        bits_per_second(text)
-    except RateError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _several(text: str) -> int:
-    value = _count(text)
-    if value < kill.MIN_SOURCES:
-        raise argparse.ArgumentTypeError("with a single source, none would be left to go on with")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
-
-
-def _placement(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.loader.support import until
 
-from netbench import cli, clock, starts
+from netbench import cli, clock, starts, values
 from netbench.backends import backends_of
 from netbench.hosts import Hosts, HostsError
 from netbench.serving import percentile
@@ -86,7 +86,7 @@ def test_a_bad_row_list_is_an_error_of_the_command_line(
 
 def test_sizes_are_read_with_their_units() -> None:
     sizes = ("1000", "2KB", "1.5MB", "1GiB")
-    assert [cli.size(text) for text in sizes] == [1000, 2000, 1_500_000, 1 << 30]
+    assert [values.size(text) for text in sizes] == [1000, 2000, 1_500_000, 1 << 30]
 
 
 def test_counts_of_sources_double_and_end_with_the_number() -> None:
