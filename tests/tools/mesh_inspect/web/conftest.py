@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from .browser import NAMES, REQUIRED, Complaints, executable, launched, new_page
+from .played_page import FAST, sight, swarm
+from .served import Screen, ServedMap, served
 
 OpenPage = Callable[..., Page]
 
@@ -43,3 +45,21 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     for page in opened:
         page.context.close()
     assert [text for one in heard for text in one.found] == []
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen(sight(*swarm()))
+
+
+@pytest.fixture
+def server(screen: Screen) -> Iterator[ServedMap]:
+    with served(screen, FAST) as made:
+        yield made
+
+
+@pytest.fixture
+def page(server: ServedMap, open_page: OpenPage) -> Page:
+    page = open_page(f"http://{server.host}/")
+    expect(page.locator("#members [role=option]").first).to_be_attached()
+    return page

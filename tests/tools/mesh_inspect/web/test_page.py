@@ -4,147 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from mesh_inspect.view.rows import RankPlace, rows_of
-from mesh_inspect.watching import Sight
-from mesh_inspect.web.settings import WebSettings
-from netloader.discovery.advert import Accused, Feed, Holding
-from netmesh import Member, Status
+from netmesh import Status
 
 from ..support import GENERATION, holding, member
 from .conftest import OpenPage
-from .served import Screen, ServedMap, served
-from .shown import record, web
+from .played_page import (
+    FAST,
+    MODEL,
+    NOW,
+    address,
+    chip,
+    current,
+    newer,
+    options,
+    point_of,
+    sight,
+    source,
+    swarm,
+    to_member,
+)
+from .served import Screen, served
 
 pytestmark = pytest.mark.browser
-
-NOW = 1.79e9
-FAST = WebSettings(period_s=0.05)
-MODEL = "Qwen/Qwen3-8B"
-
-
-def rank(number: int, of: int = 2) -> RankPlace:
-    return RankPlace(of, number, 1, 0, 1, 0)
-
-
-def address(host: int, port: int = 17946) -> str:
-    return f"10.0.0.{host}:{port}"
-
-
-def source(host: int, tp: int = 0, **changes: object) -> Holding:
-    made = {"endpoint": f"10.0.0.{host}:{31000 + tp}", "transports": ("tcp",)} | changes
-    return holding(MODEL, rank(tp), **made)
-
-
-def replica(host: int, held: int, *sources: int, **changes: object) -> Holding:
-    feeds = tuple(
-        Feed(
-            endpoint=f"10.0.0.{one}:31000",
-            generation=int(GENERATION),
-            nbytes=held // len(sources),
-            rate=30 << 20,
-        )
-        for one in sources
-    )
-    made = {
-        "state": "loading",
-        "nbytes": 0,
-        "total": 1000 << 20,
-        "held": held,
-        "rate": len(sources) * (30 << 20),
-        "feeds": feeds,
-        "pulling": len(sources),
-        "origin": "",
-        "endpoint": f"10.0.0.{host}:31000",
-    } | changes
-    return source(host, **made)
-
-
-def swarm() -> list[Member]:
-    """Two sources, a replica of both, one that waits for who reads storage, and some in trouble."""
-    return [
-        member(source(1), id=address(1), age_s=7000),
-        member(source(2, serving=1), id=address(2), age_s=7000),
-        member(replica(3, 420 << 20, 1, 2), id=address(3), age_s=9),
-        member(replica(4, 100 << 20, storage="reading", rate=50 << 20), id=address(4), age_s=9),
-        member(replica(5, 0, awaits=(address(4),), total=0), id=address(5), age_s=9),
-        member(source(6, 1), id=address(6), status=Status.STALLED),
-        member(source(7, 1), id=address(7), status=Status.DEAD),
-        member(source(8, 1, state="unavailable", reason="its weights change"), id=address(8)),
-        member(id=address(9)),
-    ]
-
-
-def newer(one: Member) -> Member:
-    """The same with news: a version says what an observer need not read again."""
-    return replace(one, version=one.version + 1)
-
-
-def sight(*members: Member, silence: str | None = None, at: float = NOW) -> Sight:
-    return Sight(at, members, rows_of(members), silence)
-
-
-@pytest.fixture
-def screen() -> Screen:
-    return Screen(sight(*swarm()))
-
-
-@pytest.fixture
-def server(screen: Screen) -> Iterator[ServedMap]:
-    with served(screen, FAST) as made:
-        yield made
-
-
-@pytest.fixture
-def page(server: ServedMap, open_page: OpenPage) -> Page:
-    page = open_page(f"http://{server.host}/")
-    expect(page.locator("#members [role=option]").first).to_be_attached()
-    return page
-
-
-def options(page: Page) -> list[str]:
-    return page.locator("#members [role=option]").all_text_contents()
-
-
-def chip(page: Page, state: str) -> Any:
-    return page.locator(f".chip.s-{state}")
-
-
-def current(page: Page) -> str:
-    """What a screen reader says about the member at the cursor."""
-    number = page.locator("#members").get_attribute("aria-activedescendant")
-    return page.locator(f"#{number}").inner_text()
-
-
-def to_member(page: Page, id: str) -> None:
-    """Move the cursor of the map to a member, by keys alone."""
-    page.locator("#members").focus()
-    page.keyboard.press("Home")
-    for _ in range(len(options(page))):
-        if current(page).endswith(id):
-            return
-        page.keyboard.press("PageDown")
-    raise AssertionError(f"no key leads to {id}")
-
-
-def point_of(page: Page, id: str) -> tuple[float, float]:
-    """A point of the map at which the pointer is told of this member."""
-    box = page.locator("#members").bounding_box()
-    assert box is not None
-    for down in (0.5, 0.4, 0.6):
-        for across in range(20, int(box["width"]), 40):
-            point = box["x"] + across, box["y"] + box["height"] * down
-            page.mouse.move(*point)
-            if id in page.locator("#hint").inner_text():
-                return point
-    raise AssertionError(f"{id} is nowhere on the map")
 
 
 def test_every_member_is_told_with_its_state(page: Page) -> None:
@@ -383,143 +269,3 @@ def test_what_adverts_say_stays_text(page: Page, screen: Screen) -> None:
     expect(page.locator("img")).to_have_count(1)
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b]", page.locator("body").inner_text())
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_dark_and_light(server: ServedMap, open_page: OpenPage) -> None:
-    page = open_page(f"http://{server.host}/", look="light")
-    colour = "() => getComputedStyle(document.body).backgroundColor"
-    light = page.evaluate(colour)
-    page.get_by_role("button", name="Dark or light").click()
-    dark = page.evaluate(colour)
-    assert light != dark
-    page.reload()
-    assert page.evaluate(colour) == dark
-    other = open_page(f"http://{server.host}/", look="dark")
-    assert other.evaluate(colour) == dark
-
-
-MOVES = """() => new Promise((done) => {
-  const canvas = document.getElementById("moving");
-  const first = canvas.toDataURL();
-  let left = 10;
-  const look = () => {
-    left -= 1;
-    if (canvas.toDataURL() !== first) done(true);
-    else if (left === 0) done(false);
-    else requestAnimationFrame(look);
-  };
-  requestAnimationFrame(look);
-})"""
-
-
-@pytest.mark.parametrize("still", [False, True])
-def test_bytes_move_unless_somebody_wants_it_calm(
-    server: ServedMap, open_page: OpenPage, still: bool
-) -> None:
-    page = open_page(f"http://{server.host}/", still=still)
-    expect(page.locator("#transfers")).to_have_text("2 transfers, 1 storage read")
-    if still:
-        # A frame in which the tanks reach their level, and the rest of them.
-        page.evaluate(MOVES)
-    assert page.evaluate(MOVES) is not still
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "density"), [(1280, 800, 1), (640, 400, 2), (390, 844, 2), (320, 568, 2)]
-)
-def test_nothing_is_cut_off_on_a_small_page(
-    server: ServedMap, open_page: OpenPage, width: int, height: int, density: float
-) -> None:
-    """640 by 400 is what a page of 1280 by 800 has at 200 %."""
-    page = open_page(f"http://{server.host}/", width=width, height=height, density=density)
-    expect(page.locator("#members [role=option]")).to_have_count(9)
-    wide = "() => document.documentElement.scrollWidth - innerWidth"
-    assert page.evaluate(wide) <= 0
-    to_member(page, address(3))
-    page.keyboard.press("Enter")
-    expect(page.locator("#panel-title")).to_be_in_viewport()
-    page.keyboard.press("Escape")
-    page.keyboard.press("?")
-    expect(page.locator("#help")).to_be_in_viewport()
-    assert page.evaluate(wide) <= 0
-
-
-def test_letters_are_keys_only_while_somebody_wants_that(page: Page) -> None:
-    page.keyboard.press("?")
-    page.locator("#letters").uncheck()
-    page.keyboard.press("Escape")
-    expect(page.locator("#help")).to_be_hidden()
-    page.keyboard.press("t")
-    expect(page.locator("#table")).to_be_hidden()
-
-
-@pytest.mark.parametrize("look", ["dark", "light"])
-def test_an_accessibility_checker_finds_nothing_serious(
-    server: ServedMap, open_page: OpenPage, look: str
-) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    # The checker is a script of another: the page's own policy does not let it in.
-    page = open_page(f"http://{server.host}/", look=look)
-    expect(page.locator("#members [role=option]")).to_have_count(9)
-    found: list[tuple[str, str, str]] = []
-
-    def check(where: str) -> None:
-        violations = Axe().run(page).response["violations"]
-        found.extend(
-            (where, one["id"], node["html"][:120])
-            for one in violations
-            if one["impact"] in ("serious", "critical")
-            for node in one["nodes"]
-        )
-
-    check("map")
-    to_member(page, address(3))
-    page.keyboard.press("Enter")
-    expect(page.locator("#record")).not_to_be_empty()
-    check("panel")
-    page.keyboard.press("m")
-    to_member(page, address(6))
-    page.keyboard.press("Enter")
-    expect(page.locator("#match-ba .verdict")).to_have_count(1)
-    check("match")
-    page.keyboard.press("t")
-    check("table")
-    page.keyboard.press("?")
-    check("help")
-    assert found == []
-
-
-def test_an_accused_source_is_named_so(page: Page, screen: Screen) -> None:
-    wronged = source(2, accuses=(Accused(endpoint="10.0.0.1:31000", generation=int(GENERATION)),))
-    screen.show(sight(member(source(1), id=address(1)), newer(member(wronged, id=address(2)))))
-    expect(chip(page, "accused").locator(".many")).to_have_text("1")
-    to_member(page, address(1))
-    page.keyboard.press("Enter")
-    expect(page.locator("#panel-reason")).to_have_text("sent wrong bytes to 1 member")
-
-
-def test_a_recording_is_played_paused_and_wound(tmp_path: Path, open_page: OpenPage) -> None:
-    def grown(held: int, version: int) -> Member:
-        return replace(member(replica(3, held, 1), id=address(3)), version=version)
-
-    one = member(source(1), id=address(1))
-    moments = {NOW + 10 * step: (one, grown(step * (100 << 20), step + 1)) for step in range(9)}
-    record(tmp_path / "night.rec", "nightly", moments)
-    with web("--replay", str(tmp_path / "night.rec")) as url:
-        page = open_page(url)
-        expect(page).to_have_title(re.compile("^nightly"))
-        expect(page.locator("#replay")).to_be_visible()
-        page.keyboard.press("p")
-        expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
-        seek = page.get_by_label("Time in the recording")
-        seek.fill(str(NOW + 40))
-        expect(page.locator("#replay-at")).to_have_text("2026-09-21 14:14:00")
-        to_member(page, address(3))
-        page.keyboard.press("Enter")
-        expect(page.locator("#tank-bytes")).to_have_text("400 MiB of 1000 MiB")
-        page.get_by_label("Speed").select_option("60")
-        page.keyboard.press("Escape")
-        page.locator("#play").click()
-        expect(page.locator("#replay-at")).to_have_text("2026-09-21 14:14:40")
-        page.close()
