@@ -5,15 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Self
 
 import pytest
 import torch
+from torch._C._distributed_c10d import Store
 
 from netloader.source.service import Source
-from netloader.transport import Backend, backends_for
-from tests.loader.support import OnSend, TamperedBackend, Toy, offer_of, serving
+from netloader.transport import Backend, Group, Pending, backends_for
+from tests.fastest import HANG_S
+from tests.loader.support import (
+    OnSend,
+    TamperedBackend,
+    TamperedGroup,
+    Toy,
+    offer_of,
+    serving,
+)
 from tests.loader.worker.loading.whole_load import (
     ROWS,
     WEIGHTS,
@@ -82,9 +92,31 @@ class Starving:
         self.feed()
 
 
+@dataclass
+class OneAtATime(TamperedGroup):
+    """Calls `on_send` when nothing is under way.
+
+    What is still under way would give its memory back after all of it was taken, and the next
+    message would find room in it, and so on to the last one.
+    """
+
+    earlier: Pending | None = None
+
+    def send(self, data: torch.Tensor, tag: int) -> Pending:
+        if self.earlier is not None:
+            self.earlier.wait(HANG_S)
+        self.earlier = super().send(data, tag)
+        return self.earlier
+
+
+class OneAtATimeBackend(TamperedBackend):
+    def open(self, store: Store, rank: int, host: str, timeout: timedelta) -> Group:
+        return OneAtATime(self.inner.open(store, rank, host, timeout), self.on_send)
+
+
 def backends(device: int, on_send: OnSend) -> tuple[Backend, ...]:
     with torch.npu.device(device):
-        return tuple(TamperedBackend(on_send, inner) for inner in backends_for("npu", ["hccl"]))
+        return tuple(OneAtATimeBackend(on_send, inner) for inner in backends_for("npu", ["hccl"]))
 
 
 def unchanged(tag: int, data: torch.Tensor) -> torch.Tensor:
