@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import time
+from typing import Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -41,6 +42,9 @@ _UNREAD = 64
 it gains, while others are on their way. Only its answer to hello is large."""
 
 
+_READABLE: Final = int(zmq.POLLIN)
+
+
 class Break(enum.Enum):
     """How a connection ended."""
 
@@ -61,6 +65,11 @@ class Broken(SourceLost):
     def __init__(self, source: str, how: Break) -> None:
         self.how = how
         super().__init__(source, how.reason)
+
+
+def _readable(one: zmq.Socket[bytes]) -> bool:
+    """Whether a message can be read at once: as `poll(0)`, which makes a poller each time."""
+    return bool(int(one.getsockopt(zmq.EVENTS)) & _READABLE)
 
 
 def _port(endpoint: str) -> int:
@@ -100,6 +109,9 @@ class Connection:
         security.apply_client(self._dealer, ring)
         # A monitor reports only changes, so it must exist before the connection does.
         self._monitor: zmq.Socket[bytes] = self._dealer.get_monitor_socket(_MONITORED)
+        self._poller = zmq.Poller()
+        self._poller.register(self._dealer, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
         try:
             self._dealer.connect(f"tcp://{endpoint}")
         except zmq.ZMQError as error:
@@ -125,15 +137,12 @@ class Connection:
         Raises `Broken` once everything that arrived before the break has been read, and
         `TransferError` for bytes that are not a message.
         """
-        poller = zmq.Poller()
-        poller.register(self._dealer, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         deadline = time.monotonic() + timeout_s
         while True:
             # Read the events first: once a break is reported, everything that came before it is
             # queued.
             self._observe()
-            if self._dealer.poll(0, zmq.POLLIN):
+            if _readable(self._dealer):
                 try:
                     return messages.decode(self._dealer.recv_multipart())
                 except ProtocolError as error:
@@ -145,7 +154,7 @@ class Connection:
                 return None
             # Rounded up, so that the thread sleeps through the last millisecond instead of
             # spinning.
-            poller.poll(int(left * 1000) + 1)
+            self._poller.poll(int(left * 1000) + 1)
 
     def close(self, *, unsaid: bool = False) -> None:
         """Let the last message leave, then close; with `unsaid`, drop whatever has not left.
@@ -159,7 +168,7 @@ class Connection:
         self._dealer.close(linger=0 if unsaid else _LAST_WORDS_MS)
 
     def _observe(self) -> None:
-        while self._monitor.poll(0):
+        while _readable(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             if self._how is not None:
                 continue

@@ -175,8 +175,12 @@ class PullSettings:
     that could be dropped. Both looks are cheap, and can save seconds."""
 
     idle_s: Seconds = 0.02
-    """Seconds after which a stream without work asks for some: another source may be lost, or its
-    own may gain chunks. A pull ends within this time of its last chunk."""
+    """Seconds after which a stream without work looks for some, although its source says nothing:
+    another source may be lost, or slower than it was. Twice as long after each look in vain."""
+
+    longest_idle_s: Seconds = 0.08
+    """Seconds between two such looks at most. A swarm of eight has 56 streams, most of which wait
+    for their sources' words most of the time."""
 
     uninteresting_s: Seconds = 2.0
     """Seconds after which a source that is still loading makes room for another one, if it has

@@ -69,6 +69,8 @@ class PullState:
         self._asked_far: set[int] = set()  # Chunks in flight from sources on other hosts.
         self._agreement = Agreement()
         self._closed = False
+        self._payloads = [chunk.payload for chunk in self.chunks]
+        self._arrived_bytes = 0
         self._unverified: set[int] = set()
         self._staging: list[torch.Tensor] = []
         self._device = next((data.device for data in weights.tensors), torch.device("cpu"))
@@ -96,7 +98,7 @@ class PullState:
     def arrived_bytes(self) -> int:
         """Bytes of weights verified so far."""
         with self._lock:
-            return sum(self.chunks[chunk].payload for chunk in self._schedule.done)
+            return self._arrived_bytes
 
     def unverified(self) -> tuple[Piece, ...]:
         """Parts of tensors that may hold unverified bytes."""
@@ -206,6 +208,7 @@ class PullState:
             number = assignment.chunk.id
             self._asked_far.discard(number)
             self._schedule.arrived(source, number, time.monotonic())
+            self._arrived_bytes += self._payloads[number]
             for other, news in self._to_tell.items():
                 if other != source and self._schedule.offers(other, number):
                     news.append(number)
@@ -239,6 +242,7 @@ class PullState:
                 self._observer.voided()
                 self._unverified |= self._schedule.done
                 self._schedule.invalidate()
+                self._arrived_bytes = 0
         return Corrupt(error.reason, error.chunk, process, void)
 
     def snubbed(self) -> str | None:

@@ -216,6 +216,7 @@ class Stream:
             return refused
         broken: str | None = None
         last_chunk_at = time.monotonic()
+        idle_s = self._settings.idle_s
         while True:
             if broken is None:
                 broken = self._ask(conversation, receiver)
@@ -225,6 +226,7 @@ class Stream:
                 if how is not None:
                     return how
                 last_chunk_at = time.monotonic()
+                idle_s = self._settings.idle_s
                 if self._gaining and broken is None:
                     broken = self._exchange_news(conversation)
                 continue
@@ -238,7 +240,8 @@ class Stream:
                 broken = self._exchange_news(conversation)
                 if broken is not None:
                     continue
-            self._note(conversation.hear(self._settings.idle_s))
+            self._note(conversation.hear(idle_s))
+            idle_s = min(2 * idle_s, self._settings.longest_idle_s)
             waited_s = time.monotonic() - last_chunk_at
             if self._state.interested(self.name):
                 continue

@@ -10,6 +10,7 @@ unchanged (`audit.py`).
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from netloader.source.listener import ControlConnection, Listener
 from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
-from netloader.source.policy import admission
+from netloader.source.policy import admission, telling
 from netloader.source.policy.sessions import ServedSession, Sessions
 from netloader.source.session import MAX_QUOTE, Session, SessionOutcome
 from netloader.source.throttle import Bucket
@@ -113,21 +114,38 @@ class Dispatch:
         self._observer.ended(outcome.how, session.transport, session.sent_bytes, held_s)
         _log_end(session, outcome)
 
-    def tell_gains(self) -> None:
+    def tell_gains(self, now: float) -> float | None:
         """Tell replicas which chunks have come since they were told last. One that does not read
-        is told later."""
+        is told later. Returns the seconds until the next call; None when nothing waits to be
+        told."""
         self._dealer.tell()
+        next_s = math.inf
         for one in self._sessions.served:
-            available = one.session.available
+            session, available = one.session, one.session.available
             if available is None:
                 continue
-            while gained := available.since(one.session.told)[: messages.MAX_IDS]:
-                have = messages.Have(session=one.session.id, chunks=gained)
-                if not self._listener.reply(one.caller, have):
-                    break
-                one.session.told += len(gained)
+            due_s = telling.due_in_s(len(available) - session.told, now - session.told_at)
+            # What is on this host is not to be fetched over the network meanwhile.
+            if session.near or due_s <= 0:
+                self._tell(one, available, now)
             else:
-                self._tell_plans(one, available)
+                next_s = min(next_s, due_s)
+        return next_s if math.isfinite(next_s) else None
+
+    def _tell(
+        self,
+        one: ServedSession[Session, ControlConnection],
+        available: Availability,
+        now: float,
+    ) -> None:
+        session = one.session
+        while gained := available.since(session.told)[: messages.MAX_IDS]:
+            have = messages.Have(session=session.id, chunks=gained)
+            if not self._listener.reply(one.caller, have):
+                return
+            session.told += len(gained)
+            session.told_at = now
+        self._tell_plans(one, available)
 
     def _tell_plans(
         self, one: ServedSession[Session, ControlConnection], available: Availability
@@ -233,7 +251,7 @@ class Dispatch:
         if hello.serves and admitted.available is None:
             offered = self._dealer.open(session, has)
             accept = accept.model_copy(update={"have": ranges(offered), "deals": True})
-        self._tell()
+        self._publish_count()
         _log.debug("serving %s to %.*r by %s", session.what, MAX_QUOTE, hello.replica, backend.name)
         return accept, b"".join(admitted.digests)
 
@@ -307,7 +325,7 @@ class Dispatch:
         one = self._sessions.release(session.id)
         if one is not None:
             self._dealer.leave(session)
-            self._tell()
+            self._publish_count()
         return one
 
     def _say_bye(self, one: ServedSession[Session, ControlConnection], reason: str) -> None:
@@ -320,7 +338,7 @@ class Dispatch:
         one = self._sessions.get(session_id)
         return one is None or self._listener.reply(one.caller, have)
 
-    def _tell(self) -> None:
+    def _publish_count(self) -> None:
         try:
             self._observer.sessions(len(self._sessions))
         except Exception:  # noqa: BLE001

@@ -246,14 +246,17 @@ class Source:
     def _run(self) -> None:
         affinity.step_aside(background=True)
         self._listener.watch(self._inbox)
+        tell_in_s: float | None = None
         try:
             while True:
-                for caller, frames in self._listener.wait(self._rekeying.due_in_s):
+                waits = (self._rekeying.due_in_s, tell_in_s)
+                wait_s = min((each for each in waits if each is not None), default=None)
+                for caller, frames in self._listener.wait(wait_s):
                     self._dispatch.hear(caller, frames)
                 obeyed = [self._obey(word) for word in self._inbox.take()]
                 if not all(obeyed):
                     return
-                self._dispatch.tell_gains()
+                tell_in_s = self._dispatch.tell_gains(time.monotonic())
                 self._rekeying.attempt()
                 self._listener.keep(self._dispatch.callers)
         finally:

@@ -107,6 +107,9 @@ class Session:
         """The chunks that its replica may ask for; None where these were all from the start."""
         self.told = 0
         """How many of `available` its replica knows of. Belongs to the source's thread."""
+        self.told_at = 0.0
+        """When its replica was told of some, by `time.monotonic`. Belongs to the source's
+        thread."""
         self.near = terms.near
         """Whether its replica is on this host, and hears what this worker is getting."""
         self.told_plans = 0

@@ -18,6 +18,7 @@ from netloader.source.listener import ControlConnection, Exposure, Listener
 from netloader.source.observer import SourceObserver
 from netloader.source.offer import CurrentOffer, Offer
 from netloader.source.opening import Opener
+from netloader.source.policy import telling
 from netloader.source.session import Session, SessionOutcome
 from netloader.source.settings import SourceSettings
 
@@ -51,6 +52,8 @@ class Desk:
 
     def __init__(self, offer: Offer) -> None:
         self.listener = PlayedListener()
+        self.now = 1000.0
+        self.next_s: float | None = None
         self.current = CurrentOffer("loading")
         self.current.put(offer)
         self.ended: list[tuple[Session, SessionOutcome]] = []
@@ -67,8 +70,9 @@ class Desk:
             cast(Listener, self.listener), self.current, opener, audit, SourceObserver()
         )
 
-    def accept(self) -> messages.Accept:
-        self.dispatch.hear(CALLER, messages.encode(hello(WEIGHTS)))
+    def accept(self, *, near: bool = False) -> messages.Accept:
+        greeting = hello(WEIGHTS).model_copy(update={"near": near})
+        self.dispatch.hear(CALLER, messages.encode(greeting))
         (accept,) = self.listener.said
         assert isinstance(accept, messages.Accept)
         self.listener.said.clear()
@@ -76,7 +80,7 @@ class Desk:
 
     def told(self) -> list[tuple[int, ...]]:
         """The chunks of each `Have`."""
-        self.dispatch.tell_gains()
+        self.next_s = self.dispatch.tell_gains(self.now)
         return [one.chunks for one in self.listener.said if isinstance(one, messages.Have)]
 
 
@@ -103,6 +107,44 @@ def test_a_replica_that_does_not_read_is_told_later(desk: Desk) -> None:
     desk.listener.reads = True
     assert desk.told() == [(3, 1)]
     assert desk.told() == [(3, 1)]  # Not once more.
+
+
+def test_gains_are_told_at_once_then_in_bunches(desk: Desk) -> None:
+    desk.accept()
+    gains = available(desk)
+    gains.add(3)
+    assert desk.told() == [(3,)]
+    assert desk.next_s is None
+    gains.add(1)
+    assert desk.told() == [(3,)]
+    assert desk.next_s == telling.LONGEST_S
+    gains.add(2)
+    desk.now += 1.5 * telling.LONGEST_S
+    assert desk.told() == [(3,), (1, 2)]
+    assert desk.next_s is None
+
+
+def test_many_gains_do_not_wait_for_long(desk: Desk) -> None:
+    desk.accept()
+    gains = available(desk)
+    gains.add(0)
+    desk.told()
+    for chunk in range(1, 1 + telling.MANY):
+        gains.add(chunk)
+    desk.now += 1.5 * telling.SHORTEST_S
+    assert desk.told()[1:] == [tuple(range(1, 1 + telling.MANY))]
+
+
+def test_a_replica_of_this_host_waits_for_no_word() -> None:
+    desk = Desk(replace(offer_of(WEIGHTS), available=Availability()))
+    desk.accept(near=True)
+    gains = available(desk)
+    for chunk in (3, 1):
+        gains.add(chunk)
+        desk.told()
+    assert desk.told() == [(3,), (1,)]
+    desk.dispatch.end_all("the test is over")
+    until(lambda: len(desk.ended) == 1)
 
 
 def test_a_patchwork_that_no_acceptance_can_name_is_told_afterwards(desk: Desk) -> None:
