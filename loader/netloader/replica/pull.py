@@ -157,26 +157,27 @@ class Pull:
         ended, or at once when there never was one, unless `wait_for_one`; and when the budget is
         spent. Once `run` returns or raises, nothing writes to the tensors any more.
         """
-        now = time.monotonic()
+        began = time.monotonic()
         budget = Budget(
             self._settings,
             self.weights.manifest.nbytes,
-            now - spent_s,
+            began - spent_s,
             has_storage=has_storage,
             measured_rate=storage_rate,
         )
-        course = self._begin(budget, now, wait_for_one=wait_for_one)
+        course = self._begin(budget, began, wait_for_one=wait_for_one)
         self._state.open()
         try:
             while not self.complete:
                 self._state.changed.clear()
                 self._settle(course)
-                move = course.next(self._standing(), find, time.monotonic())
+                now = time.monotonic()
+                move = course.next(self._standing(), find, now)
                 if isinstance(move, GiveUp):
                     raise NoSourceLeft(move.reason, self.failures)
                 for candidate, transport, connect_s in move.sources:
                     self._start_stream(candidate, transport, connect_s)
-                self._state.changed.wait(self._settings.look_s)
+                self._state.changed.wait(self._settings.until_next_look_s(now - began))
                 self._drop_snubbed(course)
                 self._observer.looked(self._intake())
         finally:

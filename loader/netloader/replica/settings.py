@@ -174,6 +174,10 @@ class PullSettings:
     """Seconds between two looks at the candidates, while there is room for one more, and at sources
     that could be dropped. Both looks are cheap, and can save seconds."""
 
+    first_look_s: Seconds = 0.05
+    """Seconds between the first looks of a pull: replicas that start together become sources for
+    each other in the first moments. With the age of the pull this grows to `look_s`."""
+
     idle_s: Seconds = 0.02
     """Seconds after which a stream without work looks for some, although its source says nothing:
     another source may be lost, or slower than it was. Twice as long after each look in vain."""
@@ -195,6 +199,10 @@ class PullSettings:
     end_game: EndGameSettings = field(default_factory=EndGameSettings)
     swarm: SwarmSettings = field(default_factory=SwarmSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
+
+    def until_next_look_s(self, age_s: float) -> float:
+        """Seconds to the next look of a pull that began `age_s` ago."""
+        return min(self.look_s, max(self.first_look_s, age_s / 4))
 
     @property
     def hello_timeout_s(self) -> float:

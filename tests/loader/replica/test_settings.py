@@ -43,3 +43,15 @@ def test_a_timeout_without_progress_bounds_the_handshake_as_well(
     limits = HandshakeSettings(hello_timeout_s=4.0, rendezvous_timeout_s=4.0)
     settings = PullSettings(timeout_s=timeout_s, handshake=limits)
     assert settings.hello_timeout_s == settings.rendezvous_timeout_s == expected
+
+
+@pytest.mark.parametrize(
+    ("age_s", "expected"), [(0.0, 0.05), (0.1, 0.05), (0.4, 0.1), (1.0, 0.25), (1000.0, 0.25)]
+)
+def test_the_first_looks_are_close_together(age_s: float, expected: float) -> None:
+    settings = PullSettings(first_look_s=0.05, look_s=0.25)
+    assert settings.until_next_look_s(age_s) == expected
+
+
+def test_looks_can_be_closer_together_from_the_start() -> None:
+    assert PullSettings(look_s=0.001).until_next_look_s(0.0) == 0.001
