@@ -46,10 +46,10 @@ class WaitSettings:
     """Seconds of waiting in all (`WAIT_FOR_SOURCE`)."""
     loaders: int = 1
     """How many read (`STORAGE_LOADERS`)."""
-    settle_s: float = 0.5
+    settle_s: float = 0.25
     """Seconds for which a worker with company listens before it reads, so that those which come to
     this point in the same moment see each other; and once more after it has said that it reads, so
-    that of several which say so only the first stay. Gossip needs a fifth of this."""
+    that of several which say so only the first stay. Gossip needs less than half of this."""
     grace_s: float = 3.0
     """Seconds in which an elected worker must begin to read, before the next one does: it may have
     another view, or be held up."""
