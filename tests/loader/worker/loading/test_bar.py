@@ -193,8 +193,9 @@ def test_a_pull_that_is_given_up_shows_where_it_ended(capsys: pytest.CaptureFixt
             loaded = load_with(worker, FakeEngine(), toy, shows_progress=True)
             assert advert(worker).held == 0
     assert (loaded.origin, loaded.right) == ("storage", True)
-    (last,) = [text for text in capsys.readouterr().err.splitlines() if "Pulling" in text]
-    assert WHOLE.fullmatch(last) and "100%" not in last
+    lines = [text for text in capsys.readouterr().err.splitlines() if "Pulling" in text]
+    assert lines and all(WHOLE.fullmatch(text) for text in lines)
+    assert "100%" not in lines[-1]
 
 
 def test_lines_of_several_workers_and_of_the_log_stay_whole(
