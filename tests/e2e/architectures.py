@@ -44,6 +44,7 @@ from vllm.v1.worker.cpu_model_runner import _set_torch_accelerator_to_noop
 
 from netloader.config import Config
 from netloader.plain import Plain
+from netloader.replica.state import Assignment, PullState
 from netloader.worker.position import Position
 from netloader.worker.process import Worker
 from netloader.worker.workers import WORKERS
@@ -163,7 +164,7 @@ def _compare(name: str, model_dir: Path) -> dict[str, Any]:
         if not stored.endpoint:
             return {"served": False, "not_a_source": stored.report["not_a_source"]}
         pulled = load("pulled", stored.endpoint)
-        with broken_after(3):
+        with _first_arrival() as arrived, broken_after(3, arrived):
             fallen = load("fallen", stored.endpoint)
         # Early: the last chunks are of small tensors, whose earlier contents are put back.
         with broken_after(1), _leftovers():
@@ -183,6 +184,20 @@ def _compare(name: str, model_dir: Path) -> dict[str, Any]:
         }
 
 
+@contextmanager
+def _first_arrival() -> Iterator[threading.Event]:
+    """Set once a replica of this process has a chunk in place."""
+    happened = threading.Event()
+    really = PullState.arrived
+
+    def arrived(state: PullState, source: str, assignment: Assignment) -> None:
+        really(state, source, assignment)
+        happened.set()
+
+    with mock.patch.object(PullState, "arrived", arrived):
+        yield happened
+
+
 def _compare_processed(name: str, model_dir: Path) -> dict[str, Any]:
     """What comes from a source that keeps nothing, against what storage gives."""
     with ExitStack() as stack:
@@ -200,7 +215,7 @@ def _compare_processed(name: str, model_dir: Path) -> dict[str, Any]:
         replica = load("replica", source.endpoint)
         second = load("second", replica.endpoint)
         both = load("both", source.endpoint, keeps.endpoint)
-        with broken_after(3):
+        with _first_arrival() as arrived, broken_after(3, arrived):
             fallen = load("fallen", source.endpoint)
         return {
             "layouts": [one.report["layout"] for one in (keeps, source, replica, second)],
