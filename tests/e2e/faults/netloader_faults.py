@@ -15,7 +15,6 @@ import itertools
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,20 +40,13 @@ def _heard(event: str, arguments: tuple[object, ...]) -> None:
             tell()
 
 
-_ARRIVAL_S = 60.0
-"""Far more than a chunk needs on a busy machine."""
-
-
 @contextmanager
-def broken_after(sends: int, arrived: threading.Event | None = None) -> Iterator[None]:
-    """Fail each send after the first `sends` of this process, but none before `arrived` is set:
-    what was sent need not have arrived when the connection breaks."""
+def broken_after(sends: int) -> Iterator[None]:
+    """Fail each send after the first `sends` of this process."""
     left = itertools.count(sends, -1)
 
     def fail() -> None:
         if next(left) <= 0:
-            if arrived is not None:
-                arrived.wait(_ARRIVAL_S)
             raise ConnectionError("broken on purpose")
 
     before_each_send(fail)
