@@ -38,7 +38,7 @@ _MONITORED = (
 
 
 _UNREAD = 64
-"""Messages that may wait to be read: a source that is still loading sends one for each chunk that
+"""Messages that may wait to be read: a source that is still loading tells in bunches which chunks
 it gains, while others are on their way. Only its answer to hello is large."""
 
 
