@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from tests.fastest import HANG_S
 from tests.loader.partial_source import partial_source
 from tests.loader.source.scripted_replica import replica_of
 from tests.loader.support import calling, toy_weights, until
+from tests.loader.support.ends import OPEN
 
 from netloader.protocol import messages
+from netloader.source.listener import ControlConnection, Listener
+from netloader.source.policy.telling import LONGEST_S
+from netloader.source.settings import SourceSettings
 
 WEIGHTS = toy_weights(1)
 CHUNKS = WEIGHTS.manifest.chunks()
@@ -35,6 +41,35 @@ def test_what_it_gains_is_told_to_every_session_once() -> None:
                 assert isinstance(have, messages.Have)
                 chunks.extend(have.chunks)
         assert told == [[3, 2], [3, 2]]
+
+
+class NotedListener(Listener):
+    """Notes for how long the source means to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1", None, OPEN, SourceSettings().handshake_timeout_s)
+        self.sleeps: list[float | None] = []
+
+    def wait(self, timeout_s: float | None) -> list[tuple[ControlConnection, list[bytes]]]:
+        self.sleeps.append(timeout_s)
+        return super().wait(timeout_s)
+
+
+def test_it_wakes_by_itself_to_tell_what_it_has_kept_back() -> None:
+    listener, ids = NotedListener(), itertools.count()
+    with (
+        partial_source(WEIGHTS, listener=listener) as made,
+        calling(made.source) as caller,
+    ):
+        caller.accepted(WEIGHTS)
+        assert set(listener.sleeps) == {None}
+
+        def keeps_one_back() -> bool:
+            made.gain([next(ids)])
+            return any(each is not None for each in listener.sleeps)
+
+        until(keeps_one_back)
+        assert all(each is None or 0 <= each <= LONGEST_S for each in listener.sleeps)
 
 
 def test_what_it_has_gained_can_be_asked_for() -> None:
